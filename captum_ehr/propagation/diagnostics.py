@@ -1,0 +1,65 @@
+"""What happened while an explanation was computed, in plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of operation on the way from the inputs to the output.
+
+    Args:
+        name: The torch function's or module's name, e.g. ``"softmax"``.
+        rule: The name of the rule that gave its multiplier, e.g. ``"softmax"``.
+        calls: How many times the model called it.
+        exact: False where the multiplier is approximate (the path-integral
+            fallback) or where the rule could not account for the change.
+    """
+
+    name: str
+    rule: str
+    calls: int
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """The account that every explanation gives of itself.
+
+    Args:
+        operations: The non-linear operations that the model ran, by name.
+        messages: Everything that was approximated, fell back, could not be
+            attributed or did not add up, in words; empty when all is exact.
+
+    Example:
+        >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
+        >>> report.exact, report.fallbacks
+        (True, ())
+    """
+
+    operations: tuple[Operation, ...] = ()
+    messages: tuple[str, ...] = field(default=())
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Names of the operations that no exact rule served."""
+        return tuple(op.name for op in self.operations if not op.exact)
+
+    @property
+    def exact(self) -> bool:
+        """True when nothing fell back and there is nothing to report."""
+        return not self.fallbacks and not self.messages
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, fit for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Diagnostics:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            tuple(Operation(**op) for op in data["operations"]), tuple(data["messages"])
+        )
