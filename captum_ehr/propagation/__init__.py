@@ -1,0 +1,36 @@
+"""The calculus: exact multipliers for every torch call, for any ``nn.Module``.
+
+Torch alone; nothing here knows of Captum, of PyHealth or of patients.
+"""
+
+from .diagnostics import Diagnostics, Operation
+from .explain import Attributions, TwoSided, attributions, two_passes
+from .pairs import Multiplier, Pair, Rule, middle, sum_to
+from .passes import DivergenceError
+from .registry import default_table, with_rules
+from .rules.elementwise import elementwise, secant_rule
+from .rules.integral import path_integral
+from .rules.products import product
+from .view import private_view
+
+__all__ = [
+    "Attributions",
+    "Diagnostics",
+    "DivergenceError",
+    "Multiplier",
+    "Operation",
+    "Pair",
+    "Rule",
+    "TwoSided",
+    "attributions",
+    "default_table",
+    "elementwise",
+    "middle",
+    "path_integral",
+    "private_view",
+    "product",
+    "secant_rule",
+    "sum_to",
+    "two_passes",
+    "with_rules",
+]

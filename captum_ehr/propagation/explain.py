@@ -1,0 +1,175 @@
+"""The calculus put to work on any function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .diagnostics import Diagnostics
+from .pairs import Rule
+from .passes import DivergenceError, InputPass, ReferencePass, Tape, call_module
+from .registry import Table, default_table, module_types, with_rules
+from .view import private_view
+
+
+class TwoSided(NamedTuple):
+    """Both passes' outputs.
+
+    Args:
+        output: f(x), attached to the inputs: its "gradient" by autograd is the
+            multiplier of each input.
+        reference_output: f(x0).
+        tape: What was recorded; ``tape.diagnostics()`` is the account of it.
+    """
+
+    output: Tensor
+    reference_output: Tensor
+    tape: Tape
+
+
+class Attributions(NamedTuple):
+    """One explanation in plain tensors.
+
+    Args:
+        attributions: One per input, shaped like it.
+        f_input: ``(batch,)``, the explained output at the input.
+        f_reference: ``(batch,)``, the same at the reference.
+        delta: ``(batch,)``, the sum of the attributions minus the difference of
+            the outputs; 0 but for rounding where every rule is exact.
+        diagnostics: What ran, by which rule.
+    """
+
+    attributions: tuple[Tensor, ...]
+    f_input: Tensor
+    f_reference: Tensor
+    delta: Tensor
+    diagnostics: Diagnostics
+
+
+def two_passes(
+    forward: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    references: Sequence[Tensor],
+    args: Sequence[Any] = (),
+    table: Table | None = None,
+) -> TwoSided:
+    """Run ``forward(*inputs, *args)`` on the inputs, then on the references.
+
+    The inputs of which multipliers are wanted must require gradients. Random
+    numbers are the same in both passes, and the generators are left as they were.
+
+    Raises:
+        DivergenceError: If the function runs other operations on the reference.
+    """
+    tape = Tape(default_table() if table is None else table)
+    with _same_randomness(inputs) as rewind:
+        with torch.enable_grad(), InputPass(tape):
+            output = forward(*(x.clone() for x in inputs), *args)
+        rewind()
+        with torch.enable_grad(), ReferencePass(tape) as reference_pass:
+            reference_output = forward(*(x.clone() for x in references), *args)
+    if reference_pass.position + 1 != len(tape.functions):
+        raise DivergenceError(
+            "The model stopped earlier on the reference than on the input, after "
+            f"{reference_pass.position + 1} of {len(tape.functions)} torch calls."
+        )
+    return TwoSided(output, reference_output.detach(), tape)
+
+
+def attributions(
+    model: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    references: Sequence[Tensor],
+    args: Sequence[Any] = (),
+    target: int | None = None,
+    rules: Mapping[Any, Rule] | None = None,
+) -> Attributions:
+    r"""Attribute a module's output to its inputs: :math:`m\,(x - x_0)`.
+
+    Args:
+        model: Any module or function of tensors; not changed.
+        inputs: Floating-point tensors, batch first.
+        references: Of the inputs' shapes.
+        args: Further arguments of the model, the same for both passes.
+        target: Column of a two-dimensional output; None where the output has one
+            value per row.
+        rules: From torch function or module type to a rule of your own.
+
+    Raises:
+        ValueError: If the output is not one value per row and no target is given.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 1))
+        >>> x = torch.randn(2, 3)
+        >>> run = attributions(model, (x,), (torch.zeros_like(x),))
+        >>> total = run.attributions[0].sum(1)
+        >>> torch.allclose(total, run.f_input - run.f_reference, atol=1e-6)
+        True
+    """
+    table = with_rules(rules)
+    view = viewed(model, table) if isinstance(model, nn.Module) else model
+    with torch.inference_mode(False):
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        bases = [x.detach().clone() for x in references]
+        run = two_passes(view, leaves, bases, args, table)
+        chosen = [_column(side, target) for side in run[:2]]
+        gradients = torch.autograd.grad(
+            chosen[0].sum(), leaves, allow_unused=True, materialize_grads=True
+        )
+    with torch.no_grad():
+        shares = tuple(g * (x - b) for g, x, b in zip(gradients, leaves, bases))
+        f_input, f_reference = chosen[0].detach(), chosen[1]
+        total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
+        delta = total - (f_input - f_reference)
+    return Attributions(
+        shares, f_input, f_reference, delta, run.tape.diagnostics()
+    )
+
+
+def viewed(model: nn.Module, table: Table) -> Any:
+    """A private view of the model in which the table's module rules are in place."""
+    types = module_types(table)
+    if not types:
+        return private_view(model)
+
+    def wrap(module: nn.Module) -> Callable[..., Any] | None:
+        for kind in types:
+            if isinstance(module, kind):
+                return call_module(table[kind], module)
+        return None
+
+    return private_view(model, wrap)
+
+
+def _column(output: Tensor, target: int | None) -> Tensor:
+    if target is None:
+        if output.dim() > 1 and output[0].numel() != 1:
+            raise ValueError(
+                f"The output has shape {tuple(output.shape)}; say which column to "
+                "explain with target=."
+            )
+        return output.reshape(output.shape[0])
+    return output[:, target]
+
+
+@contextmanager
+def _same_randomness(tensors: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
+    """Rewinds the generators to where they were, in between and at the end."""
+    devices = {t.device for t in tensors if t.is_cuda}
+    cpu = torch.get_rng_state()
+    cuda = [(d, torch.cuda.get_rng_state(d)) for d in devices]
+
+    def rewind() -> None:
+        if not torch.equal(cpu, torch.get_rng_state()):
+            torch.set_rng_state(cpu)
+        for device, state in cuda:
+            torch.cuda.set_rng_state(state, device)
+
+    try:
+        yield rewind
+    finally:
+        rewind()

@@ -1,0 +1,72 @@
+"""The two sides of a value: at the input and at the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+
+class Pair(NamedTuple):
+    """A tensor at the input and at the reference, of the same shape.
+
+    Args:
+        input: The value when the model sees the input.
+        reference: The value when the model sees the reference.
+        slot: Which attributed tensor of the call this is.
+
+    Example:
+        >>> x = Pair(torch.tensor([3.0]), torch.tensor([1.0]))
+        >>> x.delta, x.mean
+        (tensor([2.]), tensor([2.]))
+    """
+
+    input: Tensor
+    reference: Tensor
+    slot: int = -1
+
+    @property
+    def delta(self) -> Tensor:
+        """Input minus reference."""
+        return self.input - self.reference
+
+    @property
+    def mean(self) -> Tensor:
+        """Halfway between reference and input."""
+        return torch.lerp(self.input, self.reference, 0.5)
+
+    def at(self, alpha: float) -> Tensor:
+        """The point of the straight line at ``alpha``: 0 reference, 1 input."""
+        return torch.lerp(self.reference, self.input, alpha)
+
+
+#: What a multiplier returns: for each attributed operand its share of M.
+Shares: TypeAlias = Iterable[tuple[Pair, Tensor]]
+
+#: Takes the upstream gradients M, one per output, and shares them out.
+Multiplier: TypeAlias = Callable[..., Shares]
+
+#: A rule: called like the torch function it serves, with the output in front and
+#: every attributed tensor as a :class:`Pair`.
+Rule: TypeAlias = Callable[..., Multiplier]
+
+
+def middle(operand: Pair | Tensor | float) -> Tensor | float:
+    """The mean of a pair; a constant is its own."""
+    return operand.mean if isinstance(operand, Pair) else operand
+
+
+def sum_to(gradient: Tensor, operand: Tensor) -> Tensor:
+    """Sum a broadcast gradient back to the shape of the operand."""
+    if gradient.shape == operand.shape:
+        return gradient
+    return gradient.sum_to_size(operand.shape)
+
+
+def wide(pair: Pair) -> Pair:
+    """The pair in float32 at least: half precision has no room for differences."""
+    if pair.input.dtype in (torch.float16, torch.bfloat16):
+        return Pair(pair.input.float(), pair.reference.float(), pair.slot)
+    return pair

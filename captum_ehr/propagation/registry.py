@@ -1,0 +1,211 @@
+"""The table of rules: which torch function or module type is served by which rule.
+
+A table is a plain mapping made anew for every explainer that adds rules; nothing
+here is global state.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .operations import (
+    LINEAR,
+    LINEAR_PROPERTIES,
+    MULTILINEAR,
+    NEUTRAL as NEUTRAL_NAMES,
+    STRUCTURAL,
+    label,
+    named,
+    overwrites,
+    properties,
+)
+from .pairs import Rule
+from .rules import elementwise as unary
+from .rules import normalization, products, recurrent
+from .rules import softmax as soft
+from .rules.attention import multi_head_attention, scaled_dot_product_attention
+from .rules.integral import multilinear
+
+
+class Kind(Enum):
+    """How the passes treat a call with an attributed operand."""
+
+    NEUTRAL = auto()  #: a query about a tensor, or the making of a new one
+    NATIVE = auto()  #: linear: autograd's own gradient
+    OVERWRITE = auto()  #: native, but changes its first argument in place
+    RULE = auto()  #: the entry's rule gives the multiplier
+    PRODUCT = auto()  #: a rule when two operands are attributed, else native
+    QUOTIENT = auto()  #: a rule when the divisor is attributed, else native
+    EXPAND = auto()  #: run as the entry's Python function, call by call
+    STRUCTURE = auto()  #: steers the computation; kept for the reference
+    IDENTITY = auto()  #: detach and the like: passes on what it gets
+
+
+class Entry(NamedTuple):
+    """One line of the table.
+
+    Args:
+        kind: How the call is treated.
+        rule: The rule, or for EXPAND the function to run instead.
+        inplace: The out-of-place function, for calls that overwrite their first
+            argument.
+    """
+
+    kind: Kind
+    rule: Callable[..., Any] | None = None
+    inplace: Callable[..., Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The rule's name, for the diagnostics."""
+        return getattr(self.rule, "__name__", self.kind.name.lower())
+
+
+#: From torch function, or nn.Module type, to its entry.
+Table: TypeAlias = Mapping[Any, Entry]
+
+NATIVE = Entry(Kind.NATIVE)
+NEUTRAL = Entry(Kind.NEUTRAL)
+
+
+@cache
+def default_table() -> Table:
+    """The rules that captum_ehr brings, read-only.
+
+    Example:
+        >>> default_table()[torch.softmax].name
+        'softmax'
+    """
+    table: dict[Any, Entry] = {
+        getter: NATIVE if label(getter) in LINEAR_PROPERTIES else NEUTRAL
+        for getter in properties()
+    }
+    for names, entry in (
+        (NEUTRAL_NAMES, NEUTRAL),
+        (LINEAR, NATIVE),
+        (STRUCTURAL, Entry(Kind.STRUCTURE)),
+        (("detach", "detach_", "data"), Entry(Kind.IDENTITY)),
+    ):
+        for name in names:
+            table.update((function, entry) for function in named(name))
+    for name in dir(torch.Tensor):
+        function = getattr(torch.Tensor, name)
+        if overwrites(name) and table.get(function) is NATIVE:
+            table[function] = Entry(Kind.OVERWRITE)
+    table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
+    for name in MULTILINEAR:
+        for function in named(name):
+            table[function] = Entry(Kind.PRODUCT, multilinear(function))
+    for name, rule in _rules():
+        kind = table.get(next(named(name), None), NATIVE).kind
+        kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
+        kind = Kind.QUOTIENT if rule is products.quotient else kind
+        _add(table, name, Entry(kind, rule))
+    table.update(_recurrent())
+    table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
+    table[F.scaled_dot_product_attention] = Entry(
+        Kind.EXPAND, scaled_dot_product_attention
+    )
+    return types.MappingProxyType(table)
+
+
+def with_rules(rules: Mapping[Any, Rule] | None, table: Table | None = None) -> Table:
+    """A table with a user's rules on top.
+
+    Args:
+        rules: From torch function or ``nn.Module`` type to rule.
+        table: The table to extend; captum_ehr's own by default.
+
+    Raises:
+        TypeError: If a key is neither a function nor a module type, or a rule is
+            not callable.
+    """
+    table = default_table() if table is None else table
+    if not rules:
+        return table
+    extended = dict(table)
+    for key, rule in rules.items():
+        if not callable(key) or not callable(rule):
+            raise TypeError(
+                "rules maps torch functions or nn.Module types to rules; got "
+                f"{key!r}: {rule!r}. See captum_ehr.propagation.elementwise."
+            )
+        extended[key] = Entry(Kind.RULE, rule)
+    return types.MappingProxyType(extended)
+
+
+def module_types(table: Table) -> tuple[type[nn.Module], ...]:
+    """The nn.Module types that the table treats as one operation."""
+    return tuple(
+        key for key in table if isinstance(key, type) and issubclass(key, nn.Module)
+    )
+
+
+def _rules() -> list[tuple[str, Rule]]:
+    """Names and rules of everything with a closed form."""
+    found = [
+        (name, unary.secant_rule(secant))
+        for secant, names in unary.SECANTS
+        for name in names
+    ]
+    found += [(name, unary.elementwise(f)) for name, f in unary.DERIVATIVES]
+    found += [
+        (name, rule)
+        for rule, names in (
+            (products.product, "mul multiply __mul__ __rmul__ __imul__"),
+            (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
+            (products.quotient, "div divide true_divide __truediv__ __itruediv__"),
+            (products.reversed_quotient, "__rdiv__ __rtruediv__"),
+            (products.power, "pow __pow__ __ipow__ float_power"),
+            (products.reversed_power, "__rpow__"),
+            (soft.softmax, "softmax"),
+            (soft.log_softmax, "log_softmax"),
+            (soft.logsumexp, "logsumexp"),
+            (normalization.layer_norm, "layer_norm"),
+            (normalization.rms_norm, "rms_norm"),
+            (normalization.group_norm, "group_norm"),
+            (normalization.instance_norm, "instance_norm"),
+        )
+        for name in names.split()
+    ]
+    return found
+
+
+def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:
+    """The entry for every function of this name, and for its in-place form."""
+    for function in named(name):
+        table[function] = entry
+        if name in ("__imul__", "__itruediv__", "__ipow__"):
+            plain = getattr(torch.Tensor, name.replace("__i", "__"))
+            table[function] = entry._replace(inplace=plain)
+    for function in named(name + "_"):
+        plain = next(named(name))
+        for home in (torch, torch.Tensor, F):
+            if getattr(home, name + "_", None) is function:
+                plain = getattr(home, name, plain)
+        table[function] = entry._replace(inplace=plain)
+
+
+def _recurrent() -> dict[Any, Entry]:
+    """Recurrent layers and cells, unrolled into scans that have rules."""
+    table: dict[Any, Entry] = {}
+    for name, scan, rule in (
+        ("gru", recurrent.gru_scan, recurrent.gru),
+        ("lstm", recurrent.lstm_scan, recurrent.lstm),
+        ("rnn_tanh", recurrent.rnn_tanh_scan, recurrent.rnn_tanh),
+        ("rnn_relu", recurrent.rnn_relu_scan, recurrent.rnn_relu),
+    ):
+        layers = partial(recurrent.layers, scan)
+        step = partial(recurrent.one_step, scan)
+        table[scan] = Entry(Kind.RULE, rule)
+        table[getattr(torch, name)] = Entry(Kind.EXPAND, layers)
+        table[getattr(torch, name + "_cell")] = Entry(Kind.EXPAND, step)
+    return table

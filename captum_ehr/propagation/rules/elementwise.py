@@ -1,0 +1,284 @@
+r"""Elementwise operations, y = f(x): the Rescale rule.
+
+.. math:: m = \frac{f(x) - f(x_0)}{x - x_0}
+
+(Shrikumar et al., Learning Important Features Through Propagating Activation
+Differences, 2017, eq. 4 and section 3.5.1.) A difference of two nearly equal
+floating-point numbers has no digits left, so wherever an algebraic identity gives
+the secant without subtracting, it is used; it then needs no switch between secant
+and derivative either, and is as smooth as f. The other functions fall back on the
+derivative halfway between the two points where the points are close.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Pair, Rule, sum_to, wide
+
+#: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
+Secant: TypeAlias = Callable[..., Tensor]
+
+
+def secant_rule(secant: Secant) -> Rule:
+    """A rule from a secant.
+
+    Args:
+        secant: Called as ``secant(x, y, *args, **kwargs)`` with :class:`Pair` s and
+            the function's other arguments; returns (y - y0) / (x - x0).
+    """
+
+    def rule(y: Pair, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if not isinstance(x, Pair) or any(isinstance(a, Pair) for a in args):
+            return NotImplemented
+        m = secant(wide(x), wide(y), *args, **kwargs).to(x.input.dtype)
+        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+
+    rule.__name__ = secant.__name__
+    return rule
+
+
+def elementwise(derivative: Callable[..., Tensor]) -> Rule:
+    """A rule for any elementwise function, from its derivative.
+
+    Args:
+        derivative: f'(x), called with the tensor and the function's other
+            arguments. It is evaluated halfway between reference and input where
+            these are too close for their difference to carry digits.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> from captum_ehr.propagation import attributions
+        >>> softsign = elementwise(lambda x: (1 + x.abs()) ** -2)
+        >>> x, x0 = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> run = attributions(F.softsign, (x,), (x0,), rules={F.softsign: softsign})
+        >>> run.attributions[0]
+        tensor([[0.7500]])
+    """
+
+    def secant(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
+        return guarded(x, y, derivative(x.mean, *args, **kwargs))
+
+    secant.__name__ = "elementwise"
+    return secant_rule(secant)
+
+
+def guarded(x: Pair, y: Pair, slope: Tensor) -> Tensor:
+    """Δy/Δx, or ``slope`` where Δx is small for the size of x and the dtype.
+
+    The secant loses eps·|y/Δy| to rounding, the midpoint derivative Δx²·f‴/24f′ to
+    curvature; the two meet near the cube root of eps.
+    """
+    dx = x.delta
+    size = torch.maximum(x.input.abs(), x.reference.abs()).clamp_min_(1.0)
+    near = dx.abs() <= size * (torch.finfo(dx.dtype).eps ** (1 / 3))
+    return torch.where(near, slope, y.delta / dx.masked_fill(near, 1.0))
+
+
+def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
+    """numerator/dx for a numerator that is accurate at every dx; its limit at 0."""
+    zero = dx == 0
+    quotient = numerator / dx.masked_fill(zero, 1.0)
+    if isinstance(limit, Tensor):
+        return torch.where(zero, limit, quotient)
+    return quotient.masked_fill_(zero, limit)
+
+
+# Piecewise linear functions: the secant is exact but for Δx = 0 -----------------
+
+
+def relu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
+    """max(x, 0); at Δx = 0 the derivative."""
+    return over(y.delta, x.delta, (x.input > 0).to(x.input.dtype))
+
+
+def leaky_relu(x: Pair, y: Pair, negative_slope: float = 0.01, *_: Any) -> Tensor:
+    """max(x, 0) + slope·min(x, 0)."""
+    slope = torch.where(x.input > 0, 1.0, negative_slope).to(x.input.dtype)
+    return over(y.delta, x.delta, slope)
+
+
+def absolute(x: Pair, y: Pair) -> Tensor:
+    """|x|; 0 between two zeros, as autograd has it."""
+    return over(y.delta, x.delta, x.input.sign())
+
+
+def hard(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    """clamp, hardtanh, relu6, threshold: slope 1 where y is x, else 0."""
+    return over(y.delta, x.delta, (y.input == x.input).to(x.input.dtype))
+
+
+def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    """floor, ceil, round, sign: a jump is shared out along the line, rest 0."""
+    return over(y.delta, x.delta, 0.0)
+
+
+# Smooth functions with an identity for their differences ------------------------
+
+
+def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """tanh a - tanh b = tanh(a - b)·(1 - tanh a · tanh b)."""
+    dx = x.delta
+    return over(dx.tanh(), dx).mul_(1 - y.input * y.reference)
+
+
+def sigmoid(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """σ(x) = (1 + tanh(x/2))/2, and tanh's identity."""
+    half = x.delta / 2
+    t, t0 = 2 * y.input - 1, 2 * y.reference - 1
+    return over(half.tanh(), half).mul_(1 - t * t0).mul_(0.25)
+
+
+def exp(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """e^a - e^b = max(e^a, e^b)·(1 - e^-|a-b|)."""
+    return torch.maximum(y.input, y.reference) * phi(x.delta.abs())
+
+
+def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """As exp."""
+    return exp(x, Pair(x.input.exp(), x.reference.exp()))
+
+
+def log(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """ln a - ln b = log1p((a - b)/b); the inverse of the logarithmic mean."""
+    low = torch.minimum(x.input, x.reference)
+    gap = x.delta.abs() / low
+    return over(torch.log1p(gap), gap) / low
+
+
+def log1p(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """As log."""
+    return log(Pair(1 + x.input, 1 + x.reference), y)
+
+
+def sqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """√a - √b = (a - b)/(√a + √b)."""
+    return 1 / (y.input + y.reference)
+
+
+def rsqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """1/√a - 1/√b = -(a - b)·(r·r0)²/(r + r0), with r the output."""
+    return -((y.input * y.reference) ** 2) / (y.input + y.reference)
+
+
+def reciprocal(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """1/a - 1/b = -(a - b)/(a·b)."""
+    return -y.input * y.reference
+
+
+def square(x: Pair, y: Pair, *_: Any) -> Tensor:
+    """a² - b² = (a - b)·(a + b)."""
+    return x.input + x.reference
+
+
+def silu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
+    """x·σ(x): the product rule along one variable, σ̄ + x̄·(secant of σ)."""
+    s = Pair(x.input.sigmoid(), x.reference.sigmoid())
+    return s.mean + x.mean * sigmoid(x, s)
+
+
+def gelu(x: Pair, y: Pair, approximate: str = "none") -> Tensor:
+    """x·Φ(x), exact or with the tanh approximation of Φ, as silu."""
+    if approximate == "tanh":
+        inner = Pair(_gelu_inner(x.input), _gelu_inner(x.reference))
+        t = Pair(inner.input.tanh(), inner.reference.tanh())
+        a, b = x.input, x.reference
+        cubic = 1 + 0.044715 * (a * a + a * b + b * b)
+        slope = tanh(inner, t) * (math.sqrt(2 / math.pi) / 2 * cubic)
+        return (1 + t.mean) / 2 + x.mean * slope
+    cdf = Pair(_normal_cdf(x.input), _normal_cdf(x.reference))
+    density = torch.exp(-0.5 * x.mean**2) / math.sqrt(2 * math.pi)
+    return cdf.mean + x.mean * guarded(x, cdf, density)
+
+
+def _gelu_inner(x: Tensor) -> Tensor:
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return torch.special.ndtr(x)
+
+
+def softplus(x: Pair, y: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ln(1 + e^βx)/β, linear above the threshold."""
+    linear = x.mean * beta > threshold
+    return guarded(x, y, torch.sigmoid(x.mean * beta).masked_fill(linear, 1.0))
+
+
+def elu(x: Pair, y: Pair, alpha: float = 1.0, *_: Any, **__: Any) -> Tensor:
+    """x above 0, α(e^x - 1) below; between the two the plain secant."""
+    low = Pair(x.input.clamp(max=0), x.reference.clamp(max=0))
+    high = Pair(x.input.clamp(min=0), x.reference.clamp(min=0))
+    below = alpha * exp(low, Pair(low.input.exp(), low.reference.exp()))
+    share = over(high.delta, x.delta, (x.input > 0).to(x.input.dtype))
+    return share + below * (1 - share)
+
+
+def selu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
+    """λ·elu(x, α) with the constants of Klambauer et al. (2017)."""
+    return 1.0507009873554805 * elu(x, y, alpha=1.6732632423543772)
+
+
+def _mish_slope(x: Tensor) -> Tensor:
+    t = torch.tanh(torch.nn.functional.softplus(x))
+    return t + x * torch.sigmoid(x) * (1 - t * t)
+
+
+def phi(t: Tensor) -> Tensor:
+    """(1 - e^-t)/t for t ≥ 0; 1 at 0."""
+    return over(-torch.expm1(-t), t)
+
+
+#: From the last name of a torch function to the secant that serves it, wherever
+#: the function stands: ``torch``, ``torch.Tensor`` or ``torch.nn.functional``.
+SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
+    (relu, ("relu",)),
+    (leaky_relu, ("leaky_relu",)),
+    (absolute, ("abs", "absolute", "__abs__", "fabs")),
+    (hard, ("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6")),
+    (hard, ("threshold", "hardshrink")),
+    (step, ("floor", "ceil", "round", "trunc", "fix", "sign", "sgn")),
+    (tanh, ("tanh",)),
+    (sigmoid, ("sigmoid", "expit")),
+    (exp, ("exp",)),
+    (expm1, ("expm1",)),
+    (log, ("log",)),
+    (log1p, ("log1p",)),
+    (sqrt, ("sqrt",)),
+    (rsqrt, ("rsqrt",)),
+    (reciprocal, ("reciprocal",)),
+    (square, ("square",)),
+    (silu, ("silu",)),
+    (gelu, ("gelu",)),
+    (softplus, ("softplus",)),
+    (elu, ("elu",)),
+    (selu, ("selu",)),
+)
+
+#: The same for functions with no identity worth having: name and derivative.
+DERIVATIVES: tuple[tuple[str, Callable[..., Tensor]], ...] = (
+    ("sin", lambda x: x.cos()),
+    ("cos", lambda x: -x.sin()),
+    ("tan", lambda x: 1 + x.tan() ** 2),
+    ("sinh", lambda x: x.cosh()),
+    ("cosh", lambda x: x.sinh()),
+    ("atan", lambda x: 1 / (1 + x * x)),
+    ("asin", lambda x: torch.rsqrt(1 - x * x)),
+    ("acos", lambda x: -torch.rsqrt(1 - x * x)),
+    ("erf", lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi))),
+    ("erfc", lambda x: -torch.exp(-x * x) * (2 / math.sqrt(math.pi))),
+    ("log2", lambda x: 1 / (x * math.log(2))),
+    ("log10", lambda x: 1 / (x * math.log(10))),
+    ("exp2", lambda x: torch.exp2(x) * math.log(2)),
+    ("logsigmoid", lambda x: torch.sigmoid(-x)),
+    ("celu", lambda x, alpha=1.0: torch.exp((x / alpha).clamp(max=0))),
+    ("mish", lambda x, **_: _mish_slope(x)),
+    ("softsign", lambda x: (1 + x.abs()) ** -2),
+)
+
+

@@ -1,0 +1,125 @@
+r"""Layer, RMS, group and instance normalisation in one step.
+
+With :math:`c = x - \mathrm{mean}(x)` (linear; c = x for RMS norm),
+:math:`v = \mathrm{mean}(c^2)` and :math:`r = 1/\sqrt{v + \epsilon}`, the chain
+centre → square → mean → rsqrt → product gives
+
+.. math::
+    m_c = \bar r M + 2 k\, \bar c\, \mathrm{mean}\!\left(\bar c M\right), \qquad
+    k = -\frac{(r r_0)^2}{r + r_0},
+
+where the means run over the normalised values, and k is the secant of the inverse
+root. Plain gradients, as elsewhere, hold r constant or take it at the input alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Pair, wide
+
+
+def layer_norm(
+    y: Pair,
+    x: Pair,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Multiplier:
+    """F.layer_norm with constant weight and bias."""
+    if isinstance(weight, Pair) or isinstance(bias, Pair):
+        return NotImplemented
+    dims = tuple(range(-len(normalized_shape), 0))
+    share = _standardise(wide(x), dims, eps, centred=True)
+    return _scaled(x, weight, share)
+
+
+def rms_norm(
+    y: Pair,
+    x: Pair,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Multiplier:
+    """F.rms_norm with a constant weight."""
+    if isinstance(weight, Pair):
+        return NotImplemented
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(x.input.dtype).eps if eps is None else eps
+    share = _standardise(wide(x), dims, eps, centred=False)
+    return _scaled(x, weight, share)
+
+
+def group_norm(
+    y: Pair,
+    x: Pair,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Multiplier:
+    """F.group_norm: layer norm over the channels of a group and all positions."""
+    if isinstance(weight, Pair) or isinstance(bias, Pair):
+        return NotImplemented
+    shape = x.input.shape
+    grouped = (shape[0], num_groups, -1)
+    share = _standardise(
+        Pair(x.input.reshape(grouped), x.reference.reshape(grouped)), (-1,), eps, True
+    )
+    per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
+    return _scaled(x, per_channel, lambda m: share(m.reshape(grouped)).reshape(shape))
+
+
+def instance_norm(
+    y: Pair,
+    x: Pair,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Multiplier:
+    """F.instance_norm on the statistics of its input: a group for each channel."""
+    if not use_input_stats:
+        return NotImplemented
+    return group_norm(y, x, x.input.shape[1], weight, bias, eps)
+
+
+def _scaled(
+    x: Pair, weight: Tensor | None, share: Callable[[Tensor], Tensor]
+) -> Multiplier:
+    def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
+        m = upstream if weight is None else upstream * weight
+        return ((x, share(m).to(x.input.dtype)),)
+
+    return multiplier
+
+
+def _standardise(
+    x: Pair, dims: tuple[int, ...], eps: float, centred: bool
+) -> Callable[[Tensor], Tensor]:
+    """The formula above: from M to m_x, over ``dims``."""
+    sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x[:2]]
+    r, r0 = (
+        torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides
+    )
+    c_mean = torch.lerp(sides[0], sides[1], 0.5)
+    r_mean = (r + r0) / 2
+    k = -2 * (r * r0) ** 2 / (r + r0) / math.prod(x.input.shape[d] for d in dims)
+
+    def share(m: Tensor) -> Tensor:
+        out = r_mean * m + c_mean * (k * (c_mean * m).sum(dims, keepdim=True))
+        return out - out.mean(dims, keepdim=True) if centred else out
+
+    return share

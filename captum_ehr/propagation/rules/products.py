@@ -1,0 +1,114 @@
+r"""Products of two attributed operands: each gets the mean of the other.
+
+.. math:: ab - a_0b_0 = \bar b\,(a - a_0) + \bar a\,(b - b_0),
+          \qquad \bar a = (a + a_0)/2
+
+which is the Aumann-Shapley value of the product on the straight line from the
+reference to the input (Aumann & Shapley, Values of Non-Atomic Games, 1974). With
+only one operand attributed a product is linear, and autograd's own gradient exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Pair, Shares, middle, sum_to
+from .elementwise import exp, guarded, log
+
+
+def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
+    """y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
+    a_mean, b_mean = a.mean, b.mean
+
+    def multiplier(upstream: Tensor) -> Shares:
+        yield a, sum_to(upstream * b_mean, a.input)
+        yield b, sum_to(upstream * a_mean, b.input)
+
+    return multiplier
+
+
+def quotient(
+    y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
+) -> Multiplier:
+    """y = a/b as a·(1/b): M·mean(1/b) and -M·ā/(b·b0)."""
+    if kwargs.get("rounding_mode") or not isinstance(b, Pair):
+        return NotImplemented
+    inverse = Pair(1 / b.input, 1 / b.reference)
+    slope = -inverse.input * inverse.reference * middle(a)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        if isinstance(a, Pair):
+            yield a, sum_to(upstream * inverse.mean, a.input)
+        yield b, sum_to(upstream * slope, b.input)
+
+    return multiplier
+
+
+def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
+    """``a / b`` where torch calls ``b.__rtruediv__(a)``."""
+    return quotient(y, a, b)
+
+
+def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
+    """Y = AB, batched and broadcast: M B̄ᵀ and Āᵀ M."""
+    a_mean, b_mean = a.mean, b.mean
+
+    def multiplier(upstream: Tensor) -> Shares:
+        left, right, m = a_mean, b_mean, upstream
+        if left.dim() == 1:
+            left, m = left.unsqueeze(0), m.unsqueeze(-2 if b.input.dim() > 1 else -1)
+        if right.dim() == 1:
+            right, m = right.unsqueeze(-1), m.unsqueeze(-1)
+        share_a = torch.matmul(m, right.transpose(-1, -2))
+        share_b = torch.matmul(left.transpose(-1, -2), m)
+        if a.input.dim() == 1:
+            share_a = share_a.squeeze(-2)
+        if b.input.dim() == 1:
+            share_b = share_b.squeeze(-1)
+        yield a, sum_to(share_a, a.input)
+        yield b, sum_to(share_b, b.input)
+
+    return multiplier
+
+
+def power(
+    y: Pair, base: Pair | Tensor | float, exponent: Pair | Tensor | float, *_: Any
+) -> Multiplier:
+    """y = b^e. A constant exponent is elementwise; else y = exp(e·ln b)."""
+    if not isinstance(exponent, Pair):
+        return _constant_exponent(y, base, exponent)  # type: ignore[arg-type]
+    if isinstance(base, Pair):
+        logs: Pair | Tensor = Pair(base.input.log(), base.reference.log())
+    else:
+        logs = torch.as_tensor(base, dtype=y.input.dtype, device=y.input.device).log()
+    high = logs.input if isinstance(logs, Pair) else logs
+    low = logs.reference if isinstance(logs, Pair) else logs
+    slope = exp(Pair(exponent.input * high, exponent.reference * low), y)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        m = upstream * slope
+        yield exponent, sum_to(m * middle(logs), exponent.input)
+        if isinstance(base, Pair):
+            share = m * exponent.mean * log(base, Pair(high, low))
+            yield base, sum_to(share, base.input)
+
+    return multiplier
+
+
+def _constant_exponent(y: Pair, x: Pair, n: Tensor | float) -> Multiplier:
+    """b^n for a constant n; a square has an identity, (a² - b²) = (a - b)(a + b)."""
+    if not isinstance(n, Tensor) and n == 2:
+        m = x.input + x.reference
+    elif not isinstance(n, Tensor) and n in (0, 1):
+        m = torch.full_like(x.input, float(n))
+    else:
+        m = guarded(x, y, n * x.mean ** (n - 1))
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+
+
+def reversed_power(y: Pair, exponent: Pair, base: Tensor | float) -> Multiplier:
+    """``b ** e`` where torch calls ``e.__rpow__(b)``."""
+    return power(y, base, exponent)

@@ -1,0 +1,64 @@
+"""Masks, lengths, indices and branches: the input's are kept for the reference.
+
+Half of PyHealth's models derive a patient's mask from the embedding's values
+(``x.abs().sum(-1) != 0``). A reference of zeros would have no tokens at all, and
+often divide by their number; but which tokens there are belongs to the patient.
+So where a comparison differs because one of the sides is exactly zero, the input's
+answer stands. A threshold that the change really crosses is something else: there
+the reference keeps its own answer, and the crossing is reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+    """The reference's value of a structural call, and how many thresholds it crossed.
+
+    Args:
+        call: The recorded call, with its arguments and output at the input.
+        args: The same call's arguments at the reference.
+        kwargs: As ``args``.
+    """
+    own = call.function(*args, **kwargs)
+    ours = call.output
+    if not isinstance(own, Tensor) or own.dtype != torch.bool:
+        return ours, int(not _same(own, ours))
+    if own.shape != ours.shape:
+        return ours, 1
+    differs = own ^ ours
+    if not bool(differs.any()):
+        return ours, 0
+    presence = differs & _presence(call, args, ours)
+    crossed = differs & ~presence
+    return torch.where(crossed, own, ours), int(crossed.sum())
+
+
+def _presence(call: Any, args: Any, like: Tensor) -> Tensor:
+    """Where the compared value is exactly zero on one of the two sides."""
+    found = torch.zeros_like(like)
+    for ours, theirs in zip(call.args, args):
+        if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+            zero = (ours == 0) | (theirs == 0)
+            if zero.dtype == torch.bool and _broadcasts(zero, like):
+                found = found | zero
+            elif zero.numel():
+                return torch.ones_like(like)
+    return found
+
+
+def _broadcasts(a: Tensor, b: Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(a.shape, b.shape) == b.shape
+    except RuntimeError:
+        return False
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool((a == b).all())
+    return type(a) is type(b) and bool(a == b) if not hasattr(a, "shape") else True
