@@ -1,0 +1,44 @@
+"""captum_ehr: which part of a patient's record moved the model, exactly.
+
+A Captum plugin for PyHealth. Names are loaded when they are first used, so that
+importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapter import EncodedBatch, PyHealthAdapter
+    from .attr import AttributionWarning, CompletenessError, DeepLiftEHR
+    from .explanation import Explanation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttributionWarning",
+    "CompletenessError",
+    "DeepLiftEHR",
+    "EncodedBatch",
+    "Explanation",
+    "PyHealthAdapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = {
+        "AttributionWarning": "attr",
+        "CompletenessError": "attr",
+        "DeepLiftEHR": "attr",
+        "EncodedBatch": "adapter",
+        "Explanation": "explanation",
+        "PyHealthAdapter": "adapter",
+    }.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*__all__, "__version__"))

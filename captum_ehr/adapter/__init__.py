@@ -1,0 +1,16 @@
+"""PyHealth models and batches as Captum knows them. Does not import PyHealth."""
+
+from .adapter import PyHealthAdapter
+from .encoded import EncodedBatch, Pairs
+from .records import FeatureRecord
+from .references import Baseline
+from .schema import is_pyhealth_model
+
+__all__ = [
+    "Baseline",
+    "EncodedBatch",
+    "FeatureRecord",
+    "Pairs",
+    "PyHealthAdapter",
+    "is_pyhealth_model",
+]

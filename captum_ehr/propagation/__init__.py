@@ -4,7 +4,14 @@ Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 """
 
 from .diagnostics import Diagnostics, Operation
-from .explain import Attributions, TwoSided, attributions, two_passes
+from .explain import (
+    Attributions,
+    TwoSided,
+    attributions,
+    foreign_functions,
+    two_passes,
+    viewed,
+)
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
 from .passes import DivergenceError
 from .registry import default_table, with_rules
@@ -25,6 +32,7 @@ __all__ = [
     "attributions",
     "default_table",
     "elementwise",
+    "foreign_functions",
     "middle",
     "path_integral",
     "private_view",
@@ -32,5 +40,6 @@ __all__ = [
     "secant_rule",
     "sum_to",
     "two_passes",
+    "viewed",
     "with_rules",
 ]

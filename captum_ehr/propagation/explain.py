@@ -173,3 +173,23 @@ def _same_randomness(tensors: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
         yield rewind
     finally:
         rewind()
+
+
+def foreign_functions(output: Tensor) -> tuple[str, ...]:
+    """Names of the custom autograd functions that a result depends on.
+
+    Their own backward passes are plain derivatives, which no rule can replace.
+    """
+    found: dict[str, None] = {}
+    stack, seen = [output.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            if name != "_Node":
+                found[name] = None
+        stack.extend(next_node for next_node, _ in node.next_functions)
+    return tuple(found)

@@ -38,7 +38,10 @@ class Call:
     """One recorded call: what went in and came out at the input, then the rule's
     multiplier. Nothing of it outlives the backward pass."""
 
-    __slots__ = ("args", "entry", "function", "kwargs", "multiplier", "output")
+    __slots__ = (
+        *("args", "entry", "exact", "function", "kwargs", "multiplier", "output"),
+        "used",
+    )
 
     def __init__(
         self,
@@ -54,9 +57,11 @@ class Call:
         self.kwargs: Any = kwargs
         self.output = output
         self.multiplier: Multiplier | None = None
+        self.exact = True
+        self.used = False
 
-    def resolve(self, args: Any, kwargs: Any, output: Any) -> bool:
-        """Meet the reference's side; True when the call's own rule served."""
+    def resolve(self, args: Any, kwargs: Any, output: Any) -> None:
+        """Meet the reference's side: from now on there is a multiplier."""
         slots = iter(range(1 << 30))
         paired = [_pair(a, b, slots) for a, b in zip(self.args, args)]
         named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
@@ -64,13 +69,12 @@ class Call:
         served = NotImplemented
         if self.entry.rule is not None:
             served = self.entry.rule(result, *paired, **named)
-        exact = served is not NotImplemented
-        if not exact:
+        if served is NotImplemented:
+            self.exact = False
             rule = path_integral(self.function, FALLBACK_NODES)
             served = rule(result, *paired, **named)
         self.multiplier = served
         self.args = self.kwargs = self.output = None
-        return exact
 
     def tensors(self) -> Iterator[tuple[list[Any] | dict[str, Any], Any, Tensor]]:
         """Every recorded tensor, with where it is kept."""
@@ -97,6 +101,7 @@ class _Node(torch.autograd.Function):
             raise DivergenceError(
                 f"{label(call.function)} ran on the input but not on the reference."
             )
+        call.used = True
         shares: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
         for pair, share in call.multiplier(*upstream):
             if pair.slot >= 0:
@@ -112,14 +117,19 @@ class Tape:
         self.table = table
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
-        self.counts: Counter[tuple[str, str, bool]] = Counter()
         self.messages: list[str] = []
 
     def diagnostics(self) -> Diagnostics:
-        """The account of both passes."""
+        """The account of both passes, to be asked for after the backward pass: what
+        the model computed besides, a loss for example, is not on the way."""
+        counts = Counter(
+            (label(c.function), c.entry.name if c.exact else "path_integral", c.exact)
+            for c in self.calls.values()
+            if c.used
+        )
         operations = tuple(
             Operation(name, rule, calls, exact)
-            for (name, rule, exact), calls in sorted(self.counts.items())
+            for (name, rule, exact), calls in sorted(counts.items())
         )
         fallbacks = [op for op in operations if not op.exact]
         messages = [
@@ -286,9 +296,7 @@ class ReferencePass(TorchFunctionMode):
         plain, kwargs, overwrites = _out_of_place(entry, func, kwargs)
         output = plain(*args, **kwargs)
         _check_shapes(call, output)
-        exact = call.resolve(args, kwargs, output)
-        name = entry.name if exact else "path_integral"
-        self.tape.counts[label(plain), name, exact] += 1
+        call.resolve(args, kwargs, output)
         return args[0].copy_(output) if overwrites else output
 
 

@@ -1,0 +1,62 @@
+"""A batch as attribution methods want it: float tensors, masks and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .records import FeatureRecord
+
+
+class Pairs(tuple[tuple[Tensor, Tensor], ...]):
+    """(embedding, mask) pairs that remember what else the forward needs.
+
+    A plain tuple to everything that only reads it.
+    """
+
+    additional_forward_args: tuple[Tensor, ...]
+
+    def __new__(
+        cls, pairs: Any, additional_forward_args: tuple[Tensor, ...]
+    ) -> Pairs:
+        made = super().__new__(cls, pairs)
+        made.additional_forward_args = additional_forward_args
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """What :meth:`PyHealthAdapter.encode` makes of a data loader's batch.
+
+    Args:
+        inputs: One float tensor per feature key: the embeddings of tokens, shaped
+            ``(*ids.shape, embedding_dim)``, or the raw values of continuous features.
+        masks: One boolean tensor per feature key, shaped like the ids or raw values:
+            True where a real token or value stands.
+        additional_forward_args: All the rest that the forward needs (ids, times,
+            masks), as tensors with the batch as dimension 0.
+        features: The features as the data loader gave them, by feature key.
+        patient_ids: One per patient.
+    """
+
+    inputs: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    additional_forward_args: tuple[Tensor, ...]
+    features: Mapping[str, FeatureRecord]
+    patient_ids: tuple[str, ...]
+
+    @property
+    def feature_keys(self) -> tuple[str, ...]:
+        """The feature keys, in the order of ``inputs``."""
+        return tuple(self.features)
+
+    @property
+    def pairs(self) -> Pairs:
+        """``((embedding, mask), ...)``, one pair per feature key."""
+        return Pairs(zip(self.inputs, self.masks), self.additional_forward_args)
+
+    def __len__(self) -> int:
+        return len(self.patient_ids)

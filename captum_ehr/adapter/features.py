@@ -1,0 +1,157 @@
+"""Reading a feature of a batch by its processor's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .records import FeatureRecord
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature key and what its PyHealth processor says about it.
+
+    Args:
+        key: The feature key.
+        processor: The fitted processor of the dataset.
+        embedding: Path of the module that embeds it, None for continuous features.
+    """
+
+    key: str
+    processor: Any
+    embedding: str | None
+
+    @cached_property
+    def schema(self) -> tuple[str, ...]:
+        """The names of the tensors that the data loader gives for it."""
+        return tuple(self.processor.schema())
+
+    @cached_property
+    def companions(self) -> tuple[str, ...]:
+        """What stands beside the value: times, masks; a mask can always be added."""
+        rest = tuple(name for name in self.schema if name != "value")
+        return rest if "mask" in rest else (*rest, "mask")
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The code of each token id, None for continuous features."""
+        vocab = getattr(self.processor, "code_vocab", None)
+        if self.embedding is None or not vocab:
+            return None
+        codes = [""] * (max(vocab.values()) + 1)
+        for code, index in vocab.items():
+            codes[index] = str(code)
+        return tuple(codes)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """The categories of a multi-hot vector, None where columns have no names."""
+        vocab = getattr(self.processor, "label_vocab", None)
+        if not vocab:
+            return None
+        return tuple(str(label) for label, _ in sorted(vocab.items(), key=_index))
+
+    def special(self, token: str, default: int) -> int:
+        """The id of ``<pad>`` or ``<unk>``."""
+        return int(getattr(self.processor, "code_vocab", {}).get(token, default))
+
+    def read(self, value: Any) -> dict[str, Tensor | None]:
+        """A batch entry as named tensors: value, and time and mask where given.
+
+        Raises:
+            TypeError: If it is neither a tensor nor a tuple of tensors.
+            ValueError: If the tuple does not fit the processor's schema, or a value
+                is NaN or infinite.
+        """
+        parts = value if isinstance(value, (tuple, list)) else (value,)
+        names: Sequence[str] = self.schema
+        if len(parts) == len(names) + 1 and "mask" not in names:
+            names = (*names, "mask")
+        if len(parts) != len(names):
+            raise ValueError(
+                f"Feature {self.key!r}: got {len(parts)} tensor(s), expected "
+                f"{len(self.schema)} as in its processor's schema {self.schema} "
+                "(a mask may follow)."
+            )
+        named: dict[str, Tensor | None] = {}
+        for name, part in zip(names, parts):
+            if part is not None and not isinstance(part, Tensor):
+                raise TypeError(
+                    f"Feature {self.key!r}: its {name} is a {type(part).__name__}, "
+                    "expected a tensor as PyHealth's data loader gives it."
+                )
+            named[name] = part
+        self._check(named["value"])
+        return named
+
+    def _check(self, value: Tensor | None) -> None:
+        if value is None or value.dim() == 0:
+            raise ValueError(f"Feature {self.key!r}: there is no batch of values.")
+        if value.shape[0] == 0:
+            raise ValueError(
+                f"Feature {self.key!r}: the batch is empty (shape "
+                f"{tuple(value.shape)}); there is nobody to explain."
+            )
+        if self.embedding is not None and value.is_floating_point():
+            raise TypeError(
+                f"Feature {self.key!r}: expected token ids (integers), got "
+                f"{value.dtype}. Give embeddings as a tuple of tensors instead."
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            rows = (~torch.isfinite(value)).flatten(1).any(1).nonzero().flatten()
+            raise ValueError(
+                f"Feature {self.key!r}: NaN or infinite values for patient(s) "
+                f"{rows.tolist()} of the batch. Impute them before explaining."
+            )
+
+    def record(self, named: dict[str, Tensor | None]) -> FeatureRecord:
+        """The feature as a person would read it."""
+        value = named["value"]
+        assert value is not None
+        time = named.get("time")
+        return FeatureRecord(
+            value,
+            self.mask(value, time, named.get("mask")),
+            time,
+            self.vocabulary,
+            self.columns,
+        )
+
+    def mask(
+        self, value: Tensor, time: Tensor | None, given: Tensor | None
+    ) -> Tensor:
+        """True where a real token or value stands; shaped like ``value``.
+
+        Tokens: what is not ``<pad>``. Multi-hot: the categories that are present.
+        Series: padding is what trails, all zeros in value and time; an all-zero row
+        between others is an observation.
+        """
+        if self.embedding is not None:
+            real = value != self.special("<pad>", 0)
+        elif self.columns is not None:
+            real = value != 0
+        elif value.dim() > 2 or time is not None:
+            step = value if value.dim() == 2 else value.flatten(2).abs().sum(2)
+            seen = step != 0
+            if time is not None and time.shape == seen.shape:
+                seen = seen | (time != 0)
+            later = seen.int().flip(1).cummax(1).values.flip(1).bool()
+            real = later.view(*later.shape, *[1] * (value.dim() - 2)).expand_as(value)
+        else:
+            real = torch.ones_like(value, dtype=torch.bool)
+        if given is not None:
+            given = given.to(real.device).bool()
+            while given.dim() < real.dim():
+                given = given.unsqueeze(-1)
+            real = real & given.expand_as(real)
+        return real
+
+
+def _index(item: tuple[Any, int]) -> int:
+    return item[1]

@@ -1,0 +1,189 @@
+"""References by name, by feature, by tensor or by function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .encoded import EncodedBatch
+from .features import Feature
+
+if TYPE_CHECKING:
+    from .adapter import PyHealthAdapter
+
+#: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
+Baseline: TypeAlias = (
+    None
+    | str
+    | float
+    | Tensor
+    | Sequence[Any]
+    | Mapping[str, Any]
+    | Callable[[EncodedBatch], Any]
+)
+
+NAMES = ("unk", "pad", "mean", "median", "pyhealth")
+
+#: What PyHealth's DeepLift takes for every continuous value.
+PYHEALTH_VALUE = 0.01
+
+
+def reference(
+    adapter: PyHealthAdapter, encoded: EncodedBatch, baselines: Baseline, dataset: Any
+) -> tuple[Tensor, ...]:
+    """The reference tensors of an encoded batch, one per feature."""
+    if callable(baselines):
+        baselines = baselines(encoded)
+    if baselines is None or isinstance(baselines, str):
+        name = baselines or "unk"
+        if name not in NAMES:
+            raise ValueError(f"Unknown baseline {name!r}; the names are {NAMES}.")
+        given: Mapping[str, Any] = dict.fromkeys(adapter.feature_keys, name)
+    elif isinstance(baselines, Mapping):
+        unknown = set(baselines) - set(adapter.feature_keys)
+        if unknown:
+            raise KeyError(
+                f"baselines names {sorted(map(str, unknown))}; the features are "
+                f"{list(adapter.feature_keys)}."
+            )
+        given = {key: baselines.get(key, "unk") for key in adapter.feature_keys}
+    else:
+        return _as_captum(adapter, encoded, baselines)
+    return tuple(
+        _masked(adapter, feature, encoded, k, given[feature.key], dataset)
+        for k, feature in enumerate(adapter.features)
+    )
+
+
+def _as_captum(
+    adapter: PyHealthAdapter, encoded: EncodedBatch, baselines: Any
+) -> tuple[Tensor, ...]:
+    """A tensor or number for one feature, or a tuple of them for all."""
+    parts = baselines if isinstance(baselines, (tuple, list)) else (baselines,)
+    if len(parts) != len(adapter.features):
+        raise ValueError(
+            f"baselines has {len(parts)} part(s), the model {len(adapter.features)} "
+            f"features: {', '.join(adapter.feature_keys)}."
+        )
+    return tuple(
+        _fitted(adapter, feature, encoded.inputs[k], parts[k], encoded)
+        for k, feature in enumerate(adapter.features)
+    )
+
+
+def _masked(
+    adapter: PyHealthAdapter,
+    feature: Feature,
+    encoded: EncodedBatch,
+    position: int,
+    spec: Any,
+    dataset: Any,
+) -> Tensor:
+    """One feature's reference; where nothing stands it is the input's own padding."""
+    value, mask = encoded.inputs[position], encoded.masks[position]
+    if isinstance(spec, str):
+        if spec not in NAMES:
+            raise ValueError(
+                f"Feature {feature.key!r}: unknown baseline {spec!r}; the names are "
+                f"{NAMES}."
+            )
+        raw = _named(adapter, feature, encoded, value, spec, dataset)
+        if spec == "pyhealth":
+            return raw
+    else:
+        raw = _fitted(adapter, feature, value, spec, encoded)
+    return torch.where(mask.unsqueeze(-1) if feature.embedding else mask, raw, value)
+
+
+def _named(
+    adapter: PyHealthAdapter,
+    feature: Feature,
+    encoded: EncodedBatch,
+    value: Tensor,
+    name: str,
+    dataset: Any,
+) -> Tensor:
+    if name in ("mean", "median"):
+        return _statistic(adapter, feature, value, name, dataset)
+    if feature.embedding is None:
+        return torch.full_like(value, PYHEALTH_VALUE if name == "pyhealth" else 0.0)
+    if name == "pad":
+        return torch.zeros_like(value)
+    unknown = feature.special("<unk>", 1)
+    ids = torch.full_like(encoded.features[feature.key].values, unknown)
+    return adapter.embed(feature, ids)
+
+
+def _fitted(
+    adapter: PyHealthAdapter,
+    feature: Feature,
+    value: Tensor,
+    spec: Any,
+    encoded: EncodedBatch,
+) -> Tensor:
+    """A number, raw values, ids or embeddings, brought to the input's shape."""
+    if isinstance(spec, (tuple, list)) and not isinstance(spec, Tensor):
+        spec = feature.read(tuple(spec))["value"]
+    if isinstance(spec, (int, float)):
+        return torch.full_like(value, float(spec))
+    if not isinstance(spec, Tensor):
+        raise TypeError(
+            f"Feature {feature.key!r}: a baseline may be a name, a number, a tensor or "
+            f"the data loader's tuple, got {type(spec).__name__}."
+        )
+    spec = spec.detach().to(value.device)
+    ids = encoded.features[feature.key].values
+    if feature.embedding and not spec.is_floating_point():
+        try:
+            return adapter.embed(feature, spec.expand(ids.shape))
+        except (RuntimeError, IndexError):
+            raise _misfit(feature, spec, ids.shape, value.shape) from None
+    try:
+        return spec.to(value.dtype).expand(value.shape)
+    except RuntimeError:
+        raise _misfit(feature, spec, ids.shape, value.shape) from None
+
+
+def _misfit(feature: Feature, spec: Tensor, raw: Any, full: Any) -> ValueError:
+    wanted = f"{tuple(raw)} (raw values, or ids of its vocabulary)"
+    if feature.embedding:
+        wanted += f" or {tuple(full)} (embeddings)"
+    return ValueError(
+        f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and dtype "
+        f"{spec.dtype}, expected {wanted}."
+    )
+
+
+def _statistic(
+    adapter: PyHealthAdapter, feature: Feature, value: Tensor, name: str, dataset: Any
+) -> Tensor:
+    """Mean or median over all real tokens, or over all steps, of a dataset."""
+    rows = []
+    for sample in dataset:
+        named = feature.read(_batched(sample[feature.key]))
+        record = feature.record(named)
+        if feature.embedding:
+            rows.append(record.values[record.mask])
+        elif feature.columns is not None:
+            rows.append(record.values)
+        elif value.dim() == 2 and record.time is not None:
+            rows.append(record.values[record.mask].unsqueeze(-1))
+        else:
+            width = record.values.shape[-1]
+            rows.append(record.values[record.mask].reshape(-1, width))
+    if not rows:
+        raise ValueError("The dataset is empty: it has no mean or median.")
+    table = torch.cat(rows).to(value.device)
+    points = adapter.embed(feature, table) if feature.embedding else table.to(value)
+    centre = points.mean(0) if name == "mean" else points.median(0).values
+    return centre.expand(value.shape)
+
+
+def _batched(entry: Any) -> Any:
+    """A sample's entry as a batch of one."""
+    if isinstance(entry, (tuple, list)):
+        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
+    return entry.unsqueeze(0)

@@ -1,0 +1,99 @@
+"""What a PyHealth model reads, found out from its dataset and its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .features import Feature
+
+
+def is_pyhealth_model(model: object) -> bool:
+    """Whether a module is a PyHealth model, without importing PyHealth."""
+    return (
+        isinstance(model, nn.Module)
+        and hasattr(model, "feature_keys")
+        and hasattr(getattr(model, "dataset", None), "input_processors")
+    )
+
+
+def describe(model: object, embeddings: Mapping[str, str]) -> tuple[Feature, ...]:
+    """The model's features, each with the table that embeds it.
+
+    Args:
+        model: A PyHealth model.
+        embeddings: Module paths that a user names; the others are found by name.
+
+    Raises:
+        TypeError: If it is not a PyHealth model.
+        KeyError: If ``embeddings`` names a feature that there is not.
+        ValueError: If a token feature has no table.
+    """
+    if not is_pyhealth_model(model):
+        raise TypeError(
+            f"Expected a PyHealth model (with feature_keys and a dataset), got "
+            f"{type(model).__name__}. Give other torch modules to DeepLiftEHR directly."
+        )
+    assert isinstance(model, nn.Module)
+    keys = list(model.feature_keys)  # type: ignore[arg-type]
+    unknown = set(embeddings) - set(keys)
+    if unknown:
+        raise KeyError(f"embeddings names {sorted(unknown)}; the features are {keys}.")
+    processors = model.dataset.input_processors  # type: ignore[union-attr]
+    return tuple(
+        Feature(key, processors[key], _table(model, key, processors[key], embeddings))
+        for key in keys
+    )
+
+
+def _table(
+    model: nn.Module, key: str, processor: Any, embeddings: Mapping[str, str]
+) -> str | None:
+    """The path of the module that embeds a feature, None for continuous ones."""
+    if key in embeddings:
+        table = model.get_submodule(embeddings[key])
+        if not isinstance(getattr(table, "weight", None), Tensor):
+            raise ValueError(f"{embeddings[key]} has no table of embeddings (weight).")
+        return embeddings[key]
+    if not _is_token(processor):
+        return None
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == key
+    ]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(
+        f"Feature {key!r}: {type(model).__name__} has "
+        f"{'no' if not found else 'several'} nn.Embedding of that name"
+        f"{'' if not found else ': ' + ', '.join(found)}. If another module embeds it, "
+        f"say so: PyHealthAdapter(model, embeddings={{{key!r}: 'path.of.module'}}). A "
+        "model that takes the ids themselves as numbers has nothing to attribute to "
+        "them."
+    )
+
+
+def _is_token(processor: Any) -> bool:
+    try:
+        return bool(processor.is_token())
+    except (AttributeError, NotImplementedError):
+        return bool(getattr(processor, "code_vocab", None))
+
+
+def zero_labels(
+    model: nn.Module, size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Labels for models that ask for one; a label changes no score."""
+    labels: dict[str, Tensor] = {}
+    for key in getattr(model, "label_keys", ()):
+        processor = model.dataset.output_processors[key]  # type: ignore[union-attr]
+        if getattr(model, "mode", None) == "multiclass":
+            labels[key] = torch.zeros(size, dtype=torch.long, device=device)
+        else:
+            width = getattr(processor, "size", lambda: 1)() or 1
+            labels[key] = torch.zeros(size, width, device=device)
+    return labels

@@ -1,0 +1,422 @@
+"""DeepLiftEHR: Captum's DeepLift with exact multipliers, on any model."""
+
+from __future__ import annotations
+
+import copy
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from captum.attr import DeepLift
+from torch import Tensor, nn
+
+from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model
+from ..explanation import Explanation
+from ..propagation import Diagnostics, Rule, TwoSided, two_passes, viewed, with_rules
+from .completeness import (
+    CHOICES,
+    AttributionWarning,
+    Balance,
+    Completeness,
+    CompletenessError,
+    balance,
+)
+from .diagnosis import account, merged
+from .forms import Prepared, prepare
+from .targets import Index, Target, per_patient, select
+
+
+@dataclass(eq=False)
+class Run:
+    """What one batch's two passes leave behind besides Captum's attributions."""
+
+    sides: TwoSided | None = None
+    f_input: Tensor = field(default_factory=lambda: torch.empty(0))
+    f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
+    index: list[Index] = field(default_factory=list)
+    multipliers: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A whole batch: attributions shaped like the inputs, and their account."""
+
+    attributions: tuple[Tensor, ...]
+    f_input: Tensor
+    f_baseline: Tensor
+    index: list[Index]
+    balance: Balance
+    factor: Tensor
+    diagnostics: Diagnostics
+
+
+class DeepLiftEHR(DeepLift):  # type: ignore[misc]
+    r"""DeepLIFT for electronic health records, exact for every operation.
+
+    Captum's ``DeepLift.attribute`` runs; the multipliers come from
+    :mod:`captum_ehr.propagation`, so modules used twice, functional calls, gates,
+    attention, normalisation and recurrent layers are all exact: the attributions add
+    up to f(x) - f(x0) before any rescaling. The model is not touched: it is explained
+    in eval mode on a private view of its modules.
+
+    (Shrikumar et al., Learning Important Features Through Propagating Activation
+    Differences, 2017: Rescale rule; Aumann & Shapley, 1974, for products.)
+
+    Args:
+        model: A PyHealth model, a :class:`PyHealthAdapter`, or any ``nn.Module``,
+            which is then taken as it is.
+        multiply_by_inputs: As in Captum: False returns multipliers.
+        eps: As in Captum; nothing here needs it.
+        sum_tokens: Sum attributions over the embedding dimension, for batches and
+            (embedding, mask) pairs. Tensors and tuples keep the inputs' shapes.
+        completeness: The raw residual is always measured first. ``"rescale"`` then
+            polishes rounding away, and like ``"check"`` warns, naming the operations,
+            where it is more than rounding (which is never rescaled); ``"raise"``
+            raises there; ``"off"`` does nothing.
+        output: ``"logit"``, or ``"probability"`` to explain the probability.
+        rules: From torch function or ``nn.Module`` type to a rule of your own, for
+            this explainer alone; see :func:`captum_ehr.propagation.elementwise`.
+        internal_batch_size: Explain so many patients at a time, to bound memory.
+
+    Raises:
+        TypeError: If the model is no ``nn.Module``, or a rule not callable.
+        ValueError: If an option is unknown, or ``output="probability"`` is asked of a
+            model that is not PyHealth's.
+
+    Example:
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> dl = DeepLiftEHR(model)
+        >>> attributions, delta = dl.attribute(batch, return_convergence_delta=True)
+        >>> attributions["conditions"].shape == batch["conditions"].shape
+        True
+        >>> bool(delta.abs().max() < 1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        multiply_by_inputs: bool = True,
+        eps: float = 1e-10,
+        *,
+        sum_tokens: bool = True,
+        completeness: Completeness = "rescale",
+        output: str = "logit",
+        rules: Mapping[Any, Rule] | None = None,
+        internal_batch_size: int | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"Expected a PyHealth model, a PyHealthAdapter or another nn.Module, "
+                f"got {type(model).__name__}."
+            )
+        if is_pyhealth_model(model):
+            model = PyHealthAdapter(model)
+        if completeness not in CHOICES:
+            raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
+        if output not in ("logit", "probability"):
+            raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
+        if output == "probability" and not isinstance(model, PyHealthAdapter):
+            raise ValueError(
+                "output='probability' needs a PyHealth model, whose mode says how its "
+                "logit becomes one; put the sigmoid or softmax into your module."
+            )
+        if internal_batch_size is not None and internal_batch_size < 1:
+            raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
+        super().__init__(model, multiply_by_inputs=multiply_by_inputs, eps=eps)
+        self.sum_tokens = sum_tokens
+        self.completeness = completeness
+        self.output = output
+        self.table = with_rules(rules)
+        self.internal_batch_size = internal_batch_size
+        self.gradient_func = self._multipliers
+        self._run: Run | None = None
+
+    # Captum's interface --------------------------------------------------------------
+
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Any,
+        baselines: Baseline = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        custom_attribution_func: Callable[..., tuple[Tensor, ...]] | None = None,
+    ) -> Any:
+        """Attributions of the target output to the inputs.
+
+        Args:
+            inputs: A tensor or tuple of tensors, as for Captum; (embedding, mask)
+                pairs; an :class:`EncodedBatch`; or a batch of PyHealth's data loader.
+            baselines: For batches and pairs what :meth:`PyHealthAdapter.baseline`
+                takes, ``"unk"`` by default; for tensors what Captum takes, 0 by
+                default.
+            target: None for the predicted class of each patient; an index; a label of
+                the dataset; a tuple for outputs of more dimensions; or a list or
+                tensor with one per patient. A one-logit binary model has one output,
+                the positive label's: None, 0, or that label.
+            additional_forward_args: As for Captum; batches and ``enc.pairs`` bring
+                their own.
+            return_convergence_delta: Also return ``(batch,)`` raw residuals, Σ
+                attributions - (f(x) - f(x0)), before any rescaling.
+            custom_attribution_func: As for Captum: from multipliers, inputs and
+                baselines to attributions. Completeness is then not looked after.
+
+        Returns:
+            Attributions in the form of the inputs: shaped like them for tensors and
+            tuples; for a batch a dict per feature key, shaped like the token ids or
+            raw values; for pairs a tuple, likewise.
+
+        Raises:
+            CompletenessError: If they do not add up and ``completeness="raise"``.
+            DivergenceError: If the model takes another path on the reference.
+        """
+        prepared, result = self._explained(
+            inputs, baselines, target, additional_forward_args, custom_attribution_func
+        )
+        shaped = self._in_form(prepared, result)
+        return (shaped, result.balance.delta) if return_convergence_delta else shaped
+
+    def explain(
+        self,
+        batch: Any,
+        baselines: Baseline = "unk",
+        target: Target = None,
+        names: Mapping[str, str] | None = None,
+    ) -> Explanation:
+        """Attributions with all that it takes to read them.
+
+        Args:
+            batch: A batch of PyHealth's data loader, or an encoded one.
+            baselines: See :meth:`PyHealthAdapter.baseline`.
+            target: See :meth:`attribute`.
+            names: Human names of codes.
+
+        Raises:
+            TypeError: If the model is not PyHealth's, or the batch no batch.
+            ValueError: If the explainer returns multipliers.
+        """
+        if not self.multiplies_by_inputs:
+            raise ValueError("explain needs multiply_by_inputs=True: multipliers have no sum.")
+        prepared, result = self._explained(batch, baselines, target, None, None)
+        if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
+            raise TypeError("explain takes a batch; use attribute for tensors and pairs.")
+        adapter, encoded = self.model, prepared.encoded
+        sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
+        return Explanation(
+            attributions=dict(zip(encoded.feature_keys, sums)),
+            features=dict(encoded.features),
+            f_input=result.f_input,
+            f_baseline=result.f_baseline,
+            delta=result.balance.delta,
+            rescale_factor=result.factor,
+            target=tuple(i[0] if len(i) == 1 else i for i in result.index),
+            diagnostics=result.diagnostics,
+            patient_ids=encoded.patient_ids,
+            model_name=type(adapter.model).__name__,
+            output=self.output,
+            target_names=adapter.target_names,
+            baseline=baselines if isinstance(baselines, str) else "given",
+            names=dict(names or {}),
+        )
+
+    # One batch -----------------------------------------------------------------------
+
+    def _explained(
+        self, inputs: Any, baselines: Any, target: Target, args: Any, custom: Any
+    ) -> tuple[Prepared, Result]:
+        """Prepare, run in slices, measure completeness, and say what is not exact."""
+        with torch.inference_mode(False):
+            prepared = prepare(self.model, inputs, baselines, args)
+            size = prepared.inputs[0].shape[0]
+            step = self.internal_batch_size or size
+            targets = None if target is None else per_patient(target, size)
+            slices = [slice(start, start + step) for start in range(0, size, step)]
+            parts = [
+                self._slice(prepared.rows(part), targets and targets[part], custom)
+                for part in slices
+            ]
+            result = _joined(parts)
+        looked_after = custom is None and self.multiplies_by_inputs
+        mode = self.completeness if looked_after else "off"
+        if mode == "raise" and bool(result.balance.off.any()):
+            raise CompletenessError(" ".join(result.diagnostics.messages))
+        if mode == "rescale":
+            factor = result.balance.factor
+            scaled = tuple(
+                a * factor.view(-1, *[1] * (a.dim() - 1)).to(a.dtype)
+                for a in result.attributions
+            )
+            result = _replaced(result, scaled, factor)
+        for message in result.diagnostics.messages:
+            warnings.warn(message, AttributionWarning, stacklevel=4)
+        return prepared, result
+
+    def _slice(self, prepared: Prepared, target: Any, custom: Any) -> Result:
+        """Captum's own attribute on one slice of patients."""
+        engine = copy.copy(self)  # its run is its own, also beside other threads
+        engine.gradient_func = engine._multipliers
+        run = engine._run = Run()
+        engine._target = target
+        own = prepared.fresh()
+        attributions = _CAPTUM_ATTRIBUTE(
+            engine, own.inputs, own.baselines, None, own.args or None, False, custom
+        )
+        with torch.no_grad():
+            change = run.f_input - run.f_baseline
+            measured = attributions
+            if custom is None and not self.multiplies_by_inputs:
+                measured = tuple(
+                    m * (x - b)
+                    for m, x, b in zip(run.multipliers, own.inputs, own.baselines)
+                )
+            found = balance(measured, change)
+        assert run.sides is not None
+        checked = custom is None and self.completeness != "off"
+        report = account(run.sides, found, run.f_input, run.f_baseline, checked)
+        ones = torch.ones_like(found.factor)
+        return Result(
+            tuple(a.detach() for a in attributions),
+            run.f_input,
+            run.f_baseline,
+            run.index,
+            found,
+            ones,
+            report,
+        )
+
+    def _in_form(self, prepared: Prepared, result: Result) -> Any:
+        """The attributions in the form in which the inputs came."""
+        parts = result.attributions
+        if prepared.form == "tensor":
+            return parts[0]
+        if prepared.form == "tuple":
+            return parts
+        if self.sum_tokens and isinstance(self.model, PyHealthAdapter):
+            parts = tuple(
+                a.sum(-1) if feature.embedding else a
+                for a, feature in zip(parts, self.model.features)
+            )
+        if prepared.encoded is not None:
+            return dict(zip(prepared.encoded.feature_keys, parts))
+        return parts
+
+    # What Captum's attribute calls ---------------------------------------------------
+
+    def _construct_forward_func(
+        self, forward_func: Any, inputs: Any, target: Any = None, args: Any = None
+    ) -> Callable[[], Tensor]:
+        """The two passes, and of their output the explained value of each patient."""
+        run = self._run
+        assert run is not None
+        forward = self._viewed_model()
+        labels = forward.labels if isinstance(forward, PyHealthAdapter) else {}
+
+        def forward_fn() -> Tensor:
+            sides = two_passes(
+                self._scored(forward), inputs[0], inputs[1], args or (), self.table
+            )
+            value, run.index = select(sides.output, self._target, labels)
+            at = run.index if sides.output.dim() > 1 else None
+            run.f_baseline, _ = select(sides.reference_output, at, labels)
+            run.sides, run.f_input = sides, value.detach()
+            return value
+
+        return forward_fn
+
+    def _viewed_model(self) -> Any:
+        if isinstance(self.model, PyHealthAdapter):
+            return self.model.private(lambda model: viewed(model, self.table))
+        return viewed(self.model, self.table)
+
+    def _scored(self, forward: Any) -> Callable[..., Tensor]:
+        """The forward, with the logit's probability where that is explained."""
+        if self.output == "logit":
+            return forward  # type: ignore[no-any-return]
+        mode = self.model.mode
+
+        def probability(*args: Any) -> Tensor:
+            logit = forward(*args)
+            if mode == "multiclass":
+                return torch.softmax(logit, dim=-1)
+            return logit if mode == "regression" else torch.sigmoid(logit)
+
+        return probability
+
+    def _multipliers(
+        self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
+        with torch.enable_grad():
+            value = forward_fn()
+            if value.requires_grad:
+                found = torch.autograd.grad(
+                    value.sum(), inputs, allow_unused=True, materialize_grads=True
+                )
+            else:
+                found = tuple(torch.zeros_like(x) for x in inputs)
+        assert self._run is not None
+        self._run.multipliers = found
+        return found
+
+    def _hook_main_model(self) -> list[Any]:
+        return []
+
+    def _register_hooks(self, module: nn.Module, **_: Any) -> None:
+        return None
+
+    _target: Any = None
+
+
+class _Quiet:
+    """Stands for the warnings module in Captum's attribute, whose one warning, of
+    hooks and attributes set on the model, does not apply."""
+
+    @staticmethod
+    def warn(*_: Any, **__: Any) -> None:
+        return None
+
+
+def _captums_attribute() -> Callable[..., Any]:
+    """Captum's own ``DeepLift.attribute``, in a namespace of our own."""
+    function = DeepLift.attribute
+    function = getattr(function, "__wrapped__", function)
+    scope = {**function.__globals__, "warnings": _Quiet}
+    return types.FunctionType(
+        function.__code__,
+        scope,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+
+
+_CAPTUM_ATTRIBUTE = _captums_attribute()
+
+
+def _token_sum(attribution: Tensor, mask: Tensor) -> Tensor:
+    return attribution.sum(-1) if attribution.dim() > mask.dim() else attribution
+
+
+def _replaced(result: Result, attributions: Any, factor: Tensor) -> Result:
+    fields = {**result.__dict__, "attributions": attributions, "factor": factor}
+    return Result(**fields)
+
+
+def _joined(parts: list[Result]) -> Result:
+    """Slices of a batch, put together again."""
+    if len(parts) == 1:
+        return parts[0]
+    return Result(
+        tuple(torch.cat(column) for column in zip(*(p.attributions for p in parts))),
+        torch.cat([p.f_input for p in parts]),
+        torch.cat([p.f_baseline for p in parts]),
+        [index for p in parts for index in p.index],
+        Balance(*(torch.cat(column) for column in zip(*(p.balance for p in parts)))),
+        torch.cat([p.factor for p in parts]),
+        merged([p.diagnostics for p in parts]),
+    )

@@ -1,0 +1,56 @@
+"""What to say when something is not exact, and about which operation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..propagation import Diagnostics, Operation, TwoSided, foreign_functions
+from .completeness import Balance
+
+
+def account(
+    sides: TwoSided, found: Balance, f_input: Tensor, f_baseline: Tensor, checked: bool
+) -> Diagnostics:
+    """The passes' diagnostics, with what the sums and the outputs add to them."""
+    report = sides.tape.diagnostics()
+    messages = list(report.messages)
+    broken = ~(torch.isfinite(f_input) & torch.isfinite(f_baseline))
+    if bool(broken.any()):
+        messages.append(
+            "the model's output is not finite, at the input or at the reference, for "
+            f"patient(s) {_rows(broken)} of the batch; they have no attributions"
+        )
+    off = found.off & ~broken
+    if checked and bool(off.any()):
+        change = (f_input - f_baseline).abs()
+        worst = (found.delta.abs() / change)[off].max().item()
+        suspects = [*report.fallbacks, *foreign_functions(sides.output)]
+        names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
+        messages.append(
+            f"the attributions of patient(s) {_rows(off)} do not add up to f(x) - "
+            f"f(x0): off by up to {worst:.2g} of it before any rescaling, which was "
+            f"not done; operations that are not exact: {names}"
+        )
+    return Diagnostics(report.operations, tuple(messages))
+
+
+def merged(reports: Sequence[Diagnostics]) -> Diagnostics:
+    """One account of several slices of a batch."""
+    calls: Counter[tuple[str, str, bool]] = Counter()
+    for report in reports:
+        for op in report.operations:
+            calls[op.name, op.rule, op.exact] += op.calls
+    operations = tuple(
+        Operation(name, rule, count, exact)
+        for (name, rule, exact), count in sorted(calls.items())
+    )
+    messages = dict.fromkeys(m for report in reports for m in report.messages)
+    return Diagnostics(operations, tuple(messages))
+
+
+def _rows(flags: Tensor) -> list[int]:
+    return [int(i) for i in flags.nonzero().flatten().tolist()]

@@ -1,0 +1,189 @@
+"""The forms in which inputs may come, brought to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import EncodedBatch, FeatureRecord, Pairs, PyHealthAdapter
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Inputs and references as plain float tensors, ready for Captum.
+
+    Args:
+        inputs: One tensor per input, batch first.
+        baselines: Of the same shapes.
+        args: Additional arguments of the forward.
+        form: ``"tensor"``, ``"tuple"``, ``"pairs"``, ``"encoded"`` or ``"mapping"``.
+        encoded: The batch, where a PyHealth model is explained on one.
+    """
+
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    args: tuple[Any, ...]
+    form: str
+    encoded: EncodedBatch | None = None
+
+    def rows(self, part: slice) -> Prepared:
+        """The same for some of the patients."""
+        size = self.inputs[0].shape[0]
+        args = tuple(
+            a[part] if isinstance(a, Tensor) and a.dim() and a.shape[0] == size else a
+            for a in self.args
+        )
+        return Prepared(
+            tuple(x[part] for x in self.inputs),
+            tuple(x[part] for x in self.baselines),
+            args,
+            self.form,
+        )
+
+    def fresh(self) -> Prepared:
+        """Copies that own their memory and know no graph, for the caller's are his."""
+        return Prepared(
+            tuple(x.detach().clone() for x in self.inputs),
+            tuple(x.detach().clone() for x in self.baselines),
+            tuple(_ordinary(a) for a in self.args),
+            self.form,
+        )
+
+
+def prepare(
+    model: nn.Module, inputs: Any, baselines: Any, additional_forward_args: Any
+) -> Prepared:
+    """Recognise the form of the inputs and find their references.
+
+    Raises:
+        TypeError: If the form needs a PyHealth model and this is none, or inputs
+            are not floating-point tensors.
+        ValueError: If a reference's shape does not fit its input.
+    """
+    args = additional_forward_args
+    if isinstance(inputs, (Mapping, EncodedBatch)):
+        if not isinstance(model, PyHealthAdapter):
+            raise TypeError(
+                f"A {type(inputs).__name__} was given, but {type(model).__name__} is no "
+                "PyHealth model; give tensors, or a model with feature keys."
+            )
+        whole = inputs if isinstance(inputs, EncodedBatch) else model.encode(inputs)
+        form = "encoded" if isinstance(inputs, EncodedBatch) else "mapping"
+        args = whole.additional_forward_args if args is None else args
+        references = model.baseline(whole, baselines)
+        return Prepared(whole.inputs, references, _tuple(args), form, whole)
+    if _is_pair(inputs):
+        inputs = (inputs,)
+    if isinstance(inputs, (tuple, list)) and inputs and all(map(_is_pair, inputs)):
+        return _pairs(model, inputs, baselines, args)
+    parts = _tuple(inputs)
+    for k, part in enumerate(parts):
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(
+                f"Input {k} is {kind}, expected a floating-point tensor: embeddings of "
+                "tokens, raw values of continuous features."
+            )
+        if part.dim() == 0 or part.shape[0] == 0:
+            raise ValueError(
+                f"Input {k} has shape {tuple(part.shape)}: the batch is empty."
+            )
+    references = _references(parts, baselines)
+    form = "tensor" if isinstance(inputs, Tensor) else "tuple"
+    return Prepared(parts, references, _tuple(args), form)
+
+
+def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
+    """(embedding, mask) pairs: where the mask is False nothing changes."""
+    inputs = tuple(pair[0] for pair in pairs)
+    masks = tuple(pair[1] for pair in pairs)
+    if args is None and isinstance(pairs, Pairs):
+        args = pairs.additional_forward_args
+    if isinstance(model, PyHealthAdapter):
+        if len(pairs) != len(model.features):
+            raise ValueError(
+                f"{len(pairs)} (embedding, mask) pair(s) for {len(model.features)} "
+                f"features: {', '.join(model.feature_keys)}."
+            )
+        if args is None:
+            args = model.assumed_args(pairs)
+        records = {
+            f.key: FeatureRecord(m.long() if f.embedding else x, m)
+            for f, x, m in zip(model.features, inputs, masks)
+        }
+        ids = tuple(map(str, range(len(inputs[0]))))
+        whole = EncodedBatch(inputs, masks, _tuple(args), records, ids)
+        references = model.baseline(whole, baselines)
+    else:
+        references = _references(inputs, baselines)
+    kept = tuple(
+        torch.where(_like(mask, x), b, x)
+        for x, b, mask in zip(inputs, references, masks)
+    )
+    return Prepared(inputs, kept, _tuple(args), "pairs")
+
+
+def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
+    """Captum's ways to say a reference: nothing, a number, a tensor, a tuple."""
+    if isinstance(baselines, str) or callable(baselines) or _is_mapping(baselines):
+        raise TypeError(
+            f"The baseline {baselines!r} needs a batch: give the data loader's batch, "
+            "adapter.encode(batch) or its pairs, or the tensors of "
+            "adapter.baseline(batch, ...)."
+        )
+    parts = (0.0,) * len(inputs) if baselines is None else _tuple(baselines)
+    if len(parts) != len(inputs):
+        raise ValueError(f"{len(parts)} baseline(s) for {len(inputs)} input(s).")
+    made = []
+    for k, (x, part) in enumerate(zip(inputs, parts)):
+        if isinstance(part, (int, float)):
+            made.append(torch.full_like(x, float(part)))
+            continue
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"Baseline {k} is a {type(part).__name__}, expected a tensor or number."
+            )
+        if part.shape[1:] != x.shape[1:] or part.shape[0] not in (1, x.shape[0]):
+            raise ValueError(
+                f"Baseline {k} has shape {tuple(part.shape)}, expected "
+                f"{tuple(x.shape)}, or the same with one row."
+            )
+        made.append(part.to(x).expand_as(x))
+    return tuple(made)
+
+
+def _like(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask broadcast over the embedding dimension, if there is one."""
+    while mask.dim() < x.dim():
+        mask = mask.unsqueeze(-1)
+    return mask
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(part, Tensor) for part in value)
+        and value[1].dtype == torch.bool
+    )
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _ordinary(value: Any) -> Any:
+    """A tensor that autograd may save, also where the caller is in inference mode."""
+    if isinstance(value, Tensor) and value.is_inference():
+        return value.clone()
+    return value

@@ -1,0 +1,129 @@
+"""Which output of the model is explained, for each patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+#: An index, a label, a tuple of indices, or one of these per patient; None is the
+#: predicted class.
+Target: TypeAlias = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor
+
+#: One index per output dimension after the batch.
+Index: TypeAlias = tuple[int, ...]
+
+
+def select(
+    output: Tensor, target: Target, labels: Mapping[Any, int] | None = None
+) -> tuple[Tensor, list[Index]]:
+    """The explained value of each patient, and where it stands in the output.
+
+    Args:
+        output: ``(batch, ...)``.
+        target: See :class:`captum_ehr.DeepLiftEHR`.
+        labels: The dataset's label vocabulary.
+
+    Returns:
+        ``(batch,)`` values, and one index per patient.
+
+    Raises:
+        ValueError: If there is not one target per patient, or it has not one index
+            per output dimension.
+        IndexError: If an index is out of range; the message names the range.
+        KeyError: If a label is not in the vocabulary.
+
+    Example:
+        >>> values, index = select(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)
+        >>> values, index
+        (tensor([3., 2.]), [(1,), (0,)])
+    """
+    if output.dim() == 0:
+        raise ValueError("The model returned one number for the batch, not one each.")
+    rows, shape = output.shape[0], tuple(output.shape[1:])
+    if target is None:
+        index = _predicted(output)
+    else:
+        each = per_patient(target, rows)
+        index = [_index(one, shape, labels or {}) for one in each]
+    if not shape:
+        return output, index
+    columns = [
+        torch.tensor(list(column), device=output.device) for column in zip(*index)
+    ]
+    return output[(torch.arange(rows, device=output.device), *columns)], index
+
+
+def per_patient(target: Target, rows: int) -> list[Any]:
+    """One target for each of ``rows`` patients."""
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if isinstance(target, list) or (
+        isinstance(target, Sequence) and not isinstance(target, (str, tuple))
+    ):
+        if len(target) == 1:
+            return list(target) * rows
+        if len(target) != rows:
+            raise ValueError(
+                f"target has {len(target)} entries for {rows} patients; give one for "
+                "all, or one for each."
+            )
+        return list(target)
+    return [target] * rows
+
+
+def _predicted(output: Tensor) -> list[Index]:
+    if output.dim() == 1:
+        return [()] * output.shape[0]
+    if output[0].numel() == 1:
+        return [(0,) * (output.dim() - 1)] * output.shape[0]
+    if output.dim() > 2:
+        raise ValueError(
+            f"The output has shape {tuple(output.shape)}; give a target of "
+            f"{output.dim() - 1} indices."
+        )
+    return [(index,) for index in output.detach().argmax(1).tolist()]
+
+
+def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
+    """One patient's target as a tuple of non-negative indices."""
+    single = len(shape) == 1 and shape[0] == 1
+    if isinstance(one, str):
+        if one not in labels:
+            raise KeyError(
+                f"target {one!r} is no label of the dataset; the labels are "
+                f"{list(labels)}."
+            )
+        one = labels[one]
+        if single and one == 0:
+            raise ValueError(
+                f"The model has one logit, for the label {_positive(labels)!r}; explain"
+                " that one and read the signs the other way round."
+            )
+    if single and one == 1 and len(labels) == 2:
+        one = 0  # the positive label of a binary dataset is its only logit
+    indices = one if isinstance(one, (tuple, list)) else (one,)
+    if not shape and indices == (0,):
+        return ()
+    if len(indices) != len(shape) or not all(_whole(i) for i in indices):
+        raise ValueError(
+            f"target {one!r} does not fit an output of shape (batch, "
+            f"{', '.join(map(str, shape))}): expected {len(shape)} integer(s)."
+        )
+    for i, size in zip(indices, shape):
+        if not -size <= i < size:
+            raise IndexError(
+                f"target {i} is out of range: the model has {size} output(s), so it "
+                f"must be {'0' if size == 1 else f'between 0 and {size - 1}'}."
+            )
+    return tuple(int(i) % size for i, size in zip(indices, shape))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(labels: Mapping[Any, int]) -> Any:
+    return next((label for label, index in labels.items() if index == 1), None)

@@ -1,0 +1,199 @@
+"""The models that every promise is tested on: PyHealth classes × inputs × options."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from pyhealth import models as pyhealth_models
+from pyhealth.datasets import create_sample_dataset, get_dataloader
+from torch import nn
+
+CODES = [f"I{n}" for n in range(10, 30)]
+DRUGS = [f"N02BE{n:02d}" for n in range(12)]
+START = datetime(2020, 1, 1)
+
+#: Input schemas by name. Every one has patients of different lengths.
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "sequence": {"conditions": "sequence", "drugs": "sequence"},
+    "nested": {"visits": "nested_sequence"},
+    "tensor": {"conditions": "sequence", "labs": "tensor"},
+    "multi_hot": {"conditions": "sequence", "flags": "multi_hot"},
+    "timeseries": {"conditions": "sequence", "vitals": "timeseries"},
+    "nested_floats": {"nested_labs": "nested_sequence_floats"},
+    "stagenet_codes": {"timed": "stagenet"},
+    "stagenet": {"timed": "stagenet", "timed_labs": "stagenet_tensor"},
+    "stagenet_nested": {"timed_visits": "stagenet", "timed_labs": "stagenet_tensor"},
+}
+
+MODES = ("binary", "multiclass", "multilabel", "regression")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One model of the zoo.
+
+    Args:
+        model: Name of the PyHealth class.
+        schema: Key of :data:`SCHEMAS`.
+        mode: One of :data:`MODES`.
+        options: Arguments of the model's constructor.
+    """
+
+    model: str
+    schema: str = "sequence"
+    mode: str = "binary"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = [f"{k}={v}" for k, v in self.options.items() if k not in SIZES]
+        return "-".join([self.model, self.schema, self.mode, *words])
+
+
+SIZES = frozenset({"embedding_dim", "hidden_dim", "chunk_size", "levels", "num_heads"})
+SMALL = {"embedding_dim": 8}
+HIDDEN = {"embedding_dim": 8, "hidden_dim": 6}
+STAGES = {"embedding_dim": 8, "chunk_size": 4, "levels": 3}
+HEADS = {**STAGES, "num_heads": 2}
+BLOCKS = {"embedding_dim": 8, "num_transformer_layers": 1, "num_mamba_layers": 2}
+
+
+def configs() -> list[Config]:
+    """Every configuration, each quick."""
+    made: list[Config] = []
+
+    def add(model: str, schemas: str, options: Mapping[str, Any], **more: Any) -> None:
+        for schema in schemas.split():
+            made.append(Config(model, schema, "binary", {**options, **more}))
+
+    for activation in ("relu", "tanh", "sigmoid", "leaky_relu", "elu"):
+        add("MLP", "sequence", HIDDEN, activation=activation)
+    add("MLP", "sequence", HIDDEN, n_layers=3)
+    add("MLP", "nested tensor multi_hot stagenet_codes", HIDDEN)
+    add("LogisticRegression", "sequence nested tensor multi_hot", SMALL)
+    for cell in ("GRU", "LSTM", "RNN"):
+        add("RNN", "sequence nested", HIDDEN, rnn_type=cell)
+    add("RNN", "sequence", HIDDEN, bidirectional=True)
+    add("RNN", "sequence", HIDDEN, rnn_type="LSTM", num_layers=2, bidirectional=True)
+    add("RNN", "tensor multi_hot timeseries nested_floats stagenet", HIDDEN)
+    add("RNN", "stagenet_nested", HIDDEN)
+    add("RETAIN", "sequence nested timeseries tensor", SMALL)
+    add("CNN", "sequence tensor multi_hot timeseries stagenet", HIDDEN)
+    add("CNN", "sequence", HIDDEN, num_layers=2)
+    add("StageNet", "stagenet stagenet_nested sequence nested timeseries", STAGES)
+    add("StageAttentionNet", "stagenet stagenet_nested sequence timeseries", HEADS)
+    add("Transformer", "sequence nested tensor multi_hot timeseries", SMALL)
+    add("Transformer", "stagenet stagenet_nested nested_floats", SMALL)
+    add("Transformer", "sequence", SMALL, heads=2, num_layers=2)
+    add("Transformer", "sequence", SMALL, max_seq_len=4)
+    add("EHRMamba", "sequence nested tensor multi_hot timeseries stagenet", SMALL)
+    add("JambaEHR", "sequence nested tensor stagenet", BLOCKS)
+    for mode in MODES[1:]:
+        made += [
+            Config("MLP", "tensor", mode, HIDDEN),
+            Config("RNN", "sequence", mode, HIDDEN),
+            Config("StageNet", "stagenet", mode, STAGES),
+            Config("Transformer", "sequence", mode, SMALL),
+        ]
+    return made
+
+
+@cache
+def dataset(schema: str, mode: str) -> Any:
+    """Nine patients: long and short histories, one of one code, an empty visit."""
+    rng = np.random.default_rng(7)
+    samples = [_sample(rng, n) for n in range(9)]
+    keys = ("patient_id", "visit_id", *SCHEMAS[schema])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return create_sample_dataset(
+            [{**{k: s[k] for k in keys}, "label": s["labels"][mode]} for s in samples],
+            SCHEMAS[schema],
+            {"label": mode},
+            dataset_name="zoo",
+        )
+
+
+def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    steps = 1 if n == 3 else int(rng.integers(2, 7))
+    visits = [list(rng.choice(CODES, rng.integers(1, 4))) for _ in range(steps)]
+    if n == 5:
+        visits[0] = []
+    times = [0.0, *(float(t) for t in rng.integers(1, 90, steps - 1))]
+    labs = rng.normal(size=(steps, 3)).round(3).tolist()
+    return {
+        "patient_id": f"p{n}",
+        "visit_id": f"v{n}",
+        "conditions": list(rng.choice(CODES, 1 if n == 3 else rng.integers(2, 9))),
+        "drugs": list(rng.choice(DRUGS, rng.integers(1, 6))),
+        "visits": visits,
+        "history": [visits, visits[:1]],
+        "labs": rng.normal(size=4).round(3).tolist(),
+        "flags": list(rng.choice(DRUGS, rng.integers(1, 4), replace=False)),
+        "vitals": (
+            [START + timedelta(hours=h) for h in range(steps)],
+            rng.normal(size=(steps, 2)) + 2,
+        ),
+        "nested_labs": (rng.normal(size=(steps, 3)) + 2).tolist(),
+        "timed": (times, [str(c) for c in rng.choice(CODES, steps)]),
+        "timed_visits": (times, [[str(c) for c in v] or ["I10"] for v in visits]),
+        "timed_labs": (times, labs),
+        "labels": {
+            "binary": n % 2,
+            "multiclass": n % 3,
+            "multilabel": [f"l{n % 3}", f"l{(n + 1) % 4}"],
+            "regression": float(n) / 3,
+        },
+    }
+
+
+def build(config: Config, *, trained: bool = False, seed: int = 0) -> tuple[Any, Any]:
+    """A model of the zoo in eval mode, and a batch of all of its patients."""
+    torch.manual_seed(seed)
+    data = dataset(config.schema, config.mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = getattr(pyhealth_models, config.model)(data, **config.options)
+        batch = next(iter(get_dataloader(data, batch_size=9, shuffle=False)))
+        if trained:
+            train(model, batch)
+        else:
+            _move_statistics(model)
+    return model.eval(), batch
+
+
+def train(model: nn.Module, batch: Mapping[str, Any], steps: int = 20) -> None:
+    """A few steps of Adam, enough to leave the initial weights behind."""
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch)["loss"].backward()
+        optimizer.step()
+
+
+def _move_statistics(model: nn.Module) -> None:
+    """Batch norms with statistics of their own, as after training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+
+
+def doubled(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch with its floating-point tensors in float64."""
+
+    def double(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.double() if value.is_floating_point() else value
+        if isinstance(value, tuple):
+            return tuple(double(v) for v in value)
+        return value
+
+    return {key: double(value) for key, value in batch.items()}
