@@ -82,6 +82,7 @@ class Explanation:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Check that everything fits together."""
         count = len(self.patient_ids)
         for name in _PER_PATIENT:
             shape = tuple(getattr(self, name).shape)
@@ -281,12 +282,15 @@ class Explanation:
         return [one % count for one in chosen]
 
     def __repr__(self) -> str:
+        """A few lines: what was explained, whether it adds up, the top codes."""
         lines = [" | ".join(summary(self)), *completeness(self)]
         lines += [f"! {message}" for message in self.diagnostics.messages]
-        for row in self.top(5).itertuples():
-            named = "" if row.name == row.code else f" ({row.name})"
-            mean = f"mean {row.mean:+.4g} in {row.count} place(s)"
-            lines.append(f"{row.feature} {row.code}{named}: {mean}")
+        for row in self.top(5).to_dict("records"):
+            code = row["code"]
+            if row["name"] != code:
+                code += f" ({row['name']})"
+            mean = f"mean {row['mean']:+.4g} in {row['count']} place(s)"
+            lines.append(f"{row['feature']} {code}: {mean}")
         return "Explanation: " + "\n  ".join(lines)
 
     def _repr_html_(self) -> str:

@@ -1,0 +1,75 @@
+"""A page about models and their patients: one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from captum_ehr.explanation import Explanation
+
+_MOST_PATIENTS = 20
+
+
+def write_report(
+    explanations: Mapping[str, Explanation] | Explanation,
+    path: str | Path,
+    *,
+    title: str,
+    planted: Collection[str] = (),
+    patients: Sequence[int] | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write explanations as one HTML page that needs nothing else.
+
+    Per model: the strongest codes of the cohort, whether the attributions add up,
+    and each patient's visits, codes and values, coloured by attribution. Padding is
+    never shown. The page asks for nothing over the network, and every string of the
+    data is escaped.
+
+    Args:
+        explanations: By the model's name to show, or one explanation.
+        path: Where to; an existing file is replaced.
+        title: The page's heading.
+        planted: Codes known to matter, e.g. those a synthetic outcome was made
+            from; they are marked, and their ranks are given.
+        patients: Indices of the patients to show; by default the first 20.
+        notes: Remarks to show below the heading, one paragraph each.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        ValueError: If there is no explanation.
+        TypeError: If ``planted`` or ``notes`` is one string.
+        IndexError: If an explanation has no patient of an asked index.
+
+    Example:
+        >>> write_report(explanation, "report.html", title="RNN")  # doctest: +SKIP
+        PosixPath('report.html')
+    """
+    for name, strings in (("planted", planted), ("notes", notes)):
+        if isinstance(strings, str):
+            raise TypeError(
+                f"{name} is the string {strings!r}, expected a collection of strings: "
+                f"write [{strings!r}]."
+            )
+    if not isinstance(explanations, Mapping):
+        explanations = {explanations.model_name or "model": explanations}
+    if not explanations:
+        raise ValueError("explanations is empty, expected at least one Explanation.")
+    # Here and not above: the package must import where jinja2 is not installed.
+    from captum_ehr.visualization.page import model_section, render
+
+    models = []
+    for index, (name, explanation) in enumerate(explanations.items()):
+        chosen = patients
+        if chosen is None:
+            chosen = range(min(len(explanation), _MOST_PATIENTS))
+        section = model_section(f"m{index}", name, explanation, set(planted), chosen)
+        models.append(section)
+    page = render(title=title, notes=notes, models=models, planted=sorted(planted))
+    path = Path(path)
+    path.write_text(page, encoding="utf-8")
+    return path
