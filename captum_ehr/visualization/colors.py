@@ -24,7 +24,8 @@ STOPS = (
 UNKNOWN = "#d9d9d9"
 """The colour of what is not a number."""
 
-DARK, LIGHT = "#111111", "#ffffff"
+# Black, not nearly: only then has every colour of the scale a contrast of 4.5.
+DARK, LIGHT = "#000000", "#ffffff"
 
 
 def _channels(color: str) -> tuple[int, int, int]:
@@ -48,7 +49,7 @@ def text_color(background: str) -> str:
 
     Example:
         >>> text_color("#ffffff"), text_color("#2166ac")
-        ('#111111', '#ffffff')
+        ('#000000', '#ffffff')
     """
     light = _luminance(background)
     on_dark = (max(light, _luminance(DARK)) + 0.05) / (
