@@ -2,13 +2,14 @@
 
 from .adapter import PyHealthAdapter
 from .encoded import EncodedBatch, Pairs
-from .records import FeatureRecord
+from .records import FeatureKeyError, FeatureRecord
 from .references import Baseline
 from .schema import is_pyhealth_model
 
 __all__ = [
     "Baseline",
     "EncodedBatch",
+    "FeatureKeyError",
     "FeatureRecord",
     "Pairs",
     "PyHealthAdapter",

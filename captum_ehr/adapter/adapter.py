@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..propagation import private_view
 from .encoded import EncodedBatch, Pairs
 from .features import Feature
+from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, zero_labels
 
@@ -61,7 +62,7 @@ class PyHealthAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.features: tuple[Feature, ...] = describe(model, embeddings or {})
-        self.model = model
+        self.model: Any = model
         self.score = score
         self.extra_keys = tuple(extra_keys)
         self._is_view = False
@@ -85,7 +86,7 @@ class PyHealthAdapter(nn.Module):
     def labels(self) -> dict[Any, int]:
         """The label vocabulary of the dataset: from label to index."""
         for key in getattr(self.model, "label_keys", ()):
-            processor = self.model.dataset.output_processors.get(key)  # type: ignore[union-attr]
+            processor = self.model.dataset.output_processors.get(key)
             return dict(getattr(processor, "label_vocab", {}))
         return {}
 
@@ -121,7 +122,7 @@ class PyHealthAdapter(nn.Module):
             )
         missing = [k for k in (*self.feature_keys, *self.extra_keys) if k not in batch]
         if missing:
-            raise KeyError(
+            raise FeatureKeyError(
                 f"The batch lacks {', '.join(map(repr, missing))}, which the model "
                 f"reads. It has: {', '.join(map(repr, batch))}."
             )
@@ -137,7 +138,9 @@ class PyHealthAdapter(nn.Module):
             records = {f.key: f.record(named[f.key]) for f in self.features}
         sizes = {key: len(record.values) for key, record in records.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"The features differ in their number of patients: {sizes}.")
+            raise ValueError(
+                f"The features differ in their number of patients: {sizes}."
+            )
         return EncodedBatch(
             tuple(x if x.is_floating_point() else x.float() for x in inputs),
             tuple(record.mask for record in records.values()),
@@ -222,18 +225,20 @@ class PyHealthAdapter(nn.Module):
             score = output[self.score]
         except (KeyError, TypeError):
             keys = ", ".join(map(repr, output)) if isinstance(output, Mapping) else "?"
-            raise KeyError(
+            raise FeatureKeyError(
                 f"{type(self.model).__name__} returns no {self.score!r}; it returns "
                 f"{keys}. Say which with PyHealthAdapter(model, score=...)."
             ) from None
-        return score  # type: ignore[no-any-return]
+        return score
 
     def _own(self, parts: Mapping[str, Tensor | None]) -> dict[str, Any]:
         """On the model's device, and ordinary tensors even under inference mode."""
         return {
             name: None
             if part is None
-            else (part.clone() if part.is_inference() else part.detach()).to(self.device)
+            else (part.clone() if part.is_inference() else part.detach()).to(
+                self.device
+            )
             for name, part in parts.items()
         }
 
@@ -288,8 +293,8 @@ def _lookup(key: str, given: Tensor, expected: Tensor, ids: Tensor) -> Tensor:
     """What the model's table would have returned for ``ids``."""
     if ids.numel() != expected.numel():
         raise ValueError(
-            f"Feature {key!r}: the model looks up {tuple(ids.shape)} ids, the batch has "
-            f"{tuple(expected.shape)}; it selects tokens before embedding them, so "
+            f"Feature {key!r}: the model looks up {tuple(ids.shape)} ids, the batch "
+            f"has {tuple(expected.shape)}; it selects tokens before embedding them, so "
             "their embeddings cannot be put in."
         )
     return given if ids.shape == expected.shape else given.reshape(*ids.shape, -1)

@@ -19,9 +19,8 @@ class Pairs(tuple[tuple[Tensor, Tensor], ...]):
 
     additional_forward_args: tuple[Tensor, ...]
 
-    def __new__(
-        cls, pairs: Any, additional_forward_args: tuple[Tensor, ...]
-    ) -> Pairs:
+    def __new__(cls, pairs: Any, additional_forward_args: tuple[Tensor, ...]) -> Pairs:
+        """Pairs, and the additional arguments that belong to them."""
         made = super().__new__(cls, pairs)
         made.additional_forward_args = additional_forward_args
         return made

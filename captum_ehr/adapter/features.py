@@ -123,9 +123,7 @@ class Feature:
             self.columns,
         )
 
-    def mask(
-        self, value: Tensor, time: Tensor | None, given: Tensor | None
-    ) -> Tensor:
+    def mask(self, value: Tensor, time: Tensor | None, given: Tensor | None) -> Tensor:
         """True where a real token or value stands; shaped like ``value``.
 
         Tokens: what is not ``<pad>``. Multi-hot: the categories that are present.

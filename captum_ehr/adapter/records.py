@@ -35,3 +35,10 @@ class FeatureRecord:
     def is_token(self) -> bool:
         """True for features whose values are ids of a vocabulary."""
         return self.vocabulary is not None
+
+
+class FeatureKeyError(KeyError):
+    """A feature key, label or batch entry that is not there; reads as a sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .encoded import EncodedBatch
 from .features import Feature
+from .records import FeatureKeyError
 
 if TYPE_CHECKING:
     from .adapter import PyHealthAdapter
 
 #: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
-Baseline: TypeAlias = (
+type Baseline = (
     None
     | str
     | float
@@ -45,7 +46,7 @@ def reference(
     elif isinstance(baselines, Mapping):
         unknown = set(baselines) - set(adapter.feature_keys)
         if unknown:
-            raise KeyError(
+            raise FeatureKeyError(
                 f"baselines names {sorted(map(str, unknown))}; the features are "
                 f"{list(adapter.feature_keys)}."
             )
@@ -152,8 +153,8 @@ def _misfit(feature: Feature, spec: Tensor, raw: Any, full: Any) -> ValueError:
     if feature.embedding:
         wanted += f" or {tuple(full)} (embeddings)"
     return ValueError(
-        f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and dtype "
-        f"{spec.dtype}, expected {wanted}."
+        f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and "
+        f"dtype {spec.dtype}, expected {wanted}."
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .features import Feature
+from .records import FeatureKeyError
 
 
 def is_pyhealth_model(model: object) -> bool:
@@ -20,7 +21,7 @@ def is_pyhealth_model(model: object) -> bool:
     )
 
 
-def describe(model: object, embeddings: Mapping[str, str]) -> tuple[Feature, ...]:
+def describe(model: Any, embeddings: Mapping[str, str]) -> tuple[Feature, ...]:
     """The model's features, each with the table that embeds it.
 
     Args:
@@ -37,12 +38,13 @@ def describe(model: object, embeddings: Mapping[str, str]) -> tuple[Feature, ...
             f"Expected a PyHealth model (with feature_keys and a dataset), got "
             f"{type(model).__name__}. Give other torch modules to DeepLiftEHR directly."
         )
-    assert isinstance(model, nn.Module)
-    keys = list(model.feature_keys)  # type: ignore[arg-type]
+    keys = list(model.feature_keys)
     unknown = set(embeddings) - set(keys)
     if unknown:
-        raise KeyError(f"embeddings names {sorted(unknown)}; the features are {keys}.")
-    processors = model.dataset.input_processors  # type: ignore[union-attr]
+        raise FeatureKeyError(
+            f"embeddings names {sorted(unknown)}; the features are {keys}."
+        )
+    processors = model.dataset.input_processors
     return tuple(
         Feature(key, processors[key], _table(model, key, processors[key], embeddings))
         for key in keys
@@ -50,7 +52,7 @@ def describe(model: object, embeddings: Mapping[str, str]) -> tuple[Feature, ...
 
 
 def _table(
-    model: nn.Module, key: str, processor: Any, embeddings: Mapping[str, str]
+    model: Any, key: str, processor: Any, embeddings: Mapping[str, str]
 ) -> str | None:
     """The path of the module that embeds a feature, None for continuous ones."""
     if key in embeddings:
@@ -84,13 +86,11 @@ def _is_token(processor: Any) -> bool:
         return bool(getattr(processor, "code_vocab", None))
 
 
-def zero_labels(
-    model: nn.Module, size: int, device: torch.device
-) -> dict[str, Tensor]:
+def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor]:
     """Labels for models that ask for one; a label changes no score."""
     labels: dict[str, Tensor] = {}
     for key in getattr(model, "label_keys", ()):
-        processor = model.dataset.output_processors[key]  # type: ignore[union-attr]
+        processor = model.dataset.output_processors[key]
         if getattr(model, "mode", None) == "multiclass":
             labels[key] = torch.zeros(size, dtype=torch.long, device=device)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 #: What to do about completeness; see :class:`captum_ehr.DeepLiftEHR`.
-Completeness: TypeAlias = Literal["rescale", "check", "raise", "off"]
+type Completeness = Literal["rescale", "check", "raise", "off"]
 
 CHOICES: tuple[Completeness, ...] = ("rescale", "check", "raise", "off")
 

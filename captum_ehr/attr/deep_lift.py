@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import copy
-import types
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from captum.attr import DeepLift
+from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model
 from ..explanation import Explanation
-from ..propagation import Diagnostics, Rule, TwoSided, two_passes, viewed, with_rules
+from ..propagation import Rule, two_passes, viewed, with_rules
+from .captums import CAPTUM_ATTRIBUTE
 from .completeness import (
     CHOICES,
     AttributionWarning,
-    Balance,
     Completeness,
     CompletenessError,
     balance,
 )
-from .diagnosis import account, merged
+from .diagnosis import account
 from .forms import Prepared, prepare
-from .targets import Index, Target, per_patient, select
+from .result import Result, Run, joined, replaced
+from .targets import Target, per_patient, select
 
 
-@dataclass(eq=False)
-class Run:
-    """What one batch's two passes leave behind besides Captum's attributions."""
-
-    sides: TwoSided | None = None
-    f_input: Tensor = field(default_factory=lambda: torch.empty(0))
-    f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
-    index: list[Index] = field(default_factory=list)
-    multipliers: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A whole batch: attributions shaped like the inputs, and their account."""
-
-    attributions: tuple[Tensor, ...]
-    f_input: Tensor
-    f_baseline: Tensor
-    index: list[Index]
-    balance: Balance
-    factor: Tensor
-    diagnostics: Diagnostics
-
-
-class DeepLiftEHR(DeepLift):  # type: ignore[misc]
+class DeepLiftEHR(DeepLift):
     r"""DeepLIFT for electronic health records, exact for every operation.
 
     Captum's ``DeepLift.attribute`` runs; the multipliers come from
@@ -138,7 +114,8 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
 
     # Captum's interface --------------------------------------------------------------
 
-    def attribute(  # type: ignore[override]
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
         self,
         inputs: Any,
         baselines: Baseline = None,
@@ -201,10 +178,14 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
             ValueError: If the explainer returns multipliers.
         """
         if not self.multiplies_by_inputs:
-            raise ValueError("explain needs multiply_by_inputs=True: multipliers have no sum.")
+            raise ValueError(
+                "explain needs multiply_by_inputs=True: multipliers have no sum."
+            )
         prepared, result = self._explained(batch, baselines, target, None, None)
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
-            raise TypeError("explain takes a batch; use attribute for tensors and pairs.")
+            raise TypeError(
+                "explain takes a batch; use attribute for tensors and pairs."
+            )
         adapter, encoded = self.model, prepared.encoded
         sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
         return Explanation(
@@ -240,7 +221,7 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
                 self._slice(prepared.rows(part), targets and targets[part], custom)
                 for part in slices
             ]
-            result = _joined(parts)
+            result = joined(parts)
         looked_after = custom is None and self.multiplies_by_inputs
         mode = self.completeness if looked_after else "off"
         if mode == "raise" and bool(result.balance.off.any()):
@@ -251,9 +232,9 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
                 a * factor.view(-1, *[1] * (a.dim() - 1)).to(a.dtype)
                 for a in result.attributions
             )
-            result = _replaced(result, scaled, factor)
+            result = replaced(result, scaled, factor)
         for message in result.diagnostics.messages:
-            warnings.warn(message, AttributionWarning, stacklevel=4)
+            warnings.warn(message, AttributionWarning, stacklevel=5)
         return prepared, result
 
     def _slice(self, prepared: Prepared, target: Any, custom: Any) -> Result:
@@ -263,7 +244,7 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
         run = engine._run = Run()
         engine._target = target
         own = prepared.fresh()
-        attributions = _CAPTUM_ATTRIBUTE(
+        attributions = CAPTUM_ATTRIBUTE(
             engine, own.inputs, own.baselines, None, own.args or None, False, custom
         )
         with torch.no_grad():
@@ -336,7 +317,7 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
     def _scored(self, forward: Any) -> Callable[..., Tensor]:
         """The forward, with the logit's probability where that is explained."""
         if self.output == "logit":
-            return forward  # type: ignore[no-any-return]
+            return forward
         mode = self.model.mode
 
         def probability(*args: Any) -> Tensor:
@@ -372,51 +353,5 @@ class DeepLiftEHR(DeepLift):  # type: ignore[misc]
     _target: Any = None
 
 
-class _Quiet:
-    """Stands for the warnings module in Captum's attribute, whose one warning, of
-    hooks and attributes set on the model, does not apply."""
-
-    @staticmethod
-    def warn(*_: Any, **__: Any) -> None:
-        return None
-
-
-def _captums_attribute() -> Callable[..., Any]:
-    """Captum's own ``DeepLift.attribute``, in a namespace of our own."""
-    function = DeepLift.attribute
-    function = getattr(function, "__wrapped__", function)
-    scope = {**function.__globals__, "warnings": _Quiet}
-    return types.FunctionType(
-        function.__code__,
-        scope,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-
-
-_CAPTUM_ATTRIBUTE = _captums_attribute()
-
-
 def _token_sum(attribution: Tensor, mask: Tensor) -> Tensor:
     return attribution.sum(-1) if attribution.dim() > mask.dim() else attribution
-
-
-def _replaced(result: Result, attributions: Any, factor: Tensor) -> Result:
-    fields = {**result.__dict__, "attributions": attributions, "factor": factor}
-    return Result(**fields)
-
-
-def _joined(parts: list[Result]) -> Result:
-    """Slices of a batch, put together again."""
-    if len(parts) == 1:
-        return parts[0]
-    return Result(
-        tuple(torch.cat(column) for column in zip(*(p.attributions for p in parts))),
-        torch.cat([p.f_input for p in parts]),
-        torch.cat([p.f_baseline for p in parts]),
-        [index for p in parts for index in p.index],
-        Balance(*(torch.cat(column) for column in zip(*(p.balance for p in parts)))),
-        torch.cat([p.factor for p in parts]),
-        merged([p.diagnostics for p in parts]),
-    )

@@ -45,9 +45,9 @@ class Prepared:
         )
 
     def fresh(self) -> Prepared:
-        """Copies that own their memory and know no graph, for the caller's are his."""
+        """Copies that own their memory and know no graph: the caller's are theirs."""
         return Prepared(
-            tuple(x.detach().clone() for x in self.inputs),
+            tuple(x.detach().clone().requires_grad_() for x in self.inputs),
             tuple(x.detach().clone() for x in self.baselines),
             tuple(_ordinary(a) for a in self.args),
             self.form,
@@ -68,8 +68,8 @@ def prepare(
     if isinstance(inputs, (Mapping, EncodedBatch)):
         if not isinstance(model, PyHealthAdapter):
             raise TypeError(
-                f"A {type(inputs).__name__} was given, but {type(model).__name__} is no "
-                "PyHealth model; give tensors, or a model with feature keys."
+                f"A {type(inputs).__name__} was given, but {type(model).__name__} is "
+                "no PyHealth model; give tensors, or a model with feature keys."
             )
         whole = inputs if isinstance(inputs, EncodedBatch) else model.encode(inputs)
         form = "encoded" if isinstance(inputs, EncodedBatch) else "mapping"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..adapter import FeatureKeyError
+
 #: An index, a label, a tuple of indices, or one of these per patient; None is the
 #: predicted class.
-Target: TypeAlias = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor
+type Target = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor
 
 #: One index per output dimension after the batch.
-Index: TypeAlias = tuple[int, ...]
+type Index = tuple[int, ...]
 
 
 def select(
@@ -92,7 +94,7 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     single = len(shape) == 1 and shape[0] == 1
     if isinstance(one, str):
         if one not in labels:
-            raise KeyError(
+            raise FeatureKeyError(
                 f"target {one!r} is no label of the dataset; the labels are "
                 f"{list(labels)}."
             )

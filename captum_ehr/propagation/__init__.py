@@ -3,6 +3,7 @@
 Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 """
 
+from .calls import DivergenceError
 from .diagnostics import Diagnostics, Operation
 from .explain import (
     Attributions,
@@ -13,7 +14,6 @@ from .explain import (
     viewed,
 )
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
-from .passes import DivergenceError
 from .registry import default_table, with_rules
 from .rules.elementwise import elementwise, secant_rule
 from .rules.integral import path_integral

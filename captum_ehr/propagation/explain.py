@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .calls import DivergenceError
 from .diagnostics import Diagnostics
 from .pairs import Rule
-from .passes import DivergenceError, InputPass, ReferencePass, Tape, call_module
+from .passes import InputPass, ReferencePass, Tape, call_module
 from .registry import Table, default_table, module_types, with_rules
 from .view import private_view
 
@@ -125,9 +126,7 @@ def attributions(
         f_input, f_reference = chosen[0].detach(), chosen[1]
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
-    return Attributions(
-        shares, f_input, f_reference, delta, run.tape.diagnostics()
-    )
+    return Attributions(shares, f_input, f_reference, delta, run.tape.diagnostics())
 
 
 def viewed(model: nn.Module, table: Table) -> Any:
@@ -189,7 +188,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         seen.add(node)
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             name = type(node).__name__.removesuffix("Backward")
-            if name != "_Node":
+            if name != "Node":
                 found[name] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
     return tuple(found)

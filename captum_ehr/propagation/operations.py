@@ -80,7 +80,14 @@ NEUTRAL = """
 
 def homes() -> tuple[Any, ...]:
     """Where torch keeps the functions that a name may stand for."""
-    return torch, torch.Tensor, F, torch.special, torch._C._nn, torch._C._VariableFunctions
+    return (
+        torch,
+        torch.Tensor,
+        F,
+        torch.special,
+        torch._C._nn,
+        torch._C._VariableFunctions,
+    )
 
 
 def named(name: str) -> Iterator[Callable[..., Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,14 +43,14 @@ class Pair(NamedTuple):
 
 
 #: What a multiplier returns: for each attributed operand its share of M.
-Shares: TypeAlias = Iterable[tuple[Pair, Tensor]]
+type Shares = Iterable[tuple[Pair, Tensor]]
 
 #: Takes the upstream gradients M, one per output, and shares them out.
-Multiplier: TypeAlias = Callable[..., Shares]
+type Multiplier = Callable[..., Shares]
 
 #: A rule: called like the torch function it serves, with the output in front and
 #: every attributed tensor as a :class:`Pair`.
-Rule: TypeAlias = Callable[..., Multiplier]
+type Rule = Callable[..., Multiplier]
 
 
 def middle(operand: Pair | Tensor | float) -> Tensor | float:

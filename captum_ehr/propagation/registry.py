@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,14 @@ from .operations import (
     LINEAR,
     LINEAR_PROPERTIES,
     MULTILINEAR,
-    NEUTRAL as NEUTRAL_NAMES,
     STRUCTURAL,
     label,
     named,
     overwrites,
     properties,
+)
+from .operations import (
+    NEUTRAL as NEUTRAL_NAMES,
 )
 from .pairs import Rule
 from .rules import elementwise as unary
@@ -70,7 +72,7 @@ class Entry(NamedTuple):
 
 
 #: From torch function, or nn.Module type, to its entry.
-Table: TypeAlias = Mapping[Any, Entry]
+type Table = Mapping[Any, Entry]
 
 NATIVE = Entry(Kind.NATIVE)
 NEUTRAL = Entry(Kind.NEUTRAL)

@@ -51,7 +51,7 @@ class _Copier:
 
     def module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.seen:
-            return self.seen[id(module)]  # type: ignore[no-any-return]
+            return self.seen[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
             return module
         copy = module.__class__.__new__(module.__class__)
@@ -91,7 +91,7 @@ class _Copier:
             if known.is_inference():
                 known = known.clone()
             self.seen[id(value)] = known
-        return known  # type: ignore[no-any-return]
+        return known
 
 
 #: Attributes that a view shares with the model: hooks (part of what the model

@@ -91,9 +91,7 @@ def _project(
         weights = list(p["in_proj_weight"].chunk(3))
     bias = p["in_proj_bias"]
     biases = [None] * 3 if bias is None else list(bias.chunk(3))
-    return [
-        F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases)
-    ]
+    return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases)]
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from ..pairs import Multiplier, Pair, Rule, sum_to, wide
 
 #: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
-Secant: TypeAlias = Callable[..., Tensor]
+type Secant = Callable[..., Tensor]
 
 
 def secant_rule(secant: Secant) -> Rule:
@@ -122,7 +122,7 @@ def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
-    """tanh a - tanh b = tanh(a - b)·(1 - tanh a · tanh b)."""
+    """Difference of two: tanh a - tanh b = tanh(a - b)·(1 - tanh a · tanh b)."""
     dx = x.delta
     return over(dx.tanh(), dx).mul_(1 - y.input * y.reference)
 
@@ -145,7 +145,7 @@ def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 
 def log(x: Pair, y: Pair, *_: Any) -> Tensor:
-    """ln a - ln b = log1p((a - b)/b); the inverse of the logarithmic mean."""
+    """Ln a - ln b = log1p((a - b)/b); the inverse of the logarithmic mean."""
     low = torch.minimum(x.input, x.reference)
     gap = x.delta.abs() / low
     return over(torch.log1p(gap), gap) / low
@@ -211,7 +211,7 @@ def softplus(x: Pair, y: Pair, beta: float = 1.0, threshold: float = 20.0) -> Te
 
 
 def elu(x: Pair, y: Pair, alpha: float = 1.0, *_: Any, **__: Any) -> Tensor:
-    """x above 0, α(e^x - 1) below; between the two the plain secant."""
+    """X above 0, α(e^x - 1) below; between the two the plain secant."""
     low = Pair(x.input.clamp(max=0), x.reference.clamp(max=0))
     high = Pair(x.input.clamp(min=0), x.reference.clamp(min=0))
     below = alpha * exp(low, Pair(low.input.exp(), low.reference.exp()))
@@ -280,5 +280,3 @@ DERIVATIVES: tuple[tuple[str, Callable[..., Tensor]], ...] = (
     ("mish", lambda x, **_: _mish_slope(x)),
     ("softsign", lambda x: (1 + x.abs()) ** -2),
 )
-
-

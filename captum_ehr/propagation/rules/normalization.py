@@ -111,9 +111,7 @@ def _standardise(
 ) -> Callable[[Tensor], Tensor]:
     """The formula above: from M to m_x, over ``dims``."""
     sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x[:2]]
-    r, r0 = (
-        torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides
-    )
+    r, r0 = (torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides)
     c_mean = torch.lerp(sides[0], sides[1], 0.5)
     r_mean = (r + r0) / 2
     k = -2 * (r * r0) ** 2 / (r + r0) / math.prod(x.input.shape[d] for d in dims)

@@ -20,7 +20,7 @@ from .elementwise import exp, guarded, log
 
 
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
-    """y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
+    """Y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
     a_mean, b_mean = a.mean, b.mean
 
     def multiplier(upstream: Tensor) -> Shares:
@@ -33,7 +33,7 @@ def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
 def quotient(
     y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
 ) -> Multiplier:
-    """y = a/b as a·(1/b): M·mean(1/b) and -M·ā/(b·b0)."""
+    """Y = a/b as a·(1/b): M·mean(1/b) and -M·ā/(b·b0)."""
     if kwargs.get("rounding_mode") or not isinstance(b, Pair):
         return NotImplemented
     inverse = Pair(1 / b.input, 1 / b.reference)
@@ -77,7 +77,7 @@ def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
 def power(
     y: Pair, base: Pair | Tensor | float, exponent: Pair | Tensor | float, *_: Any
 ) -> Multiplier:
-    """y = b^e. A constant exponent is elementwise; else y = exp(e·ln b)."""
+    """Y = b^e. A constant exponent is elementwise; else y = exp(e·ln b)."""
     if not isinstance(exponent, Pair):
         return _constant_exponent(y, base, exponent)  # type: ignore[arg-type]
     if isinstance(base, Pair):

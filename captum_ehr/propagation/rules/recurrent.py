@@ -16,7 +16,8 @@ GRU, :math:`h' = n + z(h - n),\; n = \tanh(a_n + r\,b_n)`:
 LSTM, :math:`c' = fc + ig,\; h' = o \tanh c'`:
 
 .. math:: M_o = M\,\overline{\tanh c'}\,σ'_o,\; M_{c'} = M \bar o\,τ'_{c'} + \dots,\;
-          M_f = M_{c'}\bar c\,σ'_f,\; M_i = M_{c'}\bar g\,σ'_i,\; M_g = M_{c'}\bar i\,τ'_g
+          M_f = M_{c'}\bar c\,σ'_f,\; M_i = M_{c'}\bar g\,σ'_i,\;
+          M_g = M_{c'}\bar i\,τ'_g
 
 (Rescale rule: Shrikumar et al. 2017; gates: Cho et al. 2014, Hochreiter &
 Schmidhuber 1997, in the arrangement of :class:`torch.nn.GRU` and LSTM.)
@@ -50,7 +51,7 @@ def gru(
         return NotImplemented
     w_ih, w_hh, b_ih, b_hh = _weights(weights)
     data, state = _pair(data), _pair(state)
-    h = Pair(*(_previous(s, o, sizes) for s, o in zip(state[:2], y[:2])))
+    h = _before(state, y, sizes)
     a = _linear(data, w_ih, b_ih).chunk(3)
     b = _linear(h, w_hh, b_hh).chunk(3)
     (pre_r, pre_z), (a_n, b_n) = [a[k] + b[k] for k in (0, 1)], (a[2], b[2])
@@ -93,7 +94,7 @@ def lstm(
     w_ih, w_hh, b_ih, b_hh = _weights(weights[:4])
     project = weights[4] if len(weights) > 4 else None
     data, hidden, cell = _pair(data), _pair(hidden), _pair(cell)
-    h = Pair(*(_previous(s, o, sizes) for s, o in zip(hidden[:2], ys[0][:2])))
+    h = _before(hidden, ys[0], sizes)
     pre = (_linear(data, w_ih, b_ih) + _linear(h, w_hh, b_hh)).chunk(4)
     i, f, o = (pre[k].map(torch.sigmoid) for k in (0, 1, 3))
     g = pre[2].map(torch.tanh)
@@ -151,7 +152,7 @@ def _rnn(
         return NotImplemented
     w_ih, w_hh, b_ih, b_hh = _weights(weights)
     data, state = _pair(data), _pair(state)
-    h = Pair(*(_previous(s, o, sizes) for s, o in zip(state[:2], y[:2])))
+    h = _before(state, y, sizes)
     pre = _linear(data, w_ih, b_ih) + _linear(h, w_hh, b_hh)
     slope = secant(pre.pair, y)
 
@@ -179,7 +180,8 @@ class _Both(NamedTuple):
 
     @property
     def pair(self) -> Pair:
-        return Pair(*self.rows.chunk(2))
+        above, below = self.rows.chunk(2)
+        return Pair(above, below)
 
     @property
     def mean(self) -> Tensor:
@@ -218,6 +220,14 @@ def _attributed(weights: Sequence[Any]) -> bool:
 
 def _steps_backward(sizes: Sizes) -> list[tuple[int, int]]:
     return list(pairwise((0, *accumulate(sizes))))[::-1]
+
+
+def _before(state: Pair, output: Pair, sizes: Sizes) -> Pair:
+    """Both sides of the hidden state that each row starts from."""
+    return Pair(
+        _previous(state.input, output.input, sizes),
+        _previous(state.reference, output.reference, sizes),
+    )
 
 
 def _previous(state: Tensor, output: Tensor, sizes: Sizes) -> Tensor:

@@ -24,7 +24,7 @@ from .elementwise import phi
 
 
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
-    """y = e^x / Σ e^x along ``dim``."""
+    """Y = e^x / Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
     x_, y_ = wide(x), wide(y)
@@ -42,19 +42,17 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
 def log_softmax(
     y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any
 ) -> Multiplier:
-    """y = x - ln Σ e^x along ``dim``."""
+    """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
     weights = _normaliser(wide(x), dim)[2].to(x.input.dtype)
-    return lambda upstream: (
-        (x, upstream - weights * upstream.sum(dim, keepdim=True)),
-    )
+    return lambda upstream: ((x, upstream - weights * upstream.sum(dim, keepdim=True)),)
 
 
 def logsumexp(
     y: Pair, x: Pair, dim: int | tuple[int, ...], keepdim: bool = False
 ) -> Multiplier:
-    """y = ln Σ e^x along ``dim``."""
+    """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
     weights = _normaliser(wide(x), dim)[2].to(x.input.dtype)

@@ -1,0 +1,181 @@
+"""One torch call, seen from both sides: what it took, what it gave, its multiplier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .operations import label
+from .pairs import Multiplier, Pair
+from .registry import Entry, Kind
+from .rules.integral import path_integral
+
+#: Nodes of the quadrature that serves operations without a rule.
+FALLBACK_NODES = 32
+
+
+class DivergenceError(RuntimeError):
+    """The model ran other operations on the reference than on the input."""
+
+
+class Call:
+    """One recorded call: what went in and came out, then the rule's multiplier."""
+
+    __slots__ = (
+        *("args", "entry", "exact", "function", "kwargs", "multiplier", "output"),
+        "used",
+    )
+
+    def __init__(
+        self,
+        entry: Entry,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> None:
+        self.entry = entry
+        self.function = function
+        self.args: Any = args
+        self.kwargs: Any = kwargs
+        self.output = output
+        self.multiplier: Multiplier | None = None
+        self.exact = True
+        self.used = False
+
+    def resolve(self, args: Any, kwargs: Any, output: Any) -> None:
+        """Meet the reference's side: from now on there is a multiplier."""
+        slots = iter(range(1 << 30))
+        paired = [_pair(a, b, slots) for a, b in zip(self.args, args)]
+        named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
+        result = _pair_outputs(self.output, output)
+        served: Any = NotImplemented
+        if self.entry.rule is not None:
+            served = self.entry.rule(result, *paired, **named)
+        if served is NotImplemented:
+            self.exact = False
+            rule = path_integral(self.function, FALLBACK_NODES)
+            served = rule(result, *paired, **named)
+        self.multiplier = served
+        self.args = self.kwargs = self.output = None
+
+    def tensors(self) -> Iterator[tuple[list[Any] | dict[str, Any], Any, Tensor]]:
+        """Every recorded tensor, with where it is kept."""
+        self.args = list(self.args)
+        for box in (self.args, self.kwargs):
+            keys = range(len(box)) if isinstance(box, list) else list(box)
+            for key in keys:
+                if isinstance(box[key], Tensor):
+                    yield box, key, box[key]
+
+
+class Node(torch.autograd.Function):
+    """A call's place in autograd's graph: its backward is the rule's multiplier."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, output: list[Any], *attributed: Tensor) -> Any:
+        """Hand on what the call gave; its list hides it from autograd till then."""
+        ctx.call = call
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Share the upstream gradients out by the rule's multiplier."""
+        call: Call = ctx.call
+        if call.multiplier is None:
+            raise DivergenceError(
+                f"{label(call.function)} ran on the input but not on the reference."
+            )
+        call.used = True
+        shares: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
+        for pair, share in call.multiplier(*upstream):
+            if pair.slot >= 0:
+                earlier = shares[pair.slot]
+                shares[pair.slot] = share if earlier is None else earlier + share
+        return (None, None, *shares)
+
+
+def out_of_place(
+    entry: Entry, func: Any, kwargs: Any
+) -> tuple[Any, dict[str, Any], bool]:
+    """The same call without its side effect, and whether it had one."""
+    if entry.inplace is not None:
+        return entry.inplace, kwargs, True
+    if "inplace" in kwargs:
+        rest = {key: value for key, value in kwargs.items() if key != "inplace"}
+        return func, rest, bool(kwargs["inplace"])
+    return func, kwargs, False
+
+
+def check_shapes(call: Call, output: Any) -> None:
+    """Both sides must have the same shapes to be compared at all."""
+    for ours, theirs in zip(tensors_in(call.output), tensors_in(output)):
+        if ours.shape != theirs.shape:
+            raise DivergenceError(
+                f"{label(call.function)} gave shape {tuple(theirs.shape)} on the "
+                f"reference and {tuple(ours.shape)} on the input."
+            )
+
+
+def is_product(entry: Entry, args: Any, attributed: list[Tensor]) -> bool:
+    """Whether a product has two attributed factors, a quotient a divisor."""
+    if entry.kind is Kind.PRODUCT:
+        return len(attributed) > 1
+    if entry.kind is Kind.QUOTIENT:
+        return len(attributed) > 1 or attributed[0] is not args[0]
+    return False
+
+
+def attributed_tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors of a call that depend on the attributed inputs, in order."""
+    found = [t for t in tensors_in(args) if depends(t)]
+    if kwargs:
+        found += [t for t in tensors_in(tuple(kwargs.values())) if depends(t)]
+    return found
+
+
+def depends(tensor: Tensor) -> bool:
+    """Whether a tensor comes from the attributed inputs.
+
+    The model gets these as copies, so a leaf that requires a gradient is a parameter
+    met outside a view.
+    """
+    return tensor.requires_grad and not tensor.is_leaf
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in an argument or output, however nested, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def detached(value: Any) -> Any:
+    """The same without autograd's history."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: detached(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(detached(item) for item in value)
+    return value
+
+
+def _pair(ours: Any, theirs: Any, slots: Iterator[int]) -> Any:
+    """The two sides of an argument; pairs for what is attributed."""
+    if isinstance(ours, Tensor):
+        return Pair(ours.detach(), theirs, next(slots)) if depends(ours) else ours
+    if type(ours) in (list, tuple):
+        return type(ours)(_pair(a, b, slots) for a, b in zip(ours, theirs))
+    return ours
+
+
+def _pair_outputs(ours: Any, theirs: Any) -> Any:
+    if isinstance(ours, Tensor):
+        return Pair(ours, theirs)
+    return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]

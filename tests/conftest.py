@@ -1,0 +1,35 @@
+"""One thread, quiet PyHealth, and the zoo's models built once per session."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+logging.getLogger("pyhealth").setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session")
+def zoo_model() -> Callable[..., tuple[Any, Any]]:
+    """``zoo_model(config, trained)``: a model in eval mode and its batch."""
+    import zoo
+
+    @cache
+    def build(position: int, trained: bool) -> tuple[Any, Any]:
+        return zoo.build(zoo.configs()[position], trained=trained)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _quiet_models() -> Any:
+    """PyHealth's models warn of missing masks; ours must not be drowned by it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="pyhealth")
+        yield

@@ -1,0 +1,167 @@
+"""The promises of the design, each over the whole zoo, random and trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from pyhealth.datasets.utils import collate_fn_dict_with_padding
+from torch import Tensor
+
+from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
+
+CONFIGS = zoo.configs()
+POSITIONS = range(len(CONFIGS))
+
+
+def every_model(function: Any) -> Any:
+    function = pytest.mark.parametrize(
+        "trained", [False, True], ids=["random", "trained"]
+    )(function)
+    return pytest.mark.parametrize("position", POSITIONS, ids=map(str, CONFIGS))(
+        function
+    )
+
+
+def relative(delta: Tensor, change: Tensor) -> float:
+    """Median over patients of |delta| / max(|change|, 1e-3·scale), as promised."""
+    change = change.abs()
+    return float((delta.abs() / change.clamp(min=1e-3 * change.max())).median())
+
+
+@every_model
+def test_it_explains_the_model_itself(zoo_model, position, trained) -> None:
+    model, batch = zoo_model(position, trained)
+    adapter = PyHealthAdapter(model)
+    enc = adapter.encode(batch)
+    with torch.no_grad():
+        ours = adapter(*enc.inputs, *enc.additional_forward_args)
+        theirs = model(**batch)["logit"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@every_model
+def test_it_adds_up_without_rescaling_or_fallback(zoo_model, position, trained) -> None:
+    model, batch = zoo_model(position, trained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AttributionWarning)
+        exp = DeepLiftEHR(model, completeness="check").explain(batch)
+    assert exp.diagnostics.exact, exp.diagnostics
+    assert relative(exp.delta, exp.f_input - exp.f_baseline) <= 1e-5
+    assert (exp.f_input - exp.f_baseline).abs().max() > 1e-6
+    total = sum(a.flatten(1).double().sum(1) for a in exp.attributions.values())
+    gross = sum(a.flatten(1).abs().sum(1) for a in exp.attributions.values())
+    measured = total - (exp.f_input - exp.f_baseline)
+    assert bool(((exp.delta - measured).abs() <= 1e-6 * gross + 1e-7).all())
+
+
+@every_model
+def test_it_adds_up_to_the_last_digit_in_float64(position, trained) -> None:
+    config = CONFIGS[position]
+    if config.model == "CNN":
+        pytest.skip("PyHealth's CNN casts its input to float32")
+    torch.set_default_dtype(torch.float64)  # StageNet makes its times of it
+    try:
+        model, batch = zoo.build(config, trained=False)
+        model, batch = model.double(), zoo.doubled(batch)
+        if trained:
+            zoo.train(model, batch)
+            model.eval()
+        exp = DeepLiftEHR(model, completeness="off").explain(batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert exp.delta.dtype == torch.float64
+    assert relative(exp.delta, exp.f_input - exp.f_baseline) <= 1e-10
+
+
+@every_model
+def test_padding_gets_exactly_nothing(zoo_model, position, trained) -> None:
+    model, batch = zoo_model(position, trained)
+    for baseline in ("unk", "pad", "mean"):
+        exp = DeepLiftEHR(model).explain(batch, baseline)
+        for key, record in exp.features.items():
+            padding = exp.attributions[key][~record.mask]
+            assert torch.equal(padding, torch.zeros_like(padding)), (key, baseline)
+
+
+@every_model
+def test_a_patient_alone_is_explained_as_in_company(
+    zoo_model, position, trained
+) -> None:
+    model, batch = zoo_model(position, trained)
+    explainer = DeepLiftEHR(model, completeness="off")
+    together = explainer.explain(batch)
+    compared = 0
+    data = zoo.dataset(CONFIGS[position].schema, CONFIGS[position].mode)
+    for row in range(len(together)):
+        alone = explainer.explain(
+            collate_fn_dict_with_padding([data[row]]), target=[together.target[row]]
+        )
+        same = [
+            torch.allclose(
+                getattr(alone, name)[0], getattr(together, name)[row], atol=1e-6
+            )
+            for name in ("f_input", "f_baseline")
+        ]
+        if not all(same):
+            continue  # the model itself reads the padding
+        compared += 1
+        for key, attribution in alone.attributions.items():
+            cut = tuple(slice(0, n) for n in attribution.shape[1:])
+            company = together.attributions[key][row][cut]
+            torch.testing.assert_close(attribution[0], company, rtol=1e-4, atol=1e-5)
+    assert compared > 0
+
+
+@every_model
+def test_it_leaves_no_trace(zoo_model, position, trained) -> None:
+    model, batch = zoo_model(position, trained)
+    model.train(trained)
+    before = state(model)
+    random = torch.get_rng_state()
+    DeepLiftEHR(model).explain(batch)
+    assert_same(before, state(model))
+    assert torch.equal(random, torch.get_rng_state())
+    assert model.training is trained
+    model.eval()
+
+
+def state(model: torch.nn.Module) -> dict[str, Any]:
+    """All that an explanation might leave behind on a model."""
+    found: dict[str, Any] = {
+        name: (tensor, tensor.clone(), _copy(tensor.grad), tensor.requires_grad)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    for name, module in model.named_modules():
+        found[f"{name}: attributes"] = {
+            key: id(value) for key, value in vars(module).items()
+        }
+        found[f"{name}: hooks"] = (
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            len(module._backward_hooks),
+        )
+    return found
+
+
+def assert_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        if isinstance(value, tuple) and isinstance(value[0], Tensor):
+            same, copy, grad, flag = value
+            assert same is after[key][0] and torch.equal(copy, after[key][0]), key
+            assert flag is after[key][3], key
+            if grad is None:
+                assert after[key][2] is None, key
+            else:
+                assert torch.equal(grad, after[key][2]), key
+        else:
+            assert value == after[key], key
+
+
+def _copy(grad: Tensor | None) -> Tensor | None:
+    return None if grad is None else grad.clone()
