@@ -1,0 +1,56 @@
+# Each target starts from a bare Python 3.12: the first call makes .venv and
+# installs everything, later calls reuse it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# make demo MIMIC3=path OUT=folder
+DEMO_OPTIONS := $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(if $(OUT),--out "$(OUT)")
+
+.PHONY: help demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo                train on the built-in cohort and explain it"
+	@echo "make demo MIMIC3=path    the same on a MIMIC-III folder"
+	@echo "make demo OUT=folder     where the demo writes"
+	@echo "make test                ruff, mypy, then all tests and doctests"
+	@echo "make bench               the benchmarks"
+	@echo "make clean               remove the environment and all caches"
+	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
+	@echo "UV_TORCH_BACKEND=cpu installs PyTorch without CUDA."
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+		echo "captum_ehr needs Python 3.12 or newer, which '$(PYTHON)' is not;" \
+			"name one with: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON)' could not make a virtual environment;" \
+			"on Debian and Ubuntu install python3-venv." >&2; exit 1; }
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+
+$(STAMP): setup.cfg pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --python $(BIN)/python -e '.[test]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/captum-ehr demo $(DEMO_OPTIONS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""The distribution: what a user gets by installing it."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE_SUFFIXES = frozenset({".html", ".jinja", ".css"})
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a copy so that nothing is left in the tree."""
+    tree = tmp_path_factory.mktemp("source")
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tree)
+    shutil.copytree(
+        ROOT / "captum_ehr",
+        tree / "captum_ehr",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    script = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+    built = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = (tree / "dist").glob("captum_ehr-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "captum_ehr").rglob("*")
+        if path.suffix in TEMPLATE_SUFFIXES | {".py"} or path.name == "py.typed"
+    }
+    names = set(wheel.namelist())
+    assert "captum_ehr/py.typed" in wanted
+    assert any(Path(name).suffix in TEMPLATE_SUFFIXES for name in wanted)
+    assert wanted <= names
+
+
+def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"captum_ehr", "captum_ehr-0.1.0.dist-info"}
+
+
+def test_the_wheel_names_its_license_and_script(wheel: zipfile.ZipFile) -> None:
+    info = "captum_ehr-0.1.0.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "BSD-3-Clause" in metadata and "Requires-Python: >=3.12" in metadata
+    assert "captum-ehr = captum_ehr.cli:app" in (
+        wheel.read(f"{info}/entry_points.txt").decode()
+    )
+    assert any("LICENSE" in name for name in wheel.namelist())
+
+
+def test_every_requirement_has_both_bounds() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    requirements = config["options"]["install_requires"].split()
+    assert requirements
+    for requirement in requirements:
+        assert ">=" in requirement and ",<" in requirement, requirement
+
+
+def test_the_command_line_imports_no_heavy_library() -> None:
+    script = (
+        "import sys, captum_ehr.cli;"
+        "print(*sorted({'torch', 'pyhealth', 'captum'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_the_command_line_shows_its_help() -> None:
+    script = "from captum_ehr.cli import app; app(['--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
