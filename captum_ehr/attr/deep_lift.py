@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from .completeness import (
 )
 from .diagnosis import account
 from .forms import Prepared, prepare
-from .result import Result, Run, joined, replaced
+from .result import Result, Run, joined
 from .targets import Target, per_patient, select
 
 
@@ -232,7 +233,7 @@ class DeepLiftEHR(DeepLift):
                 a * factor.view(-1, *[1] * (a.dim() - 1)).to(a.dtype)
                 for a in result.attributions
             )
-            result = replaced(result, scaled, factor)
+            result = replace(result, attributions=scaled, factor=factor)
         for message in result.diagnostics.messages:
             warnings.warn(message, AttributionWarning, stacklevel=5)
         return prepared, result

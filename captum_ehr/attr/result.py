@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,11 +35,6 @@ class Result:
     balance: Balance
     factor: Tensor
     diagnostics: Diagnostics
-
-
-def replaced(result: Result, attributions: Any, factor: Tensor) -> Result:
-    fields = {**result.__dict__, "attributions": attributions, "factor": factor}
-    return Result(**fields)
 
 
 def joined(parts: list[Result]) -> Result:

@@ -122,7 +122,10 @@ def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
-    """Difference of two: tanh a - tanh b = tanh(a - b)·(1 - tanh a · tanh b)."""
+    """Subtraction formula of the hyperbolic tangent.
+
+    tanh a - tanh b = tanh(a - b)·(1 - tanh a · tanh b)
+    """
     dx = x.delta
     return over(dx.tanh(), dx).mul_(1 - y.input * y.reference)
 
