@@ -13,6 +13,7 @@ from captum_ehr.datasets.synthetic import (
     synthetic_cohort,
     synthetic_samples,
 )
+from captum_ehr.datasets.tiny import tiny_model
 from captum_ehr.datasets.truth import (
     CODE_FACTORS,
     INTERACTION,
@@ -57,4 +58,5 @@ __all__ = [
     "risk",
     "synthetic_cohort",
     "synthetic_samples",
+    "tiny_model",
 ]

@@ -79,7 +79,8 @@ class Node(torch.autograd.Function):
     def forward(ctx: Any, call: Call, output: list[Any], *attributed: Tensor) -> Any:
         """Hand on what the call gave; its list hides it from autograd till then."""
         ctx.call = call
-        return output[0]
+        made = output[0]
+        return tuple(made) if isinstance(made, (tuple, list)) else made
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -155,14 +156,23 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+def rewrapped(like: Any, parts: Any) -> Any:
+    """Several outputs in the type that torch returns them in, e.g. with names."""
+    if isinstance(like, tuple) and type(like) is not tuple:
+        return type(like)(parts)
+    return parts if isinstance(like, Tensor) else type(like)(parts)
+
+
 def detached(value: Any) -> Any:
     """The same without autograd's history."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, dict):
         return {key: detached(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(detached(item) for item in value)
+    if isinstance(value, tuple):
+        return tuple(detached(item) for item in value)
+    if type(value) is list:
+        return [detached(item) for item in value]
     return value
 
 

@@ -81,11 +81,8 @@ NEUTRAL = """
 def homes() -> tuple[Any, ...]:
     """Where torch keeps the functions that a name may stand for."""
     return (
-        torch,
-        torch.Tensor,
-        F,
-        torch.special,
-        torch._C._nn,
+        *(torch, torch.Tensor, F, torch.special, torch.linalg, torch.sparse),
+        *(torch._C._nn, getattr(torch._C, "_linalg", torch.linalg)),
         torch._C._VariableFunctions,
     )
 

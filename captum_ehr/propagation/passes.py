@@ -29,6 +29,7 @@ from .calls import (
     detached,
     is_product,
     out_of_place,
+    rewrapped,
     tensors_in,
 )
 from .diagnostics import Diagnostics, Operation
@@ -85,6 +86,8 @@ class InputPass(TorchFunctionMode):
         kwargs = kwargs or {}
         if entry is NEUTRAL:
             return func(*args, **kwargs)
+        if entry is not None and entry.kind is Kind.IGNORE:
+            return None
         tape.functions.append(func)
         if entry is NATIVE:
             return func(*args, **kwargs)
@@ -99,12 +102,8 @@ class InputPass(TorchFunctionMode):
             return self._unknown(func, args, kwargs, attributed)
         if entry.kind is Kind.RULE or is_product(entry, args, attributed):
             return self.record(entry, func, args, kwargs, attributed)
-        if entry.kind is Kind.EXPAND and entry.rule is not None:
-            self.tape.calls[len(self.tape.functions) - 1] = Call(
-                entry, func, (), {}, None
-            )
-            with self:
-                return entry.rule(*args, **kwargs)
+        if entry.kind is Kind.EXPAND:
+            return self._expand(entry, func, args, kwargs, attributed)
         if entry.kind is Kind.STRUCTURE:
             return self._structure(entry, func, args, kwargs)
         if entry.kind is Kind.IDENTITY:
@@ -112,6 +111,28 @@ class InputPass(TorchFunctionMode):
         if entry.kind is Kind.OVERWRITE or entry.inplace is not None:
             self._shelter(args[0])
         return func(*args, **kwargs)
+
+    def _expand(
+        self,
+        entry: Entry,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        attributed: list[Tensor],
+    ) -> Any:
+        """Run a function's parts instead of the function."""
+        assert entry.rule is not None
+        position = len(self.tape.functions) - 1
+        plain, kwargs, overwrites = out_of_place(entry, func, kwargs)
+        with self:
+            result = entry.rule(*args, **kwargs)
+        if result is NotImplemented:
+            return self._unknown(func, args, kwargs, attributed)
+        self.tape.calls[position] = Call(entry, plain, (), {}, None)
+        if overwrites:
+            self._shelter(args[0])
+            return args[0].copy_(result)
+        return result
 
     def record(
         self,
@@ -128,7 +149,7 @@ class InputPass(TorchFunctionMode):
         call = Call(entry, func, args, kwargs, detached(output))
         self.tape.calls[len(self.tape.functions) - 1] = call
         with torch.enable_grad():
-            result = Node.apply(call, [output], *attributed)
+            result = rewrapped(output, Node.apply(call, [output], *attributed))
         if overwrites:
             self._shelter(args[0])
             return args[0].copy_(result)
@@ -184,14 +205,18 @@ class ReferencePass(TorchFunctionMode):
         super().__init__()
         self.tape = tape
         self.position = -1
+        self.indices: dict[int, tuple[Tensor, str]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         tape = self.tape
         kwargs = kwargs or {}
-        if tape.table.get(func) is NEUTRAL:
+        entry = tape.table.get(func)
+        if entry is NEUTRAL:
             return func(*args, **kwargs)
+        if entry is not None and entry.kind is Kind.IGNORE:
+            return None
         self.position = position = self.position + 1
         try:
             recorded = tape.functions[position]
@@ -205,29 +230,66 @@ class ReferencePass(TorchFunctionMode):
                 "a reference of the same structure, e.g. baselines='unk'."
             )
         call = tape.calls.get(position)
+        if self.indices:
+            self._watch(func, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
         return self._meet(call, func, args, kwargs)
 
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
+        plain, kwargs, overwrites = out_of_place(entry, func, kwargs)
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:
-                return entry.rule(*args, **kwargs)
+                output = entry.rule(*args, **kwargs)
+            return args[0].copy_(output) if overwrites else output
         if entry.kind is Kind.STRUCTURE:
             value, crossed = structural_value(call, args, kwargs)
             if crossed:
-                self.tape.messages.append(
-                    f"{label(func)}: a threshold on attributed values differs between "
-                    f"input and reference ({crossed} values); the change that it makes"
-                    " is not attributed"
-                )
+                self.tape.messages.append(_crossing(label(func), value, crossed))
             return value
-        plain, kwargs, overwrites = out_of_place(entry, func, kwargs)
         output = plain(*args, **kwargs)
         check_shapes(call, output)
+        ours = call.output
         call.resolve(args, kwargs, output)
+        if isinstance(output, tuple):
+            output = self._with_indices(func, ours, output)
         return args[0].copy_(output) if overwrites else output
+
+    def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
+        """An operation's values at the reference, with the input's own indices."""
+        kept = []
+        for a, b in zip(ours, theirs):
+            if isinstance(b, Tensor) and b.dtype == torch.int64:
+                if not torch.equal(a, b):
+                    self.indices[id(a)] = (a, label(func))
+                kept.append(a)
+            else:
+                kept.append(b)
+        return rewrapped(theirs, kept)
+
+    def _watch(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Report indices that differ between the sides, where they are used."""
+        for tensor in tensors_in((*args, *kwargs.values())):
+            _, source = self.indices.get(id(tensor), (None, ""))
+            if source:
+                self.tape.messages.append(
+                    f"{source}: its indices differ between input and reference, and "
+                    f"{label(func)} uses them; the input's are kept for both"
+                )
+
+
+def _crossing(name: str, value: Any, count: int) -> str:
+    """What to say of a structural call that answers differently on both sides."""
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return (
+            f"{name}: a threshold on attributed values differs between input and "
+            f"reference ({count} values); the change that it makes is not attributed"
+        )
+    return (
+        f"{name}: differs between input and reference; the input's is kept for both, "
+        "so f(x0) is the model's output with the input's structure"
+    )
 
 
 def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:

@@ -31,9 +31,10 @@ from .operations import (
 )
 from .pairs import Rule
 from .rules import elementwise as unary
-from .rules import normalization, products, recurrent
+from .rules import extrema, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
+from .rules.composites import COMPOSITES
 from .rules.integral import multilinear
 
 
@@ -48,6 +49,7 @@ class Kind(Enum):
     QUOTIENT = auto()  #: a rule when the divisor is attributed, else native
     EXPAND = auto()  #: run as the entry's Python function, call by call
     STRUCTURE = auto()  #: steers the computation; kept for the reference
+    IGNORE = auto()  #: no_grad inside a model: what it computes still depends
     IDENTITY = auto()  #: detach and the like: passes on what it gets
 
 
@@ -102,6 +104,7 @@ def default_table() -> Table:
         function = getattr(torch.Tensor, name)
         if overwrites(name) and table.get(function) is NATIVE:
             table[function] = Entry(Kind.OVERWRITE)
+    table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
         for function in named(name):
@@ -111,6 +114,8 @@ def default_table() -> Table:
         kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
         kind = Kind.QUOTIENT if rule is products.quotient else kind
         _add(table, name, Entry(kind, rule))
+    for name, function in COMPOSITES:
+        _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_recurrent())
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
@@ -168,6 +173,14 @@ def _rules() -> list[tuple[str, Rule]]:
             (products.reversed_quotient, "__rdiv__ __rtruediv__"),
             (products.power, "pow __pow__ __ipow__ float_power"),
             (products.reversed_power, "__rpow__"),
+            (extrema.amax, "amax"),
+            (extrema.amin, "amin"),
+            (extrema.maximum, "max maximum"),
+            (extrema.minimum, "min minimum"),
+            (extrema.sort, "sort"),
+            (extrema.topk, "topk"),
+            (extrema.median, "median"),
+            (extrema.kthvalue, "kthvalue"),
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),
@@ -178,6 +191,7 @@ def _rules() -> list[tuple[str, Rule]]:
         )
         for name in names.split()
     ]
+    found += [(name, extrema.max_pool(pool)) for name, pool in extrema.POOLS]
     return found
 
 

@@ -227,11 +227,6 @@ def selu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
     return 1.0507009873554805 * elu(x, y, alpha=1.6732632423543772)
 
 
-def _mish_slope(x: Tensor) -> Tensor:
-    t = torch.tanh(torch.nn.functional.softplus(x))
-    return t + x * torch.sigmoid(x) * (1 - t * t)
-
-
 def phi(t: Tensor) -> Tensor:
     """(1 - e^-t)/t for t ≥ 0; 1 at 0."""
     return over(-torch.expm1(-t), t)
@@ -280,6 +275,5 @@ DERIVATIVES: tuple[tuple[str, Callable[..., Tensor]], ...] = (
     ("exp2", lambda x: torch.exp2(x) * math.log(2)),
     ("logsigmoid", lambda x: torch.sigmoid(-x)),
     ("celu", lambda x, alpha=1.0: torch.exp((x / alpha).clamp(max=0))),
-    ("mish", lambda x, **_: _mish_slope(x)),
     ("softsign", lambda x: (1 + x.abs()) ** -2),
 )

@@ -1,0 +1,200 @@
+"""Functions that are a few others one after the other, run as these.
+
+Each takes torch's own arguments and returns what torch returns; the calls inside it
+have rules of their own. One that does not serve its arguments says NotImplemented
+before it calls anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """Half the input, gated by the other half (Dauphin et al., 2017)."""
+    a, b = input.chunk(2, dim)
+    return a * torch.sigmoid(b)
+
+
+def softmin(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """The softmax of the negative."""
+    return torch.softmax(-input, dim, dtype=dtype)  # type: ignore[arg-type]
+
+
+def mish(input: Tensor) -> Tensor:
+    """x·tanh(softplus(x)) (Misra, 2019)."""
+    return input * torch.tanh(F.softplus(input))
+
+
+def hardsigmoid(input: Tensor) -> Tensor:
+    """clamp(x/6 + 1/2, 0, 1)."""
+    return torch.clamp(input / 6 + 0.5, 0, 1)
+
+
+def hardswish(input: Tensor) -> Tensor:
+    """x·hardsigmoid(x)."""
+    return input * torch.clamp(input / 6 + 0.5, 0, 1)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """X without its middle: x - clamp(x, -λ, λ)."""
+    return input - torch.clamp(input, -lambd, lambd)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """X - tanh(x)."""
+    return input - torch.tanh(input)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """Leaky ReLU with one slope, or one per channel."""
+    if weight.numel() > 1 and input.dim() > 1:
+        weight = weight.view(1, -1, *[1] * (input.dim() - 2))
+    return torch.relu(input) - weight * torch.relu(-input)
+
+
+def rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
+) -> Tensor:
+    """Randomised leaky ReLU outside training: the mean of its slopes."""
+    if training:
+        raise NotImplementedError("rrelu in training mode draws a slope per value")
+    return F.leaky_relu(input, (lower + upper) / 2)
+
+
+def var(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Mean of squares about the mean, with torch's two ways to correct it."""
+    correction, keepdim = 1, bool(kwargs.get("keepdim", False))
+    if isinstance(dim, bool):
+        correction, dim = int(dim), None
+    elif args:
+        correction, keepdim = int(args[0]), bool(args[1]) if len(args) > 1 else keepdim
+    correction = kwargs.get("correction", kwargs.get("unbiased", correction))
+    dims = list(range(input.dim())) if dim is None else dim
+    centred = input - input.mean(dims, keepdim=True)
+    count = input.numel() // centred.detach().mean(dims, keepdim=True).numel()
+    total = (centred * centred).sum(dims, keepdim=keepdim)
+    return total / max(count - int(1 if correction is None else correction), 0)
+
+
+def std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The root of the variance."""
+    return torch.sqrt(var(input, *args, **kwargs))
+
+
+def vector_norm(
+    x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Tensor:
+    """torch.linalg.vector_norm for the orders 1, 2, inf and other powers."""
+    dims = tuple(range(x.dim())) if dim is None else dim
+    if ord == float("inf"):
+        return torch.amax(torch.abs(x), dims, keepdim)
+    if ord == 1:
+        return torch.abs(x).sum(dims, keepdim)
+    if ord == 2:
+        return torch.sqrt((x * x).sum(dims, keepdim))
+    return torch.pow(torch.pow(torch.abs(x), ord).sum(dims, keepdim), 1 / ord)
+
+
+def norm(
+    input: Tensor,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    out: Any = None,
+    dtype: Any = None,
+) -> Tensor:
+    """torch.norm of vectors; the Frobenius norm is the 2-norm of all entries."""
+    if p == "nuc":
+        return NotImplemented
+    order = 2.0 if p in ("fro", None) else float(p)
+    return vector_norm(input, order, dim, keepdim)
+
+
+def linalg_norm(
+    A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Tensor:
+    """torch.linalg.norm where it is a vector's."""
+    if ord is None:
+        return vector_norm(A, 2, dim, keepdim)
+    if isinstance(ord, str) or not (isinstance(dim, int) or A.dim() == 1):
+        return NotImplemented
+    return vector_norm(A, ord, dim, keepdim)
+
+
+def normalize(
+    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+) -> Tensor:
+    """A vector over its norm."""
+    return input / torch.clamp_min(vector_norm(input, p, dim, True), eps)
+
+
+def cosine_similarity(
+    x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
+) -> Tensor:
+    """The product of two normalised vectors."""
+    a = x1 / torch.clamp_min(vector_norm(x1, 2, dim, True), eps)
+    b = x2 / torch.clamp_min(vector_norm(x2, 2, dim, True), eps)
+    return (a * b).sum(dim)
+
+
+def addcdiv(
+    input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
+) -> Tensor:
+    """Input + value·tensor1/tensor2."""
+    return input + value * (tensor1 / tensor2)
+
+
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """ln(e^a + e^b)."""
+    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
+
+
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Product after product."""
+    products = list(input.unbind(dim))
+    for k in range(1, len(products)):
+        products[k] = products[k - 1] * products[k]
+    return torch.stack(products, dim)
+
+
+def prod(input: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+    """The last of the cumulative products, halved like a tournament."""
+    values = input.flatten() if dim is None else input.movedim(dim, 0)
+    while values.shape[0] > 1:
+        half = values.shape[0] // 2
+        left, right, rest = values.split([half, half, values.shape[0] - 2 * half])
+        values = torch.cat([left * right, rest])
+    result = values.squeeze(0)
+    return result.unsqueeze(dim) if keepdim and dim is not None else result
+
+
+#: Names of torch functions, and the composite that each is run as.
+COMPOSITES: tuple[tuple[str, Any], ...] = (
+    ("glu", glu),
+    ("softmin", softmin),
+    ("mish", mish),
+    ("hardsigmoid", hardsigmoid),
+    ("hardswish", hardswish),
+    ("softshrink", softshrink),
+    ("tanhshrink", tanhshrink),
+    ("prelu", prelu),
+    ("rrelu", rrelu),
+    ("var", var),
+    ("std", std),
+    ("norm", norm),
+    ("linalg_norm", linalg_norm),
+    ("linalg_vector_norm", vector_norm),
+    ("normalize", normalize),
+    ("cosine_similarity", cosine_similarity),
+    ("addcdiv", addcdiv),
+    ("logaddexp", logaddexp),
+    ("cumprod", cumprod),
+    ("prod", prod),
+)

@@ -1,0 +1,234 @@
+r"""Maxima and pools, and order statistics.
+
+A maximum's change goes in two parts, to where the input has it and to where the
+reference has it (Shrikumar et al. 2017, section 3.5, as Captum does for pools):
+
+.. math:: \Delta y = \underbrace{\max(y, y_0) - y_0}_{\text{to } \arg\max x}
+                   + \underbrace{y - \max(y, y_0)}_{\text{to } \arg\max x_0}
+
+one of which is 0. The multiplier is that part over its Δx and lies in [0, 1];
+windows that overlap add up.
+
+The k-th smallest of several values is piecewise linear along the straight line from
+the reference to the input: its multipliers are the shares of the line on which each
+value holds rank k. The pieces end where two of the values cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..pairs import Multiplier, Pair, Rule
+
+#: Values along the sorted dimension up to which all crossings are computed.
+MAX_RANKED = 96
+
+
+def amax(
+    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
+) -> Multiplier:
+    """The maximum over one or more dimensions."""
+    return _reduced(x, dim, largest=True)
+
+
+def amin(
+    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
+) -> Multiplier:
+    """The minimum over one or more dimensions."""
+    return _reduced(x, dim, largest=False)
+
+
+def maximum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.max in its three forms: of all, along a dimension, of two tensors."""
+    return _max(x, args, kwargs, largest=True)
+
+
+def minimum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.min, likewise."""
+    return _max(x, args, kwargs, largest=False)
+
+
+def _max(x: Any, args: Any, kwargs: Any, largest: bool) -> Multiplier:
+    second = args[0] if args else kwargs.get("other", kwargs.get("dim", ()))
+    if isinstance(second, (Pair, Tensor)) or not isinstance(x, Pair):
+        return _of_two(x, second, largest)
+    return _reduced(x, second, largest)
+
+
+def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
+    """The greater of two values at each place: a maximum over a stack of two."""
+    sides = []
+    for k in (0, 1):
+        both = [s[k] if isinstance(s, Pair) else s for s in (a, b)]
+        sides.append(torch.stack(torch.broadcast_tensors(*both)))
+    share = _reduced(Pair(sides[0], sides[1]), 0, largest)
+
+    def multiplier(upstream: Tensor) -> Any:
+        ((_, both),) = share(upstream)
+        for operand, part in zip((a, b), both):
+            if isinstance(operand, Pair):
+                yield operand, part.sum_to_size(operand.input.shape)
+
+    return multiplier
+
+
+def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
+    """The formula above over some dimensions, moved together to the end."""
+    count = x.input.dim()
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = tuple(d % count for d in dims) if dims else tuple(range(count))
+    kept = [d for d in range(count) if d not in dims]
+    order = [*kept, *dims]
+
+    def flat(side: Tensor) -> Tensor:
+        return side.permute(order).flatten(len(kept)) * (1 if largest else -1)
+
+    high, low = flat(x.input), flat(x.reference)
+    (y, at), (y0, at0) = high.max(-1, keepdim=True), low.max(-1, keepdim=True)
+    where = torch.where(y >= y0, at, at0)
+    dx = high.gather(-1, where) - low.gather(-1, where)
+    slope = torch.where(dx == 0, 1.0, (y - y0) / dx.masked_fill(dx == 0, 1.0))
+    inverse = torch.tensor(order).argsort().tolist()
+    inner = [x.input.shape[d] for d in dims]
+
+    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+        share = upstream.new_zeros(high.shape)
+        share.scatter_(-1, where, upstream.reshape(slope.shape) * slope)
+        return ((x, share.unflatten(-1, inner).permute(inverse)),)
+
+    return multiplier
+
+
+def max_pool(pool: Callable[..., Any]) -> Rule:
+    """A rule for a max-pool or adaptive max-pool.
+
+    Args:
+        pool: The pool of :mod:`torch.nn.functional` that also returns indices.
+    """
+
+    def rule(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+        kwargs.pop("return_indices", None)
+        (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x[:2])
+        spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
+        where = torch.where(top >= top0, at, at0).flatten(-spatial)
+        dx = x.delta.flatten(-spatial).gather(-1, where)
+        dy = (top - top0).flatten(-spatial)
+        slope = torch.where(dx == 0, 1.0, dy / dx.masked_fill(dx == 0, 1.0))
+
+        def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+            share = upstream.new_zeros(x.input.flatten(-spatial).shape)
+            share.scatter_add_(-1, where, upstream.flatten(-spatial) * slope)
+            return ((x, share.view(x.input.shape)),)
+
+        return multiplier
+
+    rule.__name__ = "max_pool"
+    return rule
+
+
+def _dims(pool: Callable[..., Any]) -> int:
+    """Spatial dimensions: the digit in the function's name."""
+    return next(n for n in (1, 2, 3) if f"{n}d" in pool.__name__)
+
+
+POOLS: tuple[tuple[str, Callable[..., Any]], ...] = tuple(
+    (name, getattr(F, f"{kind}_pool{n}d_with_indices"))
+    for n in (1, 2, 3)
+    for kind in ("max", "adaptive_max")
+    for name in (f"{kind}_pool{n}d", f"{kind}_pool{n}d_with_indices")
+)
+
+
+# Order statistics ----------------------------------------------------------------
+
+
+def sort(
+    y: Any, x: Pair, dim: int = -1, descending: bool = False, **kwargs: Any
+) -> Any:
+    """torch.sort: every rank."""
+    descending = kwargs.get("descending", descending)
+    size = x.input.shape[dim]
+    ranks = torch.arange(size)
+    return _ranked(x, kwargs.get("dim", dim), ranks.flip(0) if descending else ranks)
+
+
+def topk(
+    y: Any, x: Pair, k: int, dim: int = -1, largest: bool = True, *_: Any, **__: Any
+) -> Any:
+    """torch.topk: the k highest, or lowest, ranks."""
+    size = x.input.shape[dim]
+    ranks = torch.arange(size - 1, size - 1 - k, -1) if largest else torch.arange(k)
+    return _ranked(x, dim, ranks)
+
+
+def median(y: Any, x: Pair, dim: int | None = None, keepdim: bool = False) -> Any:
+    """torch.median: the lower middle rank."""
+    if dim is None:
+        flat = Pair(x.input.flatten(), x.reference.flatten())
+        share = _ranked(flat, 0, torch.tensor([(flat.input.numel() - 1) // 2]))
+        return _rewired(share, x, lambda m: m.reshape(1))
+    rank = torch.tensor([(x.input.shape[dim] - 1) // 2])
+    share = _ranked(x, dim, rank)
+    return _rewired(share, x, lambda m: m if keepdim else m.unsqueeze(dim))
+
+
+def kthvalue(y: Any, x: Pair, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """torch.kthvalue: rank k."""
+    share = _ranked(x, dim, torch.tensor([k - 1]))
+    return _rewired(share, x, lambda m: m if keepdim else m.unsqueeze(dim))
+
+
+def _rewired(share: Any, x: Pair, reshape: Callable[[Tensor], Tensor]) -> Any:
+    if share is NotImplemented:
+        return share
+
+    def multiplier(upstream: Tensor, *_: Any) -> Any:
+        ((_, part),) = share(reshape(upstream))
+        return ((x, part.reshape(x.input.shape)),)
+
+    return multiplier
+
+
+def _ranked(x: Pair, dim: int, ranks: Tensor) -> Any:
+    """Shares of the line on which each value holds each of some ranks."""
+    size = x.input.shape[dim]
+    if size > MAX_RANKED:
+        return NotImplemented
+    high, low = (s.movedim(dim, -1) for s in x[:2])
+    cuts = _crossings(high, low)
+    edges = torch.cat([torch.zeros_like(cuts[..., :1]), cuts], -1)
+    lengths = torch.diff(edges, append=torch.ones_like(cuts[..., :1]))
+    held = high.new_zeros(*high.shape, len(ranks))
+    ranks = ranks.to(high.device)
+    for piece in range(edges.shape[-1]):
+        width = lengths[..., piece : piece + 1]
+        if not bool((width > 0).any()):
+            continue
+        at = edges[..., piece : piece + 1] + width / 2
+        holder = torch.lerp(low, high, at).argsort(dim=-1, stable=True)[..., ranks]
+        held.scatter_add_(
+            -2,
+            holder.unsqueeze(-2),
+            width.unsqueeze(-1).expand(*holder.shape[:-1], 1, len(ranks)),
+        )
+
+    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+        m = upstream.movedim(dim, -1).unsqueeze(-2)
+        return ((x, (held * m).sum(-1).movedim(-1, dim)),)
+
+    return multiplier
+
+
+def _crossings(high: Tensor, low: Tensor) -> Tensor:
+    """Where on the line two of the values meet, sorted; 1 where they do not."""
+    size = high.shape[-1]
+    i, j = torch.triu_indices(size, size, 1, device=high.device)
+    gap, gap0 = high[..., i] - high[..., j], low[..., i] - low[..., j]
+    crosses = gap.sign() * gap0.sign() < 0
+    at = torch.where(crosses, gap0 / (gap0 - gap).masked_fill(~crosses, 1.0), 1.0)
+    return at.sort(-1).values
