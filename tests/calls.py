@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import oracle
 from torch import Tensor
 
-from captum_ehr.propagation import two_passes
+from captum_ehr.propagation import Attributions, attributions, two_passes
 from captum_ehr.propagation.passes import Tape
 
 #: The same examples in every run: a failure is a defect, never bad luck.
@@ -122,3 +122,28 @@ def check(
     assert_complete(ran, inputs, references, slack)
     assert ran.tape.diagnostics().exact
     return ran
+
+
+def explained(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    x0: Tensor,
+    tolerance: float = 1e-10,
+    **options: Any,
+) -> Attributions:
+    """One explanation; its attributions add up and the model's output is its own."""
+    with torch.no_grad():
+        plain = model(x, *options.get("args", ()))
+    run = attributions(model, (x,), (x0,), **options)
+    target = options.get("target")
+    plain = plain.reshape(len(x)) if target is None else plain[:, target]
+    torch.testing.assert_close(run.f_input, plain.detach(), rtol=1e-6, atol=1e-6)
+    change = (run.f_input - run.f_reference).abs()
+    assert run.attributions[0].isfinite().all()
+    assert (run.delta.abs() <= tolerance * change.clamp_min(1e-3)).all(), run.delta
+    return run
+
+
+def total(y: Tensor) -> Tensor:
+    """One value per row."""
+    return y.flatten(1).sum(1)

@@ -45,7 +45,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "__rsub__": (2.0,), "__getitem__": (0,), "masked_fill": (BOOL, 2.0),
     "masked_scatter": (BOOL, TABLE), "index_fill": (1, I2, 2.0),
     "index_add": (1, I2, ONES[:, :2]), "index_copy": (1, I2, ONES[:, :2]),
-    "index_put": ((I2[:1],), TABLE), "scatter": (0, ROWS[:1], TABLE),
+    "index_put": ((I2[:1],), TABLE[:1]), "scatter": (0, ROWS[:1], TABLE),
     "scatter_add": (0, ROWS, TABLE), "select_scatter": (ONES[0], 0, 1),
     "slice_scatter": (ONES[:1], 0, 0, 1), "diagonal_scatter": (ONES[0, :2],),
     "pad": ((1, 1), "constant", 3.0), "constant_pad_nd": ((1, 1), 3.0),
@@ -121,8 +121,10 @@ def _generic(name: str) -> Function | None:
         return None
     for function in operations.named(name):
         try:
-            function(sides(SHAPES.get(name, (2, 3)), 0)[0], *arguments)
+            result = function(sides(SHAPES.get(name, (2, 3)), 0)[0], *arguments)
         except (TypeError, RuntimeError):
+            continue
+        if result is NotImplemented:
             continue
         return lambda x: function(x, *arguments)
     return None
