@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model
 from ..explanation import Explanation
-from ..propagation import Rule, two_passes, viewed, with_rules
+from ..propagation import Rule, multipliers, two_passes, viewed, with_rules
 from .captums import CAPTUM_ATTRIBUTE
 from .completeness import (
     CHOICES,
@@ -335,12 +335,7 @@ class DeepLiftEHR(DeepLift):
         """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
         with torch.enable_grad():
             value = forward_fn()
-            if value.requires_grad:
-                found = torch.autograd.grad(
-                    value.sum(), inputs, allow_unused=True, materialize_grads=True
-                )
-            else:
-                found = tuple(torch.zeros_like(x) for x in inputs)
+            found = multipliers(value, inputs)
         assert self._run is not None
         self._run.multipliers = found
         return found

@@ -10,6 +10,7 @@ from .explain import (
     TwoSided,
     attributions,
     foreign_functions,
+    multipliers,
     two_passes,
     viewed,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "elementwise",
     "foreign_functions",
     "middle",
+    "multipliers",
     "path_integral",
     "private_view",
     "product",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from itertools import count
 from typing import Any
 
 import torch
@@ -48,7 +50,7 @@ class Call:
 
     def resolve(self, args: Any, kwargs: Any, output: Any) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
-        slots = iter(range(1 << 30))
+        slots = count()
         paired = [_pair(a, b, slots) for a, b in zip(self.args, args)]
         named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
         result = _pair_outputs(self.output, output)
@@ -103,12 +105,51 @@ def out_of_place(
     entry: Entry, func: Any, kwargs: Any
 ) -> tuple[Any, dict[str, Any], bool]:
     """The same call without its side effect, and whether it had one."""
+    if entry.kind is Kind.OVERWRITE:
+        return func, kwargs, True
     if entry.inplace is not None:
         return entry.inplace, kwargs, True
     if "inplace" in kwargs:
         rest = {key: value for key, value in kwargs.items() if key != "inplace"}
         return func, rest, bool(kwargs["inplace"])
     return func, kwargs, False
+
+
+def without_writing(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that an in-place one is named after; others are themselves."""
+    name = label(func)
+    if name.endswith("_") and not name.endswith("__"):
+        return getattr(torch.Tensor, name[:-1], func)
+    return func
+
+
+def replaying(func: Callable[..., Any], state: Tensor) -> Callable[..., Any]:
+    """A function that draws the same random numbers whenever it is called."""
+
+    @wraps(func)
+    def replay(*args: Any, **kwargs: Any) -> Any:
+        torch.set_rng_state(state)
+        return func(*args, **kwargs)
+
+    return replay
+
+
+def positional(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """A call's operands in the order of its arguments, however they were named."""
+    if len(args) < 2 and kwargs:
+        for place, names in enumerate(_OPERANDS):
+            key = next((name for name in names if name in kwargs), None)
+            if len(args) == place and key is not None:
+                args = (*args, kwargs[key])
+                kwargs = {k: v for k, v in kwargs.items() if k != key}
+    return args, kwargs
+
+
+#: torch's names for the first and the second operand of a call.
+_OPERANDS = (
+    ("input", "self", "A", "x", "tensor"),
+    ("other", "exponent", "mat2", "vec"),
+)
 
 
 def check_shapes(call: Call, output: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -118,15 +119,25 @@ def attributions(
         bases = [x.detach().clone() for x in references]
         run = two_passes(view, leaves, bases, args, table)
         chosen = [_column(side, target) for side in run[:2]]
-        gradients = torch.autograd.grad(
-            chosen[0].sum(), leaves, allow_unused=True, materialize_grads=True
-        )
+        gradients = multipliers(chosen[0], leaves)
     with torch.no_grad():
         shares = tuple(g * (x - b) for g, x, b in zip(gradients, leaves, bases))
         f_input, f_reference = chosen[0].detach(), chosen[1]
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
     return Attributions(shares, f_input, f_reference, delta, run.tape.diagnostics())
+
+
+def multipliers(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The chain rule from an explained value into the inputs, and into nothing else.
+
+    Zeros for an input that the value does not depend on.
+    """
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(x) for x in inputs)
+    return torch.autograd.grad(
+        value.sum(), inputs, allow_unused=True, materialize_grads=True
+    )
 
 
 def viewed(model: nn.Module, table: Table) -> Any:
@@ -146,7 +157,7 @@ def viewed(model: nn.Module, table: Table) -> Any:
 
 def _column(output: Tensor, target: int | None) -> Tensor:
     if target is None:
-        if output.dim() > 1 and output[0].numel() != 1:
+        if math.prod(output.shape[1:]) != 1:
             raise ValueError(
                 f"The output has shape {tuple(output.shape)}; say which column to "
                 "explain with target=."

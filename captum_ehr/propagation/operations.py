@@ -22,7 +22,7 @@ LINEAR = """
     gather take take_along_dim masked_select chunk split split_with_sizes
     tensor_split unbind hsplit vsplit dsplit cat concat concatenate stack hstack
     vstack dstack column_stack row_stack broadcast_to broadcast_tensors unfold
-    diagonal diag diag_embed diagflat tril triu contiguous clone to type type_as
+    diagonal diag diag_embed diagflat tril triu contiguous clone
     float double half bfloat16 cpu cuda sum mean nansum nanmean cumsum trace neg
     negative positive add sub subtract rsub __add__ __radd__ __sub__ __rsub__
     __neg__ __pos__ __getitem__ __setitem__ __iadd__ __isub__ add_ sub_ subtract_
@@ -32,7 +32,7 @@ LINEAR = """
     diagonal_scatter where copy_ fill_ zero_ pad fold im2col col2im pixel_shuffle
     pixel_unshuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample dropout dropout1d
-    dropout2d dropout3d feature_dropout alpha_dropout dropout_ batch_norm
+    dropout2d dropout3d feature_dropout alpha_dropout dropout_
     real imag conj resolve_conj resolve_neg view_as_real view_as_complex as_strided
     squeeze_ unsqueeze_ transpose_ t_ swapaxes_ requires_grad_ retain_grad
     register_hook __len__ split_copy unsafe_chunk unsafe_split nan_to_num
@@ -44,9 +44,12 @@ LINEAR = """
 #: Tensor attributes that are linear maps; all others are queries.
 LINEAR_PROPERTIES = frozenset("T H mT mH real imag".split())
 
+#: Linear where their result is floating point, else structural.
+CASTS = "to type type_as".split()
+
 #: Linear in each operand, a product of two that are both attributed.
 MULTILINEAR = """
-    mul multiply __mul__ __rmul__ __imul__ mul_ multiply_ matmul mm bmm mv dot vdot
+    mul multiply __mul__ __rmul__ __imul__ matmul mm bmm mv dot vdot
     inner outer ger __matmul__ __rmatmul__ einsum linear bilinear conv1d conv2d
     conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm addmv addbmm
     baddbmm addr addcmul lerp tensordot kron chain_matmul cross conv_tbc sspaddmm

@@ -29,8 +29,11 @@ from .calls import (
     detached,
     is_product,
     out_of_place,
+    positional,
+    replaying,
     rewrapped,
     tensors_in,
+    without_writing,
 )
 from .diagnostics import Diagnostics, Operation
 from .operations import label
@@ -95,58 +98,62 @@ class InputPass(TorchFunctionMode):
 
     def dispatch(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that may need a rule."""
+        args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
+        if entry is None:
+            if not attributed:
+                return func(*args, **kwargs)
+            return self._unknown(func, args, kwargs, attributed)
+        plain, rest, overwrites = out_of_place(entry, func, kwargs)
+        if overwrites and args:
+            self._shelter(args[0])
         if not attributed:
             return func(*args, **kwargs)
-        if entry is None:
-            return self._unknown(func, args, kwargs, attributed)
         if entry.kind is Kind.RULE or is_product(entry, args, attributed):
-            return self.record(entry, func, args, kwargs, attributed)
+            return self.record(entry, plain, args, rest, attributed, overwrites)
         if entry.kind is Kind.EXPAND:
-            return self._expand(entry, func, args, kwargs, attributed)
+            return self._expand(entry, plain, args, rest, attributed, overwrites)
         if entry.kind is Kind.STRUCTURE:
-            return self._structure(entry, func, args, kwargs)
+            return self._structure(func, args, kwargs)
         if entry.kind is Kind.IDENTITY:
             return args[0].view_as(args[0])
-        if entry.kind is Kind.OVERWRITE or entry.inplace is not None:
-            self._shelter(args[0])
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if entry.kind is Kind.CAST and not output.requires_grad:
+            return self._structure(func, args, kwargs, output)
+        return output
 
     def _expand(
         self,
         entry: Entry,
-        func: Any,
+        plain: Any,
         args: Any,
         kwargs: Any,
         attributed: list[Tensor],
+        overwrites: bool,
     ) -> Any:
         """Run a function's parts instead of the function."""
         assert entry.rule is not None
         position = len(self.tape.functions) - 1
-        plain, kwargs, overwrites = out_of_place(entry, func, kwargs)
         with self:
             result = entry.rule(*args, **kwargs)
         if result is NotImplemented:
-            return self._unknown(func, args, kwargs, attributed)
+            return self._unknown(plain, args, kwargs, attributed)
         self.tape.calls[position] = Call(entry, plain, (), {}, None)
-        if overwrites:
-            self._shelter(args[0])
-            return args[0].copy_(result)
-        return result
+        return args[0].copy_(result) if overwrites else result
 
     def record(
         self,
         entry: Entry,
-        func: Any,
+        plain: Any,
         args: Any,
         kwargs: Any,
         attributed: list[Tensor],
+        overwrites: bool = False,
     ) -> Any:
         """Run the call, and put its rule where autograd would have its derivative."""
-        func, kwargs, overwrites = out_of_place(entry, func, kwargs)
         with torch.no_grad():
-            output = func(*args, **kwargs)
-        call = Call(entry, func, args, kwargs, detached(output))
+            output = plain(*args, **kwargs)
+        call = Call(entry, plain, args, kwargs, detached(output))
         self.tape.calls[len(self.tape.functions) - 1] = call
         with torch.enable_grad():
             result = rewrapped(output, Node.apply(call, [output], *attributed))
@@ -159,22 +166,19 @@ class InputPass(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: Any, attributed: list[Tensor]
     ) -> Any:
         """A call that no rule names: integrated, if it is differentiable at all."""
+        plain = without_writing(func)
+        before = torch.get_rng_state()
         with torch.enable_grad():
-            trial = func(*args, **kwargs)
-        live = [t for t in tensors_in(trial) if t.requires_grad]
-        if not live:
-            return self._structure(NATIVE, func, args, kwargs, trial)
-        if label(func).endswith("_"):
-            self.tape.messages.append(
-                f"{label(func)}: writes in place and has no rule; its gradient at "
-                "the input was used"
-            )
-            return trial
-        return self.record(Entry(Kind.RULE), func, args, kwargs, attributed)
+            trial = plain(*args, **kwargs)
+        if not any(t.requires_grad for t in tensors_in(trial)):
+            return self._structure(func, args, kwargs, trial)
+        overwrites = plain is not func
+        if not torch.equal(before, torch.get_rng_state()):
+            plain = replaying(plain, before)
+        entry = Entry(Kind.RULE, None, plain if overwrites else None)
+        return self.record(entry, plain, args, kwargs, attributed, overwrites)
 
-    def _structure(
-        self, entry: Entry, func: Any, args: Any, kwargs: Any, output: Any = None
-    ) -> Any:
+    def _structure(self, func: Any, args: Any, kwargs: Any, output: Any = None) -> Any:
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
@@ -238,7 +242,8 @@ class ReferencePass(TorchFunctionMode):
 
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
-        plain, kwargs, overwrites = out_of_place(entry, func, kwargs)
+        args, kwargs = positional(args, kwargs)
+        _, kwargs, overwrites = out_of_place(entry, func, kwargs)
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:
                 output = entry.rule(*args, **kwargs)
@@ -248,7 +253,7 @@ class ReferencePass(TorchFunctionMode):
             if crossed:
                 self.tape.messages.append(_crossing(label(func), value, crossed))
             return value
-        output = plain(*args, **kwargs)
+        output = call.function(*args, **kwargs)
         check_shapes(call, output)
         ours = call.output
         call.resolve(args, kwargs, output)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .operations import (
+    CASTS,
     LINEAR,
     LINEAR_PROPERTIES,
     MULTILINEAR,
@@ -49,6 +50,7 @@ class Kind(Enum):
     QUOTIENT = auto()  #: a rule when the divisor is attributed, else native
     EXPAND = auto()  #: run as the entry's Python function, call by call
     STRUCTURE = auto()  #: steers the computation; kept for the reference
+    CAST = auto()  #: native if its result is floating point, else structure
     IGNORE = auto()  #: no_grad inside a model: what it computes still depends
     IDENTITY = auto()  #: detach and the like: passes on what it gets
 
@@ -96,6 +98,7 @@ def default_table() -> Table:
         (NEUTRAL_NAMES, NEUTRAL),
         (LINEAR, NATIVE),
         (STRUCTURAL, Entry(Kind.STRUCTURE)),
+        (CASTS, Entry(Kind.CAST)),
         (("detach", "detach_", "data"), Entry(Kind.IDENTITY)),
     ):
         for name in names:
@@ -107,8 +110,7 @@ def default_table() -> Table:
     table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
-        for function in named(name):
-            table[function] = Entry(Kind.PRODUCT, multilinear(function))
+        _add(table, name, Entry(Kind.PRODUCT, multilinear(next(named(name)))))
     for name, rule in _rules():
         kind = table.get(next(named(name), None), NATIVE).kind
         kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
@@ -187,6 +189,7 @@ def _rules() -> list[tuple[str, Rule]]:
             (normalization.layer_norm, "layer_norm"),
             (normalization.rms_norm, "rms_norm"),
             (normalization.group_norm, "group_norm"),
+            (normalization.batch_norm, "batch_norm"),
             (normalization.instance_norm, "instance_norm"),
         )
         for name in names.split()

@@ -32,15 +32,17 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
     grid = [((p + 1) / 2, w / 2) for p, w in zip(points.tolist(), weights.tolist())]
 
     def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        args, kwargs = _own(args), {key: _own(value) for key, value in kwargs.items()}
         pairs = _pairs((*args, *kwargs.values()))
 
         def multiplier(*upstream: Tensor | None) -> Shares:
             totals = [torch.zeros_like(pair.input) for pair in pairs]
-            for alpha, weight in grid:
-                parts = _vjp(function, args, kwargs, pairs, alpha, upstream)
-                for total, part in zip(totals, parts):
-                    if part is not None:
-                        total.add_(part, alpha=weight)
+            with torch.random.fork_rng(devices=[]):
+                for alpha, weight in grid:
+                    parts = _vjp(function, args, kwargs, pairs, alpha, upstream)
+                    for total, part in zip(totals, parts):
+                        if part is not None:
+                            total.add_(part, alpha=weight)
             return zip(pairs, totals)
 
         return multiplier
@@ -99,6 +101,17 @@ def _pairs(values: Sequence[Any]) -> list[Pair]:
         elif isinstance(value, (list, tuple)):
             found.extend(_pairs(value))
     return found
+
+
+def _own(value: Any) -> Any:
+    """Copies: the model may overwrite its tensors before the backward pass."""
+    if isinstance(value, Pair):
+        return Pair(value.input.clone(), value.reference.clone(), value.slot)
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_own(item) for item in value)
+    return value
 
 
 def _place(value: Any, points: dict[int, Tensor]) -> Any:

@@ -78,6 +78,29 @@ def group_norm(
     return _scaled(x, per_channel, lambda m: share(m.reshape(grouped)).reshape(shape))
 
 
+def batch_norm(
+    y: Pair,
+    x: Pair,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Multiplier:
+    """F.batch_norm: linear with running statistics, else standardised over rows."""
+    if isinstance(weight, Pair) or isinstance(bias, Pair):
+        return NotImplemented
+    shape = (1, -1, *[1] * (x.input.dim() - 2))
+    scale = None if weight is None else weight.view(shape)
+    if not training and running_var is not None:
+        slope = torch.rsqrt(running_var.view(shape) + eps)
+        return _scaled(x, slope if scale is None else slope * scale, lambda m: m)
+    dims = tuple(d for d in range(x.input.dim()) if d != 1)
+    return _scaled(x, scale, _standardise(wide(x), dims, eps, centred=True))
+
+
 def instance_norm(
     y: Pair,
     x: Pair,

@@ -105,7 +105,7 @@ def _constant_exponent(y: Pair, x: Pair, n: Tensor | float) -> Multiplier:
     elif not isinstance(n, Tensor) and n in (0, 1):
         m = torch.full_like(x.input, float(n))
     else:
-        m = guarded(x, y, n * x.mean ** (n - 1))
+        m = guarded(x, y, lambda at: n * at ** (n - 1))
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 

@@ -49,7 +49,7 @@ def gru(
     """One scan of a GRU; the formulas above."""
     if _attributed(weights):
         return NotImplemented
-    w_ih, w_hh, b_ih, b_hh = _weights(weights)
+    w_ih, w_hh, b_ih, b_hh, _ = weights
     data, state = _pair(data), _pair(state)
     h = _before(state, y, sizes)
     a = _linear(data, w_ih, b_ih).chunk(3)
@@ -91,8 +91,7 @@ def lstm(
     """One scan of an LSTM, with its final cell state as the second output."""
     if _attributed(weights):
         return NotImplemented
-    w_ih, w_hh, b_ih, b_hh = _weights(weights[:4])
-    project = weights[4] if len(weights) > 4 else None
+    w_ih, w_hh, b_ih, b_hh, project = weights
     data, hidden, cell = _pair(data), _pair(hidden), _pair(cell)
     h = _before(hidden, ys[0], sizes)
     pre = (_linear(data, w_ih, b_ih) + _linear(h, w_hh, b_hh)).chunk(4)
@@ -150,7 +149,7 @@ def _rnn(
 ) -> Multiplier:
     if _attributed(weights):
         return NotImplemented
-    w_ih, w_hh, b_ih, b_hh = _weights(weights)
+    w_ih, w_hh, b_ih, b_hh, _ = weights
     data, state = _pair(data), _pair(state)
     h = _before(state, y, sizes)
     pre = _linear(data, w_ih, b_ih) + _linear(h, w_hh, b_hh)
@@ -206,12 +205,6 @@ def _linear(x: Pair, weight: Tensor, bias: Tensor | None) -> _Both:
 
 def _pair(operand: Pair | Tensor) -> Pair:
     return operand if isinstance(operand, Pair) else Pair(operand, operand)
-
-
-def _weights(weights: Sequence[Any]) -> tuple[Tensor, Tensor, Any, Any]:
-    w_ih, w_hh, *biases = weights
-    b_ih, b_hh = biases or (None, None)
-    return w_ih, w_hh, b_ih, b_hh
 
 
 def _attributed(weights: Sequence[Any]) -> bool:
@@ -283,7 +276,7 @@ def lstm_scan(
     """As gru_scan, with the final cell states ``(sequences, hidden)``."""
     states = (hidden.unsqueeze(0), cell.unsqueeze(0))
     output, _, cells = _fused(torch.lstm, data, sizes, states, weights)
-    return output, cells.squeeze(0)
+    return output, cells.squeeze(0).clone()
 
 
 @overridable
@@ -299,10 +292,17 @@ def rnn_relu_scan(data: Tensor, sizes: Sizes, state: Tensor, *weights: Any) -> T
 
 
 def _fused(kernel: Any, data: Tensor, sizes: Sizes, state: Any, weights: Any) -> Any:
-    biased = len(weights) > 3
-    return kernel(
-        data, torch.tensor(sizes), state, list(weights), biased, 1, 0.0, False, False
-    )
+    biased = weights[2] is not None
+    given = [w for w in weights if w is not None]
+    return kernel(data, torch.tensor(sizes), state, given, biased, 1, 0.0, False, False)
+
+
+def _five(params: Sequence[Tensor], biased: bool) -> list[Tensor | None]:
+    """W, U, their biases and an LSTM's projection, None where there is none."""
+    w_ih, w_hh, *rest = params
+    biases = rest[:2] if biased else [None, None]
+    project = rest[2:] if biased else rest
+    return [w_ih, w_hh, *biases, *(project or [None])]
 
 
 class _Layout(NamedTuple):
@@ -349,7 +349,7 @@ def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
         outputs = []
         for direction in range(directions):
             k = layer * directions + direction
-            weights = params[k * per_cell : (k + 1) * per_cell]
+            weights = _five(params[k * per_cell : (k + 1) * per_cell], biased)
             rows = data[layout.mirror] if direction else data
             out = scan(rows, sizes, *(s[k] for s in states), *weights)
             hidden, *cells = (out,) if isinstance(out, Tensor) else out
@@ -362,8 +362,15 @@ def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
     return data, *(torch.stack(side) for side in zip(*finals))
 
 
-def one_step(scan: Any, x: Tensor, state: Any, *weights: Any) -> Any:
-    """A recurrent cell is a scan of one step."""
-    states = (state,) if isinstance(state, Tensor) else tuple(state)
-    weights = tuple(w for w in weights if w is not None)
-    return scan(x, (x.shape[0],), *states, *weights)
+def one_step(
+    scan: Any,
+    input: Tensor,
+    hx: Any,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Any:
+    """A recurrent cell is a scan of one step; arguments as ``torch.gru_cell``'s."""
+    states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    return scan(input, (input.shape[0],), *states, w_ih, w_hh, b_ih, b_hh, None)

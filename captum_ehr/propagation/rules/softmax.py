@@ -1,6 +1,6 @@
 r"""softmax, log_softmax and logsumexp, exact through the logarithmic mean.
 
-With :math:`L(u, v) = (u - v)/(\ln u - \ln v)`, :math:`e = \exp(x - \max)` and
+With :math:`L(u, v) = (u - v)/(\ln u - \ln v)`, :math:`e = \exp(x)` and
 :math:`Z = \sum e`,
 
 .. math::
@@ -66,13 +66,13 @@ def logsumexp(
 def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Δx, Δ ln Z and the weights w, all of x's number of dimensions.
 
-    Logits that are -inf on both sides (masked) have e = 0 and Δx = 0.
+    As L(u, v) = max(u, v)·φ(|ln u - ln v|), the weights need only differences of
+    logarithms: no exponential over- or underflows. Logits that are -inf on both sides
+    (masked) have e = 0 and Δx = 0.
     """
-    top = torch.maximum(x.input, x.reference).amax(dim, keepdim=True)
-    e, e0 = torch.exp(x.input - top), torch.exp(x.reference - top)
-    z, z0 = e.sum(dim, keepdim=True), e0.sum(dim, keepdim=True)
-    dx = torch.nan_to_num(x.delta)
-    log_z = z.log() - z0.log()
-    mean_z = torch.maximum(z, z0).mul_(phi(log_z.abs()))
-    weights = torch.maximum(e, e0).mul_(phi(dx.abs())).div_(mean_z)
-    return dx, log_z, weights
+    log_z = x.input.logsumexp(dim, keepdim=True)
+    log_z0 = x.reference.logsumexp(dim, keepdim=True)
+    dx, dz = torch.nan_to_num(x.delta), torch.nan_to_num(log_z - log_z0)
+    top = torch.maximum(x.input, x.reference) - torch.maximum(log_z, log_z0)
+    weights = top.exp_().mul_(phi(dx.abs())).div_(phi(dz.abs()))
+    return dx, dz, weights
