@@ -86,9 +86,7 @@ def assert_close(
     assert found.shape == expected.shape
     assert np.isfinite(found).all()
     worst = np.abs(found - expected).max(initial=0.0)
-    assert worst <= tolerance * max(
-        np.abs(expected).max(initial=0.0), floor, 1e-30
-    )
+    assert worst <= tolerance * max(np.abs(expected).max(initial=0.0), floor, 1e-30)
 
 
 def assert_complete(

@@ -289,9 +289,7 @@ def test_half_precision_gives_multipliers_near_the_secant(
     x0 = torch.full_like(x, low + 0.2 * (high - low))
     ran = run_call(function, (x,), (x0,))
     slopes = ran.multipliers[0].double() / ran.upstream.double()
-    expected = [
-        oracles.secant(name, a, b) for a, b in zip(x.tolist(), x0.tolist())
-    ]
+    expected = [oracles.secant(name, a, b) for a, b in zip(x.tolist(), x0.tolist())]
     assert_close(slopes, np.array(expected), 0.03)
 
 

@@ -144,10 +144,7 @@ BILINEAR: dict[str, tuple[Function, Formula, tuple[Any, Any]]] = {
     "conv1d": (
         F.conv1d,
         lambda a, b: np.stack(
-            [
-                sum(a[:, c, t : t + 2] @ b[:, c].T for c in range(2))
-                for t in range(3)
-            ],
+            [sum(a[:, c, t : t + 2] @ b[:, c].T for c in range(2)) for t in range(3)],
             axis=-1,
         ),
         ((1, 2, 4), (2, 2, 2)),
@@ -226,9 +223,7 @@ def test_power_of_a_constant(seed: int, dtype: torch.dtype, base: float) -> None
 
 
 @examples
-@given(
-    seed=seeds, dtype=dtypes, exponent=st.sampled_from([-1.0, 0.5, 1.5, 2.0, 3.0])
-)
+@given(seed=seeds, dtype=dtypes, exponent=st.sampled_from([-1.0, 0.5, 1.5, 2.0, 3.0]))
 def test_power_with_a_constant_exponent(
     seed: int, dtype: torch.dtype, exponent: float
 ) -> None:

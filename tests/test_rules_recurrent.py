@@ -71,12 +71,16 @@ def reference_layer(
             w = [_array(getattr(module, f"{n}_{suffix}", None)) for n in names]
             steps, hs, cs = [], [], []
             for b, n in enumerate(lengths):
-                h = np.zeros(h_size) if states is None else states[0][
-                    k * directions + d, b
-                ]
-                c = np.zeros(module.hidden_size) if states is None else states[-1][
-                    k * directions + d, b
-                ]
+                h = (
+                    np.zeros(h_size)
+                    if states is None
+                    else states[0][k * directions + d, b]
+                )
+                c = (
+                    np.zeros(module.hidden_size)
+                    if states is None
+                    else states[-1][k * directions + d, b]
+                )
                 outputs: list[Any] = [None] * n
                 for t in reversed(range(n)) if d else range(n):
                     if isinstance(module, nn.GRU):
@@ -94,8 +98,10 @@ def reference_layer(
             finals_h.append(np.stack(hs))
             finals_c.append(np.stack(cs))
         rows = [
-            [np.concatenate([found[d][b][t] for d in range(directions)])
-             for t in range(n)]
+            [
+                np.concatenate([found[d][b][t] for d in range(directions)])
+                for t in range(n)
+            ]
             for b, n in enumerate(lengths)
         ]
     return rows, finals_h, finals_c
@@ -155,9 +161,7 @@ def test_packed_layers_of_unsorted_lengths_from_attributed_states(name: str) -> 
 
     def formula(x: Any, h: Any, c: Any) -> Any:
         rows, hs, cs = reference_layer(module, x, LENGTHS, [h, c])
-        return _all(
-            *(r for row in rows for r in row), *hs, *(cs if is_lstm else []), c
-        )
+        return _all(*(r for row in rows for r in row), *hs, *(cs if is_lstm else []), c)
 
     ran = check(call, formula, (x, h, c), (x0, h0, c0))
     pad = torch.arange(3) >= torch.tensor(LENGTHS)[:, None]
@@ -327,9 +331,7 @@ def test_multihead_attention(mask: str, need_weights: bool) -> None:
         blocked |= causal.numpy()
 
     def call(x: Tensor) -> Tensor:
-        y, _ = module(
-            x, x, x, padding, need_weights=need_weights, attn_mask=causal
-        )
+        y, _ = module(x, x, x, padding, need_weights=need_weights, attn_mask=causal)
         return y
 
     added = np.where(blocked, -np.inf, 0.0)

@@ -98,9 +98,7 @@ def test_masked_logits_get_exactly_nothing(
     low = torch.finfo(dtype).min if fill == "finfo" else float(fill)
     x, x0 = sides((3, 5), 4, dtype)
     mask = torch.tensor([False, False, True, False, True])
-    ran = run_call(
-        lambda x: x.masked_fill(mask, low).softmax(-1), (x,), (x0,)
-    )
+    ran = run_call(lambda x: x.masked_fill(mask, low).softmax(-1), (x,), (x0,))
     assert (ran.multipliers[0][:, mask] == 0).all()
     assert_complete(ran, (x,), (x0,))
     kept = run_call(lambda x: x[:, ~mask].softmax(-1), (x,), (x0,))

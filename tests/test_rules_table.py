@@ -199,15 +199,12 @@ OPTIONAL: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize(
-    "names", ["LINEAR", "MULTILINEAR", "STRUCTURAL", "NEUTRAL"]
-)
+@pytest.mark.parametrize("names", ["LINEAR", "MULTILINEAR", "STRUCTURAL", "NEUTRAL"])
 def test_every_name_stands_for_a_function(names: str) -> None:
     missing = {
         name
         for name in getattr(operations, names)
-        if not list(operations.named(name))
-        and not hasattr(torch.Tensor, name)
+        if not list(operations.named(name)) and not hasattr(torch.Tensor, name)
     }
     assert missing <= set(OPTIONAL)
 
