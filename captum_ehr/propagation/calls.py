@@ -64,14 +64,19 @@ class Call:
         self.multiplier = served
         self.args = self.kwargs = self.output = None
 
-    def tensors(self) -> Iterator[tuple[list[Any] | dict[str, Any], Any, Tensor]]:
-        """Every recorded tensor, with where it is kept."""
-        self.args = list(self.args)
-        for box in (self.args, self.kwargs):
-            keys = range(len(box)) if isinstance(box, list) else list(box)
-            for key in keys:
-                if isinstance(box[key], Tensor):
-                    yield box, key, box[key]
+    def shelter(self, memory: int) -> None:
+        """Copy what is recorded in memory that is about to be overwritten."""
+        self.args = _sheltered(self.args, memory)
+        self.kwargs = {k: _sheltered(v, memory) for k, v in self.kwargs.items()}
+        self.output = _sheltered(self.output, memory)
+
+
+def _sheltered(value: Any, memory: int) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone() if value.untyped_storage().data_ptr() == memory else value
+    if type(value) in (list, tuple):
+        return type(value)(_sheltered(item, memory) for item in value)
+    return value
 
 
 class Node(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +69,9 @@ def two_passes(
         DivergenceError: If the function runs other operations on the reference.
     """
     tape = Tape(default_table() if table is None else table)
+    args = [
+        a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
+    ]
     with _same_randomness(inputs) as rewind:
         with torch.enable_grad(), InputPass(tape):
             output = forward(*(x.clone() for x in inputs), *args)
@@ -113,8 +117,8 @@ def attributions(
         True
     """
     table = with_rules(rules)
-    view = viewed(model, table) if isinstance(model, nn.Module) else model
     with torch.inference_mode(False):
+        view = viewed(model, table) if isinstance(model, nn.Module) else model
         leaves = [x.detach().clone().requires_grad_() for x in inputs]
         bases = [x.detach().clone() for x in references]
         run = two_passes(view, leaves, bases, args, table)
@@ -125,7 +129,11 @@ def attributions(
         f_input, f_reference = chosen[0].detach(), chosen[1]
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
-    return Attributions(shares, f_input, f_reference, delta, run.tape.diagnostics())
+        report = run.tape.diagnostics()
+        for name in foreign_functions(run.output):
+            message = f"{name}: came past no rule; its derivative at the input was used"
+            report = replace(report, messages=(*report.messages, message))
+    return Attributions(shares, f_input, f_reference, delta, report)
 
 
 def multipliers(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -186,9 +194,10 @@ def _same_randomness(tensors: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
 
 
 def foreign_functions(output: Tensor) -> tuple[str, ...]:
-    """Names of the custom autograd functions that a result depends on.
+    """Names of what a result depends on that came past no rule.
 
-    Their own backward passes are plain derivatives, which no rule can replace.
+    Custom autograd functions, whose backward passes are derivatives that no rule can
+    replace, and non-linear operations inside TorchScript, which no function mode sees.
     """
     found: dict[str, None] = {}
     stack, seen = [output.grad_fn], set()
@@ -197,9 +206,19 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         if node is None or node in seen:
             continue
         seen.add(node)
+        name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            if name != "Node":
-                found[name] = None
+            if name != "NodeBackward":
+                found[name.removesuffix("Backward")] = None
+        elif name.rstrip("0123456789").removesuffix("Backward") in _UNRULED:
+            found[name.rstrip("0123456789").removesuffix("Backward")] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
     return tuple(found)
+
+
+#: autograd's names of operations that never stand in a graph under their own name
+#: when a pass has seen them.
+_UNRULED = frozenset(
+    "Tanh Sigmoid Relu Exp Log Softmax LogSoftmax Gelu Silu Elu Pow Sqrt Rsqrt Abs "
+    "LeakyRelu Softplus Threshold Hardtanh Clamp Reciprocal NativeLayerNorm".split()
+)

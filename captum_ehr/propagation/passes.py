@@ -139,7 +139,10 @@ class InputPass(TorchFunctionMode):
         if result is NotImplemented:
             return self._unknown(plain, args, kwargs, attributed)
         self.tape.calls[position] = Call(entry, plain, (), {}, None)
-        return args[0].copy_(result) if overwrites else result
+        if overwrites:
+            self._shelter(args[0])
+            return args[0].copy_(result)
+        return result
 
     def record(
         self,
@@ -194,12 +197,7 @@ class InputPass(TorchFunctionMode):
         for call in self.tape.calls.values():
             if call.args is None:
                 continue
-            for box, key, tensor in call.tensors():
-                if tensor.untyped_storage().data_ptr() == memory:
-                    box[key] = tensor.clone()
-            if isinstance(call.output, Tensor):
-                if call.output.untyped_storage().data_ptr() == memory:
-                    call.output = call.output.clone()
+            call.shelter(memory)
 
 
 class ReferencePass(TorchFunctionMode):
@@ -303,7 +301,7 @@ def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:
     entry = table_entry._replace(rule=_with_module(table_entry, module))
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        mode = _active_pass()
+        mode = _active_pass() if torch._C._is_torch_function_mode_enabled() else None
         if mode is None:
             return forward(*args, **kwargs)
         with _without_modes():

@@ -39,10 +39,18 @@ def scaled_dot_product_attention(
             scores = scores.masked_fill(~attn_mask, float("-inf"))
         else:
             scores = scores + attn_mask
-    weights = torch.softmax(scores, dim=-1)
+    weights = _blind_to_zero(torch.softmax(scores, dim=-1), attn_mask)
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
     return torch.matmul(weights, value)
+
+
+def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
+    """A query that may see nothing gets zeros, as in torch's fused attention."""
+    if mask is None:
+        return weights
+    shut = ~mask if mask.dtype == torch.bool else mask == float("-inf")
+    return weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
 
 
 def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -72,6 +80,8 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
     if mask is not None:
         scores = scores + mask
     weights = torch.softmax(scores, dim=-1)
+    if not p["need_weights"]:
+        weights = _blind_to_zero(weights, mask)
     if p["training"] and p["dropout_p"]:
         weights = F.dropout(weights, p["dropout_p"])
     out = torch.matmul(weights, v).permute(2, 0, 1, 3).flatten(2)

@@ -27,6 +27,36 @@ def softmin(
     return torch.softmax(-input, dim, dtype=dtype)  # type: ignore[arg-type]
 
 
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Bounds that are numbers, or tensors, which may be attributed themselves."""
+    numbers = not isinstance(min, Tensor) and not isinstance(max, Tensor)
+    if numbers and min is not None and max is not None and min <= max:
+        return F.hardtanh(input, min, max)
+    if min is not None:
+        bounded = isinstance(min, Tensor)
+        input = torch.maximum(input, min) if bounded else torch.clamp_min(input, min)
+    if max is not None:
+        bounded = isinstance(max, Tensor)
+        input = torch.minimum(input, max) if bounded else torch.clamp_max(input, max)
+    return input
+
+
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float = 1,
+    hard: bool = False,
+    eps: float = 1e-10,
+    dim: int = -1,
+) -> Tensor:
+    """A softmax with Gumbel noise (Jang et al., 2017); hard picks the highest."""
+    noise = -torch.empty(logits.shape).to(logits).exponential_().log()
+    soft = torch.softmax((logits + noise) / tau, dim)
+    if not hard:
+        return soft
+    index = soft.argmax(dim, keepdim=True)
+    return torch.zeros(soft.shape).to(soft).scatter(dim, index, 1.0)
+
+
 def mish(input: Tensor) -> Tensor:
     """x·tanh(softplus(x)) (Misra, 2019)."""
     return input * torch.tanh(F.softplus(input))
@@ -177,7 +207,10 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Ten
 
 #: Names of torch functions, and the composite that each is run as.
 COMPOSITES: tuple[tuple[str, Any], ...] = (
+    ("clamp", clamp),
+    ("clip", clamp),
     ("glu", glu),
+    ("gumbel_softmax", gumbel_softmax),
     ("softmin", softmin),
     ("mish", mish),
     ("hardsigmoid", hardsigmoid),

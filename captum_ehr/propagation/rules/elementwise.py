@@ -34,7 +34,7 @@ def secant_rule(secant: Secant) -> Rule:
     """
 
     def rule(y: Pair, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if not isinstance(x, Pair) or any(isinstance(a, Pair) for a in args):
+        if not only(x, args, kwargs):
             return NotImplemented
         m = secant(wide(x), wide(y), *args, **kwargs).to(x.input.dtype)
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
@@ -61,28 +61,49 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         tensor([[0.7500]])
     """
 
-    def secant(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
-        return guarded(x, y, lambda at: derivative(at, *args, **kwargs))
+    def rule(y: Pair, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if not only(x, args, kwargs):
+            return NotImplemented
+        m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+        m = m.to(x.input.dtype)
+        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    secant.__name__ = "elementwise"
-    return secant_rule(secant)
+    rule.__name__ = "elementwise"
+    return rule
 
 
-def guarded(x: Pair, y: Pair, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+def only(x: Any, args: Any, kwargs: Any) -> bool:
+    """Whether the first operand of a call, and no other, is attributed."""
+    others = (*args, *kwargs.values())
+    return isinstance(x, Pair) and not any(isinstance(o, Pair) for o in others)
+
+
+def guarded(
+    x: Pair, y: Pair, derivative: Callable[[Tensor], Tensor], size: float = 0.0
+) -> Tensor:
     """Δy/Δx, or Simpson's mean of the derivative where that is the better known.
 
     The secant loses eps·|y|/|Δx| to rounding; what the derivative's mean may miss
     shows in how much its middle differs from its ends. The step is bounded besides,
     so that a periodic function is not mistaken for a straight one.
+
+    Args:
+        x: The operand, in float32 at least.
+        y: The result, in the dtype in which it was rounded.
+        derivative: f'.
+        size: What y was rounded at, where that is more than y itself.
     """
     dx, middle = x.delta, derivative(x.mean)
     simpson = (derivative(x.input) + 4 * middle + derivative(x.reference)) / 6
-    rounding = 2 * torch.finfo(dx.dtype).eps
-    unsure = rounding * torch.maximum(y.input.abs(), y.reference.abs())
-    bent = (simpson - middle).abs() * dx.abs() > unsure
-    far = dx.abs() > (1e-4 * x.mean.abs()).clamp_min_(0.5)
-    use_secant = (bent | far) & (dx != 0)
-    return torch.where(use_secant, y.delta / dx.masked_fill(~use_secant, 1.0), simpson)
+    rounding = 2 * torch.finfo(y.input.dtype).eps
+    y = wide(y)
+    unsure = torch.maximum(y.input.abs(), y.reference.abs()).clamp_min_(size)
+    straight = (simpson - middle).abs() * dx.abs() <= rounding * unsure
+    close = dx.abs() <= (1e-4 * x.mean.abs()).clamp_min_(0.5)
+    same = dx == 0
+    secant = y.delta / dx.masked_fill(same, 1.0)
+    slope = torch.where(straight & close | same, simpson, secant)
+    return torch.where(torch.isfinite(slope), slope, 0.0)
 
 
 def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
@@ -200,7 +221,7 @@ def gelu(x: Pair, y: Pair, approximate: str = "none") -> Tensor:
         slope = tanh(inner, t) * (math.sqrt(2 / math.pi) / 2 * cubic)
         return (1 + t.mean) / 2 + x.mean * slope
     cdf = Pair(_normal_cdf(x.input), _normal_cdf(x.reference))
-    return cdf.mean + x.mean * guarded(x, cdf, _normal_density)
+    return cdf.mean + x.mean * guarded(x, cdf, _normal_density, size=1.0)
 
 
 def _normal_density(x: Tensor) -> Tensor:
@@ -221,7 +242,8 @@ def softplus(x: Pair, y: Pair, beta: float = 1.0, threshold: float = 20.0) -> Te
     def derivative(at: Tensor) -> Tensor:
         return torch.sigmoid(at * beta).masked_fill(at * beta > threshold, 1.0)
 
-    return guarded(x, y, derivative)
+    own = [torch.nn.functional.softplus(s, beta, threshold) for s in x[:2]]
+    return guarded(x, Pair(own[0], own[1]), derivative)
 
 
 def elu(x: Pair, y: Pair, alpha: float = 1.0, *_: Any, **__: Any) -> Tensor:
@@ -249,7 +271,7 @@ SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
     (relu, ("relu",)),
     (leaky_relu, ("leaky_relu",)),
     (absolute, ("abs", "absolute", "__abs__", "fabs")),
-    (hard, ("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6")),
+    (hard, ("clamp_min", "clamp_max", "hardtanh", "relu6")),
     (hard, ("threshold", "hardshrink")),
     (step, ("floor", "ceil", "round", "trunc", "fix", "sign", "sgn")),
     (tanh, ("tanh",)),

@@ -71,9 +71,8 @@ def group_norm(
         return NotImplemented
     shape = x.input.shape
     grouped = (shape[0], num_groups, -1)
-    share = _standardise(
-        Pair(x.input.reshape(grouped), x.reference.reshape(grouped)), (-1,), eps, True
-    )
+    flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
+    share = _standardise(wide(flat), (-1,), eps, True)
     per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
     return _scaled(x, per_channel, lambda m: share(m.reshape(grouped)).reshape(shape))
 

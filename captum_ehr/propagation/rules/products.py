@@ -86,16 +86,23 @@ def power(
         logs = torch.as_tensor(base, dtype=y.input.dtype, device=y.input.device).log()
     high = logs.input if isinstance(logs, Pair) else logs
     low = logs.reference if isinstance(logs, Pair) else logs
-    slope = exp(Pair(exponent.input * high, exponent.reference * low), y)
+    slope = exp(_finite(Pair(exponent.input * high, exponent.reference * low)), y)
 
     def multiplier(upstream: Tensor) -> Shares:
         m = upstream * slope
-        yield exponent, sum_to(m * middle(logs), exponent.input)
+        share = torch.where(m == 0, 0.0, m * middle(logs))
+        yield exponent, sum_to(share, exponent.input)
         if isinstance(base, Pair):
             share = m * exponent.mean * log(base, Pair(high, low))
+            share = torch.where(m == 0, 0.0, share)
             yield base, sum_to(share, base.input)
 
     return multiplier
+
+
+def _finite(x: Pair) -> Pair:
+    """Logarithms of 0, as far down as the dtype goes."""
+    return Pair(torch.nan_to_num(x.input), torch.nan_to_num(x.reference))
 
 
 def _constant_exponent(y: Pair, x: Pair, n: Tensor | float) -> Multiplier:

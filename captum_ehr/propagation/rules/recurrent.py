@@ -300,9 +300,10 @@ def _fused(kernel: Any, data: Tensor, sizes: Sizes, state: Any, weights: Any) ->
 def _five(params: Sequence[Tensor], biased: bool) -> list[Tensor | None]:
     """W, U, their biases and an LSTM's projection, None where there is none."""
     w_ih, w_hh, *rest = params
-    biases = rest[:2] if biased else [None, None]
-    project = rest[2:] if biased else rest
-    return [w_ih, w_hh, *biases, *(project or [None])]
+    made: list[Tensor | None] = [w_ih, w_hh]
+    made += rest[:2] if biased else [None, None]
+    made += (rest[2:] if biased else rest) or [None]
+    return made
 
 
 class _Layout(NamedTuple):
