@@ -1,0 +1,151 @@
+"""Corners: zeros under a root, rounding modes, complex values, compiled parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from calls import explained, run_call, sides, total
+from torch import Tensor, nn
+
+from captum_ehr.propagation import attributions
+
+Model = Callable[[Tensor], Tensor]
+
+LENGTHS: dict[str, Model] = {
+    "sqrt": lambda x: (x * x).sum(-1).sqrt(),
+    "power": lambda x: (x * x).sum(-1) ** 0.5,
+    "Tensor.norm": lambda x: x.norm(dim=-1),
+    "torch.norm": lambda x: torch.norm(x, dim=-1),
+    "linalg.norm": lambda x: torch.linalg.norm(x, dim=-1),
+    "vector_norm": lambda x: torch.linalg.vector_norm(x, dim=-1),
+    "normalize": lambda x: F.normalize(x, dim=-1).sum(-1),
+    "std": lambda x: x.std(-1),
+    "cosine": lambda x: F.cosine_similarity(x, torch.ones_like(x), dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_rows_of_zeros_on_both_sides_get_nothing(name: str) -> None:
+    """A pad's embedding is zero, at the input and at the reference."""
+    x, x0 = sides((2, 3, 4), 2)
+    x[:, 2], x0[:, 2] = 0, 0
+    run = attributions(lambda x: total(LENGTHS[name](x)), (x,), (x0,))
+    assert run.attributions[0].isfinite().all()
+    assert (run.attributions[0][:, 2] == 0).all()
+    assert run.delta.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_rows_of_zeros_at_the_reference_alone(name: str) -> None:
+    x, _ = sides((2, 3, 4), 2)
+    run = attributions(lambda x: total(LENGTHS[name](x)), (x,), (torch.zeros_like(x),))
+    assert run.attributions[0].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [1e-20, 1e-12, 1e12, 1e20])
+def test_inverse_roots_of_extreme_values(value: float) -> None:
+    x, x0 = torch.tensor([value]), torch.tensor([3 * value])
+    ran = run_call(torch.rsqrt, (x,), (x0,))
+    slope = (ran.multipliers[0] / ran.upstream).double()
+    expected = (x.double().rsqrt() - x0.double().rsqrt()) / (x.double() - x0.double())
+    limit = torch.finfo(torch.float32)
+    if limit.tiny < abs(expected) < limit.max:
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=0)
+
+
+ROUNDED: dict[str, Model] = {
+    "floor": lambda x: torch.div(3 * x, 1.0, rounding_mode="floor"),
+    "trunc": lambda x: torch.div(3 * x, 1.0, rounding_mode="trunc"),
+    "by a tensor": lambda x: torch.div(3 * x, x.abs() + 1, rounding_mode="floor"),
+    "floor_divide": lambda x: 3 * x // 1.0,
+    "remainder": lambda x: (3 * x) % 1.0,
+    "fmod": lambda x: torch.fmod(3 * x, 1.0),
+    "frac": lambda x: (3 * x).frac(),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_quotients_are_exact_or_reported(name: str) -> None:
+    x, x0 = sides((4, 5), 2)
+    run = attributions(lambda x: total(ROUNDED[name](x) + x), (x,), (x0,))
+    assert run.diagnostics.messages or run.delta.abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: torch.fft.fft(x).real,
+        lambda x: torch.fft.rfft(x).abs(),
+        lambda x: torch.view_as_real(torch.fft.rfft(x)),
+    ],
+    ids=["real part", "modulus", "both parts"],
+)
+def test_spectra(model: Model) -> None:
+    x, x0 = sides((3, 8), 2)
+    run = attributions(lambda x: total(model(x)), (x,), (x0,))
+    complete = run.delta.abs().max() <= 1e-4 * run.f_input.abs().max()
+    assert complete and run.attributions[0].dtype is x.dtype
+
+
+class Product(nn.Module):
+    """To be compiled to TorchScript, out of the passes' sight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.tanh(x) * x).sum(1)
+
+
+@pytest.mark.parametrize(
+    "before", [nn.Identity(), nn.Tanh(), nn.Sigmoid()], ids=lambda m: type(m).__name__
+)
+def test_a_scripted_part_is_exact_or_reported(before: nn.Module) -> None:
+    """Also where the model has calls of the same name that the passes do see."""
+    model = nn.Sequential(before, torch.jit.script(Product()))
+    x, x0 = sides((3, 4), 2)
+    run = attributions(model, (x,), (x0,))
+    error = run.delta.abs() / (run.f_input - run.f_reference).abs()
+    assert run.diagnostics.messages or error.max() < 1e-9
+
+
+def test_checkpointed_parts_are_exact() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def part(h: Tensor) -> Tensor:
+        return h.tanh() * h.exp() + 2 * h
+
+    def model(x: Tensor) -> Tensor:
+        return total(checkpoint(part, x.sigmoid(), use_reentrant=False))
+
+    x, x0 = sides((3, 4), 2)
+    assert explained(model, x, x0).diagnostics.exact
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_of_patients_without_keys_is_torchs_own(
+    need_weights: bool, grad: bool
+) -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
+    pads = torch.tensor([[False, False, True], [True, True, True]])
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: Tensor) -> Tensor:
+            return total(self.attention(x, x, x, pads, need_weights=need_weights)[0])
+
+    model = Model().eval()
+    x, x0 = sides((2, 3, 4), 3)
+    with torch.set_grad_enabled(grad):
+        plain = model(x).detach()
+    run = attributions(model, (x,), (x0,))
+    torch.testing.assert_close(run.f_input[0], plain[0])
+    assert run.delta[0].abs() < 1e-10
+    # Torch's fast path gives NaN where its own slow path gives a number.
+    if grad:
+        torch.testing.assert_close(run.f_input, plain, equal_nan=True)
