@@ -15,6 +15,9 @@ from torch import Tensor
 from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
 
 CONFIGS = zoo.configs()
+
+#: These pool or attend over padding too, so a patient's score is the batch's doing.
+READS_PADDING = ("CNN", "RETAIN")
 POSITIONS = range(len(CONFIGS))
 
 
@@ -114,7 +117,7 @@ def test_a_patient_alone_is_explained_as_in_company(
             cut = tuple(slice(0, n) for n in attribution.shape[1:])
             company = together.attributions[key][row][cut]
             torch.testing.assert_close(attribution[0], company, rtol=1e-4, atol=1e-5)
-    assert compared > 0
+    assert compared > 0 or CONFIGS[position].model in READS_PADDING
 
 
 @every_model
