@@ -167,12 +167,13 @@ def check_shapes(call: Call, output: Any) -> None:
             )
 
 
-def is_product(entry: Entry, args: Any, attributed: list[Tensor]) -> bool:
+def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -> bool:
     """Whether a product has two attributed factors, a quotient a divisor."""
     if entry.kind is Kind.PRODUCT:
         return len(attributed) > 1
     if entry.kind is Kind.QUOTIENT:
-        return len(attributed) > 1 or attributed[0] is not args[0]
+        rounded = kwargs.get("rounding_mode") is not None
+        return rounded or len(attributed) > 1 or attributed[0] is not args[0]
     return False
 
 

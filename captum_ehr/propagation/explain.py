@@ -210,6 +210,8 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             if name != "NodeBackward":
                 found[name.removesuffix("Backward")] = None
+        elif "jit::" in node.name():
+            found["TorchScript"] = None
         elif name.rstrip("0123456789").removesuffix("Backward") in _UNRULED:
             found[name.rstrip("0123456789").removesuffix("Backward")] = None
         stack.extend(next_node for next_node, _ in node.next_functions)

@@ -109,7 +109,7 @@ class InputPass(TorchFunctionMode):
             self._shelter(args[0])
         if not attributed:
             return func(*args, **kwargs)
-        if entry.kind is Kind.RULE or is_product(entry, args, attributed):
+        if entry.kind is Kind.RULE or is_product(entry, args, kwargs, attributed):
             return self.record(entry, plain, args, rest, attributed, overwrites)
         if entry.kind is Kind.EXPAND:
             return self._expand(entry, plain, args, rest, attributed, overwrites)

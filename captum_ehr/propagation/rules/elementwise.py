@@ -73,9 +73,11 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
 
 
 def only(x: Any, args: Any, kwargs: Any) -> bool:
-    """Whether the first operand of a call, and no other, is attributed."""
+    """Whether the first operand of a call, a real one, is all that is attributed."""
     others = (*args, *kwargs.values())
-    return isinstance(x, Pair) and not any(isinstance(o, Pair) for o in others)
+    if not isinstance(x, Pair) or x.input.is_complex():
+        return False
+    return not any(isinstance(o, Pair) for o in others)
 
 
 def guarded(
@@ -186,13 +188,15 @@ def log1p(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 
 def sqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
-    """√a - √b = (a - b)/(√a + √b)."""
-    return 1 / (y.input + y.reference)
+    """√a - √b = (a - b)/(√a + √b); nothing between two zeros."""
+    total = y.input + y.reference
+    return over(torch.ones_like(total), total, 0.0)
 
 
 def rsqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
     """1/√a - 1/√b = -(a - b)·(r·r0)²/(r + r0), with r the output."""
-    return -((y.input * y.reference) ** 2) / (y.input + y.reference)
+    both = y.input * y.reference
+    return -both * (both / (y.input + y.reference))
 
 
 def reciprocal(x: Pair, y: Pair, *_: Any) -> Tensor:

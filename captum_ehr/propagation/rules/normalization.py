@@ -136,7 +136,8 @@ def _standardise(
     r, r0 = (torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides)
     c_mean = torch.lerp(sides[0], sides[1], 0.5)
     r_mean = (r + r0) / 2
-    k = -2 * (r * r0) ** 2 / (r + r0) / math.prod(x.input.shape[d] for d in dims)
+    both = r * r0
+    k = -2 / math.prod(x.input.shape[d] for d in dims) * both * (both / (r + r0))
 
     def share(m: Tensor) -> Tensor:
         out = r_mean * m + c_mean * (k * (c_mean * m).sum(dims, keepdim=True))

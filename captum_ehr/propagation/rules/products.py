@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
-from .elementwise import exp, guarded, log
+from .elementwise import exp, guarded, log, over
 
 
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
@@ -34,7 +34,9 @@ def quotient(
     y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
 ) -> Multiplier:
     """Y = a/b as a·(1/b): M·mean(1/b) and -M·ā/(b·b0)."""
-    if kwargs.get("rounding_mode") or not isinstance(b, Pair):
+    if not isinstance(b, Pair):
+        return _rounded(y, a)
+    if kwargs.get("rounding_mode"):
         return NotImplemented
     inverse = Pair(1 / b.input, 1 / b.reference)
     slope = -inverse.input * inverse.reference * middle(a)
@@ -45,6 +47,12 @@ def quotient(
         yield b, sum_to(upstream * slope, b.input)
 
     return multiplier
+
+
+def _rounded(y: Pair, a: Any) -> Multiplier:
+    """A quotient by a constant, rounded: a step like floor and trunc."""
+    m = over(y.delta, torch.broadcast_to(a.delta, y.input.shape), 0.0)
+    return lambda upstream: ((a, sum_to(upstream * m, a.input)),)
 
 
 def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
