@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,7 +74,7 @@ def two_passes(
     args = [
         a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
     ]
-    with _same_randomness(inputs) as rewind:
+    with _same_randomness(tape) as rewind:
         with torch.enable_grad(), InputPass(tape):
             output = forward(*(x.clone() for x in inputs), *args)
         rewind()
@@ -175,22 +177,28 @@ def _column(output: Tensor, target: int | None) -> Tensor:
 
 
 @contextmanager
-def _same_randomness(tensors: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
-    """Rewinds the generators to where they were, in between and at the end."""
-    devices = {t.device for t in tensors if t.is_cuda}
-    cpu = torch.get_rng_state()
-    cuda = [(d, torch.cuda.get_rng_state(d)) for d in devices]
+def _same_randomness(tape: Tape) -> Iterator[Callable[[], None]]:
+    """Rewinds the generators to where they were, in between and at the end.
+
+    torch's only where the model has drawn from them: they belong to all threads.
+    """
+    python, legacy = random.getstate(), np.random.get_state()
 
     def rewind() -> None:
-        if not torch.equal(cpu, torch.get_rng_state()):
-            torch.set_rng_state(cpu)
-        for device, state in cuda:
-            torch.cuda.set_rng_state(state, device)
+        tape.rewind()
+        if random.getstate() != python:
+            random.setstate(python)
+        if not _same_state(np.random.get_state(), legacy):
+            np.random.set_state(legacy)
 
     try:
         yield rewind
     finally:
         rewind()
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return a[2:] == b[2:] and bool(np.array_equal(a[1], b[1]))
 
 
 def foreign_functions(output: Tensor) -> tuple[str, ...]:

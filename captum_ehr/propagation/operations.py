@@ -68,14 +68,24 @@ STRUCTURAL = """
     __floordiv__ floor_divide histc bincount signbit is_nonzero
 """.split()
 
+#: Draw from torch's generators; a dropout does so in training only.
+RANDOM = frozenset(
+    """
+    rand randn randint randperm rand_like randn_like randint_like normal normal_
+    uniform_ exponential_ random_ bernoulli bernoulli_ multinomial poisson cauchy_
+    geometric_ log_normal_ dropout dropout1d dropout2d dropout3d feature_dropout
+    alpha_dropout feature_alpha_dropout rrelu
+    """.split()
+)
+
 #: Neither: queries about a tensor, and the making of new ones.
 NEUTRAL = """
     size dim ndimension numel nelement stride storage_offset is_contiguous
     is_floating_point is_complex is_tensor is_same_size data_ptr untyped_storage
     element_size type_as __hash__ __repr__ __str__ __format__ zeros_like ones_like
-    empty_like full_like rand_like randn_like randint_like new_zeros new_ones
+    empty_like full_like new_zeros new_ones
     new_full new_empty new_tensor new zeros ones empty full arange linspace eye
-    tensor as_tensor rand randn randint randperm normal tril_indices triu_indices
+    tensor as_tensor tril_indices triu_indices
     result_type can_cast promote_types is_inference is_pinned is_shared has_names
     __dir__ is_signed is_conj is_neg __reduce_ex__
 """.split()

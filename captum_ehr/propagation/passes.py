@@ -49,7 +49,24 @@ class Tape:
         self.table = table
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
+        self.generators: list[tuple[str, Tensor]] = []
         self.messages: list[str] = []
+
+    def draws(self, args: Any) -> None:
+        """Remember where the generators stand, before the first random number."""
+        if not self.generators:
+            self.generators.append(("cpu", torch.get_rng_state()))
+            for device in {t.device for t in tensors_in(args) if t.is_cuda}:
+                state = torch.cuda.get_rng_state(device)
+                self.generators.append((str(device), state))
+
+    def rewind(self) -> None:
+        """Put the generators back, where the model has used them at all."""
+        for device, state in self.generators:
+            if device == "cpu":
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, device)
 
     def diagnostics(self) -> Diagnostics:
         """The account of both passes, to be asked for after the backward pass.
@@ -100,6 +117,8 @@ class InputPass(TorchFunctionMode):
         """A call that may need a rule."""
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
+        if entry is not None and entry.random and kwargs.get("training", True):
+            self.tape.draws((*args, *kwargs.values()))
         if entry is None:
             if not attributed:
                 return func(*args, **kwargs)
@@ -178,6 +197,8 @@ class InputPass(TorchFunctionMode):
         overwrites = plain is not func
         if not torch.equal(before, torch.get_rng_state()):
             plain = replaying(plain, before)
+            if not self.tape.generators:
+                self.tape.generators.append(("cpu", before))
         entry = Entry(Kind.RULE, None, plain if overwrites else None)
         return self.record(entry, plain, args, kwargs, attributed, overwrites)
 

@@ -21,6 +21,7 @@ from .operations import (
     LINEAR,
     LINEAR_PROPERTIES,
     MULTILINEAR,
+    RANDOM,
     STRUCTURAL,
     label,
     named,
@@ -63,11 +64,13 @@ class Entry(NamedTuple):
         rule: The rule, or for EXPAND the function to run instead.
         inplace: The out-of-place function, for calls that overwrite their first
             argument.
+        random: Whether it draws from torch's generators.
     """
 
     kind: Kind
     rule: Callable[..., Any] | None = None
     inplace: Callable[..., Any] | None = None
+    random: bool = False
 
     @property
     def name(self) -> str:
@@ -107,6 +110,12 @@ def default_table() -> Table:
         function = getattr(torch.Tensor, name)
         if overwrites(name) and table.get(function) is NATIVE:
             table[function] = Entry(Kind.OVERWRITE)
+    for name in RANDOM:
+        for function in named(name):
+            native = Entry(Kind.OVERWRITE if overwrites(name) else Kind.CAST)
+            known = table.get(function, native)
+            known = native if known in (NATIVE, NEUTRAL) else known
+            table[function] = known._replace(random=True)
     table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
