@@ -36,6 +36,15 @@ class Balance(NamedTuple):
     off: Tensor
 
 
+def mixes(found: Balance, attributions: tuple[Tensor, ...]) -> bool:
+    """Whether the sums fit the batch, though not its rows: its patients are mixed."""
+    if len(found.delta) < 2 or not bool(found.off.any()):
+        return False
+    gross = torch.stack([a.double().abs().sum() for a in attributions]).sum()
+    fine = found.delta.dtype == torch.float64
+    return bool(found.delta.double().sum().abs() <= (1e-10 if fine else 1e-5) * gross)
+
+
 def balance(attributions: tuple[Tensor, ...], change: Tensor) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from captum.attr import DeepLift
@@ -23,8 +23,9 @@ from .completeness import (
     Completeness,
     CompletenessError,
     balance,
+    mixes,
 )
-from .diagnosis import account
+from .diagnosis import APART, MIXED, account, noted
 from .forms import Prepared, prepare
 from .result import Result, Run, joined
 from .targets import Target, per_patient, select
@@ -56,6 +57,10 @@ class DeepLiftEHR(DeepLift):
         output: ``"logit"``, or ``"probability"`` to explain the probability.
         rules: From torch function or ``nn.Module`` type to a rule of your own, for
             this explainer alone; see :func:`captum_ehr.propagation.elementwise`.
+        mixing: For models whose patients influence each other within a batch:
+            ``"apart"`` explains each with the others held fixed, at the price of a
+            run per patient; ``"together"`` gives each one's part in all of the
+            batch's scores, which add up over the batch alone.
         internal_batch_size: Explain so many patients at a time, to bound memory.
 
     Raises:
@@ -84,6 +89,7 @@ class DeepLiftEHR(DeepLift):
         completeness: Completeness = "rescale",
         output: str = "logit",
         rules: Mapping[Any, Rule] | None = None,
+        mixing: Literal["apart", "together"] = "apart",
         internal_batch_size: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -102,6 +108,8 @@ class DeepLiftEHR(DeepLift):
                 "output='probability' needs a PyHealth model, whose mode says how its "
                 "logit becomes one; put the sigmoid or softmax into your module."
             )
+        if mixing not in ("apart", "together"):
+            raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
         if internal_batch_size is not None and internal_batch_size < 1:
             raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
         super().__init__(model, multiply_by_inputs=multiply_by_inputs, eps=eps)
@@ -109,6 +117,7 @@ class DeepLiftEHR(DeepLift):
         self.completeness = completeness
         self.output = output
         self.table = with_rules(rules)
+        self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.gradient_func = self._multipliers
         self._run: Run | None = None
@@ -219,7 +228,7 @@ class DeepLiftEHR(DeepLift):
             targets = None if target is None else per_patient(target, size)
             slices = [slice(start, start + step) for start in range(0, size, step)]
             parts = [
-                self._slice(prepared.rows(part), targets and targets[part], custom)
+                self._unmixed(prepared.rows(part), targets and targets[part], custom)
                 for part in slices
             ]
             result = joined(parts)
@@ -238,12 +247,33 @@ class DeepLiftEHR(DeepLift):
             warnings.warn(message, AttributionWarning, stacklevel=5)
         return prepared, result
 
-    def _slice(self, prepared: Prepared, target: Any, custom: Any) -> Result:
-        """Captum's own attribute on one slice of patients."""
+    def _unmixed(self, prepared: Prepared, target: Any, custom: Any) -> Result:
+        """A slice of patients, one after the other if the model mixes them.
+
+        In a model whose patients influence each other (a recurrence over the batch,
+        clusters) the sums are right for the slice and wrong for its patients.
+        """
+        together = self._slice(prepared, target, custom)
+        found = together.balance
+        if custom is not None or not mixes(found, together.attributions):
+            return together
+        if self.mixing == "together":
+            return replace(together, diagnostics=noted(together.diagnostics, MIXED))
+        rows = [
+            self._slice(prepared.but(row), together.index, custom, row)
+            for row in range(len(together.index))
+        ]
+        apart = joined(rows)
+        return replace(apart, diagnostics=noted(apart.diagnostics, APART))
+
+    def _slice(
+        self, prepared: Prepared, target: Any, custom: Any, row: int | None = None
+    ) -> Result:
+        """Captum's own attribute on one slice of patients, or for one row of it."""
         engine = copy.copy(self)  # its run is its own, also beside other threads
         engine.gradient_func = engine._multipliers
         run = engine._run = Run()
-        engine._target = target
+        engine._target, engine._row = target, row
         own = prepared.fresh()
         attributions = CAPTUM_ATTRIBUTE(
             engine, own.inputs, own.baselines, None, own.args or None, False, custom
@@ -256,19 +286,18 @@ class DeepLiftEHR(DeepLift):
                     m * (x - b)
                     for m, x, b in zip(run.multipliers, own.inputs, own.baselines)
                 )
-            found = balance(measured, change)
+            kept = slice(None) if row is None else slice(row, row + 1)
+            found = balance(tuple(m[kept] for m in measured), change[kept])
         assert run.sides is not None
+        sides = run.f_input[kept], run.f_baseline[kept]
         checked = custom is None and self.completeness != "off"
-        report = account(run.sides, found, run.f_input, run.f_baseline, checked)
-        ones = torch.ones_like(found.factor)
         return Result(
-            tuple(a.detach() for a in attributions),
-            run.f_input,
-            run.f_baseline,
-            run.index,
+            tuple(a.detach()[kept] for a in attributions),
+            *sides,
+            run.index[kept],
             found,
-            ones,
-            report,
+            torch.ones_like(found.factor),
+            account(run.sides, found, *sides, checked),
         )
 
     def _in_form(self, prepared: Prepared, result: Result) -> Any:
@@ -335,6 +364,7 @@ class DeepLiftEHR(DeepLift):
         """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
         with torch.enable_grad():
             value = forward_fn()
+            value = value if self._row is None else value[self._row]
             found = multipliers(value, inputs)
         assert self._run is not None
         self._run.multipliers = found
@@ -347,6 +377,7 @@ class DeepLiftEHR(DeepLift):
         return None
 
     _target: Any = None
+    _row: int | None = None
 
 
 def _token_sum(attribution: Tensor, mask: Tensor) -> Tensor:

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics, Operation, TwoSided, foreign_functions
 from .completeness import Balance
+
+MIXED = (
+    "the model mixes the patients of a batch: each one's attributions are to all of "
+    "the batch's scores, and add up over the batch alone"
+)
+APART = (
+    "the model mixes the patients of a batch: each was explained with the others held "
+    "fixed"
+)
+
+
+def noted(report: Diagnostics, message: str) -> Diagnostics:
+    """The report with a message put first, in place of what it explains."""
+    rest = tuple(m for m in report.messages if not m.startswith(_SUMS))
+    return replace(report, messages=(message, *rest))
+
+
+_SUMS = "the attributions of patient(s)"
 
 
 def account(
@@ -31,7 +50,7 @@ def account(
         suspects = [*report.fallbacks, *foreign_functions(sides.output)]
         names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
         messages.append(
-            f"the attributions of patient(s) {_rows(off)} do not add up to f(x) - "
+            f"{_SUMS} {_rows(off)} do not add up to f(x) - "
             f"f(x0): off by up to {worst:.2g} of it before any rescaling, which was "
             f"not done; operations that are not exact: {names}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,15 @@ class Prepared:
             args,
             self.form,
         )
+
+    def but(self, row: int) -> Prepared:
+        """The same with every other patient's reference at that patient's input."""
+        at = torch.arange(len(self.inputs[0])) == row
+        baselines = tuple(
+            torch.where(at.to(x.device).view(-1, *[1] * (x.dim() - 1)), b, x)
+            for x, b in zip(self.inputs, self.baselines)
+        )
+        return replace(self, baselines=baselines)
 
     def fresh(self) -> Prepared:
         """Copies that own their memory and know no graph: the caller's are theirs."""

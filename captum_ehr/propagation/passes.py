@@ -88,7 +88,7 @@ class Tape:
             f"{FALLBACK_NODES} nodes ({op.calls} calls)"
             for op in fallbacks
         ]
-        return Diagnostics(operations, tuple(messages + self.messages))
+        return Diagnostics(operations, tuple(dict.fromkeys(messages + self.messages)))
 
 
 class InputPass(TorchFunctionMode):
