@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 
@@ -29,9 +31,10 @@ def tiny_model(seed: int = 0) -> tuple[Any, dict[str, Any]]:
         _sample("p3", ["I10", "E78.5"], [1.1, 0.0], 0),
         _sample("p4", ["A41.9", "I50.9"], [2.4, 1.3], 1),
     ]
-    dataset = create_sample_dataset(
-        samples, {"conditions": "sequence", "labs": "tensor"}, {"label": "binary"}
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # PyHealth prints its vocabularies
+        dataset = create_sample_dataset(
+            samples, {"conditions": "sequence", "labs": "tensor"}, {"label": "binary"}
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MLP(dataset, embedding_dim=8, hidden_dim=8)
