@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,7 +32,7 @@ def tiny_model(seed: int = 0) -> tuple[Any, dict[str, Any]]:
         _sample("p3", ["I10", "E78.5"], [1.1, 0.0], 0),
         _sample("p4", ["A41.9", "I50.9"], [2.4, 1.3], 1),
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # PyHealth prints its vocabularies
+    with quiet_pyhealth():
         dataset = create_sample_dataset(
             samples, {"conditions": "sequence", "labs": "tensor"}, {"label": "binary"}
         )
@@ -40,6 +41,18 @@ def tiny_model(seed: int = 0) -> tuple[Any, dict[str, Any]]:
         model = MLP(dataset, embedding_dim=8, hidden_dim=8)
     batch = next(iter(get_dataloader(dataset, batch_size=4, shuffle=False)))
     return model, batch
+
+
+@contextmanager
+def quiet_pyhealth() -> Iterator[None]:
+    """PyHealth logs every vocabulary that it fits to the terminal; not in here."""
+    logger = logging.getLogger("pyhealth")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _sample(patient: str, codes: list[str], labs: list[float], label: int) -> Any:
