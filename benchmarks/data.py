@@ -1,0 +1,115 @@
+"""The patients that are measured on: long random histories, and the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from pyhealth.datasets import create_sample_dataset
+from pyhealth.datasets.utils import collate_fn_dict_with_padding
+from torch import nn
+
+from captum_ehr.datasets import synthetic_samples
+
+SCHEMAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "codes": {"conditions": "sequence", "drugs": "sequence"},
+        "codes_labs": {
+            "conditions": "sequence",
+            "drugs": "sequence",
+            "labs": "tensor",
+        },
+        "visits": {
+            "conditions": "stagenet",
+            "drugs": "stagenet",
+            "labs": "stagenet_tensor",
+        },
+        "visits_codes": {"conditions": "stagenet", "drugs": "stagenet"},
+        "steps": {"conditions": "stagenet", "labs": "stagenet_tensor"},
+    }
+)
+"""Input schemas by name; ``visits`` is the synthetic cohort's own."""
+
+LABEL = "outcome"
+LABS = 4
+VOCABULARY = 300
+
+
+def cohort(schema: str, patients: int, seed: int = 0) -> Any:
+    """The synthetic cohort as a PyHealth dataset in one of the schemas.
+
+    For ``codes`` the visits are joined; for ``codes_labs`` each lab is its peak.
+    """
+    samples = []
+    for sample in synthetic_samples(patients, seed):
+        row: dict[str, Any] = dict(sample)
+        if schema.startswith("codes"):
+            for key in ("conditions", "drugs"):
+                row[key] = [code for visit in row[key][1] for code in visit]
+            row["labs"] = [max(column) for column in zip(*row["labs"][1])]
+        samples.append(row)
+    return _dataset(schema, samples)
+
+
+def long_histories(schema: str, patients: int, steps: tuple[int, int]) -> Any:
+    """Random histories of so many codes, for measuring time; labels alternate."""
+    rng = np.random.default_rng(0)
+    flat = schema.startswith("codes")
+    samples = []
+    for number in range(patients):
+        length = int(rng.integers(steps[0], steps[1] + 1))
+        times = [0.0, *rng.integers(1, 30, length - 1).astype(float).tolist()]
+        row: dict[str, Any] = {"patient_id": f"p{number}", LABEL: number % 2}
+        for key, letter in (("conditions", "C"), ("drugs", "D")):
+            codes = [f"{letter}{n}" for n in rng.integers(VOCABULARY, size=length)]
+            row[key] = codes if flat else (times, codes)
+        labs = rng.normal(size=(length, LABS)).round(3).tolist()
+        row["labs"] = labs[-1] if flat else (times, labs)
+        samples.append(row)
+    return _dataset(schema, samples)
+
+
+def _dataset(schema: str, samples: Sequence[Mapping[str, Any]]) -> Any:
+    keys = ("patient_id", *SCHEMAS[schema], LABEL)
+    return create_sample_dataset(
+        [{key: sample[key] for key in keys} for sample in samples],
+        dict(SCHEMAS[schema]),
+        {LABEL: "binary"},
+        dataset_name="benchmarks",
+        in_memory=True,
+    )
+
+
+def batch_of(dataset: Any, rows: Sequence[int]) -> dict[str, Any]:
+    """These patients as one batch, as PyHealth's data loader makes it."""
+    return collate_fn_dict_with_padding([dataset[row] for row in rows])
+
+
+def train(model: nn.Module, dataset: Any, rows: Sequence[int], steps: int) -> None:
+    """Steps of Adam on batches of 64 of these patients; ends in eval mode.
+
+    The same each time: dropout and batches are drawn from a seed of their own.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for _ in range(steps):
+            drawn = torch.randint(len(rows), (64,)).tolist()
+            optimizer.zero_grad()
+            model(**batch_of(dataset, [rows[n] for n in drawn]))["loss"].backward()
+            optimizer.step()
+    model.zero_grad()
+    model.eval()
+
+
+def auroc(model: nn.Module, batch: Mapping[str, Any]) -> float:
+    """How well the model ranks these patients: the area under the ROC curve."""
+    with torch.no_grad():
+        score = model(**batch)["logit"].flatten()
+    positive = batch[LABEL].flatten() > 0
+    above = score[positive][:, None] - score[~positive][None, :]
+    return float(((above > 0).float() + 0.5 * (above == 0).float()).mean())
