@@ -17,7 +17,7 @@ from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
 CONFIGS = zoo.configs()
 
 #: These pool or attend over padding too, so a patient's score is the batch's doing.
-READS_PADDING = ("CNN", "RETAIN")
+READS_PADDING = ("CNN", "RETAIN", "TCN", "ConCare", "Deepr", "GCN", "GAT")
 POSITIONS = range(len(CONFIGS))
 
 

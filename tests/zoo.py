@@ -94,6 +94,14 @@ def configs() -> list[Config]:
     add("Transformer", "sequence", SMALL, max_seq_len=4)
     add("EHRMamba", "sequence nested tensor multi_hot timeseries stagenet", SMALL)
     add("JambaEHR", "sequence nested tensor stagenet", BLOCKS)
+    add("Deepr", "sequence nested", HIDDEN)
+    add("TCN", "sequence timeseries", SMALL)
+    add("ConCare", "nested", {**HIDDEN, "hidden_dim": 8}, num_head=2, pe_hidden=8)
+    add("GCN", "sequence nested tensor timeseries", SMALL, nhid=6)
+    add("GAT", "sequence nested tensor timeseries", SMALL, nhid=6, nheads=2)
+    add("MultimodalRNN", "sequence nested tensor multi_hot timeseries", HIDDEN)
+    add("MultimodalRNN", "nested_floats stagenet", HIDDEN)
+    add("MultimodalRETAIN", "sequence nested tensor", SMALL)
     for mode in MODES[1:]:
         made += [
             Config("MLP", "tensor", mode, HIDDEN),
@@ -102,6 +110,19 @@ def configs() -> list[Config]:
             Config("Transformer", "sequence", mode, SMALL),
         ]
     return made
+
+
+def mixing() -> list[Config]:
+    """Models whose patients influence each other within a batch."""
+    options = [
+        HIDDEN,
+        {**HIDDEN, "activation": "softmax"},
+        {**HIDDEN, "activation": "sparsemax"},
+        {**HIDDEN, "rnn_type": "lstm"},
+    ]
+    made = [Config("AdaCare", "sequence", options=o) for o in options]
+    made += [Config("AdaCare", s, options=HIDDEN) for s in ("nested", "timeseries")]
+    return [*made, Config("MultimodalAdaCare", "tensor", options=HIDDEN)]
 
 
 @cache

@@ -4,7 +4,7 @@ from .adapter import PyHealthAdapter
 from .encoded import EncodedBatch, Pairs
 from .records import FeatureKeyError, FeatureRecord
 from .references import Baseline
-from .schema import is_pyhealth_model
+from .schema import is_pyhealth_model, module_rules
 
 __all__ = [
     "Baseline",
@@ -14,4 +14,5 @@ __all__ = [
     "Pairs",
     "PyHealthAdapter",
     "is_pyhealth_model",
+    "module_rules",
 ]

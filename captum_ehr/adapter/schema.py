@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..propagation import Rule, sparsemax
 from .features import Feature
 from .records import FeatureKeyError
 
@@ -84,6 +86,15 @@ def _is_token(processor: Any) -> bool:
         return bool(processor.is_token())
     except (AttributeError, NotImplementedError):
         return bool(getattr(processor, "code_vocab", None))
+
+
+def module_rules() -> dict[Any, Rule]:
+    """Rules for modules of PyHealth that are better treated as one operation.
+
+    Only of what is imported already: a model of that kind could not exist otherwise.
+    """
+    adacare = sys.modules.get("pyhealth.models.adacare")
+    return {} if adacare is None else {adacare.Sparsemax: sparsemax}
 
 
 def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from captum.attr import DeepLift
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model
+from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model, module_rules
 from ..explanation import Explanation
 from ..propagation import Rule, multipliers, two_passes, viewed, with_rules
 from .captums import CAPTUM_ATTRIBUTE
@@ -116,7 +116,8 @@ class DeepLiftEHR(DeepLift):
         self.sum_tokens = sum_tokens
         self.completeness = completeness
         self.output = output
-        self.table = with_rules(rules)
+        own = module_rules() if isinstance(model, PyHealthAdapter) else {}
+        self.table = with_rules({**own, **(rules or {})})
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.gradient_func = self._multipliers

@@ -19,6 +19,7 @@ from .registry import default_table, with_rules
 from .rules.elementwise import elementwise, secant_rule
 from .rules.integral import path_integral
 from .rules.products import product
+from .rules.sparsemax import sparsemax
 from .view import private_view
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "private_view",
     "product",
     "secant_rule",
+    "sparsemax",
     "sum_to",
     "two_passes",
     "viewed",

@@ -137,7 +137,9 @@ class InputPass(TorchFunctionMode):
         if entry.kind is Kind.IDENTITY:
             return args[0].view_as(args[0])
         output = func(*args, **kwargs)
-        if entry.kind is Kind.CAST and not output.requires_grad:
+        if entry.kind is Kind.CAST and isinstance(output, Tensor):
+            if output.requires_grad:
+                return output
             return self._structure(func, args, kwargs, output)
         return output
 

@@ -1,0 +1,109 @@
+"""Models that mix patients or draw random numbers, and sparsemax as one operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+
+from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
+from captum_ehr.propagation import attributions, sparsemax
+
+CONFIGS = zoo.mixing()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_each_patient_with_the_others_held_fixed(config: zoo.Config) -> None:
+    model, batch = zoo.build(config)
+    with pytest.warns(AttributionWarning, match="with the others held fixed"):
+        exp = DeepLiftEHR(model, completeness="raise").explain(batch)
+    assert not exp.diagnostics.fallbacks and len(exp.diagnostics.messages) == 1
+    change = (exp.f_input - exp.f_baseline).abs()
+    bound = change.clamp(min=1e-3 * change.max())
+    assert float((exp.delta.abs() / bound).median()) <= 1e-5
+    with torch.no_grad():
+        torch.testing.assert_close(exp.f_input, model(**batch)["logit"].squeeze(1))
+    if config.schema == "timeseries":
+        return  # its mask comes from the values, and is kept for the reference
+    row = 4  # f(x0) of one patient, the others as they are
+    adapter = PyHealthAdapter(model)
+    enc, ref = adapter.encode(batch), adapter.baseline(batch)
+    changed = [x.clone() for x in enc.inputs]
+    for x, b in zip(changed, ref):
+        x[row] = b[row]
+    alone = adapter(*changed, *enc.additional_forward_args)[row, 0]
+    torch.testing.assert_close(exp.f_baseline[row], alone)
+
+
+def test_together_adds_up_over_the_batch() -> None:
+    model, batch = zoo.build(CONFIGS[0])
+    dl = DeepLiftEHR(model, mixing="together", completeness="check")
+    with pytest.warns(AttributionWarning, match="over the batch alone"):
+        exp = dl.explain(batch)
+    change = (exp.f_input - exp.f_baseline).sum().double()
+    torch.testing.assert_close(exp.total.sum(), change, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'apart' or 'together'"):
+        DeepLiftEHR(model, mixing="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schema", ["sequence", "nested", "timeseries"])
+def test_agents_draw_the_same_numbers_in_both_passes(schema: str) -> None:
+    model, batch = zoo.build(zoo.Config("Agent", schema, options=zoo.HIDDEN))
+    dl = DeepLiftEHR(model, completeness="raise")
+    random = torch.get_rng_state()
+    with pytest.warns(AttributionWarning, match="multinomial"):
+        first = dl.explain(batch)
+    assert torch.equal(random, torch.get_rng_state())
+    assert not first.diagnostics.fallbacks
+    with pytest.warns(AttributionWarning):
+        again = dl.explain(batch)
+    assert torch.equal(first.f_input, again.f_input)
+    change = (first.f_input - first.f_baseline).abs()
+    bound = change.clamp(min=1e-3 * change.max())
+    assert float((first.delta.abs() / bound).median()) <= 1e-5
+
+
+class Rows(torch.nn.Module):
+    """Sparsemax by its definition, a sort and a threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim = -1
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        ordered = z.sort(-1, descending=True).values
+        k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+        inside = 1 + k * ordered > ordered.cumsum(-1)
+        size = inside.sum(-1, keepdim=True)
+        tau = ((ordered * inside).sum(-1, keepdim=True) - 1) / size
+        return (z - tau).clamp_min(0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sparsemax_is_the_straight_lines_integral(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    z, z0, w = (
+        torch.randn(5, 7, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    model: Any = torch.nn.Sequential(Rows())
+
+    class Weighted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = Rows()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.rows(x) * w).sum(1)
+
+    run = attributions(Weighted(), (z,), (z0,), rules={Rows: sparsemax})
+    assert run.diagnostics.exact and float(run.delta.abs().max()) < 1e-12
+    steps = 20_000  # midpoint rule of the gradient, which jumps at a few points
+    total = torch.zeros_like(z)
+    for t in torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps).double().split(2000):
+        points = (z0 + t.view(-1, 1, 1) * (z - z0)).requires_grad_()
+        total += torch.autograd.grad((model(points) * w).sum(), points)[0].sum(0)
+    torch.testing.assert_close(
+        run.attributions[0], total / steps * (z - z0), rtol=0, atol=2e-3
+    )
