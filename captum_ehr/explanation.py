@@ -178,20 +178,31 @@ class Explanation:
 
         Returns:
             A frame sorted by ``mean_abs``, strongest first, with the columns
-            ``feature``, ``code``, ``name``, ``count`` (rows), ``patients``
-            (distinct patient ids), ``mean`` and ``sum`` of the attributions, and
-            ``mean_abs``, the mean of their absolute values.
+            ``feature``, ``code``, ``name``, ``count`` (rows), ``patients`` (who have
+            it), ``sum`` of its attributions, and over all patients explained,
+            counting 0 for who do not have it, ``mean`` of its sum in each patient and
+            ``mean_abs`` of that sum's absolute value.
         """
-        frame = self.to_frame()
-        frame["absolute"] = frame["attribution"].abs()
-        table = frame.groupby(["feature", "code"], as_index=False).agg(
-            name=("name", "first"),
-            count=("attribution", "size"),
-            patients=("patient_id", "nunique"),
-            mean=("attribution", "mean"),
-            mean_abs=("absolute", "mean"),
-            sum=("attribution", "sum"),
+        keys = ["feature", "code"]
+        each = (
+            self.to_frame()
+            .groupby([*keys, "patient_id"], as_index=False)
+            .agg(
+                name=("name", "first"),
+                count=("attribution", "size"),
+                sum=("attribution", "sum"),
+            )
         )
+        each["absolute"] = each["sum"].abs()
+        table = each.groupby(keys, as_index=False).agg(
+            name=("name", "first"),
+            count=("count", "sum"),
+            patients=("patient_id", "size"),
+            mean=("sum", "sum"),
+            mean_abs=("absolute", "sum"),
+            sum=("sum", "sum"),
+        )
+        table[["mean", "mean_abs"]] /= max(len(self), 1)
         table = table.sort_values("mean_abs", ascending=False, kind="stable")
         return table.head(len(table) if k is None else k).reset_index(drop=True)
 

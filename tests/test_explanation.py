@@ -194,8 +194,8 @@ class TestTop:
                 "name": "I50",
                 "count": 2,
                 "patients": 1,
-                "mean": -1.0,
-                "mean_abs": 2.0,
+                "mean": -1.0,  # a sum of -2 in one patient, 0 in the other
+                "mean_abs": 1.0,
                 "sum": -2.0,
             },
             {
@@ -204,8 +204,8 @@ class TestTop:
                 "name": "E11",
                 "count": 1,
                 "patients": 1,
-                "mean": 0.5,
-                "mean_abs": 0.5,
+                "mean": 0.25,
+                "mean_abs": 0.25,
                 "sum": 0.5,
             },
         ]
