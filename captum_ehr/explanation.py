@@ -300,7 +300,7 @@ class Explanation:
             code = row["code"]
             if row["name"] != code:
                 code += f" ({row['name']})"
-            mean = f"mean {row['mean']:+.4g} in {row['count']} place(s)"
+            mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
             lines.append(f"{row['feature']} {code}: {mean}")
         return "Explanation: " + "\n  ".join(lines)
 

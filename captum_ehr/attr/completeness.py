@@ -58,9 +58,9 @@ def balance(attributions: tuple[Tensor, ...], change: Tensor) -> Balance:
         (tensor([1.]), tensor([True]))
     """
     flat = [a.flatten(1) if a.dim() > 1 else a.unsqueeze(1) for a in attributions]
-    wide = [f.double() for f in flat]
-    total = torch.stack([f.sum(1) for f in wide]).sum(0)
-    gross = torch.stack([f.abs().sum(1) for f in wide]).sum(0)
+    wide = torch.float64
+    total = torch.stack([f.sum(1, dtype=wide) for f in flat]).sum(0)
+    gross = torch.stack([f.abs().sum(1, dtype=wide) for f in flat]).sum(0)
     change_ = change.double()
     delta = total - change_
     fine = change.dtype == torch.float64
