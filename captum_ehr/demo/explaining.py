@@ -1,0 +1,145 @@
+"""Explaining the held-out patients, and what to say about it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from captum_ehr.demo.cohort import Cohort
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from captum_ehr.explanation import Explanation
+
+_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One model's held-out patients.
+
+    Args:
+        name: The model's name.
+        explanation: All of them.
+        seconds: How long the explanation took.
+        positives: How many of them had the outcome.
+        auroc: Of the model on them; None where they have one outcome only.
+    """
+
+    name: str
+    explanation: Explanation
+    seconds: float
+    positives: int
+    auroc: float | None
+
+    @property
+    def seconds_each(self) -> float:
+        """The time per patient."""
+        return self.seconds / len(self.explanation)
+
+
+def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
+    """Explain all held-out patients against unknown codes and average values.
+
+    Args:
+        name: The model's name.
+        model: The trained model.
+        cohort: Where they come from.
+    """
+    import torch
+    from pyhealth.datasets import get_dataloader
+
+    from captum_ehr import DeepLiftEHR
+
+    size = len(cohort.held_out)
+    batch: dict[str, Any] = next(iter(get_dataloader(cohort.held_out, size)))
+    explainer = DeepLiftEHR(model, internal_batch_size=_AT_A_TIME)
+    start = time.perf_counter()
+    explanation = explainer.explain(batch, "unk", names=cohort.names)
+    seconds = time.perf_counter() - start
+    ids = explanation.patient_ids
+    if cohort.sample_key is not None:
+        # One patient's admissions are told apart by it.
+        pairs = zip(ids, batch[cohort.sample_key], strict=True)
+        ids = tuple(f"{patient}, admission {one}" for patient, one in pairs)
+    explanation = replace(explanation, patient_ids=ids, target_names=(cohort.outcome,))
+    (label,) = cohort.dataset.output_schema
+    truth = torch.as_tensor(batch[label]).flatten()
+    return Explained(
+        name,
+        cohort.readable(explanation),
+        seconds,
+        int(truth.sum()),
+        auroc(explanation.f_input, truth),
+    )
+
+
+def auroc(score: Any, truth: Any) -> float | None:
+    """The chance that a positive has the higher score; ties count half.
+
+    Args:
+        score: One number per patient.
+        truth: One label per patient, 0 or 1.
+
+    Returns:
+        It, or None where there is one outcome only.
+
+    Example:
+        >>> import torch
+        >>> auroc(torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0, 1, 0]))
+        1.0
+    """
+    positive, negative = score[truth == 1].double(), score[truth == 0].double()
+    if not len(positive) or not len(negative):
+        return None
+    apart = positive[:, None] - negative[None, :]
+    return float((apart > 0).double().mean() + (apart == 0).double().mean() / 2)
+
+
+def calls_by_rule(explanation: Explanation) -> dict[str, int]:
+    """How many operations each exact rule served, the busiest first."""
+    calls: Counter[str] = Counter()
+    for operation in explanation.diagnostics.operations:
+        if operation.exact:
+            calls[operation.rule] += operation.calls
+    return dict(calls.most_common())
+
+
+def planted_ranks(
+    explanation: Explanation, planted: tuple[str, ...]
+) -> dict[str, int | None]:
+    """The place of each planted code in the cohort table, the first being 1."""
+    codes = explanation.top(None)["code"].tolist()
+    return {code: codes.index(code) + 1 if code in codes else None for code in planted}
+
+
+def shown_patients(explanation: Explanation, count: int = 12) -> list[int]:
+    """Whom the report shows: half of high risk, a quarter of middling, one of low.
+
+    Args:
+        explanation: The explanation.
+        count: How many; all, by falling risk, where there are not more.
+    """
+    order = explanation.f_input.argsort(descending=True).tolist()
+    if len(order) <= count:
+        return order
+    low = count // 4
+    middle = (len(order) - low) // 2
+    return [*order[: count - 2 * low], *order[middle : middle + low], *order[-low:]]
+
+
+def timeline_patient(explanation: Explanation) -> int:
+    """The patient of the highest risk among those with the most visits, four at least.
+
+    Where nobody has that many, or visits are not known, simply of the highest risk.
+    """
+    frame = explanation.to_frame()
+    visits = frame.groupby("patient_id")["visit"].nunique()
+    order = explanation.f_input.argsort(descending=True).tolist()
+    for patient in order:
+        if visits[explanation.patient_ids[patient]] >= 4:
+            return int(patient)
+    return int(order[0])

@@ -1,0 +1,128 @@
+"""The demo from end to end."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.explaining import Explained, explain
+from captum_ehr.demo.mimic3 import mimic3_cohort
+from captum_ehr.demo.quiet import one_thread, quiet
+from captum_ehr.demo.synthetic import N_PATIENTS, synthetic_demo_cohort
+from captum_ehr.demo.terminal import account_table, top_table
+from captum_ehr.demo.training import MODELS, build_model, steps_of, train
+from captum_ehr.demo.writing import write_files
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def run_demo(
+    out: Path,
+    console: Console,
+    *,
+    mimic3: Path | None = None,
+    patients: int = 200,
+    epochs: int | None = None,
+    seed: int = 0,
+    n_patients: int = N_PATIENTS,
+) -> list[Path]:
+    """Train both models, explain held-out patients, show the tables, write the files.
+
+    Args:
+        out: The folder to write into; it is made.
+        console: Where to show progress and tables. Its file must be given, since
+            what libraries print to the standard streams is held back meanwhile.
+        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
+        patients: How many held-out patients to explain, at most.
+        epochs: How long to train; the cohort's own default if None.
+        seed: Of everything that is drawn.
+        n_patients: The size of the built-in cohort.
+
+    Returns:
+        The paths written, the report's first.
+
+    Raises:
+        DemoError: If the data do not suffice.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet(), one_thread(), _scratch(out) as scratch:
+        with console.status("Loading PyHealth and the patients (a minute at most) …"):
+            cohort = (
+                synthetic_demo_cohort(n_patients, patients, seed)
+                if mimic3 is None
+                else mimic3_cohort(mimic3, scratch, patients, seed)
+            )
+        for note in cohort.notes:
+            console.print(note, highlight=False)
+        results = _results(cohort, epochs or cohort.epochs, seed, console)
+        for explained in results:
+            console.print()
+            console.print(top_table(explained, cohort, console.width))
+        console.print()
+        console.print(account_table(results, cohort))
+        for explained in results:
+            for message in explained.explanation.diagnostics.messages:
+                console.print(f"! {explained.name}: {message}", markup=False)
+        with console.status("Writing the report …"):
+            return write_files(results, cohort, out)
+
+
+def _results(
+    cohort: Cohort, epochs: int, seed: int, console: Console
+) -> list[Explained]:
+    with _progress(console) as progress:
+        return [_result(name, cohort, epochs, seed, progress) for name in MODELS]
+
+
+def _result(
+    name: str, cohort: Cohort, epochs: int, seed: int, progress: Progress
+) -> Explained:
+    model = build_model(name, cohort.dataset, seed)
+    task = progress.add_task(f"train {name}", total=steps_of(cohort, epochs), note="")
+
+    def step(epoch: int, loss: float) -> None:
+        note = f"epoch {epoch + 1}/{epochs}, loss {loss:.2f}"
+        progress.update(task, advance=1, note=note)
+
+    train(model, cohort, epochs, seed, step)
+    size = len(cohort.held_out)
+    # One call explains all, so it has no middle to show.
+    task = progress.add_task(f"explain {name}", total=None, note="")
+    explained = explain(name, model, cohort)
+    note = f"{size} {cohort.unit}"
+    progress.update(task, total=size, completed=size, note=note)
+    return explained
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]:<24}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
+        yield progress
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder for PyHealth's copies of the data, beside the results, then gone.
+
+    Beside them, because records may have to stay on the disk that was chosen.
+    """
+    with tempfile.TemporaryDirectory(
+        dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True
+    ) as path:
+        yield Path(path)

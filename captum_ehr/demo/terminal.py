@@ -1,0 +1,112 @@
+"""What the demo shows on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.explaining import Explained, calls_by_rule, planted_ranks
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_ROWS = 15
+
+
+def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
+    """The strongest codes of the cohort, planted ones marked.
+
+    Args:
+        explained: One model's patients.
+        cohort: Where they come from.
+        width: The terminal's; names are cut to leave room for the numbers.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from captum_ehr.visualization.layout import shorten
+
+    rows = explained.explanation.top(_ROWS).to_dict("records")
+    table = Table(
+        title=f"{explained.name}: top codes by mean absolute attribution",
+        title_justify="left",
+        caption="★ planted: the risk was made from it" if cohort.planted else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    numbers = ("mean |a|", "mean a", cohort.unit)
+    widest = max((len(row["code"]) for row in rows), default=0) + 2
+    # Each column is padded by one on either side.
+    room = width - sum(map(len, numbers)) - widest - len("15") - 2 * 6
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("  code", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    for head in numbers:
+        table.add_column(head, justify="right", no_wrap=True)
+    for rank, row in enumerate(rows, 1):
+        star = row["code"] in cohort.planted
+        name = row["name"] if row["name"] != row["code"] else ""
+        table.add_row(
+            str(rank),
+            Text(("★ " if star else "  ") + row["code"]),
+            Text(shorten(name, max(room, 8))),
+            f"{row['mean_abs']:.3f}",
+            f"{row['mean']:+.3f}",
+            str(row["patients"]),
+            style="bold" if star else None,
+        )
+    return table
+
+
+def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
+    """Per model whether the attributions add up, by which rules, and how fast."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="Do the attributions add up?", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("", no_wrap=True)
+    for explained in results:
+        table.add_column(explained.name, overflow="fold")
+    relative = [one.explanation.relative_delta for one in results]
+    rows = {
+        "median |delta|/|f(x)-f(x0)|": [f"{one.median():.1e}" for one in relative],
+        "largest, before rescaling": [f"{one.max():.1e}" for one in relative],
+        "operations by exact rule": list(map(_rules, results)),
+        "without an exact rule": list(map(_fallbacks, results)),
+        "time per patient": [f"{one.seconds_each * 1e3:.1f} ms" for one in results],
+        f"{cohort.unit} explained": [str(len(one.explanation)) for one in results],
+        "the model's AUROC on them": list(map(_auroc, results)),
+    }
+    if cohort.planted:
+        rows["ranks of the planted"] = [_ranks(one, cohort) for one in results]
+    for head, cells in rows.items():
+        table.add_row(head, *cells)
+    return table
+
+
+def _rules(explained: Explained) -> str:
+    calls = calls_by_rule(explained.explanation)
+    rules = ", ".join(f"{rule} {count}" for rule, count in calls.items())
+    return f"{sum(calls.values())}: {rules}"
+
+
+def _fallbacks(explained: Explained) -> str:
+    return ", ".join(explained.explanation.diagnostics.fallbacks) or "none"
+
+
+def _auroc(explained: Explained) -> str:
+    if explained.auroc is None:
+        return "unknown: all have one outcome"
+    return f"{explained.auroc:.2f} ({explained.positives} with the outcome)"
+
+
+def _ranks(explained: Explained, cohort: Cohort) -> str:
+    ranks = planted_ranks(explained.explanation, cohort.planted)
+    places = sorted(rank for rank in ranks.values() if rank is not None)
+    words = ", ".join(map(str, places))
+    absent = len(ranks) - len(places)
+    return words + (f"; {absent} in no patient" if absent else "")
