@@ -1,0 +1,92 @@
+"""The command line: what it says, what it refuses, and that it is quick to say it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import captum_ehr
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "captum", "pyhealth", "matplotlib", "pandas", "numpy")
+
+
+def captum_ehr_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, on a wide terminal without colours."""
+    return subprocess.run(
+        [sys.executable, "-m", "captum_ehr.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={"PATH": "", "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+
+
+def test_help_names_the_commands_and_where_to_begin() -> None:
+    done = captum_ehr_cli("--help")
+    assert done.returncode == 0, done.stderr
+    assert "captum-ehr demo" in done.stdout and "--version" in done.stdout
+
+
+def test_help_of_the_demo_is_enough_by_itself() -> None:
+    done = captum_ehr_cli("demo", "--help")
+    assert done.returncode == 0, done.stderr
+    for option in ("--out", "--mimic3", "--patients", "--epochs", "--seed"):
+        assert option in done.stdout
+    for file in ("report.html", "timeline.png", "attributions.parquet"):
+        assert file in done.stdout
+    assert "Example: captum-ehr demo" in done.stdout
+
+
+def test_without_a_command_there_is_help() -> None:
+    assert "demo" in captum_ehr_cli().stdout
+
+
+def test_version() -> None:
+    done = captum_ehr_cli("--version")
+    assert done.returncode == 0
+    assert done.stdout.split() == ["captum-ehr", captum_ehr.__version__]
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    script = (
+        f"import sys, captum_ehr.cli; print(*sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_a_folder_without_the_tables_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "ADMISSIONS.csv.gz").touch()
+    (tmp_path / "PATIENTS.csv").touch()
+    done = captum_ehr_cli("demo", "--mimic3", str(tmp_path))
+    assert done.returncode == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "lacks ICUSTAYS, DIAGNOSES_ICD, PROCEDURES_ICD, PRESCRIPTIONS" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--mimic3", "no such folder"),
+        ("--patients", "0"),
+        ("--epochs", "0"),
+        ("--seed", "-1"),
+        ("--out", str(Path(__file__))),
+    ],
+)
+def test_bad_options_are_named(arguments: tuple[str, str]) -> None:
+    done = captum_ehr_cli("demo", *arguments)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
