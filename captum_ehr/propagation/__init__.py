@@ -17,6 +17,7 @@ from .explain import (
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
 from .registry import default_table, with_rules
 from .rules.elementwise import elementwise, secant_rule
+from .rules.handlers import captum_handler
 from .rules.integral import path_integral
 from .rules.products import product
 from .rules.sparsemax import sparsemax
@@ -32,6 +33,7 @@ __all__ = [
     "Rule",
     "TwoSided",
     "attributions",
+    "captum_handler",
     "default_table",
     "elementwise",
     "foreign_functions",

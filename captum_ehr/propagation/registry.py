@@ -37,6 +37,7 @@ from .rules import extrema, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
+from .rules.handlers import captum_handler, is_captum_handler
 from .rules.integral import multilinear
 
 
@@ -139,7 +140,8 @@ def with_rules(rules: Mapping[Any, Rule] | None, table: Table | None = None) -> 
     """A table with a user's rules on top.
 
     Args:
-        rules: From torch function or ``nn.Module`` type to rule.
+        rules: From torch function or ``nn.Module`` type to rule; handlers of module
+            types may also have the signature of Captum's DeepLift.
         table: The table to extend; captum_ehr's own by default.
 
     Raises:
@@ -156,6 +158,7 @@ def with_rules(rules: Mapping[Any, Rule] | None, table: Table | None = None) -> 
                 "rules maps torch functions or nn.Module types to rules; got "
                 f"{key!r}: {rule!r}. See captum_ehr.propagation.elementwise."
             )
+        rule = captum_handler(rule) if is_captum_handler(rule) else rule
         extended[key] = Entry(Kind.RULE, rule)
     return types.MappingProxyType(extended)
 
