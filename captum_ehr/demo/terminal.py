@@ -32,14 +32,14 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
     table = Table(
         title=f"{explained.name}: top codes by mean absolute attribution",
         title_justify="left",
-        caption="★ planted: the risk was made from it" if cohort.planted else None,
+        caption=_caption(cohort),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     numbers = ("mean |a|", "mean a", cohort.unit)
     widest = max((len(row["code"]) for row in rows), default=0) + 2
-    # Each column is padded by one on either side.
-    room = width - sum(map(len, numbers)) - widest - len("15") - 2 * 6
+    # Each of the six columns has a blank on either side and one before the next.
+    room = width - sum(map(len, numbers)) - widest - len("15") - 3 * 6 - 1
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("  code", no_wrap=True)
     table.add_column("name", no_wrap=True)
@@ -58,6 +58,11 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
             style="bold" if star else None,
         )
     return table
+
+
+def _caption(cohort: Cohort) -> str:
+    words = f"a: the sum in each of the {cohort.unit}, averaged over all"
+    return f"★ planted; {words}" if cohort.planted else words
 
 
 def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
