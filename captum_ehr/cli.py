@@ -92,7 +92,11 @@ def demo(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(min=0, help="Of the patients, the split and the training."),
+        typer.Option(
+            min=0,
+            help="Of the patients, the split and the training. With MIMIC-III, runs "
+            "still differ a little: PyHealth reads records in no fixed order.",
+        ),
     ] = 0,
 ) -> None:
     """Train two models, explain held-out patients, and write a report.

@@ -139,6 +139,10 @@ def _notes(
             f"{unseen} of the {codes} codes of the held-out admissions occur in none "
             "of those trained on; what a model makes of them is chance."
         )
+    notes.append(
+        "PyHealth reads records of one date in no fixed order, and the models depend on "
+        "it: another run with the same seed gives somewhat other numbers."
+    )
     return tuple(notes)
 
 
