@@ -95,7 +95,7 @@ def demo(
         typer.Option(
             min=0,
             help="Of the patients, the split and the training. With MIMIC-III, runs "
-            "still differ a little: PyHealth reads records in no fixed order.",
+            "differ all the same: PyHealth reads records in no fixed order.",
         ),
     ] = 0,
 ) -> None:

@@ -140,8 +140,8 @@ def _notes(
             "of those trained on; what a model makes of them is chance."
         )
     notes.append(
-        "PyHealth reads records of one date in no fixed order, and the models depend on "
-        "it: another run with the same seed gives somewhat other numbers."
+        "PyHealth reads records of one date in no fixed order, and the models depend "
+        "on it: another run with the same seed gives other numbers."
     )
     return tuple(notes)
 
