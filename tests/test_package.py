@@ -74,32 +74,3 @@ def test_every_requirement_has_both_bounds() -> None:
     assert requirements
     for requirement in requirements:
         assert ">=" in requirement and ",<" in requirement, requirement
-
-
-def test_the_command_line_imports_no_heavy_library() -> None:
-    script = (
-        "import sys, captum_ehr.cli;"
-        "print(*sorted({'torch', 'pyhealth', 'captum'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
-
-
-def test_the_command_line_shows_its_help() -> None:
-    script = "from captum_ehr.cli import app; app(['--help'])"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "demo" in done.stdout
