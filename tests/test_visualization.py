@@ -171,7 +171,7 @@ class TestLayout:
         assert fold(()) == ()
 
     @given(st.lists(st.floats(0, 10), min_size=1, max_size=8))
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     def test_columns_do_not_overlap_and_stay_inside(self, places: list[float]) -> None:
         moved = spread(sorted(places), 1.0, 10.0)
         assert all(b - a >= 1.0 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
