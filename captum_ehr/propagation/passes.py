@@ -218,8 +218,6 @@ class InputPass(TorchFunctionMode):
             return
         memory = target.untyped_storage().data_ptr()
         for call in self.tape.calls.values():
-            if call.args is None:
-                continue
             call.shelter(memory)
 
 
@@ -327,7 +325,7 @@ def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:
         mode = _active_pass() if torch._C._is_torch_function_mode_enabled() else None
         if mode is None:
             return forward(*args, **kwargs)
-        with _without_modes():
+        with torch._C.DisableTorchFunction():
             if isinstance(mode, InputPass):
                 mode.tape.functions.append(forward)
                 return mode.dispatch(entry, forward, args, kwargs)
@@ -336,10 +334,9 @@ def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:
     return run
 
 
-def _with_module(entry: Entry, module: nn.Module) -> Callable[..., Any] | None:
+def _with_module(entry: Entry, module: nn.Module) -> Callable[..., Any]:
     rule = entry.rule
-    if rule is None:
-        return None
+    assert rule is not None
 
     def bound(*args: Any, **kwargs: Any) -> Multiplier:
         return rule(module, *args, **kwargs)
@@ -353,7 +350,3 @@ def _active_pass() -> InputPass | ReferencePass | None:
         if isinstance(mode, (InputPass, ReferencePass)):
             return mode
     return None
-
-
-def _without_modes() -> Any:
-    return torch._C.DisableTorchFunction()
