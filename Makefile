@@ -9,7 +9,12 @@ STAMP := $(VENV)/.installed
 # make demo MIMIC3=path OUT=folder
 DEMO_OPTIONS := $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: help demo test lint bench clean
+# The oldest and the newest that are supported, each in an environment of its own.
+OLDEST := torch==2.7.1 captum==0.7.0 pyhealth==2.0.2
+NEWEST := torch captum pyhealth
+COMPAT := .compat
+
+.PHONY: help demo test test-compat lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +22,7 @@ help:
 	@echo "make demo MIMIC3=path    the same on a MIMIC-III folder"
 	@echo "make demo OUT=folder     where the demo writes"
 	@echo "make test                ruff, mypy, then all tests and doctests"
+	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make bench               the benchmarks"
 	@echo "make clean               remove the environment and all caches"
 	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
@@ -48,9 +54,26 @@ lint: $(STAMP)
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
+$(COMPAT)/oldest/.installed: PINS := $(OLDEST)
+$(COMPAT)/newest/.installed: PINS := $(NEWEST)
+$(COMPAT)/%/.installed: setup.cfg pyproject.toml | $(BIN)/uv
+	rm -rf $(@D) && $(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
+	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python '.[test]' $(PINS)
+	$(BIN)/uv pip uninstall --quiet --python $(@D)/bin/python captum-ehr
+	@touch $@
+
+# The tests import the package from the working tree.
+test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
+	@for pair in oldest newest; do \
+		$(COMPAT)/$$pair/bin/python -c 'from importlib.metadata import version as v; \
+			print(*(f"{n} {v(n)}" for n in ("torch", "captum", "pyhealth")))' && \
+		PYTHONPATH=$(CURDIR) $(COMPAT)/$$pair/bin/python -m pytest $(PYTEST_OPTIONS) \
+			|| exit 1; \
+	done
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,15 @@ import torch
 import typer
 from rich.console import Console
 
-from . import completeness, faithfulness, results, speed, table
+from . import (
+    captum_classes,
+    captum_table,
+    completeness,
+    faithfulness,
+    results,
+    speed,
+    table,
+)
 
 app = typer.Typer(add_completion=False)
 
@@ -46,6 +54,7 @@ def everything(
         add_up(quick, results)
         agree(quick, results)
         tabulate(quick, results, readme)
+        try_classes(quick, results, readme)
 
 
 @app.command("speed")
@@ -91,12 +100,37 @@ def tabulate(
         raise typer.Exit(1) from None
 
 
+@app.command("captum-classes")
+def try_classes(
+    quick: Quick = False,
+    results: Results = None,
+    readme: Readme = Path("docs/captum.md"),
+) -> None:
+    """Which of Captum's classes work on which models, and their table."""
+    settings = captum_classes.quick() if quick else captum_classes.Settings()
+    folder = _folder(quick, results)
+    _run("captum_classes", captum_classes.measure, settings, folder)
+    made = captum_table.markdown(_load_part("captum_classes", folder))
+    (folder / "captum_classes.md").write_text(made)
+    if quick:
+        return
+    try:
+        table.write(readme, made, captum_table.BEGIN, captum_table.END)
+    except table.MarkerError as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+
+
 def _folder(quick: bool, given: Path | None) -> Path:
     return given or (results.QUICK if quick else results.HOME)
 
 
 def _load(folder: Path) -> Any:
     return results.load(folder)
+
+
+def _load_part(part: str, folder: Path) -> Any:
+    return results.load_part(part, folder)
 
 
 def _run(part: str, measure: Any, settings: Any, folder: Path) -> None:

@@ -63,6 +63,16 @@ def save(part: str, settings: Any, rows: Sequence[Any], folder: Path) -> Path:
     return path
 
 
+def load_part(part: str, folder: Path) -> dict[str, Any]:
+    """One part that was measured.
+
+    Raises:
+        FileNotFoundError: If it was not.
+    """
+    found: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
+    return found
+
+
 def load(folder: Path) -> dict[str, dict[str, Any]]:
     """The parts that were measured, by name.
 

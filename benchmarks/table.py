@@ -64,7 +64,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         part: {row["model"]: row for row in found["rows"]}
         for part, found in results.items()
     }
-    lines = [_line(HEAD), _line(["---", *["--:"] * (len(HEAD) - 1)])]
+    lines = [line(HEAD), line(["---", *["--:"] * (len(HEAD) - 1)])]
     for family in families():
         rows = {
             part: found[family.name]
@@ -72,26 +72,26 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
             if family.name in found
         }
         if rows:
-            lines.append(_line([family.name, *_cells(rows)]))
+            lines.append(line([family.name, *_cells(rows)]))
     notes = [_note(part, found) for part, found in results.items()]
     dash = f"{REFUSED}: does not take the model; empty: not measured."
-    return "\n".join([*lines, "", " ".join([*notes, dash]), "", _where(results)]) + "\n"
+    return "\n".join([*lines, "", " ".join([*notes, dash]), "", where(results)]) + "\n"
 
 
-def write(readme: Path, table: str) -> None:
-    """Put the table between the markers.
+def write(readme: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put a table between its markers.
 
     Raises:
         MarkerError: If the file or its markers are not there.
     """
     text = readme.read_text() if readme.exists() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
         raise MarkerError(
-            f"{readme} has no lines {BEGIN} and {END}; the table goes between them."
+            f"{readme} has no lines {begin} and {end}; the table goes between them."
         )
-    readme.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+    readme.write_text(f"{before}{begin}\n{table}{end}{after}")
 
 
 def _cells(rows: Rows) -> list[str]:
@@ -138,10 +138,15 @@ def _correlations(rows: Rows) -> list[str]:
 
 
 def _error(value: float | str, refused: str) -> str:
-    if isinstance(value, str):
-        return refused
+    return refused if isinstance(value, str) else number(value)
+
+
+def number(value: float) -> str:
+    """A relative error in as few digits as it takes."""
     if value >= 0.01:
         return f"{value:.2f}"
+    if value == 0:
+        return "0"
     mantissa, _, exponent = f"{value:.0e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 
@@ -155,8 +160,8 @@ def _note(part: str, found: Mapping[str, Any]) -> str:
     return NOTES[part].format(**words)
 
 
-def _where(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The environments, those that are the same once."""
+def where(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """On what it was measured: the environments, those that are the same once."""
     parts: dict[str, list[str]] = {}
     for part, found in results.items():
         e = found["environment"]
@@ -172,5 +177,6 @@ def _where(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "Measured " + " ".join(said)
 
 
-def _line(cells: Any) -> str:
+def line(cells: Any) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"

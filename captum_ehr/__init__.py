@@ -10,8 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapter import EncodedBatch, PyHealthAdapter
-    from .attr import AttributionWarning, CompletenessError, DeepLiftEHR
+    from .adapter import EncodedBatch, PyHealthAdapter, reference_patients
+    from .attr import (
+        AttributionWarning,
+        CompletenessError,
+        DeepLiftEHR,
+        DeepLiftShapEHR,
+        LayerDeepLiftEHR,
+        NeuronDeepLiftEHR,
+    )
     from .explanation import Explanation
 
 __version__ = "0.1.0"
@@ -20,9 +27,13 @@ __all__ = [
     "AttributionWarning",
     "CompletenessError",
     "DeepLiftEHR",
+    "DeepLiftShapEHR",
     "EncodedBatch",
     "Explanation",
+    "LayerDeepLiftEHR",
+    "NeuronDeepLiftEHR",
     "PyHealthAdapter",
+    "reference_patients",
 ]
 
 
@@ -31,9 +42,13 @@ def __getattr__(name: str) -> Any:
         "AttributionWarning": "attr",
         "CompletenessError": "attr",
         "DeepLiftEHR": "attr",
+        "DeepLiftShapEHR": "attr",
         "EncodedBatch": "adapter",
         "Explanation": "explanation",
+        "LayerDeepLiftEHR": "attr",
+        "NeuronDeepLiftEHR": "attr",
         "PyHealthAdapter": "adapter",
+        "reference_patients": "adapter",
     }.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

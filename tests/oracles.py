@@ -81,7 +81,8 @@ class Number:
     def through(self, function: Callable[[Any], Any], slope: Any = None) -> Number:
         """function(self), by the secant; ``slope`` is the value where x = x0."""
         y, y0 = function(self.value), function(self.reference)
-        if self.value != self.reference:
+        size = max(abs(self.value), abs(self.reference))
+        if abs(self.value - self.reference) > size * mp.mpf(10) ** (-mp.mp.dps // 2):
             m = (y - y0) / (self.value - self.reference)
         else:
             m = mp.diff(function, self.value) if slope is None else slope(self.value)

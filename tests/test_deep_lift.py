@@ -105,6 +105,14 @@ class TestForms:
             DeepLiftEHR(model).attribute({**batch, "ward": ["a"] * 9})["labs"],
         )
 
+    def test_rows_add_up_where_a_reference_changes_padding(self, mlp: Any) -> None:
+        exp = DeepLiftEHR(mlp[0]).explain(mlp[1], "pyhealth")
+        frame = exp.to_frame()
+        assert "<pad>" in set(frame["code"])
+        rows = frame.groupby("patient_id", sort=False)["attribution"].sum()
+        total = torch.from_numpy(rows.to_numpy())
+        torch.testing.assert_close(total, exp.total, rtol=1e-6, atol=1e-7)
+
 
 class TestTargets:
     def test_the_predicted_class_is_the_default(self, classes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -48,18 +49,27 @@ def test_together_adds_up_over_the_batch() -> None:
         DeepLiftEHR(model, mixing="both")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("schema", ["sequence", "nested", "timeseries"])
-def test_agents_draw_the_same_numbers_in_both_passes(schema: str) -> None:
-    model, batch = zoo.build(zoo.Config("Agent", schema, options=zoo.HIDDEN))
+DRAWING = zoo.drawing()
+
+
+@pytest.mark.parametrize("config", DRAWING, ids=str)
+def test_both_passes_draw_the_same_numbers(config: zoo.Config) -> None:
+    model, batch = zoo.build(config)
     dl = DeepLiftEHR(model, completeness="raise")
-    random = torch.get_rng_state()
-    with pytest.warns(AttributionWarning, match="multinomial"):
+    state, python = torch.get_rng_state(), random.getstate()
+    kept = "multinomial" if config.model == "Agent" else "others held fixed"
+    with pytest.warns(AttributionWarning, match=kept):
         first = dl.explain(batch)
-    assert torch.equal(random, torch.get_rng_state())
+    assert torch.equal(state, torch.get_rng_state()) and python == random.getstate()
     assert not first.diagnostics.fallbacks
     with pytest.warns(AttributionWarning):
         again = dl.explain(batch)
     assert torch.equal(first.f_input, again.f_input)
+    with torch.no_grad():  # the same numbers give the model's own answer
+        theirs = model(**batch)["logit"].squeeze(1)
+    torch.set_rng_state(state)
+    random.setstate(python)
+    torch.testing.assert_close(first.f_input, theirs)
     change = (first.f_input - first.f_baseline).abs()
     bound = change.clamp(min=1e-3 * change.max())
     assert float((first.delta.abs() / bound).median()) <= 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from medication import DRUG_CLASSES, tables
 from pyhealth import models as pyhealth_models
 from pyhealth.datasets import create_sample_dataset, get_dataloader
 from torch import nn
@@ -30,6 +32,19 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "stagenet_codes": {"timed": "stagenet"},
     "stagenet": {"timed": "stagenet", "timed_labs": "stagenet_tensor"},
     "stagenet_nested": {"timed_visits": "stagenet", "timed_labs": "stagenet_tensor"},
+    "series": {"vitals": "timeseries"},
+    "matrix": {"matrix": "tensor"},
+    "static": {"visits": "nested_sequence", "labs": "tensor"},
+    "static_series": {"vitals": "timeseries", "labs": "tensor"},
+    "medication": {"conditions": "nested_sequence", "procedures": "nested_sequence"},
+    "cehr": {
+        "concept_ids": ("cehr", {"max_len": 8}),
+        "token_type_ids": ("tensor", {"dtype": torch.long}),
+        "time_stamps": "tensor",
+        "ages": "tensor",
+        "visit_orders": ("tensor", {"dtype": torch.long}),
+        "visit_segments": ("tensor", {"dtype": torch.long}),
+    },
 }
 
 MODES = ("binary", "multiclass", "multilabel", "regression")
@@ -56,12 +71,27 @@ class Config:
         return "-".join([self.model, self.schema, self.mode, *words])
 
 
-SIZES = frozenset({"embedding_dim", "hidden_dim", "chunk_size", "levels", "num_heads"})
+SIZES = frozenset(
+    """
+    embedding_dim hidden_dim chunk_size levels num_heads pe_hidden vocab_size
+    ehr_hidden_dim fusion_hidden_dim projection_dim cxr_backbone cxr_pretrained
+    ehr_feature_key num_gnn_layers state_size time_embeddings_size
+    """.split()
+)
 SMALL = {"embedding_dim": 8}
 HIDDEN = {"embedding_dim": 8, "hidden_dim": 6}
 STAGES = {"embedding_dim": 8, "chunk_size": 4, "levels": 3}
 HEADS = {**STAGES, "num_heads": 2}
 BLOCKS = {"embedding_dim": 8, "num_transformer_layers": 1, "num_mamba_layers": 2}
+CHANNELS = {"embedding_dim": 8, "hidden_dim": 8, "num_head": 2, "pe_hidden": 8}
+FUSION = {
+    "ehr_feature_key": "matrix",
+    "ehr_hidden_dim": 6,
+    "fusion_hidden_dim": 6,
+    "projection_dim": 6,
+    "cxr_backbone": "resnet18",
+    "cxr_pretrained": False,
+}
 
 
 def configs() -> list[Config]:
@@ -82,7 +112,8 @@ def configs() -> list[Config]:
     add("RNN", "sequence", HIDDEN, bidirectional=True)
     add("RNN", "sequence", HIDDEN, rnn_type="LSTM", num_layers=2, bidirectional=True)
     add("RNN", "tensor multi_hot timeseries nested_floats stagenet", HIDDEN)
-    add("RNN", "stagenet_nested", HIDDEN)
+    add("RNN", "stagenet_nested matrix", HIDDEN)
+    add("RNN", "sequence", HIDDEN, num_layers=3)
     add("RETAIN", "sequence nested timeseries tensor", SMALL)
     add("CNN", "sequence tensor multi_hot timeseries stagenet", HIDDEN)
     add("CNN", "sequence", HIDDEN, num_layers=2)
@@ -95,13 +126,27 @@ def configs() -> list[Config]:
     add("EHRMamba", "sequence nested tensor multi_hot timeseries stagenet", SMALL)
     add("JambaEHR", "sequence nested tensor stagenet", BLOCKS)
     add("Deepr", "sequence nested", HIDDEN)
-    add("TCN", "sequence timeseries", SMALL)
-    add("ConCare", "nested", {**HIDDEN, "hidden_dim": 8}, num_head=2, pe_hidden=8)
+    add("TCN", "sequence timeseries matrix nested_floats", SMALL, num_channels=6)
+    add("TCN", "sequence", SMALL, num_channels=[6, 5, 4])
+    add("Deepr", "sequence", HIDDEN, window=2)
+    add("ConCare", "nested series matrix", CHANNELS)
+    add("ConCare", "static static_series", CHANNELS, static_key="labs")
     add("GCN", "sequence nested tensor timeseries", SMALL, nhid=6)
     add("GAT", "sequence nested tensor timeseries", SMALL, nhid=6, nheads=2)
     add("MultimodalRNN", "sequence nested tensor multi_hot timeseries", HIDDEN)
     add("MultimodalRNN", "nested_floats stagenet", HIDDEN)
+    add("GCN", "sequence", SMALL, nhid=6, num_layers=3)
+    add("GAT", "sequence", SMALL, nhid=6, nheads=2, num_layers=3)
     add("MultimodalRETAIN", "sequence nested tensor", SMALL)
+    add("MedFuse", "matrix", FUSION)
+    add("MedFuse", "matrix", FUSION, ehr_num_layers=1)
+    add("EHRMambaCEHR", "cehr", {**SMALL, "vocab_size": 40, "time_embeddings_size": 4})
+    for model in ("GAMENet", "SafeDrug", "MICRON"):
+        made.append(Config(model, "medication", "multilabel", HIDDEN))
+    made.append(
+        Config("MoleRec", "medication", "multilabel", {**HIDDEN, "num_gnn_layers": 2})
+    )
+    made.append(Config("MICRON", "nested", "multilabel", HIDDEN))
     for mode in MODES[1:]:
         made += [
             Config("MLP", "tensor", mode, HIDDEN),
@@ -125,18 +170,37 @@ def mixing() -> list[Config]:
     return [*made, Config("MultimodalAdaCare", "tensor", options=HIDDEN)]
 
 
+def drawing() -> list[Config]:
+    """Models that draw random numbers in eval mode; GRASP's mix patients too."""
+    made = [Config("Agent", s, options=HIDDEN) for s in ("sequence", "nested")]
+    made += [Config("Agent", "timeseries", options=HIDDEN)]
+    made += [Config("Agent", "sequence", options={**HIDDEN, "cell": "lstm"})]
+    for block in ("GRU", "LSTM", "ConCare"):
+        options = {"embedding_dim": 8, "hidden_dim": 8, "block": block}
+        made += [
+            Config("GRASP", s, options=options) for s in ("sequence", "timeseries")
+        ]
+    return made
+
+
 @cache
 def dataset(schema: str, mode: str) -> Any:
     """Nine patients: long and short histories, one of one code, an empty visit."""
     rng = np.random.default_rng(7)
     samples = [_sample(rng, n) for n in range(9)]
+    label = "label"
+    if schema == "medication":  # its models know no other names
+        samples = [{**s, "conditions": s["visits"]} for s in samples]
+        label = "drugs"
+        for n, s in enumerate(samples):
+            s["labels"] = {mode: [DRUG_CLASSES[n % 4], DRUG_CLASSES[(n + 1) % 3]]}
     keys = ("patient_id", "visit_id", *SCHEMAS[schema])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return create_sample_dataset(
-            [{**{k: s[k] for k in keys}, "label": s["labels"][mode]} for s in samples],
+            [{**{k: s[k] for k in keys}, label: s["labels"][mode]} for s in samples],
             SCHEMAS[schema],
-            {"label": mode},
+            {label: mode},
             dataset_name="zoo",
         )
 
@@ -154,7 +218,9 @@ def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
         "conditions": list(rng.choice(CODES, 1 if n == 3 else rng.integers(2, 9))),
         "drugs": list(rng.choice(DRUGS, rng.integers(1, 6))),
         "visits": visits,
-        "history": [visits, visits[:1]],
+        **_events(rng, n),
+        "procedures": [list(rng.choice(DRUGS, 2)) for _ in visits],
+        "matrix": (rng.normal(size=(4, 3)) + 1).round(3).tolist(),
         "labs": rng.normal(size=4).round(3).tolist(),
         "flags": list(rng.choice(DRUGS, rng.integers(1, 4), replace=False)),
         "vitals": (
@@ -174,18 +240,34 @@ def _sample(rng: np.random.Generator, n: int) -> dict[str, Any]:
     }
 
 
+def _events(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """The six fields of a CEHR timeline, padded on the left as PyHealth does."""
+    real = 1 if n == 3 else int(rng.integers(2, 9))
+    fields = {
+        "concept_ids": [str(c) for c in rng.choice(CODES, real)],
+        "token_type_ids": rng.integers(1, 6, real).tolist(),
+        "time_stamps": np.sort(rng.uniform(0, 9, real)).round(2).tolist(),
+        "ages": [float(v) for v in 40 + np.sort(rng.uniform(0, 2, real))],
+        "visit_orders": list(range(real)),
+        "visit_segments": [k % 2 for k in range(real)],
+    }
+    blank = {"concept_ids": "<pad>", "time_stamps": 0.0, "ages": 0.0}
+    return {k: [blank.get(k, 0)] * (8 - real) + v for k, v in fields.items()}
+
+
 def build(config: Config, *, trained: bool = False, seed: int = 0) -> tuple[Any, Any]:
     """A model of the zoo in eval mode, and a batch of all of its patients."""
     torch.manual_seed(seed)
     data = dataset(config.schema, config.mode)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(pyhealth_models, config.model)(data, **config.options)
         batch = next(iter(get_dataloader(data, batch_size=9, shuffle=False)))
-        if trained:
-            train(model, batch)
-        else:
-            _move_statistics(model)
+        with tables(tempfile.gettempdir()):
+            model = getattr(pyhealth_models, config.model)(data, **config.options)
+            if trained:
+                train(model, batch)
+            else:
+                _move_statistics(model)
     return model.eval(), batch
 
 
@@ -205,6 +287,22 @@ def _move_statistics(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
+
+
+def score(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+    """What the model itself says: its logit, or the probabilities of drugs.
+
+    MoleRec's own are taken where they arise: its loss rounds the returned ones.
+    """
+    raw: list[torch.Tensor] = []
+    extractor = getattr(getattr(model, "layer", None), "score_extractor", None)
+    if extractor is not None:
+        hook = extractor.register_forward_hook(lambda *args: raw.append(args[2]))
+    output = model(**batch)
+    if extractor is not None:
+        hook.remove()
+        return torch.sigmoid(raw[0].squeeze(-1))
+    return output["logit"] if "logit" in output else output["y_prob"]
 
 
 def doubled(batch: Mapping[str, Any]) -> dict[str, Any]:

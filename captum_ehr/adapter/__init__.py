@@ -2,6 +2,8 @@
 
 from .adapter import PyHealthAdapter
 from .encoded import EncodedBatch, Pairs
+from .masks import FeatureMask, Player
+from .patients import fitted, reference_patients
 from .records import FeatureKeyError, FeatureRecord
 from .references import Baseline
 from .schema import is_pyhealth_model, module_rules
@@ -10,9 +12,13 @@ __all__ = [
     "Baseline",
     "EncodedBatch",
     "FeatureKeyError",
+    "FeatureMask",
     "FeatureRecord",
     "Pairs",
+    "Player",
     "PyHealthAdapter",
+    "fitted",
     "is_pyhealth_model",
     "module_rules",
+    "reference_patients",
 ]

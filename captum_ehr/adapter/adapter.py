@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..propagation import private_view
+from .descriptions import description
 from .encoded import EncodedBatch, Pairs
 from .features import Feature
+from .masks import FeatureMask, feature_mask
 from .records import FeatureKeyError
 from .references import Baseline, reference
-from .schema import describe, zero_labels
+from .schema import describe, times, zero_labels
 
 #: Puts a model's modules aside for an explanation; see propagation.private_view.
 Viewer = Callable[[nn.Module], Any]
@@ -34,9 +36,12 @@ class PyHealthAdapter(nn.Module):
         embeddings: Where a feature's embedding table is, for models of your own:
             feature key to module path. By default the ``nn.Embedding`` whose name
             ends in the feature key.
-        score: The key of the model's output to explain.
+        score: The key of the model's output to explain: by default ``"logit"``, or
+            ``"y_prob"`` for the medication models, which return no logit.
         extra_keys: Batch entries besides features and labels that the model's
             forward reads; tensors with the batch as dimension 0.
+        attribute_time: Also give the times of each feature that has some (StageNet's)
+            as an input of its own, ``"<feature key>.time"``, after the features.
 
     Raises:
         TypeError: If it is not a PyHealth model.
@@ -57,19 +62,27 @@ class PyHealthAdapter(nn.Module):
         model: nn.Module,
         *,
         embeddings: Mapping[str, str] | None = None,
-        score: str = "logit",
+        score: str | None = None,
         extra_keys: Sequence[str] = (),
+        attribute_time: bool = False,
     ) -> None:
         super().__init__()
-        self.features: tuple[Feature, ...] = describe(model, embeddings or {})
+        known = description(model)
+        tables = {**known.embeddings, **(embeddings or {})}
+        structure = [key for key in known.structure if key not in tables]
+        features = describe(model, tables, structure)
+        self.features: tuple[Feature, ...] = features
+        if attribute_time:
+            self.features = (*features, *times(features))
         self.model: Any = model
-        self.score = score
-        self.extra_keys = tuple(extra_keys)
+        self.score = known.score if score is None else score
+        self.extra_keys = (*structure, *extra_keys)
+        self._losses = known.losses
         self._is_view = False
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
-        """The model's feature keys, in the order of the inputs."""
+        """The feature keys, in the order of the inputs."""
         return tuple(feature.key for feature in self.features)
 
     @property
@@ -81,6 +94,12 @@ class PyHealthAdapter(nn.Module):
     def mode(self) -> str | None:
         """PyHealth's word for the label: binary, multiclass, multilabel, regression."""
         return getattr(self.model, "mode", None)
+
+    @property
+    def scale(self) -> str:
+        """What the score is: ``"logit"`` or ``"probability"``."""
+        probable = self.score == "y_prob" and self.mode != "regression"
+        return "probability" if probable else "logit"
 
     @property
     def labels(self) -> dict[Any, int]:
@@ -120,14 +139,17 @@ class PyHealthAdapter(nn.Module):
                 f"Expected a batch as PyHealth's data loader yields it (a dict), got "
                 f"{type(batch).__name__}."
             )
-        missing = [k for k in (*self.feature_keys, *self.extra_keys) if k not in batch]
+        read = {f.key: f.key if f.owner is None else f.owner.key for f in self.features}
+        missing = [k for k in (*read.values(), *self.extra_keys) if k not in batch]
         if missing:
             raise FeatureKeyError(
                 f"The batch lacks {', '.join(map(repr, missing))}, which the model "
                 f"reads. It has: {', '.join(map(repr, batch))}."
             )
         with torch.inference_mode(False), torch.no_grad():
-            named = {f.key: self._own(f.read(batch[f.key])) for f in self.features}
+            named = {
+                f.key: self._own(f.read(batch[read[f.key]])) for f in self.features
+            }
             inputs, rest = [], []
             for feature in self.features:
                 parts = named[feature.key]
@@ -142,7 +164,7 @@ class PyHealthAdapter(nn.Module):
                 f"The features differ in their number of patients: {sizes}."
             )
         return EncodedBatch(
-            tuple(x if x.is_floating_point() else x.float() for x in inputs),
+            tuple(x.detach() if x.is_floating_point() else x.float() for x in inputs),
             tuple(record.mask for record in records.values()),
             tuple(rest),
             records,
@@ -182,6 +204,39 @@ class PyHealthAdapter(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             return reference(self, encoded, baselines, dataset)
 
+    def feature_mask(
+        self, batch: Mapping[str, Any] | EncodedBatch, players: str = "code"
+    ) -> FeatureMask:
+        """What Captum's perturbation methods take away together, as feature_mask.
+
+        Padding is a player of its own, whose removal changes nothing; ignore what
+        FeaturePermutation gives it, which puts there what other patients have.
+
+        Args:
+            batch: A data loader's batch, or an encoded one.
+            players: ``"code"``: all occurrences of a code, or all steps of a column
+                of values; ``"token"``: each token or value; ``"visit"``: visit k in
+                all features that have visits or steps, each other feature as a whole;
+                ``"feature"``: each feature. For FeaturePermutation, which exchanges
+                patients, only the last two are the same thing in each.
+
+        Returns:
+            A tuple of integer tensors, ``(patients, positions ..., 1)`` for tokens
+            and shaped like the values for others. Its ``players`` names them.
+
+        Raises:
+            ValueError: If there are no such players, or the features' visits differ.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> mask = PyHealthAdapter(model).feature_mask(batch)
+            >>> [player.code for player in mask.players[0]]
+            ['I50.9', 'N18.3', 'I10', 'labs[0]', 'labs[1]']
+        """
+        encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
+        return feature_mask(self.features, encoded, players)
+
     def embed(self, feature: Feature, ids: Tensor) -> Tensor:
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""
         assert feature.embedding is not None
@@ -193,8 +248,8 @@ class PyHealthAdapter(nn.Module):
         copy = PyHealthAdapter.__new__(PyHealthAdapter)
         nn.Module.__init__(copy)
         copy.features, copy.score = self.features, self.score
-        copy.extra_keys = self.extra_keys
-        copy.model = _without_loss(viewer(self.model))
+        copy.extra_keys, copy._losses = self.extra_keys, self._losses
+        copy.model = _without_loss(viewer(self.model), self._losses)
         copy._is_view = True
         copy.training = False
         return copy
@@ -212,10 +267,17 @@ class PyHealthAdapter(nn.Module):
         view = self.model if self._is_view else self.private().model
         count = len(self.features)
         inputs = [x[0] if isinstance(x, (tuple, list)) else x for x in args[:count]]
+        if torch.is_grad_enabled() and not self._is_view:
+            inputs = [_tracked(x) for x in inputs]
         rest = iter(args[count:] if len(args) > count else self.assumed_args(args))
-        batch: dict[str, Any] = {}
-        for feature, given in zip(self.features, inputs):
-            batch[feature.key] = self._unpack(view, feature, given, rest)
+        times = {f.owner.key: x for f, x in zip(self.features, inputs) if f.owner}
+        batch: dict[str, Any] = {
+            feature.key: self._unpack(
+                view, feature, given, times.get(feature.key), rest
+            )
+            for feature, given in zip(self.features, inputs)
+            if feature.owner is None
+        }
         batch.update(zip(self.extra_keys, rest))
         batch.update(zero_labels(self.model, inputs[0].shape[0], inputs[0].device))
         return self._score(view(**batch))
@@ -251,7 +313,9 @@ class PyHealthAdapter(nn.Module):
             packed.append(value.new_empty(len(value), 0) if part is None else part)
         return packed
 
-    def _unpack(self, view: Any, feature: Feature, given: Tensor, rest: Any) -> Any:
+    def _unpack(
+        self, view: Any, feature: Feature, given: Tensor, time: Tensor | None, rest: Any
+    ) -> Any:
         """The batch entry that the model's forward expects for one feature."""
         value = given
         if feature.embedding is not None:
@@ -263,6 +327,8 @@ class PyHealthAdapter(nn.Module):
             part = next(rest)
             absent = part.dim() == 2 and part.shape[1] == 0 and value.shape[1:] != (0,)
             parts[name] = None if absent else part
+        if time is not None:
+            parts["time"] = time
         entry = [parts[name] for name in feature.schema]
         if "mask" not in feature.schema and parts["mask"] is not None:
             entry.append(parts["mask"])
@@ -289,6 +355,13 @@ class PyHealthAdapter(nn.Module):
         return rest
 
 
+def _tracked(given: Tensor) -> Tensor:
+    """Needing a gradient, as a model's activations do; Captum hooks them for it."""
+    if given.requires_grad or given.is_inference():
+        return given
+    return given.detach().requires_grad_()
+
+
 def _lookup(key: str, given: Tensor, expected: Tensor, ids: Tensor) -> Tensor:
     """What the model's table would have returned for ``ids``."""
     if ids.numel() != expected.numel():
@@ -300,9 +373,12 @@ def _lookup(key: str, given: Tensor, expected: Tensor, ids: Tensor) -> Tensor:
     return given if ids.shape == expected.shape else given.reshape(*ids.shape, -1)
 
 
-def _without_loss(view: Any) -> Any:
+def _without_loss(view: Any, losses: Sequence[str]) -> Any:
     """A view whose forward spends nothing on what is not its score."""
     view.__dict__["get_loss_function"] = lambda: _no_loss
+    for path in losses:
+        owner, _, name = path.rpartition(".")
+        view.get_submodule(owner).__dict__[name] = _no_loss
     return view
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,13 @@ class Feature:
         key: The feature key.
         processor: The fitted processor of the dataset.
         embedding: Path of the module that embeds it, None for continuous features.
+        owner: The feature whose times these are, None for a feature proper.
     """
 
     key: str
     processor: Any
     embedding: str | None
+    owner: Feature | None = None
 
     @cached_property
     def schema(self) -> tuple[str, ...]:
@@ -35,13 +37,23 @@ class Feature:
     @cached_property
     def companions(self) -> tuple[str, ...]:
         """What stands beside the value: times, masks; a mask can always be added."""
+        if self.owner is not None:
+            return ()
         rest = tuple(name for name in self.schema if name != "value")
         return rest if "mask" in rest else (*rest, "mask")
 
     @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """From code to token id, as the processor has it; empty where it has none."""
+        vocab = getattr(self.processor, "code_vocab", None)
+        if vocab is None:  # processors of the CEHR kind keep theirs one step away
+            vocab = getattr(getattr(self.processor, "vocab", None), "token_to_id", None)
+        return vocab or {}
+
+    @cached_property
     def vocabulary(self) -> tuple[str, ...] | None:
         """The code of each token id, None for continuous features."""
-        vocab = getattr(self.processor, "code_vocab", None)
+        vocab = self.ids
         if self.embedding is None or not vocab:
             return None
         codes = [""] * (max(vocab.values()) + 1)
@@ -52,6 +64,8 @@ class Feature:
     @cached_property
     def columns(self) -> tuple[str, ...] | None:
         """The categories of a multi-hot vector, None where columns have no names."""
+        if self.owner is not None:
+            return ("time",)
         vocab = getattr(self.processor, "label_vocab", None)
         if not vocab:
             return None
@@ -59,7 +73,7 @@ class Feature:
 
     def special(self, token: str, default: int) -> int:
         """The id of ``<pad>`` or ``<unk>``."""
-        return int(getattr(self.processor, "code_vocab", {}).get(token, default))
+        return int(self.ids.get(token, default))
 
     def read(self, value: Any) -> dict[str, Tensor | None]:
         """A batch entry as named tensors: value, and time and mask where given.
@@ -87,8 +101,25 @@ class Feature:
                     "expected a tensor as PyHealth's data loader gives it."
                 )
             named[name] = part
+        if self.owner is not None:
+            named = self._times(self.owner, named)
         self._check(named["value"])
         return named
+
+    def _times(
+        self, owner: Feature, named: Mapping[str, Tensor | None]
+    ) -> dict[str, Tensor | None]:
+        """The times of another feature as values of their own."""
+        value, time = named["value"], named["time"]
+        if value is None or time is None:
+            raise ValueError(
+                f"Feature {owner.key!r}: attribute_time=True, but this batch has no "
+                "times for it."
+            )
+        real = owner.mask(value, time, named.get("mask"))
+        steps = real.flatten(2).any(2) if real.dim() > 2 else real
+        time = time if time.is_floating_point() else time.float()
+        return {"value": time, "time": time, "mask": steps}
 
     def _check(self, value: Tensor | None) -> None:
         if value is None or value.dim() == 0:
@@ -130,7 +161,9 @@ class Feature:
         Series: padding is what trails, all zeros in value and time; an all-zero row
         between others is an observation.
         """
-        if self.embedding is not None:
+        if self.owner is not None:
+            real = torch.ones_like(value, dtype=torch.bool)
+        elif self.embedding is not None:
             real = value != self.special("<pad>", 0)
         elif self.columns is not None:
             real = value != 0

@@ -50,13 +50,21 @@ def reference(
                 f"baselines names {sorted(map(str, unknown))}; the features are "
                 f"{list(adapter.feature_keys)}."
             )
-        given = {key: baselines.get(key, "unk") for key in adapter.feature_keys}
+        given = {f.key: _given(f, baselines) for f in adapter.features}
     else:
         return _as_captum(adapter, encoded, baselines)
     return tuple(
         _masked(adapter, feature, encoded, k, given[feature.key], dataset)
         for k, feature in enumerate(adapter.features)
     )
+
+
+def _given(feature: Feature, baselines: Mapping[str, Any]) -> Any:
+    """What a mapping says of a feature; times may stand in their feature's tuple."""
+    if feature.owner is not None and feature.key not in baselines:
+        whole = baselines.get(feature.owner.key)
+        return whole if isinstance(whole, (tuple, list)) else "unk"
+    return baselines.get(feature.key, "unk")
 
 
 def _as_captum(
@@ -96,6 +104,8 @@ def _masked(
             return raw
     else:
         raw = _fitted(adapter, feature, value, spec, encoded)
+        if feature.owner is None and feature.columns is not None:
+            return raw  # a category that is absent is a value, not padding
     return torch.where(mask.unsqueeze(-1) if feature.embedding else mask, raw, value)
 
 
@@ -109,13 +119,14 @@ def _named(
 ) -> Tensor:
     if name in ("mean", "median"):
         return _statistic(adapter, feature, value, name, dataset)
+    if feature.owner is not None and name == "pyhealth":
+        return value
     if feature.embedding is None:
         return torch.full_like(value, PYHEALTH_VALUE if name == "pyhealth" else 0.0)
     if name == "pad":
         return torch.zeros_like(value)
-    unknown = feature.special("<unk>", 1)
-    ids = torch.full_like(encoded.features[feature.key].values, unknown)
-    return adapter.embed(feature, ids)
+    unknown = torch.tensor(feature.special("<unk>", 1), device=value.device)
+    return adapter.embed(feature, unknown).expand(value.shape)
 
 
 def _fitted(
@@ -164,14 +175,15 @@ def _statistic(
     """Mean or median over all real tokens, or over all steps, of a dataset."""
     rows = []
     for sample in dataset:
-        named = feature.read(_batched(sample[feature.key]))
+        owner = feature if feature.owner is None else feature.owner
+        named = feature.read(_batched(sample[owner.key]))
         record = feature.record(named)
         if feature.embedding:
             rows.append(record.values[record.mask])
-        elif feature.columns is not None:
-            rows.append(record.values)
         elif value.dim() == 2 and record.time is not None:
             rows.append(record.values[record.mask].unsqueeze(-1))
+        elif feature.columns is not None:
+            rows.append(record.values)
         else:
             width = record.values.shape[-1]
             rows.append(record.values[record.mask].reshape(-1, width))

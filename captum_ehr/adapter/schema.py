@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,12 +23,15 @@ def is_pyhealth_model(model: object) -> bool:
     )
 
 
-def describe(model: Any, embeddings: Mapping[str, str]) -> tuple[Feature, ...]:
+def describe(
+    model: Any, embeddings: Mapping[str, str], structure: Collection[str] = ()
+) -> tuple[Feature, ...]:
     """The model's features, each with the table that embeds it.
 
     Args:
         model: A PyHealth model.
-        embeddings: Module paths that a user names; the others are found by name.
+        embeddings: Module paths that are known; the others are found by name.
+        structure: Feature keys that are not attributed.
 
     Raises:
         TypeError: If it is not a PyHealth model.
@@ -50,6 +53,16 @@ def describe(model: Any, embeddings: Mapping[str, str]) -> tuple[Feature, ...]:
     return tuple(
         Feature(key, processors[key], _table(model, key, processors[key], embeddings))
         for key in keys
+        if key not in structure
+    )
+
+
+def times(features: Iterable[Feature]) -> tuple[Feature, ...]:
+    """A feature for the times of each feature that has some: ``"<key>.time"``."""
+    return tuple(
+        Feature(f"{feature.key}.time", feature.processor, None, feature)
+        for feature in features
+        if "time" in feature.schema
     )
 
 

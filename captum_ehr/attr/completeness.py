@@ -37,35 +37,67 @@ class Balance(NamedTuple):
 
 
 def mixes(found: Balance, attributions: tuple[Tensor, ...]) -> bool:
-    """Whether the sums fit the batch, though not its rows: its patients are mixed."""
+    """Whether the sums fit the batch, though not its rows: its patients are mixed.
+
+    What one patient has too much another then lacks; rounding errors do not cancel so.
+    """
     if len(found.delta) < 2 or not bool(found.off.any()):
         return False
     gross = torch.stack([a.double().abs().sum() for a in attributions]).sum()
     fine = found.delta.dtype == torch.float64
-    return bool(found.delta.double().sum().abs() <= (1e-10 if fine else 1e-5) * gross)
+    delta = found.delta.double()
+    bound = torch.minimum((1e-10 if fine else 1e-5) * gross, 1e-3 * delta.abs().sum())
+    return bool(delta.sum().abs() <= bound)
 
 
-def balance(attributions: tuple[Tensor, ...], change: Tensor) -> Balance:
+def balance(
+    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
+) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 
     Out of tolerance is what rounding does not explain: a thousandth of the change
     and a hundred-thousandth of the attributions' absolute sum, in float32; the cube
-    of the first and the square of the second in float64.
+    of the first and the square of the second in float64; and the last digits of the
+    outputs themselves, whose difference has no more.
 
     Example:
-        >>> result = balance((torch.tensor([[1.0, 2.0]]),), torch.tensor([2.0]))
+        >>> attributions = (torch.tensor([[1.0, 2.0]]),)
+        >>> result = balance(attributions, torch.tensor([3.0]), torch.tensor([1.0]))
         >>> result.delta, result.off
         (tensor([1.]), tensor([True]))
     """
-    flat = [a.flatten(1) if a.dim() > 1 else a.unsqueeze(1) for a in attributions]
-    wide = torch.float64
-    total = torch.stack([f.sum(1, dtype=wide) for f in flat]).sum(0)
-    gross = torch.stack([f.abs().sum(1, dtype=wide) for f in flat]).sum(0)
+    change = f_input - f_baseline
+    total = torch.stack([_row_sum(a) for a in attributions]).sum(0)
+    gross = torch.stack([_row_sum(a.abs()) for a in attributions]).sum(0)
     change_ = change.double()
     delta = total - change_
     fine = change.dtype == torch.float64
-    net, rough = (1e-9, 1e-10) if fine else (1e-3, 1e-5)
-    off = delta.abs() > torch.maximum(net * change_.abs(), rough * gross)
-    near = delta.abs() <= net * change_.abs()
-    factor = torch.where(near & (total != 0), change_ / total, 1.0)
-    return Balance(delta.to(change.dtype), factor.to(change.dtype), off)
+    net, rough = _NET[fine], 1e-10 if fine else 1e-5
+    last = 1e-10 if fine else 16 * torch.finfo(change.dtype).eps
+    digits = last * (f_input.abs() + f_baseline.abs())
+    bound = torch.maximum(net * change_.abs(), rough * gross)
+    off = delta.abs() > torch.maximum(bound, digits.double())
+    return Balance(delta.to(change.dtype), polish(delta.to(change.dtype), change), off)
+
+
+def _row_sum(a: Tensor) -> Tensor:
+    """Per patient in float64, of tokens as they are reported: summed as they come."""
+    tokens = a.sum(-1) if a.dim() > 2 else a
+    return tokens.reshape(len(a), -1).double().sum(1)
+
+
+def polish(delta: Tensor, change: Tensor) -> Tensor:
+    """What makes the sum exact where it is nearly so; 1 where that would hide an error.
+
+    Example:
+        >>> polish(torch.tensor([1e-4, 1.0]), torch.tensor([1.0, 1.0]))
+        tensor([0.9999, 1.0000])
+    """
+    total = (change + delta).double()
+    near = delta.abs() <= _NET[change.dtype == torch.float64] * change.abs()
+    factor = torch.where(near & (total != 0), change / total, 1.0)
+    return factor.to(change.dtype)
+
+
+#: The part of the change that rounding may take away: in float32, in float64.
+_NET = (1e-3, 1e-9)

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from captum.attr import DeepLift
 from captum.log import log_usage
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapter import Baseline, PyHealthAdapter, is_pyhealth_model, module_rules
+from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
 from ..explanation import Explanation
-from ..propagation import Rule, multipliers, two_passes, viewed, with_rules
-from .captums import CAPTUM_ATTRIBUTE
-from .completeness import (
-    CHOICES,
-    AttributionWarning,
-    Completeness,
-    CompletenessError,
-    balance,
-    mixes,
-)
-from .diagnosis import APART, MIXED, account, noted
-from .forms import Prepared, prepare
-from .result import Result, Run, joined
-from .targets import Target, per_patient, select
+from ..propagation import AuditTape, two_passes
+from .auditing import audited
+from .engine import Engine
+from .forms import Prepared, in_form
+from .result import Result
+from .targets import Target, select, select_again
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class DeepLiftEHR(DeepLift):
+class DeepLiftEHR(Engine):
     r"""DeepLIFT for electronic health records, exact for every operation.
 
     Captum's ``DeepLift.attribute`` runs; the multipliers come from
@@ -55,6 +47,8 @@ class DeepLiftEHR(DeepLift):
             where it is more than rounding (which is never rescaled); ``"raise"``
             raises there; ``"off"`` does nothing.
         output: ``"logit"``, or ``"probability"`` to explain the probability.
+        attribute_time: Also attribute to the times of features that have some
+            (StageNet's), under ``"<feature key>.time"``, adding up with the rest.
         rules: From torch function or ``nn.Module`` type to a rule of your own, for
             this explainer alone; see :func:`captum_ehr.propagation.elementwise`.
         mixing: For models whose patients influence each other within a batch:
@@ -78,52 +72,6 @@ class DeepLiftEHR(DeepLift):
         >>> bool(delta.abs().max() < 1e-5)
         True
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        multiply_by_inputs: bool = True,
-        eps: float = 1e-10,
-        *,
-        sum_tokens: bool = True,
-        completeness: Completeness = "rescale",
-        output: str = "logit",
-        rules: Mapping[Any, Rule] | None = None,
-        mixing: Literal["apart", "together"] = "apart",
-        internal_batch_size: int | None = None,
-    ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"Expected a PyHealth model, a PyHealthAdapter or another nn.Module, "
-                f"got {type(model).__name__}."
-            )
-        if is_pyhealth_model(model):
-            model = PyHealthAdapter(model)
-        if completeness not in CHOICES:
-            raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
-        if output not in ("logit", "probability"):
-            raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
-        if output == "probability" and not isinstance(model, PyHealthAdapter):
-            raise ValueError(
-                "output='probability' needs a PyHealth model, whose mode says how its "
-                "logit becomes one; put the sigmoid or softmax into your module."
-            )
-        if mixing not in ("apart", "together"):
-            raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
-        if internal_batch_size is not None and internal_batch_size < 1:
-            raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
-        super().__init__(model, multiply_by_inputs=multiply_by_inputs, eps=eps)
-        self.sum_tokens = sum_tokens
-        self.completeness = completeness
-        self.output = output
-        own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        self.table = with_rules({**own, **(rules or {})})
-        self.mixing = mixing
-        self.internal_batch_size = internal_batch_size
-        self.gradient_func = self._multipliers
-        self._run: Run | None = None
-
-    # Captum's interface --------------------------------------------------------------
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -163,10 +111,10 @@ class DeepLiftEHR(DeepLift):
             CompletenessError: If they do not add up and ``completeness="raise"``.
             DivergenceError: If the model takes another path on the reference.
         """
-        prepared, result = self._explained(
+        prepared, result = self.run(
             inputs, baselines, target, additional_forward_args, custom_attribution_func
         )
-        shaped = self._in_form(prepared, result)
+        shaped = in_form(prepared, result.attributions, self.model, self.sum_tokens)
         return (shaped, result.balance.delta) if return_convergence_delta else shaped
 
     def explain(
@@ -192,7 +140,60 @@ class DeepLiftEHR(DeepLift):
             raise ValueError(
                 "explain needs multiply_by_inputs=True: multipliers have no sum."
             )
-        prepared, result = self._explained(batch, baselines, target, None, None)
+        prepared, result = self.run(batch, baselines, target, None, None)
+        words = baselines if isinstance(baselines, str) else "given"
+        if len(prepared.references) > 1:
+            words = f"{len(prepared.references)} reference patients"
+        return self._explanation(prepared, result, words, names)
+
+    def audit(
+        self,
+        inputs: Any,
+        baselines: Baseline = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+    ) -> pd.DataFrame:
+        """The account of an explanation, operation by operation.
+
+        Where attributions do not add up, the operations that lose the difference come
+        first. Takes what :meth:`attribute` takes, the whole batch in one run.
+
+        Returns:
+            A frame with a row per operation, module and rule, the largest residual
+            first: ``operation``, ``module`` (its path, ``""`` for the model itself),
+            ``calls``, ``rule``, ``exact``, ``share`` (how much of Σ|f(x) - f(x0)|
+            over the patients flows through the output of these calls: operations in a
+            row each carry it again, those side by side divide it and may cancel) and
+            ``residual`` (how much of it they lose: Σ over the calls of
+            |Σ m·Δin - Δout|). The last two rows are what came past every rule, linear
+            operations where all is well, and the whole explanation.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> account = DeepLiftEHR(model).audit(batch)
+            >>> bool(account["residual"].max() < 1e-5)
+            True
+        """
+        with torch.inference_mode(False):
+            own = self.prepare(inputs, baselines, additional_forward_args).fresh()
+            tape = AuditTape(self.table)
+            forward, labels = self.forward_view(tape.follow)
+            sides = two_passes(
+                forward, own.inputs, own.references[0], own.args, tape=tape
+            )
+            value, index = select(sides.output, target, labels)
+            reference = select_again(sides.reference_output, index)
+            return audited(sides, tape, value, reference, own.inputs, own.references[0])
+
+    def _explanation(
+        self,
+        prepared: Prepared,
+        result: Result,
+        baseline: str,
+        names: Mapping[str, str] | None,
+    ) -> Explanation:
+        """A result with the batch that it belongs to."""
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
             raise TypeError(
                 "explain takes a batch; use attribute for tensors and pairs."
@@ -201,7 +202,10 @@ class DeepLiftEHR(DeepLift):
         sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
         return Explanation(
             attributions=dict(zip(encoded.feature_keys, sums)),
-            features=dict(encoded.features),
+            features={
+                key: _attributed(record, a)
+                for (key, record), a in zip(encoded.features.items(), sums)
+            },
             f_input=result.f_input,
             f_baseline=result.f_baseline,
             delta=result.balance.delta,
@@ -212,173 +216,18 @@ class DeepLiftEHR(DeepLift):
             model_name=type(adapter.model).__name__,
             output=self.output,
             target_names=adapter.target_names,
-            baseline=baselines if isinstance(baselines, str) else "given",
+            baseline=baseline,
             names=dict(names or {}),
         )
 
-    # One batch -----------------------------------------------------------------------
 
-    def _explained(
-        self, inputs: Any, baselines: Any, target: Target, args: Any, custom: Any
-    ) -> tuple[Prepared, Result]:
-        """Prepare, run in slices, measure completeness, and say what is not exact."""
-        with torch.inference_mode(False):
-            prepared = prepare(self.model, inputs, baselines, args)
-            size = prepared.inputs[0].shape[0]
-            step = self.internal_batch_size or size
-            targets = None if target is None else per_patient(target, size)
-            slices = [slice(start, start + step) for start in range(0, size, step)]
-            parts = [
-                self._unmixed(prepared.rows(part), targets and targets[part], custom)
-                for part in slices
-            ]
-            result = joined(parts)
-        looked_after = custom is None and self.multiplies_by_inputs
-        mode = self.completeness if looked_after else "off"
-        if mode == "raise" and bool(result.balance.off.any()):
-            raise CompletenessError(" ".join(result.diagnostics.messages))
-        if mode == "rescale":
-            factor = result.balance.factor
-            scaled = tuple(
-                a * factor.view(-1, *[1] * (a.dim() - 1)).to(a.dtype)
-                for a in result.attributions
-            )
-            result = replace(result, attributions=scaled, factor=factor)
-        for message in result.diagnostics.messages:
-            warnings.warn(message, AttributionWarning, stacklevel=5)
-        return prepared, result
+def _attributed(record: FeatureRecord, attribution: Tensor) -> FeatureRecord:
+    """A feature with all that has an attribution unmasked, so that rows add up.
 
-    def _unmixed(self, prepared: Prepared, target: Any, custom: Any) -> Result:
-        """A slice of patients, one after the other if the model mixes them.
-
-        In a model whose patients influence each other (a recurrence over the batch,
-        clusters) the sums are right for the slice and wrong for its patients.
-        """
-        together = self._slice(prepared, target, custom)
-        found = together.balance
-        if custom is not None or not mixes(found, together.attributions):
-            return together
-        if self.mixing == "together":
-            return replace(together, diagnostics=noted(together.diagnostics, MIXED))
-        rows = [
-            self._slice(prepared.but(row), together.index, custom, row)
-            for row in range(len(together.index))
-        ]
-        apart = joined(rows)
-        return replace(apart, diagnostics=noted(apart.diagnostics, APART))
-
-    def _slice(
-        self, prepared: Prepared, target: Any, custom: Any, row: int | None = None
-    ) -> Result:
-        """Captum's own attribute on one slice of patients, or for one row of it."""
-        engine = copy.copy(self)  # its run is its own, also beside other threads
-        engine.gradient_func = engine._multipliers
-        run = engine._run = Run()
-        engine._target, engine._row = target, row
-        own = prepared.fresh()
-        attributions = CAPTUM_ATTRIBUTE(
-            engine, own.inputs, own.baselines, None, own.args or None, False, custom
-        )
-        with torch.no_grad():
-            change = run.f_input - run.f_baseline
-            measured = attributions
-            if custom is None and not self.multiplies_by_inputs:
-                measured = tuple(
-                    m * (x - b)
-                    for m, x, b in zip(run.multipliers, own.inputs, own.baselines)
-                )
-            kept = slice(None) if row is None else slice(row, row + 1)
-            found = balance(tuple(m[kept] for m in measured), change[kept])
-        assert run.sides is not None
-        sides = run.f_input[kept], run.f_baseline[kept]
-        checked = custom is None and self.completeness != "off"
-        return Result(
-            tuple(a.detach()[kept] for a in attributions),
-            *sides,
-            run.index[kept],
-            found,
-            torch.ones_like(found.factor),
-            account(run.sides, found, *sides, checked),
-        )
-
-    def _in_form(self, prepared: Prepared, result: Result) -> Any:
-        """The attributions in the form in which the inputs came."""
-        parts = result.attributions
-        if prepared.form == "tensor":
-            return parts[0]
-        if prepared.form == "tuple":
-            return parts
-        if self.sum_tokens and isinstance(self.model, PyHealthAdapter):
-            parts = tuple(
-                a.sum(-1) if feature.embedding else a
-                for a, feature in zip(parts, self.model.features)
-            )
-        if prepared.encoded is not None:
-            return dict(zip(prepared.encoded.feature_keys, parts))
-        return parts
-
-    # What Captum's attribute calls ---------------------------------------------------
-
-    def _construct_forward_func(
-        self, forward_func: Any, inputs: Any, target: Any = None, args: Any = None
-    ) -> Callable[[], Tensor]:
-        """The two passes, and of their output the explained value of each patient."""
-        run = self._run
-        assert run is not None
-        forward = self._viewed_model()
-        labels = forward.labels if isinstance(forward, PyHealthAdapter) else {}
-
-        def forward_fn() -> Tensor:
-            sides = two_passes(
-                self._scored(forward), inputs[0], inputs[1], args or (), self.table
-            )
-            value, run.index = select(sides.output, self._target, labels)
-            at = run.index if sides.output.dim() > 1 else None
-            run.f_baseline, _ = select(sides.reference_output, at, labels)
-            run.sides, run.f_input = sides, value.detach()
-            return value
-
-        return forward_fn
-
-    def _viewed_model(self) -> Any:
-        if isinstance(self.model, PyHealthAdapter):
-            return self.model.private(lambda model: viewed(model, self.table))
-        return viewed(self.model, self.table)
-
-    def _scored(self, forward: Any) -> Callable[..., Tensor]:
-        """The forward, with the logit's probability where that is explained."""
-        if self.output == "logit":
-            return forward
-        mode = self.model.mode
-
-        def probability(*args: Any) -> Tensor:
-            logit = forward(*args)
-            if mode == "multiclass":
-                return torch.softmax(logit, dim=-1)
-            return logit if mode == "regression" else torch.sigmoid(logit)
-
-        return probability
-
-    def _multipliers(
-        self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
-        with torch.enable_grad():
-            value = forward_fn()
-            value = value if self._row is None else value[self._row]
-            found = multipliers(value, inputs)
-        assert self._run is not None
-        self._run.multipliers = found
-        return found
-
-    def _hook_main_model(self) -> list[Any]:
-        return []
-
-    def _register_hooks(self, module: nn.Module, **_: Any) -> None:
-        return None
-
-    _target: Any = None
-    _row: int | None = None
+    Absent categories and padding have none, but where a given reference changes them.
+    """
+    extra = (attribution != 0) & ~record.mask
+    return replace(record, mask=record.mask | extra) if bool(extra.any()) else record
 
 
 def _token_sum(attribution: Tensor, mask: Tensor) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, Operation, TwoSided, foreign_functions
-from .completeness import Balance
+from ..propagation import Diagnostics, Operation, Tape, foreign_functions
+
+if TYPE_CHECKING:
+    from .result import Result
 
 MIXED = (
     "the model mixes the patients of a batch: each one's attributions are to all of "
@@ -31,11 +34,10 @@ def noted(report: Diagnostics, message: str) -> Diagnostics:
 _SUMS = "the attributions of patient(s)"
 
 
-def account(
-    sides: TwoSided, found: Balance, f_input: Tensor, f_baseline: Tensor, checked: bool
-) -> Diagnostics:
+def account(tape: Tape, output: Tensor, result: Result, checked: bool) -> Diagnostics:
     """The passes' diagnostics, with what the sums and the outputs add to them."""
-    report = sides.tape.diagnostics()
+    report, found = tape.diagnostics(), result.balance
+    f_input, f_baseline = result.f_input, result.f_baseline
     messages = list(report.messages)
     broken = ~(torch.isfinite(f_input) & torch.isfinite(f_baseline))
     if bool(broken.any()):
@@ -47,11 +49,12 @@ def account(
     if checked and bool(off.any()):
         change = (f_input - f_baseline).abs()
         worst = (found.delta.abs() / change)[off].max().item()
-        suspects = [*report.fallbacks, *foreign_functions(sides.output)]
+        size = f"{worst:.2g} of it" if worst < float("inf") else "all, as it is 0,"
+        suspects = [*report.fallbacks, *foreign_functions(output)]
         names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
         messages.append(
             f"{_SUMS} {_rows(off)} do not add up to f(x) - "
-            f"f(x0): off by up to {worst:.2g} of it before any rescaling, which was "
+            f"f(x0): off by up to {size} before any rescaling, which was "
             f"not done; operations that are not exact: {names}"
         )
     return Diagnostics(report.operations, tuple(messages))

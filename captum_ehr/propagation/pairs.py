@@ -37,6 +37,11 @@ class Pair(NamedTuple):
         """Halfway between reference and input."""
         return torch.lerp(self.input, self.reference, 0.5)
 
+    @property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Both values, the input's first."""
+        return self.input, self.reference
+
     def at(self, alpha: float) -> Tensor:
         """The point of the straight line at ``alpha``: 0 reference, 1 input."""
         return torch.lerp(self.reference, self.input, alpha)
@@ -59,7 +64,9 @@ def middle(operand: Pair | Tensor | float) -> Tensor | float:
 
 
 def sum_to(gradient: Tensor, operand: Tensor) -> Tensor:
-    """Sum a broadcast gradient back to the shape of the operand."""
+    """Sum a broadcast gradient back to the shape of the operand, real if that is."""
+    if gradient.is_complex() and not operand.is_complex():
+        gradient = gradient.real
     if gradient.shape == operand.shape:
         return gradient
     return gradient.sum_to_size(operand.shape)

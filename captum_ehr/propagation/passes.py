@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
 from torch.overrides import TorchFunctionMode
 
 from .calls import (
@@ -27,6 +28,7 @@ from .calls import (
     attributed_tensors,
     check_shapes,
     detached,
+    hides,
     is_product,
     out_of_place,
     positional,
@@ -43,14 +45,28 @@ from .structure import structural_value
 
 
 class Tape:
-    """What the input pass leaves for the reference pass: the calls, in order."""
+    """What the input pass leaves for the reference pass: the calls, in order.
 
-    def __init__(self, table: Table) -> None:
+    Args:
+        table: The rules.
+        lasting: Whether several references are run against one input.
+    """
+
+    def __init__(self, table: Table, lasting: bool = False) -> None:
         self.table = table
+        self.lasting = lasting
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
         self.generators: list[tuple[str, Tensor]] = []
         self.messages: list[str] = []
+
+    def note(
+        self, entry: Entry, function: Any, args: Any, kwargs: Any, output: Any
+    ) -> Call:
+        """Record the call that came last."""
+        call = Call(entry, function, args, kwargs, output)
+        self.calls[len(self.functions) - 1] = call
+        return call
 
     def draws(self, args: Any) -> None:
         """Remember where the generators stand, before the first random number."""
@@ -115,6 +131,8 @@ class InputPass(TorchFunctionMode):
 
     def dispatch(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that may need a rule."""
+        if maybe_current_level() is not None:
+            return self._transformed(entry, func, args, kwargs)
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
@@ -177,8 +195,9 @@ class InputPass(TorchFunctionMode):
         """Run the call, and put its rule where autograd would have its derivative."""
         with torch.no_grad():
             output = plain(*args, **kwargs)
-        call = Call(entry, plain, args, kwargs, detached(output))
-        self.tape.calls[len(self.tape.functions) - 1] = call
+            if isinstance(output, Tensor) and output._is_view():
+                output = output.clone()  # a node's views may not be written on
+        call = self.tape.note(entry, plain, args, kwargs, detached(output))
         with torch.enable_grad():
             result = rewrapped(output, Node.apply(call, [output], *attributed))
         if overwrites:
@@ -194,9 +213,12 @@ class InputPass(TorchFunctionMode):
         before = torch.get_rng_state()
         with torch.enable_grad():
             trial = plain(*args, **kwargs)
-        if not any(t.requires_grad for t in tensors_in(trial)):
-            return self._structure(func, args, kwargs, trial)
         overwrites = plain is not func
+        if not any(t.requires_grad for t in tensors_in(trial)):
+            self._structure(plain, args, kwargs, trial, overwrites)
+            if overwrites:
+                self._shelter(args[0])
+            return args[0].copy_(trial) if overwrites else trial
         if not torch.equal(before, torch.get_rng_state()):
             plain = replaying(plain, before)
             if not self.tape.generators:
@@ -204,12 +226,35 @@ class InputPass(TorchFunctionMode):
         entry = Entry(Kind.RULE, None, plain if overwrites else None)
         return self.record(entry, plain, args, kwargs, attributed, overwrites)
 
-    def _structure(self, func: Any, args: Any, kwargs: Any, output: Any = None) -> Any:
+    def _transformed(
+        self, entry: Entry | None, func: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """A call inside torch.func (vmap, grad), whose tensors no rule can serve."""
+        hidden = [t for t in tensors_in((*args, *kwargs.values())) if hides(t)]
+        if hidden and (
+            entry is None
+            or entry.kind in (Kind.RULE, Kind.EXPAND, Kind.STRUCTURE)
+            or is_product(entry, args, kwargs, hidden)
+        ):
+            self.tape.messages.append(
+                f"{label(func)}: inside torch.vmap or torch.func, where no rule can "
+                "serve; its derivative at the input was used"
+            )
+        return func(*args, **kwargs)
+
+    def _structure(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        output: Any = None,
+        overwrites: bool = False,
+    ) -> Any:
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
-        call = Call(Entry(Kind.STRUCTURE), func, args, kwargs, detached(output))
-        self.tape.calls[len(self.tape.functions) - 1] = call
+        entry = Entry(Kind.STRUCTURE, None, func if overwrites else None)
+        self.tape.note(entry, func, args, kwargs, detached(output))
         return output
 
     def _shelter(self, target: Any) -> None:
@@ -271,11 +316,11 @@ class ReferencePass(TorchFunctionMode):
             value, crossed = structural_value(call, args, kwargs)
             if crossed:
                 self.tape.messages.append(_crossing(label(func), value, crossed))
-            return value
+            return args[0].copy_(value) if overwrites else value
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
         ours = call.output
-        call.resolve(args, kwargs, output)
+        call.resolve(args, kwargs, output, self.tape.lasting)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
         return args[0].copy_(output) if overwrites else output

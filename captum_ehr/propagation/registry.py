@@ -22,6 +22,7 @@ from .operations import (
     LINEAR_PROPERTIES,
     MULTILINEAR,
     RANDOM,
+    SOMETIMES_MULTILINEAR,
     STRUCTURAL,
     label,
     named,
@@ -38,7 +39,7 @@ from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
 from .rules.handlers import captum_handler, is_captum_handler
-from .rules.integral import multilinear
+from .rules.integral import multilinear, multilinear_if
 
 
 class Kind(Enum):
@@ -121,6 +122,9 @@ def default_table() -> Table:
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
         _add(table, name, Entry(Kind.PRODUCT, multilinear(next(named(name)))))
+    # torch.cross takes the first dimension of three by default, this one the last
+    cross = torch.linalg.cross
+    table[cross] = Entry(Kind.PRODUCT, multilinear(cross))
     for name, rule in _rules():
         kind = table.get(next(named(name), None), NATIVE).kind
         kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
@@ -128,6 +132,7 @@ def default_table() -> Table:
         _add(table, name, Entry(kind, rule))
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
+    table.update(_sometimes_multilinear())
     table.update(_recurrent())
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
@@ -181,6 +186,7 @@ def _rules() -> list[tuple[str, Rule]]:
     found += [
         (name, rule)
         for rule, names in (
+            (unary.modulus, "abs absolute __abs__ fabs"),
             (products.product, "mul multiply __mul__ __rmul__ __imul__"),
             (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
             (products.quotient, "div divide true_divide __truediv__ __itruediv__"),
@@ -191,6 +197,8 @@ def _rules() -> list[tuple[str, Rule]]:
             (extrema.amin, "amin"),
             (extrema.maximum, "max maximum"),
             (extrema.minimum, "min minimum"),
+            (extrema.cummax, "cummax"),
+            (extrema.cummin, "cummin"),
             (extrema.sort, "sort"),
             (extrema.topk, "topk"),
             (extrema.median, "median"),
@@ -223,6 +231,21 @@ def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:
             if getattr(home, name + "_", None) is function:
                 plain = getattr(home, name, plain)
         table[function] = entry._replace(inplace=plain)
+
+
+def _sometimes_multilinear() -> dict[Any, Entry]:
+    """Functions that an option makes linear in each operand, or something else."""
+    table: dict[Any, Entry] = {}
+    for name, option, place, values in SOMETIMES_MULTILINEAR:
+        for function in named(name):
+            table[function] = Entry(
+                Kind.RULE, multilinear_if(function, option, place, values)
+            )
+        for function in named(name + "_"):
+            plain = getattr(torch.Tensor, name)
+            rule = multilinear_if(plain, option, place, values)
+            table[function] = Entry(Kind.RULE, rule, inplace=plain)
+    return table
 
 
 def _recurrent() -> dict[Any, Entry]:

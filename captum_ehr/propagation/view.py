@@ -7,6 +7,7 @@ memory; what is set on it is set on it alone, and it vanishes with the explanati
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,7 @@ class _Copier:
         for name, value in module.__dict__.items():
             state[name] = value if name in _SHARED else self.value(value)
         state["training"] = False
+        _as_written(module, state)
         forward = self.wrap(copy) if self.wrap is not None else None
         if forward is not None:
             state["forward"] = forward
@@ -92,6 +94,18 @@ class _Copier:
                 known = known.clone()
             self.seen[id(value)] = known
         return known
+
+
+def _as_written(module: nn.Module, state: dict[str, Any]) -> None:
+    """Let the copy of a compiled module run its own modules.
+
+    What ``torch.compile`` made is bound to the model's modules, in their mode and
+    with their gradients, and would trace the passes too.
+    """
+    state.pop("_compiled_call_impl", None)
+    dynamo = sys.modules.get("torch._dynamo")
+    if isinstance(module, getattr(dynamo, "OptimizedModule", ())):
+        state["forward"] = state["_modules"]["_orig_mod"]
 
 
 #: Attributes that a view shares with the model: hooks (part of what the model

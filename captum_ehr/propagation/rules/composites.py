@@ -7,6 +7,7 @@ before it calls anything.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def softmin(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Tensor:
     """The softmax of the negative."""
-    return torch.softmax(-input, dim, dtype=dtype)  # type: ignore[arg-type]
+    return F.softmax(-input, dim, dtype=dtype)
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -49,12 +50,12 @@ def gumbel_softmax(
     dim: int = -1,
 ) -> Tensor:
     """A softmax with Gumbel noise (Jang et al., 2017); hard picks the highest."""
-    noise = -torch.empty(logits.shape).to(logits).exponential_().log()
+    noise = -torch.empty_like(logits.detach()).exponential_().log()
     soft = torch.softmax((logits + noise) / tau, dim)
     if not hard:
         return soft
     index = soft.argmax(dim, keepdim=True)
-    return torch.zeros(soft.shape).to(soft).scatter(dim, index, 1.0)
+    return torch.zeros_like(soft).scatter(dim, index, 1.0)
 
 
 def mish(input: Tensor) -> Tensor:
@@ -125,6 +126,10 @@ def vector_norm(
     dims = tuple(range(x.dim())) if dim is None else dim
     if ord == float("inf"):
         return torch.amax(torch.abs(x), dims, keepdim)
+    if ord == -float("inf"):
+        return torch.amin(torch.abs(x), dims, keepdim)
+    if ord == 0:
+        return NotImplemented
     if ord == 1:
         return torch.abs(x).sum(dims, keepdim)
     if ord == 2:
@@ -181,6 +186,12 @@ def addcdiv(
     return input + value * (tensor1 / tensor2)
 
 
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
+    """The log-odds, ln p - ln(1 - p)."""
+    p = input if eps is None else input.clamp(eps, 1 - eps)
+    return p.log() - (-p).log1p()
+
+
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """ln(e^a + e^b)."""
     return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
@@ -205,6 +216,77 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Ten
     return result.unsqueeze(dim) if keepdim and dim is not None else result
 
 
+def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The root of the variance, and the mean."""
+    variance, mean = var_mean(input, *args, **kwargs)
+    return torch.sqrt(variance), mean
+
+
+def var_mean(
+    input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """The variance, and the mean over the same dimensions."""
+    dims = None if isinstance(dim, bool) else dim
+    keepdim = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
+    dims = list(range(input.dim())) if dims is None else dims
+    return var(input, dim, *args, **kwargs), input.mean(dims, keepdim=keepdim)
+
+
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The least and the greatest."""
+    dims = tuple(range(input.dim())) if dim is None else dim
+    ends = torch.amin(input, dims, keepdim), torch.amax(input, dims, keepdim)
+    return torch.return_types.aminmax(ends)
+
+
+def msort(input: Tensor) -> Tensor:
+    """Sorted along the first dimension."""
+    return torch.sort(input, 0).values
+
+
+def hypot(input: Tensor, other: Tensor) -> Tensor:
+    """√(a² + b²)."""
+    return torch.sqrt(input * input + other * other)
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The norm of the difference."""
+    return vector_norm(input - other, p)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The norm of each row's difference, moved off 0 by eps."""
+    return vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    """The norm of the difference of every two rows."""
+    return vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def frac(input: Tensor) -> Tensor:
+    """X without its integer part."""
+    return input - torch.trunc(input)
+
+
+def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
+    """log₂(2^a + 2^b)."""
+    return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
+
+
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """One logaddexp after logaddexp."""
+    sums = list(input.unbind(dim))
+    for k in range(1, len(sums)):
+        sums[k] = logaddexp(sums[k - 1], sums[k])
+    return torch.stack(sums, dim)
+
+
+#: Have two names in torch.
+_INVERSES = "sin cos tan sinh cosh tanh".split()
+
 #: Names of torch functions, and the composite that each is run as.
 COMPOSITES: tuple[tuple[str, Any], ...] = (
     ("clamp", clamp),
@@ -228,6 +310,19 @@ COMPOSITES: tuple[tuple[str, Any], ...] = (
     ("cosine_similarity", cosine_similarity),
     ("addcdiv", addcdiv),
     ("logaddexp", logaddexp),
+    ("logit", logit),
     ("cumprod", cumprod),
     ("prod", prod),
+    ("std_mean", std_mean),
+    ("var_mean", var_mean),
+    ("aminmax", aminmax),
+    ("msort", msort),
+    ("hypot", hypot),
+    ("dist", dist),
+    ("pairwise_distance", pairwise_distance),
+    ("cdist", cdist),
+    ("frac", frac),
+    ("logaddexp2", logaddexp2),
+    ("logcumsumexp", logcumsumexp),
+    *((f"arc{name}", getattr(torch, f"a{name}")) for name in _INVERSES),
 )

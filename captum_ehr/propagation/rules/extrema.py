@@ -104,6 +104,28 @@ def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
     return multiplier
 
 
+def cummax(y: Any, x: Pair, dim: int) -> Multiplier:
+    """The maximum so far: of each place, as of a window that ends there."""
+    return _running(y, x, dim, y[0].input >= y[0].reference)
+
+
+def cummin(y: Any, x: Pair, dim: int) -> Multiplier:
+    """The minimum so far."""
+    return _running(y, x, dim, y[0].input <= y[0].reference)
+
+
+def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
+    where = torch.where(ours, y[1].input, y[1].reference)
+    dx = x.delta.gather(dim, where)
+    slope = torch.where(dx == 0, 1.0, y[0].delta / dx.masked_fill(dx == 0, 1.0))
+
+    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+        share = torch.zeros_like(x.input).scatter_add_(dim, where, upstream * slope)
+        return ((x, share),)
+
+    return multiplier
+
+
 def max_pool(pool: Callable[..., Any]) -> Rule:
     """A rule for a max-pool or adaptive max-pool.
 
@@ -113,7 +135,7 @@ def max_pool(pool: Callable[..., Any]) -> Rule:
 
     def rule(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         kwargs.pop("return_indices", None)
-        (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x[:2])
+        (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x.sides)
         spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
         where = torch.where(top >= top0, at, at0).flatten(-spatial)
         dx = x.delta.flatten(-spatial).gather(-1, where)
@@ -199,7 +221,7 @@ def _ranked(x: Pair, dim: int, ranks: Tensor) -> Any:
     size = x.input.shape[dim]
     if size > MAX_RANKED:
         return NotImplemented
-    high, low = (s.movedim(dim, -1) for s in x[:2])
+    high, low = (s.movedim(dim, -1) for s in x.sides)
     cuts = _crossings(high, low)
     edges = torch.cat([torch.zeros_like(cuts[..., :1]), cuts], -1)
     lengths = torch.diff(edges, append=torch.ones_like(cuts[..., :1]))

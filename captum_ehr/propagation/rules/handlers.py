@@ -39,7 +39,7 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
     """
 
     def rule(module: Any, y: Pair, x: Pair, *_: Any) -> Multiplier:
-        inputs, outputs = torch.cat(x[:2]), torch.cat(y[:2])
+        inputs, outputs = torch.cat(x.sides), torch.cat(y.sides)
 
         def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
             both = torch.cat([upstream, upstream])

@@ -62,6 +62,28 @@ def multilinear(function: Callable[..., Any]) -> Rule:
     return rule
 
 
+def multilinear_if(
+    function: Callable[..., Any], option: str, place: int, values: Sequence[str]
+) -> Rule:
+    """The same for a function that is only so with some values of an option.
+
+    Args:
+        function: The torch function.
+        option: The option's name.
+        place: Where the option stands among the arguments.
+        values: With which the function is linear in each attributed operand.
+    """
+
+    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        chosen = args[place] if len(args) > place else kwargs.get(option, values[0])
+        if chosen not in values:
+            return NotImplemented
+        return multilinear(function)(y, *args, **kwargs)
+
+    rule.__name__ = "multilinear"
+    return rule
+
+
 def _vjp(
     function: Callable[..., Any],
     args: Sequence[Any],

@@ -132,7 +132,7 @@ def _standardise(
     x: Pair, dims: tuple[int, ...], eps: float, centred: bool
 ) -> Callable[[Tensor], Tensor]:
     """The formula above: from M to m_x, over ``dims``."""
-    sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x[:2]]
+    sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x.sides]
     r, r0 = (torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides)
     c_mean = torch.lerp(sides[0], sides[1], 0.5)
     r_mean = (r + r0) / 2
@@ -140,7 +140,9 @@ def _standardise(
     k = -2 / math.prod(x.input.shape[d] for d in dims) * both * (both / (r + r0))
 
     def share(m: Tensor) -> Tensor:
-        out = r_mean * m + c_mean * (k * (c_mean * m).sum(dims, keepdim=True))
-        return out - out.mean(dims, keepdim=True) if centred else out
+        m = m.to(c_mean.dtype)
+        inner = (c_mean * m).sum(dims, keepdim=True) * k
+        out = m - m.mean(dims, keepdim=True) if centred else m.clone()
+        return out.mul_(r_mean).addcmul_(c_mean, inner)  # c_mean's own mean is 0
 
     return share

@@ -6,6 +6,7 @@ r"""Products of two attributed operands: each gets the mean of the other.
 which is the Aumann-Shapley value of the product on the straight line from the
 reference to the input (Aumann & Shapley, Values of Non-Atomic Games, 1974). With
 only one operand attributed a product is linear, and autograd's own gradient exact.
+Of complex numbers it is the conjugate, as in autograd's gradients.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .elementwise import exp, guarded, log, over
 
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
-    a_mean, b_mean = a.mean, b.mean
+    a_mean, b_mean = a.mean.conj(), b.mean.conj()
 
     def multiplier(upstream: Tensor) -> Shares:
         yield a, sum_to(upstream * b_mean, a.input)
@@ -39,11 +40,12 @@ def quotient(
     if kwargs.get("rounding_mode"):
         return NotImplemented
     inverse = Pair(1 / b.input, 1 / b.reference)
-    slope = -inverse.input * inverse.reference * middle(a)
+    slope = (-inverse.input * inverse.reference * middle(a)).conj()
+    inverse_mean = inverse.mean.conj()
 
     def multiplier(upstream: Tensor) -> Shares:
         if isinstance(a, Pair):
-            yield a, sum_to(upstream * inverse.mean, a.input)
+            yield a, sum_to(upstream * inverse_mean, a.input)
         yield b, sum_to(upstream * slope, b.input)
 
     return multiplier
@@ -62,7 +64,7 @@ def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
 
 def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = AB, batched and broadcast: M B̄ᵀ and Āᵀ M."""
-    a_mean, b_mean = a.mean, b.mean
+    a_mean, b_mean = a.mean.conj(), b.mean.conj()
 
     def multiplier(upstream: Tensor) -> Shares:
         left, right, m = a_mean, b_mean, upstream
@@ -86,6 +88,8 @@ def power(
     y: Pair, base: Pair | Tensor | float, exponent: Pair | Tensor | float, *_: Any
 ) -> Multiplier:
     """Y = b^e. A constant exponent is elementwise; else y = exp(e·ln b)."""
+    if y.input.is_complex():
+        return NotImplemented
     if not isinstance(exponent, Pair):
         return _constant_exponent(y, base, exponent)  # type: ignore[arg-type]
     if isinstance(base, Pair):

@@ -200,7 +200,7 @@ class _Both(NamedTuple):
 
 
 def _linear(x: Pair, weight: Tensor, bias: Tensor | None) -> _Both:
-    return _Both(torch.nn.functional.linear(torch.cat(x[:2]), weight, bias))
+    return _Both(torch.nn.functional.linear(torch.cat(x.sides), weight, bias))
 
 
 def _pair(operand: Pair | Tensor) -> Pair:

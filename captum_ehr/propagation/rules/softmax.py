@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, wide
+from .blocks import in_blocks
 from .elementwise import phi
 
 
@@ -27,14 +28,24 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     """Y = e^x / Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    x_, y_ = wide(x), wide(y)
-    dx, log_z, weights = _normaliser(x_, dim)
-    mean = torch.maximum(y_.input, y_.reference).mul_(phi((dx - log_z).abs_()))
-    mean, weights = mean.to(x.input.dtype), weights.to(x.input.dtype)
+    axis, dtype = dim, x.input.dtype
+
+    def parts(*sides: Tensor) -> tuple[Tensor, ...]:
+        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
+        weights, log_ratio = _normaliser(x_, axis)
+        mean = torch.maximum(y_.input, y_.reference).mul_(phi(log_ratio.abs_()))
+        return mean.to(dtype), weights.to(dtype)
+
+    sides = (x.input, x.reference, y.input, y.reference)
+    if axis in (-1, x.input.dim() - 1):
+        axis = -1
+        mean, weights = in_blocks(parts, *sides, row=x.input.shape[-1])
+    else:
+        mean, weights = parts(*sides)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
         s = upstream * mean
-        return ((x, s - weights * s.sum(dim, keepdim=True)),)
+        return ((x, s.addcmul_(weights, s.sum(axis, keepdim=True), value=-1)),)
 
     return multiplier
 
@@ -45,7 +56,7 @@ def log_softmax(
     """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    weights = _normaliser(wide(x), dim)[2].to(x.input.dtype)
+    weights = _normaliser(wide(x), dim)[0].to(x.input.dtype)
     return lambda upstream: ((x, upstream - weights * upstream.sum(dim, keepdim=True)),)
 
 
@@ -55,7 +66,7 @@ def logsumexp(
     """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
-    weights = _normaliser(wide(x), dim)[2].to(x.input.dtype)
+    weights = _normaliser(wide(x), dim)[0].to(x.input.dtype)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
         return ((x, weights * (upstream if keepdim else upstream.unsqueeze(dim))),)
@@ -63,16 +74,25 @@ def logsumexp(
     return multiplier
 
 
-def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Δx, Δ ln Z and the weights w, all of x's number of dimensions.
+def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Tensor]:
+    """The weights w, and Δ ln y.
 
     As L(u, v) = max(u, v)·φ(|ln u - ln v|), the weights need only differences of
-    logarithms: no exponential over- or underflows. Logits that are -inf on both sides
-    (masked) have e = 0 and Δx = 0.
+    logarithms: no exponential over- or underflows. These are taken from ln y, which
+    keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every element,
+    of which the mean by y is taken. Logits that are -inf on both sides (masked) have
+    e = 0 and Δx = 0.
     """
-    log_z = x.input.logsumexp(dim, keepdim=True)
-    log_z0 = x.reference.logsumexp(dim, keepdim=True)
-    dx, dz = torch.nan_to_num(x.delta), torch.nan_to_num(log_z - log_z0)
-    top = torch.maximum(x.input, x.reference) - torch.maximum(log_z, log_z0)
-    weights = top.exp_().mul_(phi(dx.abs())).div_(phi(dz.abs()))
-    return dx, dz, weights
+    log_y, log_y0 = x.input.log_softmax(dim), x.reference.log_softmax(dim)
+    log_y, log_y0 = log_y.clamp_min_(_NOTHING), log_y0.clamp_min_(_NOTHING)
+    dx, dlog = torch.nan_to_num(x.delta), log_y - log_y0
+    dz = (dx - dlog).mul_(log_y.exp()).sum(dim, keepdim=True)
+    # ln(max(e, e0) / max(Z, Z0)), from the side whose Z is the larger
+    smaller = (dz < 0).to(dz.dtype)
+    top = torch.lerp(log_y.add_((-dx).relu_()), log_y0.add_(dx.relu()), smaller)
+    weights = top.exp_().mul_(phi(dx.abs_())).div_(phi(dz.abs_()))
+    return weights, dlog
+
+
+#: The logarithm of what is not there; finite, so that differences are.
+_NOTHING = -1e30

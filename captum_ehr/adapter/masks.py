@@ -1,0 +1,265 @@
+"""Feature masks: what Captum's perturbation methods take away together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .encoded import EncodedBatch
+from .features import Feature
+from .records import FeatureRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLAYERS = ("code", "token", "visit", "feature")
+
+
+class Player(NamedTuple):
+    """What is taken away together.
+
+    Args:
+        feature: The feature key; empty for a visit across features.
+        code: The code, or the name of a column of values; empty for more than one.
+        visit: Which visit or step, where it is one.
+        position: Which place in it, where it is one.
+    """
+
+    feature: str
+    code: str = ""
+    visit: int | None = None
+    position: int | None = None
+
+
+class FeatureMask(tuple[Tensor, ...]):
+    """A ``feature_mask`` for Captum that remembers who its players are.
+
+    A plain tuple of integer tensors to everything that only reads it. Each patient's
+    players are numbered on their own, from 0, so that a batch takes no more runs than
+    its longest patient alone; padding has the one number after all of them.
+    """
+
+    players: tuple[tuple[Player, ...], ...]
+    """By patient, the player of each number; padding is not among them."""
+
+    patient_ids: tuple[str, ...]
+
+    def __new__(
+        cls,
+        masks: Sequence[Tensor],
+        players: Sequence[tuple[Player, ...]],
+        patient_ids: tuple[str, ...],
+    ) -> FeatureMask:
+        """Masks, and by patient who stands behind their numbers."""
+        made = super().__new__(cls, masks)
+        made.players, made.patient_ids = tuple(players), patient_ids
+        return made
+
+    def to_frame(self, attributions: Sequence[Tensor]) -> pd.DataFrame:
+        """What a perturbation method gave each player, one row per player.
+
+        Args:
+            attributions: As the method returned them for this mask: one tensor per
+                feature, shaped like the inputs, the same at all places of a player.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``player`` (its number),
+            ``feature``, ``code``, ``visit``, ``position`` and ``attribution``.
+
+        Raises:
+            ValueError: If there is not one tensor per feature, a shape does not fit,
+                or attributions differ within a player (sum those yourself).
+
+        Example:
+            >>> from captum.attr import FeatureAblation
+            >>> from captum_ehr import PyHealthAdapter
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> adapter = PyHealthAdapter(model)
+            >>> enc, mask = adapter.encode(batch), adapter.feature_mask(batch)
+            >>> found = FeatureAblation(adapter).attribute(
+            ...     enc.inputs,
+            ...     adapter.baseline(enc),
+            ...     target=0,
+            ...     additional_forward_args=enc.additional_forward_args,
+            ...     feature_mask=mask,
+            ... )
+            >>> list(mask.to_frame(found).columns)[-3:]
+            ['visit', 'position', 'attribution']
+        """
+        import pandas as pd
+
+        lowest, highest = self._ends(attributions)
+        rows = [
+            (patient, number, *player, float(lowest[row, number]))
+            for row, patient in enumerate(self.patient_ids)
+            for number, player in enumerate(self.players[row])
+        ]
+        real = torch.zeros_like(lowest, dtype=torch.bool)
+        for row, players in enumerate(self.players):
+            real[row, : len(players)] = True
+        if not torch.equal(lowest[real], highest[real]):
+            raise ValueError(
+                "The attributions differ within a player, so they are not what a "
+                "perturbation method gives for this mask. Sum them over its places."
+            )
+        columns = ["patient_id", "player", *Player._fields, "attribution"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({"visit": "Int64", "position": "Int64"})
+
+    def _ends(self, attributions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest attribution of each player, by patient."""
+        if len(attributions) != len(self):
+            raise ValueError(
+                f"{len(attributions)} tensor(s) of attributions for the {len(self)} "
+                "of this mask: give one per feature."
+            )
+        numbers, given = [], []
+        for k, (mask, part) in enumerate(zip(self, attributions)):
+            if part.dim() != mask.dim() or any(
+                m not in (1, n) for m, n in zip(mask.shape, part.shape)
+            ):
+                raise ValueError(
+                    f"Attributions {k} have shape {tuple(part.shape)}, expected that "
+                    f"of the input, {tuple(mask.shape)} with the last dimension free."
+                )
+            numbers.append(mask.expand_as(part).flatten(1))
+            given.append(part.detach().flatten(1).double())
+        index, values = torch.cat(numbers, 1), torch.cat(given, 1)
+        ends = values.new_zeros(len(values), int(index.max()) + 1)
+        return (
+            ends.scatter_reduce(1, index, values, "amin", include_self=False),
+            ends.scatter_reduce(1, index, values, "amax", include_self=False),
+        )
+
+
+def feature_mask(
+    features: Sequence[Feature], encoded: EncodedBatch, players: str
+) -> FeatureMask:
+    """The mask of an encoded batch; see :meth:`PyHealthAdapter.feature_mask`."""
+    if players not in PLAYERS:
+        raise ValueError(f"players={players!r}; it is one of {PLAYERS}.")
+    if players == "visit":
+        _check_visits(encoded)
+    masks = [torch.full(m.shape, -1) for m in encoded.masks]
+    named = [
+        _number(features, encoded, players, row, [mask[row] for mask in masks])
+        for row in range(len(encoded))
+    ]
+    padding = max(map(len, named))
+    shaped = []
+    for mask, x in zip(masks, encoded.inputs):
+        mask[mask < 0] = padding
+        mask = mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
+        shaped.append(mask.to(x.device))
+    return FeatureMask(shaped, named, encoded.patient_ids)
+
+
+def _number(
+    features: Sequence[Feature],
+    encoded: EncodedBatch,
+    players: str,
+    row: int,
+    masks: Sequence[Tensor],
+) -> tuple[Player, ...]:
+    """Write one patient's numbers into the masks, in the order of the record."""
+    numbers: dict[Player, int] = {}
+    for feature, mask in zip(features, masks):
+        record = encoded.features[feature.key]
+        values = record.values[row].tolist()
+        for place in record.mask[row].nonzero().tolist():
+            player = _player(feature, record, players, place, values)
+            mask[tuple(place)] = numbers.setdefault(player, len(numbers))
+    return tuple(numbers)
+
+
+def _player(
+    feature: Feature,
+    record: FeatureRecord,
+    players: str,
+    place: list[int],
+    values: list[object],
+) -> Player:
+    """Whom a real token or value belongs to."""
+    visit = _visit(record, place)
+    if players == "feature" or (players == "visit" and visit is None):
+        return Player(feature.key)
+    if players == "visit":
+        return Player("", visit=visit)
+    code = _code(feature, record, place, values)
+    if players == "code":
+        return Player(feature.key, code)
+    if len(place) < 2:
+        return Player(feature.key, code, None, place[-1] if place else 0)
+    return Player(feature.key, code, visit, place[-1])
+
+
+def _code(
+    feature: Feature, record: FeatureRecord, place: list[int], values: list[object]
+) -> str:
+    """A token's code, or the name of a value's column."""
+    if feature.embedding is not None:
+        found: object = values
+        for index in place:
+            assert isinstance(found, list)
+            found = found[index]
+        assert isinstance(found, int)
+        vocabulary = record.vocabulary or ()
+        return vocabulary[found] if found < len(vocabulary) else str(found)
+    columns = record.columns or ()
+    if record.values.dim() == 2 and record.time is not None:  # one value per step
+        return columns[0] if columns else feature.key
+    column = place[-1] if place else 0
+    return columns[column] if column < len(columns) else f"{feature.key}[{column}]"
+
+
+def _visit(record: FeatureRecord, place: list[int]) -> int | None:
+    """Which visit or step a place is in, None for features that have none."""
+    if not _has_visits(record):
+        return None
+    if record.values.dim() == 4:  # groups of visits
+        return place[0] * record.values.shape[2] + place[1]
+    return place[0]
+
+
+def _has_visits(record: FeatureRecord) -> bool:
+    return record.values.dim() > 2 or (
+        record.values.dim() == 2 and record.time is not None
+    )
+
+
+def _check_visits(encoded: EncodedBatch) -> None:
+    """Refuse to match the visits of features that do not go together."""
+    stepped = {k: r for k, r in encoded.features.items() if _has_visits(r)}
+    if not stepped:
+        raise ValueError(
+            f"players='visit', but none of the features ({', '.join(encoded.features)})"
+            " has visits or steps."
+        )
+    counts = {
+        key: r.values.shape[1] * (r.values.shape[2] if r.values.dim() == 4 else 1)
+        for key, r in stepped.items()
+    }
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"players='visit', but the features differ in their number of visits or "
+            f"steps: {counts}. Visit k of one is not visit k of the other."
+        )
+    timed = [(k, r) for k, r in stepped.items() if r.time is not None]
+    for (one, first), (other, second) in zip(timed, timed[1:]):
+        both = _real_steps(first) & _real_steps(second)
+        assert first.time is not None and second.time is not None
+        apart = (both & (first.time != second.time)).any(1)
+        if bool(apart.any()):
+            raise ValueError(
+                f"players='visit', but the times of {one!r} and {other!r} differ for "
+                f"patient(s) {apart.nonzero().flatten().tolist()} of the batch. Visit "
+                "k of one is not visit k of the other."
+            )
+
+
+def _real_steps(record: FeatureRecord) -> Tensor:
+    return record.mask.flatten(2).any(2) if record.mask.dim() > 2 else record.mask

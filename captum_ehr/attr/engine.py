@@ -1,0 +1,258 @@
+"""Captum's DeepLift run on the multipliers of the calculus."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from captum.attr import DeepLift
+from torch import Tensor, nn
+
+from ..adapter import PyHealthAdapter, module_rules
+from ..propagation import (
+    Rule,
+    Tape,
+    module_types,
+    multipliers,
+    recorded,
+    viewed,
+    with_rules,
+)
+from .captums import CAPTUM_ATTRIBUTE
+from .completeness import (
+    AttributionWarning,
+    Completeness,
+    CompletenessError,
+    balance,
+    mixes,
+)
+from .diagnosis import APART, MIXED, account, noted
+from .forms import Prepared, prepare
+from .options import check, explained
+from .outputs import scored
+from .result import Result, Run, averaged, joined
+from .targets import Target, per_patient, select, select_again
+
+
+class Engine(DeepLift):
+    """What the explainers share: two passes in place of hooks, and the account.
+
+    Of Captum's ``DeepLift`` three methods are overridden: how the main model is
+    hooked, how modules are registered (both not at all), and how the forward
+    function is built; its ``attribute`` runs, on slices of patients.
+
+    Args:
+        model: See :class:`captum_ehr.DeepLiftEHR`, for all of these.
+        multiply_by_inputs: As in Captum.
+        eps: As in Captum; nothing here needs it.
+        sum_tokens: Sum attributions over the embedding dimension.
+        completeness: What to do about the residual.
+        output: The scale of the explained output.
+        attribute_time: Attribute to times as well.
+        rules: Rules of a user's own.
+        mixing: For models whose patients influence each other.
+        internal_batch_size: So many patients at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        multiply_by_inputs: bool = True,
+        eps: float = 1e-10,
+        *,
+        sum_tokens: bool = True,
+        completeness: Completeness = "rescale",
+        output: str = "logit",
+        attribute_time: bool = False,
+        rules: Mapping[Any, Rule] | None = None,
+        mixing: Literal["apart", "together"] = "apart",
+        internal_batch_size: int | None = None,
+    ) -> None:
+        check(output, completeness, mixing, internal_batch_size)
+        model = explained(model, output, attribute_time)
+        DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
+        self.sum_tokens = sum_tokens
+        self.completeness = completeness
+        self.output = output
+        own = module_rules() if isinstance(model, PyHealthAdapter) else {}
+        self.table = with_rules({**own, **(rules or {})})
+        self.types = module_types(self.table)
+        self.mixing = mixing
+        self.internal_batch_size = internal_batch_size
+        self.gradient_func = self._multipliers
+        self._run: Run | None = None
+
+    def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
+        """Inputs and references as plain tensors."""
+        return prepare(self.model, inputs, baselines, args)
+
+    def forward_view(
+        self, look: Callable[[nn.Module], object] | None = None
+    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
+        """The model's forward on a private view, and the labels of its outputs.
+
+        Args:
+            look: Called with the view of the model before it runs.
+        """
+
+        def view(model: nn.Module) -> Any:
+            seen = viewed(model, self.table, self.types)
+            if look is not None:
+                look(seen)
+            return seen
+
+        if isinstance(self.model, PyHealthAdapter):
+            forward = self.model.private(view)
+            return scored(self.model, forward, self.output), self.model.labels
+        return view(self.model), {}
+
+    def run(
+        self,
+        inputs: Any,
+        baselines: Any,
+        target: Target,
+        args: Any,
+        custom: Any,
+        each: bool = False,
+    ) -> tuple[Prepared, Result]:
+        """Prepare, run in slices, measure completeness, and say what is not exact.
+
+        Args:
+            inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`, for all but the last.
+            baselines: The references.
+            target: The explained outputs.
+            args: Additional arguments of the forward.
+            custom: A custom attribution function, or None.
+            each: Keep the attributions of every reference, not their mean alone.
+        """
+        with torch.inference_mode(False):
+            prepared = self.prepare(inputs, baselines, args)
+            size = prepared.inputs[0].shape[0]
+            step = self.internal_batch_size or size
+            targets = None if target is None else per_patient(target, size)
+            slices = [slice(start, start + step) for start in range(0, size, step)]
+            parts = [
+                self._unmixed(
+                    prepared.rows(part), targets and targets[part], custom, each
+                )
+                for part in slices
+            ]
+            result = joined(parts)
+        looked_after = custom is None and self.multiplies_by_inputs
+        mode = self.completeness if looked_after else "off"
+        if mode == "raise" and bool(result.balance.off.any()):
+            raise CompletenessError(" ".join(result.diagnostics.messages))
+        if mode == "rescale":
+            result = result.rescaled()
+        for message in result.diagnostics.messages:
+            warnings.warn(message, AttributionWarning, stacklevel=4)
+        return prepared, result
+
+    def _unmixed(
+        self, prepared: Prepared, target: Any, custom: Any, each: bool
+    ) -> Result:
+        """A slice of patients, one after the other if the model mixes them.
+
+        In a model whose patients influence each other (a recurrence over the batch,
+        clusters) the sums are right for the slice and wrong for its patients.
+        """
+        together = self._slice(prepared, target, custom, each)
+        found = together.balance
+        if custom is not None or not mixes(found, together.attributions):
+            return together
+        if self.mixing == "together":
+            return replace(together, diagnostics=noted(together.diagnostics, MIXED))
+        rows = [
+            self._slice(prepared.but(row), together.index, custom, each, row)
+            for row in range(len(together.index))
+        ]
+        apart = joined(rows)
+        return replace(apart, diagnostics=noted(apart.diagnostics, APART))
+
+    def _slice(
+        self,
+        prepared: Prepared,
+        target: Any,
+        custom: Any,
+        each: bool,
+        row: int | None = None,
+    ) -> Result:
+        """One slice, or one row of it: one input pass for all references."""
+        engine = copy.copy(self)  # its run is its own, also beside other threads
+        engine.gradient_func = engine._multipliers
+        own = prepared.fresh()
+        forward, labels = self.forward_view()
+        again = len(own.references) > 1
+        tape = Tape(self.table, lasting=again)
+        with recorded(forward, own.inputs, own.args, tape) as (output, against):
+            value, index = select(output, target, labels)
+            engine._run = Run(output, value, index, against, row, again)
+            parts = [engine._against(own, b, custom) for b in own.references]
+        result = averaged(parts, each)
+        checked = custom is None and self.completeness != "off"
+        report = account(tape, output, result, checked)
+        return replace(result, diagnostics=report)
+
+    def _against(
+        self, own: Prepared, baselines: tuple[Tensor, ...], custom: Any
+    ) -> Result:
+        """Captum's own attribute against one reference."""
+        run = self._run
+        assert run is not None
+        attributions = CAPTUM_ATTRIBUTE(
+            self, own.inputs, baselines, None, own.args or None, False, custom
+        )
+        with torch.no_grad():
+            measured = attributions
+            if custom is None and not self.multiplies_by_inputs:
+                sides = zip(run.multipliers, own.inputs, baselines)
+                measured = tuple(m * (x - b) for m, x, b in sides)
+            row = run.row
+            kept = slice(None) if row is None else slice(row, row + 1)
+            f_input, f_baseline = run.value.detach()[kept], run.f_baseline[kept]
+            found = balance(tuple(m[kept] for m in measured), f_input, f_baseline)
+        return Result(
+            tuple(a.detach()[kept] for a in attributions),
+            f_input,
+            f_baseline,
+            run.index[kept],
+            found,
+        )
+
+    # What Captum's attribute calls ---------------------------------------------------
+
+    def _construct_forward_func(
+        self, forward_func: Any, inputs: Any, target: Any = None, args: Any = None
+    ) -> Callable[[], Tensor]:
+        """The reference pass, and of the input pass the explained values."""
+        run = self._run
+        assert run is not None
+
+        def forward_fn() -> Tensor:
+            reference = run.against(inputs[1])
+            run.f_baseline = select_again(reference, run.index)
+            return run.value
+
+        return forward_fn
+
+    def _multipliers(
+        self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
+        run = self._run
+        assert run is not None
+        with torch.enable_grad():
+            value = forward_fn()
+            value = value if run.row is None else value[run.row]
+            run.multipliers = multipliers(value, inputs, run.again)
+        return run.multipliers
+
+    def _hook_main_model(self) -> list[Any]:
+        return []
+
+    def _register_hooks(self, module: nn.Module, **_: Any) -> None:
+        return None

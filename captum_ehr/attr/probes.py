@@ -1,0 +1,158 @@
+"""What a layer takes or gives, seen in both passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..adapter import PyHealthAdapter
+
+#: What one call of a layer took or gave: its floating-point tensors.
+type Activations = tuple[Tensor, ...]
+
+
+class Probe:
+    """Looks at one layer of a private view whenever it runs.
+
+    Args:
+        model: The explained model.
+        layer: A module of it, or its path.
+        of_input: Look at what the layer takes, not at what it gives.
+        call: Which of its calls, where it runs several times.
+
+    Raises:
+        ValueError: If the model has no such layer, or it embeds a feature.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: nn.Module | str, of_input: bool, call: int | None
+    ) -> None:
+        self.path = layer_path(model, layer)
+        self.of_input = of_input
+        self.call = call
+        self.seen: list[Activations] = []
+
+    def look(self, view: nn.Module) -> None:
+        """Have the layer of a view show what passes it."""
+        module = view.get_submodule(self.path)
+        forward = module.forward
+
+        def shown(*args: Any, **kwargs: Any) -> Any:
+            found: list[Tensor] = []
+            if self.of_input:
+                args = tuple(_split(a, found) for a in args)
+                kwargs = {key: _split(a, found) for key, a in kwargs.items()}
+                self.seen.append(tuple(found))
+                return forward(*args, **kwargs)
+            output = _split(forward(*args, **kwargs), found)
+            self.seen.append(tuple(found))
+            return output
+
+        module.__dict__["forward"] = shown
+
+    def take(self) -> Activations:
+        """What one call showed in the pass that has just run.
+
+        Raises:
+            ValueError: If the layer did not run, or several times and ``call`` does
+                not say which is meant, or has no floating-point tensors.
+        """
+        seen, self.seen = self.seen, []
+        where = f"The layer {self.path!r}"
+        if not seen:
+            raise ValueError(
+                f"{where} did not run; the model's forward never calls it."
+            )
+        if self.call is None and len(seen) > 1:
+            raise ValueError(
+                f"{where} ran {len(seen)} times; say which call is meant: call=0 to "
+                f"call={len(seen) - 1}."
+            )
+        call = self.call or 0
+        if not -len(seen) <= call < len(seen):
+            raise ValueError(
+                f"{where} ran {len(seen)} time(s); there is no call={call}."
+            )
+        if not seen[call]:
+            side = "takes" if self.of_input else "gives"
+            raise ValueError(f"{where} {side} no floating-point tensor.")
+        return seen[call]
+
+
+def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
+    """Where a layer stands in the model; of an adapter, in the model it wraps."""
+    inside: nn.Module = model.model if isinstance(model, PyHealthAdapter) else model
+    kind = type(inside).__name__
+    if isinstance(layer, str):
+        path: str | None = layer if layer in dict(inside.named_modules()) else None
+    else:
+        path = next((n for n, m in inside.named_modules() if m is layer), None)
+    if path is None:
+        names = [name for name, _ in inside.named_modules() if name]
+        shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+        what = repr(layer) if isinstance(layer, str) else type(layer).__name__
+        raise ValueError(f"{kind} has no layer {what}; it has: {shown}.")
+    for feature in getattr(model, "features", ()):
+        if feature.embedding == path:
+            raise ValueError(
+                f"The layer {path!r} embeds feature {feature.key!r}: its embeddings "
+                "are an input; DeepLiftEHR with sum_tokens=False attributes to them."
+            )
+    return path
+
+
+def _split(value: Any, found: list[Tensor]) -> Any:
+    """Keep each tensor, and hand on a copy, which may then be written on."""
+    if isinstance(value, Tensor):
+        if not (value.is_floating_point() or value.is_complex()):
+            return value
+        found.append(value)
+        return value.clone()
+    if type(value) in (tuple, list):
+        return type(value)(_split(item, found) for item in value)
+    if isinstance(value, tuple):  # a named one, such as a packed sequence
+        return type(value)(*(_split(item, found) for item in value))
+    return value
+
+
+#: From what a layer shows to one value per patient.
+type Selector = int | tuple[int | slice, ...] | Callable[[Any], Tensor]
+
+
+def neuron(activations: Activations, selector: Selector) -> Tensor:
+    """One value per patient of what a layer shows, as Captum's neuron methods say.
+
+    Args:
+        activations: What the layer took or gave.
+        selector: An index, or a tuple of one per dimension after the batch (the last
+            may be left out where they have one entry), slices for several neurons,
+            which are added up; or a function of the tensor (of the tuple, if there
+            are several) that returns one value per patient.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    if callable(selector):
+        chosen = selector(activations[0] if len(activations) == 1 else activations)
+        if not isinstance(chosen, Tensor):
+            raise ValueError(f"neuron_selector returned {type(chosen).__name__}.")
+        return chosen.reshape(len(chosen), -1).sum(1)
+    if len(activations) > 1:
+        raise ValueError(
+            f"The layer has {len(activations)} tensors; give a neuron_selector that is "
+            "a function of them."
+        )
+    tensor = activations[0]
+    index = selector if isinstance(selector, tuple) else (selector,)
+    if len(index) >= tensor.dim() or tensor.shape[len(index) + 1 :].numel() != 1:
+        raise ValueError(
+            f"neuron_selector {selector!r} does not fit a layer of shape (batch, "
+            f"{', '.join(map(str, tensor.shape[1:]))})."
+        )
+    try:
+        chosen = tensor[(slice(None), *index)]
+    except IndexError as error:
+        raise ValueError(f"neuron_selector {selector!r}: {error}.") from None
+    return chosen.reshape(len(tensor), -1).sum(1)

@@ -1,0 +1,14 @@
+"""The libraries' versions, for what the oldest that are supported cannot do."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from packaging.version import Version
+
+TORCH, CAPTUM, PYHEALTH = (Version(version(n)) for n in ("torch", "captum", "pyhealth"))
+
+
+def before(library: Version, release: str) -> bool:
+    """Whether the installed library is older than a release."""
+    return library < Version(release)
