@@ -264,6 +264,7 @@ def build(config: Config, *, trained: bool = False, seed: int = 0) -> tuple[Any,
         batch = next(iter(get_dataloader(data, batch_size=9, shuffle=False)))
         with tables(tempfile.gettempdir()):
             model = getattr(pyhealth_models, config.model)(data, **config.options)
+            _fill_unset(model)
             if trained:
                 train(model, batch)
             else:
@@ -279,6 +280,13 @@ def train(model: nn.Module, batch: Mapping[str, Any], steps: int = 20) -> None:
         optimizer.zero_grad()
         model(**batch)["loss"].backward()
         optimizer.step()
+
+
+def _fill_unset(model: nn.Module) -> None:
+    """GAMENet leaves its weight of the drug interactions to whatever memory holds."""
+    beta = getattr(model, "beta", None)
+    if isinstance(beta, nn.Parameter):
+        nn.init.uniform_(beta, -0.5, 0.5)
 
 
 def _move_statistics(model: nn.Module) -> None:
