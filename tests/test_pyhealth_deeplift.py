@@ -76,7 +76,7 @@ def test_one_logit_has_one_explanation(case: Any) -> None:
     for index in (0, 1):
         found = interpreter.attribute(**batch, target_class_idx=index)
         for key, attribution in found.items():
-            assert torch.equal(attribution, default[key])
+            torch.testing.assert_close(attribution, default[key])
 
 
 def test_nothing_is_left_from_one_call_to_the_next(case: Any) -> None:
@@ -87,7 +87,7 @@ def test_nothing_is_left_from_one_call_to_the_next(case: Any) -> None:
     between = interpreter.attribute(**second)
     after = interpreter.attribute(**first)
     for key in before:
-        assert torch.equal(before[key], after[key])
+        torch.testing.assert_close(before[key], after[key])
         assert bool(torch.isfinite(between[key]).all())
 
 
@@ -97,7 +97,7 @@ def test_calling_it_is_attribute(case: Any) -> None:
     interpreter = DeepLift(model)
     called = interpreter(**batch)
     for key, attribution in interpreter.attribute(**batch).items():
-        assert torch.equal(called[key], attribution)
+        torch.testing.assert_close(called[key], attribution)
 
 
 def test_several_patients_are_explained_as_each_alone(mlp: Any) -> None:
@@ -233,7 +233,7 @@ def test_the_rest_of_a_mapping_takes_the_interpreters_own_name(mlp: Any) -> None
     expected = DeepLiftEHR(model).attribute(batch, {"conditions": "pad", **given})
     unknown = DeepLift(model).attribute(given, **batch)
     for key, attribution in found.items():
-        assert torch.equal(attribution, expected[key])
+        torch.testing.assert_close(attribution, expected[key])
     assert not torch.allclose(found["conditions"], unknown["conditions"])
 
 
@@ -306,7 +306,7 @@ def test_only_the_features_are_read(mlp: Any) -> None:
     features = {key: batch[key] for key in plain}
     found = DeepLift(model).attribute(**features, steps=5, label=None)
     for key, attribution in plain.items():
-        assert torch.equal(found[key], attribution)
+        torch.testing.assert_close(found[key], attribution)
 
 
 def test_values_without_tokens_need_no_embeddings() -> None:
@@ -319,7 +319,7 @@ def test_values_without_tokens_need_no_embeddings() -> None:
             for flag in (False, True)
         )
         assert plain.shape == batch["labs"].shape
-        assert torch.equal(plain, embedded)
+        torch.testing.assert_close(plain, embedded)
         theirs = TheirDeepLift(model, use_embeddings=False)(**batch)["labs"]
         torch.testing.assert_close(plain, theirs, rtol=1e-4, atol=1e-6)
 
