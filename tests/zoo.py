@@ -284,9 +284,9 @@ def train(model: nn.Module, batch: Mapping[str, Any], steps: int = 20) -> None:
 
 def _fill_unset(model: nn.Module) -> None:
     """GAMENet leaves its weight of the drug interactions to whatever memory holds."""
-    beta = getattr(model, "beta", None)
-    if isinstance(beta, nn.Parameter):
-        nn.init.uniform_(beta, -0.5, 0.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamenet.beta"):
+            nn.init.uniform_(parameter, -0.5, 0.5)
 
 
 def _move_statistics(model: nn.Module) -> None:
