@@ -12,9 +12,11 @@ DEMO_OPTIONS := $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(if $(OUT),--out "$(OUT)")
 # The oldest and the newest that are supported, each in an environment of its own.
 OLDEST := torch==2.7.1 captum==0.7.0 pyhealth==2.0.2
 NEWEST := torch captum pyhealth
+# Captum Insights, which Captum dropped in 0.9, beside the newest torch and PyHealth.
+INSIGHTS := torch captum==0.7.0 pyhealth
 COMPAT := .compat
 
-.PHONY: help demo test test-compat lint bench clean
+.PHONY: help demo test test-compat test-insights lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +25,7 @@ help:
 	@echo "make demo OUT=folder     where the demo writes"
 	@echo "make test                ruff, mypy, then all tests and doctests"
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
+	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
 	@echo "make bench               the benchmarks"
 	@echo "make clean               remove the environment and all caches"
 	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
@@ -56,9 +59,11 @@ test: lint
 
 $(COMPAT)/oldest/.installed: PINS := $(OLDEST)
 $(COMPAT)/newest/.installed: PINS := $(NEWEST)
+$(COMPAT)/insights/.installed: PINS := $(INSIGHTS)
+$(COMPAT)/insights/.installed: EXTRAS := ,captum-insights
 $(COMPAT)/%/.installed: setup.cfg pyproject.toml | $(BIN)/uv
 	rm -rf $(@D) && $(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
-	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python '.[test]' $(PINS)
+	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python '.[test$(EXTRAS)]' $(PINS)
 	$(BIN)/uv pip uninstall --quiet --python $(@D)/bin/python captum-ehr
 	@touch $@
 
@@ -70,6 +75,10 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 		PYTHONPATH=$(CURDIR) $(COMPAT)/$$pair/bin/python -m pytest $(PYTEST_OPTIONS) \
 			|| exit 1; \
 	done
+
+test-insights: $(COMPAT)/insights/.installed
+	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
+		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
