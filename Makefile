@@ -78,7 +78,7 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 
 test-insights: $(COMPAT)/insights/.installed
 	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
-		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
+		captum_ehr/insights/bridge tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
