@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captum_ehr import storage
+from captum_ehr.explanation import Explanation, storage
 from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import Explanation
 from captum_ehr.propagation.diagnostics import Diagnostics, Operation
 
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", "N18")
@@ -193,6 +192,7 @@ class TestTop:
                 "code": "I50",
                 "name": "I50",
                 "count": 2,
+                "samples": 1,
                 "patients": 1,
                 "mean": -1.0,  # a sum of -2 in one patient, 0 in the other
                 "mean_abs": 1.0,
@@ -203,6 +203,7 @@ class TestTop:
                 "code": "E11",
                 "name": "E11",
                 "count": 1,
+                "samples": 1,
                 "patients": 1,
                 "mean": 0.25,
                 "mean_abs": 0.25,
@@ -341,7 +342,7 @@ class TestStorage:
         with monkeypatch.context() as patch:
             patch.setattr(storage, "FORMAT", 99)
             path = explain({"c": tokens([[2]])}).save(tmp_path / "x.parquet")
-        with pytest.raises(ValueError, match="format 99.*up to format 1"):
+        with pytest.raises(ValueError, match="format 99.*up to format 2"):
             Explanation.load(path)
 
 

@@ -15,6 +15,7 @@ from ..explanation import Explanation
 from ..propagation import AuditTape, two_passes
 from .auditing import audited
 from .engine import Engine
+from .fingerprint import fingerprint
 from .forms import Prepared, in_form
 from .result import Result
 from .targets import Target, select, select_again
@@ -218,6 +219,8 @@ class DeepLiftEHR(Engine):
             target_names=adapter.target_names,
             baseline=baseline,
             names=dict(names or {}),
+            mode=adapter.mode,
+            fingerprint=fingerprint(adapter.model),
         )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, Operation, Tape, foreign_functions
+from ..propagation import Diagnostics, Tape, foreign_functions
 
 if TYPE_CHECKING:
     from .result import Result
@@ -58,20 +56,6 @@ def account(tape: Tape, output: Tensor, result: Result, checked: bool) -> Diagno
             f"not done; operations that are not exact: {names}"
         )
     return Diagnostics(report.operations, tuple(messages))
-
-
-def merged(reports: Sequence[Diagnostics]) -> Diagnostics:
-    """One account of several slices of a batch."""
-    calls: Counter[tuple[str, str, bool]] = Counter()
-    for report in reports:
-        for op in report.operations:
-            calls[op.name, op.rule, op.exact] += op.calls
-    operations = tuple(
-        Operation(name, rule, count, exact)
-        for (name, rule, exact), count in sorted(calls.items())
-    )
-    messages = dict.fromkeys(m for report in reports for m in report.messages)
-    return Diagnostics(operations, tuple(messages))
 
 
 def _rows(flags: Tensor) -> list[int]:

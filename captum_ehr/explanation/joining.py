@@ -1,0 +1,171 @@
+"""Explanations of several batches as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_ehr.adapter.records import FeatureRecord
+from captum_ehr.propagation.diagnostics import Diagnostics, Operation
+
+from .checks import PER_PATIENT
+from .rows import Words, is_series
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+_ALIKE = {
+    "model_name": "models",
+    "output": "scales of the output",
+    "mode": "kinds of label",
+    "target_names": "outputs",
+    "baseline": "baselines",
+}
+"""What must agree, and what to call it."""
+
+
+def joined(parts: Iterable[Explanation]) -> Explanation:
+    """Several explanations as one; see :meth:`Explanation.concat`."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("there is nothing to concatenate: give some explanations.")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for place, other in enumerate(parts[1:], 1):
+        _check_alike(first, other, place)
+    merged = {key: _features(key, parts) for key in first.features}
+    numbers: dict[str, Any] = {
+        name: _cat([getattr(part, name) for part in parts]) for name in PER_PATIENT
+    }
+    return replace(
+        first,
+        features={key: record for key, (record, _) in merged.items()},
+        attributions={key: one for key, (_, one) in merged.items()},
+        target=tuple(one for part in parts for one in part.target),
+        patient_ids=tuple(one for part in parts for one in part.patient_ids),
+        diagnostics=merged_diagnostics([part.diagnostics for part in parts]),
+        fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
+        names=_words("name", [part.names for part in parts]),
+        units=_words("unit", [part.units for part in parts]),
+        **numbers,
+    )
+
+
+def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
+    """One account of several batches, or slices of one."""
+    calls: Counter[tuple[str, str, bool]] = Counter()
+    for report in reports:
+        for op in report.operations:
+            calls[op.name, op.rule, op.exact] += op.calls
+    operations = tuple(
+        Operation(name, rule, count, exact)
+        for (name, rule, exact), count in sorted(calls.items())
+    )
+    messages = dict.fromkeys(m for report in reports for m in report.messages)
+    return Diagnostics(operations, tuple(messages))
+
+
+def _check_alike(first: Explanation, other: Explanation, place: int) -> None:
+    """Refuse what was not explained alike."""
+
+    def refuse(what: str, one: object, two: object) -> None:
+        raise ValueError(
+            f"explanations 0 and {place} are of different {what}: {one!r} and {two!r}. "
+            "Only explanations of one model, output and baseline can be concatenated; "
+            "to put two side by side use compare."
+        )
+
+    for name, what in _ALIKE.items():
+        one, two = getattr(first, name), getattr(other, name)
+        if one != two:
+            refuse(what, one, two)
+    if first.fingerprint and other.fingerprint:
+        if first.fingerprint != other.fingerprint:
+            refuse("weights of the model", first.fingerprint, other.fingerprint)
+    if set(first.features) != set(other.features):
+        refuse("features", list(first.features), list(other.features))
+    for key, record in first.features.items():
+        own = other.features[key]
+        if record.vocabulary != own.vocabulary:
+            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, own))
+            refuse(f"vocabularies of feature {key!r}", *sizes)
+        if record.columns != own.columns:
+            refuse(f"columns of feature {key!r}", record.columns, own.columns)
+        if (record.time is None) != (own.time is None):
+            times = ("none" if r.time is None else "some" for r in (record, own))
+            refuse(f"times of feature {key!r}", *times)
+
+
+def _features(key: str, parts: list[Explanation]) -> tuple[FeatureRecord, Tensor]:
+    """One feature of all parts, padded to the widest."""
+    records = [part.features[key] for part in parts]
+    shapes = [tuple(record.values.shape[1:]) for record in records]
+    ranks = {len(shape) for shape in shapes}
+    if len(ranks) > 1:
+        raise ValueError(
+            f"feature {key!r} has shapes of {sorted(rank + 1 for rank in ranks)} axes "
+            "in the explanations; they cannot be concatenated."
+        )
+    wide = tuple(map(max, zip(*shapes)))
+    fixed = _fixed_axes(records)
+    if any(shape[axis] != wide[axis] for shape in shapes for axis in fixed):
+        raise ValueError(
+            f"feature {key!r} has a different number of columns in the explanations: "
+            f"{sorted({shape[-1] for shape in shapes})}."
+        )
+    times = [record.time for record in records if record.time is not None]
+    longest = max((time.shape[1] for time in times), default=0)
+    record = replace(
+        records[0],
+        values=_cat([_padded(record.values, wide) for record in records]),
+        mask=_cat([_padded(record.mask, wide) for record in records]),
+        time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
+    )
+    given = [_padded(part.attributions[key], wide) for part in parts]
+    return record, _cat(given)
+
+
+def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
+    """The axes after the patients' that hold columns, which cannot be padded."""
+    last = records[0].values.ndim - 2
+    is_padded = records[0].is_token or all(is_series(record) for record in records)
+    return () if is_padded or last < 0 else (last,)
+
+
+def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Filled with 0 or False at the end of each axis but the first."""
+    missing = [n - m for n, m in zip(shape, tensor.shape[1:])]
+    if not any(missing):
+        return tensor
+    return F.pad(tensor, [size for n in reversed(missing) for size in (0, n)])
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Along the patients, where the first one is."""
+    return torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
+
+
+def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]]:
+    """The tables as one; no code may have two words."""
+    merged: dict[str, str | dict[str, str]] = {}
+    for table in tables:
+        for key, one in table.items():
+            held = merged.get(key)
+            if isinstance(one, Mapping):
+                own = _words(what, [held, one]) if isinstance(held, dict) else dict(one)
+                merged[key] = own  # type: ignore[assignment]
+            elif held is not None and held != one:
+                raise ValueError(
+                    f"the explanations have different {what}s for {key!r}: {held!r} "
+                    f"and {one!r}. Give all the same ones."
+                )
+            else:
+                merged[key] = one
+    return merged

@@ -1,0 +1,114 @@
+"""Some of the patients of an explanation."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from captum_ehr.adapter.records import FeatureKeyError, FeatureRecord
+
+from .checks import PER_PATIENT
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+#: An index, a slice, a patient id, several indices or ids, or a boolean mask.
+type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
+
+
+def selected(explanation: Explanation, indices: Selector) -> Explanation:
+    """The explanation of some patients; see :meth:`Explanation.select`."""
+    chosen = positions(explanation.patient_ids, indices)
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
+
+    def part(record: FeatureRecord) -> FeatureRecord:
+        return replace(
+            record,
+            values=pick(record.values),
+            mask=pick(record.mask),
+            time=None if record.time is None else pick(record.time),
+        )
+
+    numbers: dict[str, Any] = {n: pick(getattr(explanation, n)) for n in PER_PATIENT}
+    attributions = explanation.attributions.items()
+    return replace(
+        explanation,
+        attributions={key: pick(one) for key, one in attributions},
+        features={key: part(one) for key, one in explanation.features.items()},
+        target=tuple(explanation.target[i] for i in chosen),
+        patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
+        **numbers,
+    )
+
+
+def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
+    """The rows that a selector stands for, none of them negative.
+
+    Raises:
+        IndexError: If an index is out of range, or a mask has another length.
+        KeyError: If there is no such patient.
+        TypeError: If it is none of the selectors.
+    """
+    count = len(patient_ids)
+    if isinstance(indices, slice):
+        return list(range(count))[indices]
+    if isinstance(indices, str):
+        return _of_patients(patient_ids, [indices])
+    # Tensors and numpy arrays as lists of Python's own numbers.
+    wanted: Any = indices.tolist() if hasattr(indices, "tolist") else indices
+    asked = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    if asked and all(isinstance(one, str) for one in asked):
+        return _of_patients(patient_ids, asked)
+    if any(isinstance(one, bool) for one in asked):
+        return _of_mask(asked, count)
+    return [_in_range(one, count) for one in asked]
+
+
+def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
+    """All samples of each patient, in the order asked for."""
+    rows: dict[str, list[int]] = {one: [] for one in asked}
+    for row, patient in enumerate(patient_ids):
+        if patient in rows:
+            rows[patient].append(row)
+    missing = [one for one in asked if not rows[one]]
+    if missing:
+        some = ", ".join(map(repr, patient_ids[:3])) or "none"
+        more = ", …" if len(patient_ids) > 3 else ""
+        raise FeatureKeyError(
+            f"there is no patient {', '.join(map(repr, missing))} in this explanation; "
+            f"it has {len(set(patient_ids))}: {some}{more}"
+        )
+    return [row for one in asked for row in rows[one]]
+
+
+def _of_mask(asked: list[Any], count: int) -> list[int]:
+    if len(asked) != count or not all(isinstance(one, bool) for one in asked):
+        raise IndexError(
+            f"the boolean mask has {len(asked)} entries, expected {count}: "
+            "one True or False per patient."
+        )
+    return [i for i, one in enumerate(asked) if one]
+
+
+def _in_range(one: Any, count: int) -> int:
+    try:
+        index = operator.index(one)
+    except TypeError:
+        raise TypeError(
+            f"patients are chosen by an index, a slice, an id (a string), several of "
+            f"these, or a boolean mask; got {one!r} of type {type(one).__name__}."
+        ) from None
+    if not -count <= index < count:
+        held = f"0 to {count - 1}" if count else "none"
+        raise IndexError(
+            f"patient {index} is out of range: this explanation has {count} "
+            f"patient(s), indices {held}."
+        )
+    return index % count
