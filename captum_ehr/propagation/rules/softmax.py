@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..pairs import Multiplier, Pair, wide
 from .blocks import in_blocks
-from .elementwise import phi
+from .elementwise import saturating
 
 
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
@@ -32,9 +32,9 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
 
     def parts(*sides: Tensor) -> tuple[Tensor, ...]:
         x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
-        weights, log_ratio = _normaliser(x_, axis)
-        mean = torch.maximum(y_.input, y_.reference).mul_(phi(log_ratio.abs_()))
-        return mean.to(dtype), weights.to(dtype)
+        dz, dlog = _normaliser(x_, y_.input, axis)
+        weights = _weights(x_, y_, dz)
+        return logarithmic_mean(*y_.sides, dlog).to(dtype), weights.to(dtype)
 
     sides = (x.input, x.reference, y.input, y.reference)
     if axis in (-1, x.input.dim() - 1):
@@ -56,7 +56,7 @@ def log_softmax(
     """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    weights = _normaliser(wide(x), dim)[0].to(x.input.dtype)
+    weights = _of_logits(x, dim)
     return lambda upstream: ((x, upstream - weights * upstream.sum(dim, keepdim=True)),)
 
 
@@ -66,7 +66,7 @@ def logsumexp(
     """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
-    weights = _normaliser(wide(x), dim)[0].to(x.input.dtype)
+    weights = _of_logits(x, dim)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
         return ((x, weights * (upstream if keepdim else upstream.unsqueeze(dim))),)
@@ -74,24 +74,44 @@ def logsumexp(
     return multiplier
 
 
-def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Tensor]:
-    """The weights w, and Δ ln y.
+def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
+    """L(u, v), where ln u - ln v is known."""
+    return saturating((u - v).abs_(), dlog.abs(), torch.maximum(u, v))
 
-    As L(u, v) = max(u, v)·φ(|ln u - ln v|), the weights need only differences of
-    logarithms: no exponential over- or underflows. These are taken from ln y, which
-    keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every element,
-    of which the mean by y is taken. Logits that are -inf on both sides (masked) have
-    e = 0 and Δx = 0.
+
+def _of_logits(x: Pair, dim: int) -> Tensor:
+    x_ = wide(x)
+    y = Pair(x_.input.softmax(dim), x_.reference.softmax(dim))
+    dz, _ = _normaliser(x_, y.input, dim)
+    return _weights(x_, y, dz).to(x.input.dtype)
+
+
+def _normaliser(x: Pair, y: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Δ ln Z and Δ ln y.
+
+    Δ ln y keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every
+    element, of which the mean by y is taken.
     """
     log_y, log_y0 = x.input.log_softmax(dim), x.reference.log_softmax(dim)
-    log_y, log_y0 = log_y.clamp_min_(_NOTHING), log_y0.clamp_min_(_NOTHING)
-    dx, dlog = torch.nan_to_num(x.delta), log_y - log_y0
-    dz = (dx - dlog).mul_(log_y.exp()).sum(dim, keepdim=True)
-    # ln(max(e, e0) / max(Z, Z0)), from the side whose Z is the larger
-    smaller = (dz < 0).to(dz.dtype)
-    top = torch.lerp(log_y.add_((-dx).relu_()), log_y0.add_(dx.relu()), smaller)
-    weights = top.exp_().mul_(phi(dx.abs_())).div_(phi(dz.abs_()))
-    return weights, dlog
+    dlog = log_y.clamp_min_(_NOTHING) - log_y0.clamp_min_(_NOTHING)
+    return (_change(x) - dlog).mul_(y).sum(dim, keepdim=True), dlog
+
+
+def _weights(x: Pair, y: Pair, dz: Tensor) -> Tensor:
+    """L(e, e0)/L(Z, Z0), both over the larger Z, so that no exponential overflows.
+
+    e over the larger Z is y on that side, and y times the ratio of the Z on the other.
+    """
+    u, v = y.input * (-(-dz).relu()).exp(), y.reference * (-dz.relu()).exp()
+    one = torch.ones_like(dz)
+    return logarithmic_mean(u, v, _change(x)).div_(
+        logarithmic_mean(one, (-dz.abs()).exp(), dz)
+    )
+
+
+def _change(x: Pair) -> Tensor:
+    """Δx; logits that are -inf on both sides (masked) have none."""
+    return x.delta.nan_to_num_()
 
 
 #: The logarithm of what is not there; finite, so that differences are.
