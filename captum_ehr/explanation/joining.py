@@ -30,9 +30,20 @@ _ALIKE = {
 """What must agree, and what to call it."""
 
 
-def joined(parts: Iterable[Explanation]) -> Explanation:
-    """Several explanations as one; see :meth:`Explanation.concat`."""
-    parts = list(parts)
+def concat(explanations: Iterable[Explanation]) -> Explanation:
+    """The explanations of several batches as one, in the order given.
+
+    Batches may be padded to different widths; the widest is taken.
+
+    Args:
+        explanations: Of one model, output, baseline and set of vocabularies.
+
+    Raises:
+        ValueError: If there are none, or they differ in their model (its name or
+            weights), scale, outputs, baseline, features, vocabularies or columns,
+            or have two names or units for one code.
+    """
+    parts = list(explanations)
     if not parts:
         raise ValueError("there is nothing to concatenate: give some explanations.")
     first = parts[0]

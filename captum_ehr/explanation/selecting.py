@@ -21,8 +21,20 @@ if TYPE_CHECKING:
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
 
-def selected(explanation: Explanation, indices: Selector) -> Explanation:
-    """The explanation of some patients; see :meth:`Explanation.select`."""
+def select(explanation: Explanation, indices: Selector) -> Explanation:
+    """The explanation of some of the patients, in the order asked for.
+
+    Args:
+        explanation: The explanation.
+        indices: One index, a slice, a patient id (all samples of that patient),
+            several indices or ids, or a boolean mask with one entry per sample.
+            Negative indices count from the end.
+
+    Raises:
+        IndexError: If an index is out of range, or a mask has another length.
+        KeyError: If there is no patient of an id.
+        TypeError: If it is none of these.
+    """
     chosen = positions(explanation.patient_ids, indices)
 
     def pick(tensor: Tensor) -> Tensor:

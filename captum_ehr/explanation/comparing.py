@@ -1,0 +1,110 @@
+"""Two explanations of the same patients side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .rows import COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .explanation import Explanation
+
+_PLACE = ["sample", "feature", "visit", "position"]
+_WORDS = ["patient_id", "time", "code", "name", "value", "unit"]
+
+
+def compare(one: Explanation, other: Explanation) -> pd.DataFrame:
+    """Two explanations of the same samples, row by row.
+
+    Of two baselines, models or targets. Samples are matched by their patient, and
+    several of one patient by their order; they may come in another order.
+
+    Args:
+        one: The first one.
+        other: The other one. Where it has a row (a code, a feature) that this one
+            does not have, or the other way round, the missing attribution is 0.
+
+    Returns:
+        The rows of :meth:`to_frame`, with ``attribution_other`` and
+        ``difference`` (this one's less the other's) as further columns. The sum
+        of each column is that of the explanation.
+
+    Raises:
+        ValueError: If they are not of the same patients, their records differ, or
+            one is in logits and the other in probabilities.
+    """
+    if one.output != other.output:
+        raise ValueError(
+            f"one explanation is in {one.output}, the other in {other.output}; bring "
+            "both to one scale with in_probability()."
+        )
+    frame, second = one.to_frame(), other.to_frame()
+    rows = np.array([*_matched(one, other), 0])
+    second["sample"] = rows[second["sample"].to_numpy()]
+    both = frame.merge(second, "outer", _PLACE, sort=False, suffixes=("", "_other"))
+    _check_same(both)
+    for name in _WORDS:
+        held, given = both[name], both.pop(f"{name}_other")
+        both[name] = held.where(held.notna(), given)
+    sides = ["attribution", "attribution_other"]
+    # A row that one of them does not have moved it by nothing.
+    both[sides] = both[sides].fillna(0.0)
+    both["difference"] = both["attribution"] - both["attribution_other"]
+    places = {key: i for i, key in enumerate((*one.features, *other.features))}
+    order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index
+    columns = [*COLUMNS, "attribution_other", "difference"]
+    return both.loc[order, columns].reset_index(drop=True)
+
+
+def _matched(one: Explanation, other: Explanation) -> list[int]:
+    """For each sample of the other, the row of the same one.
+
+    Samples of one patient are matched in their order.
+    """
+    own = {sample: row for row, sample in enumerate(_samples(one))}
+    asked = _samples(other)
+    missing = [*(own.keys() - set(asked))]
+    extra = [sample for sample in asked if sample not in own]
+    for some, where in ((missing, "second"), (extra, "first")):
+        if some:
+            patient, place = min(some)
+            raise ValueError(
+                f"the explanations are not of the same patients: {len(some)} sample(s) "
+                f"are not in the {where} one, such as patient {patient!r}'s number "
+                f"{place}. Select the same patients from both."
+            )
+    return [own[sample] for sample in asked]
+
+
+def _samples(explanation: Explanation) -> list[tuple[str, int]]:
+    """Each sample's patient, and its number among that patient's."""
+    seen: Counter[str] = Counter()
+    samples = []
+    for patient in explanation.patient_ids:
+        samples.append((patient, seen[patient]))
+        seen[patient] += 1
+    return samples
+
+
+def _check_same(both: pd.DataFrame) -> None:
+    """What both have at a place must be the same code and value."""
+    shared = both["code"].notna() & both["code_other"].notna()
+    near = np.isclose(both["value"], both["value_other"], equal_nan=True)
+    off = shared & ((both["code"] != both["code_other"]) | ~near)
+    if off.any():
+        row = both[off].iloc[0]
+        here, there = (
+            row[f"code{end}"]
+            + ("" if np.isnan(row[f"value{end}"]) else f" = {row[f'value{end}']:g}")
+            for end in ("", "_other")
+        )
+        raise ValueError(
+            f"the explanations are of different records: patient {row['patient_id']!r} "
+            f"has {here} in one and {there} in the other, in feature "
+            f"{row['feature']!r} at position {row['position']}. Explain the same batch."
+        )
