@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..pairs import Multiplier, Pair, wide
 from .blocks import in_blocks
-from .elementwise import saturating
+from .elementwise import phi
 
 
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
@@ -75,8 +75,8 @@ def logsumexp(
 
 
 def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
-    """L(u, v), where ln u - ln v is known."""
-    return saturating((u - v).abs_(), dlog.abs(), torch.maximum(u, v))
+    """L(u, v) = max(u, v)·φ(|ln u - ln v|), where that difference is known."""
+    return phi(dlog.abs()).mul_(torch.maximum(u, v))
 
 
 def _of_logits(x: Pair, dim: int) -> Tensor:
@@ -102,11 +102,11 @@ def _weights(x: Pair, y: Pair, dz: Tensor) -> Tensor:
 
     e over the larger Z is y on that side, and y times the ratio of the Z on the other.
     """
-    u, v = y.input * (-(-dz).relu()).exp(), y.reference * (-dz.relu()).exp()
-    one = torch.ones_like(dz)
-    return logarithmic_mean(u, v, _change(x)).div_(
-        logarithmic_mean(one, (-dz.abs()).exp(), dz)
-    )
+    ratio = phi(dz.abs())
+    larger, smaller = dz.relu(), (-dz).relu_()
+    u = y.input * smaller.neg_().exp_().div_(ratio)
+    v = y.reference * larger.neg_().exp_().div_(ratio)
+    return logarithmic_mean(u, v, _change(x))
 
 
 def _change(x: Pair) -> Tensor:
