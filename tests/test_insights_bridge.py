@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from typing import Any
 
@@ -291,31 +290,6 @@ def test_who_has_no_label_of_many_is_shown_so() -> None:
         assert not any(attributions(page.attribute(0, shown["actual"]["index"])))
     listed = [p["label"] for p in shown["predicted"]]
     assert "(no label)" not in listed
-
-
-def test_it_serves_on_loopback_and_two_requests_at_once(tiny: Any) -> None:
-    import json
-    from urllib.request import Request, urlopen
-
-    visualizer = captum_visualizer(tiny[0])
-    port = visualizer.serve(port=0)
-    root = f"http://127.0.0.1:{port}"
-    assert b"Captum Insights" in urlopen(root, timeout=60).read()
-    answers: list[int] = []
-
-    def fetch() -> None:
-        body = json.dumps(SETTINGS).encode()
-        answers.append(
-            len(json.load(urlopen(Request(f"{root}/fetch", body), timeout=60)))
-        )
-
-    threads = [threading.Thread(target=fetch) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == [4, 4]
-    assert "DeepLiftEHR" in json.load(urlopen(f"{root}/init", timeout=60))["methods"]
 
 
 def test_the_notebook_widget_takes_it(tiny: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
@@ -40,7 +41,8 @@ def captum_visualizer(
     Codes become text features (one word per real token, padding left out) and values
     general features; masks, ids and times are additional arguments; a model with one
     logit has two classes, whose attributions differ in sign. Patients are encoded one
-    at a time, when the page fetches them.
+    at a time, when the page fetches them, and the last ones kept: after training on,
+    make another.
 
     Args:
         model: A PyHealth classifier, or a :class:`PyHealthAdapter` of one.
@@ -63,6 +65,7 @@ def captum_visualizer(
     Raises:
         ImportError: If Captum Insights is not installed.
         TypeError: If the model is not PyHealth's.
+        OSError: From ``serve``, if the port is in use.
         ValueError: If it is no classifier, has no patients, or ``classes`` does not
             fit it.
 
@@ -169,10 +172,25 @@ class EHRVisualizer(AttributionVisualizer):
 
         server.visualizer = self  # where Captum's routes look for it
         host = "0.0.0.0" if bind_all else "127.0.0.1"
-        listening = make_server(host, port or 0, server.app, threaded=True)
-        listening.log_startup()
+        with _listening(host, port or 0) as heard:  # the server takes a copy of it
+            port = heard.getsockname()[1]
+            running = make_server(
+                host, port, server.app, threaded=True, fd=heard.fileno()
+            )
+        running.log_startup()
         if blocking:
-            listening.serve_forever()
+            running.serve_forever()
         else:
-            threading.Thread(target=listening.serve_forever, daemon=True).start()
-        return int(listening.port)
+            threading.Thread(target=running.serve_forever, daemon=True).start()
+        return port
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket of our own: Werkzeug ends the process where a port is in use."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Port {port} cannot be served ({error.strerror}); name another.",
+        ) from error
