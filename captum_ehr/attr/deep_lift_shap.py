@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..adapter import EncodedBatch, PyHealthAdapter, fitted, reference_patients
 from ..explanation import Explanation
+from ..explanation.grouping import Grouping
 from .deep_lift import DeepLiftEHR
 from .forms import Prepared, in_form, prepare
 from .targets import Target
@@ -94,7 +95,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
         batch: Any,
         baselines: Any,
         target: Target = None,
-        names: Mapping[str, str] | None = None,
+        names: Grouping | None = None,
     ) -> Explanation:
         """The mean over the references, with all that it takes to read it.
 
@@ -102,7 +103,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
             batch: A batch of PyHealth's data loader, or an encoded one.
             baselines: See :meth:`attribute`.
             target: See :meth:`attribute`.
-            names: Human names of codes.
+            names: Human names of codes; see :meth:`Explanation.with_names`.
 
         Returns:
             An explanation whose ``f_baseline`` and ``delta`` are means as well.

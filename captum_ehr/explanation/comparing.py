@@ -55,7 +55,7 @@ def compare(one: Explanation, other: Explanation) -> pd.DataFrame:
     # A row that one of them does not have moved it by nothing.
     both[sides] = both[sides].fillna(0.0)
     both["difference"] = both["attribution"] - both["attribution_other"]
-    places = {key: i for i, key in enumerate((*one.features, *other.features))}
+    places = {key: i for i, key in enumerate({**one.features, **other.features})}
     order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index
     columns = [*COLUMNS, "attribution_other", "difference"]
     return both.loc[order, columns].reset_index(drop=True)

@@ -50,7 +50,7 @@ def labels(
     features = explanation.features
     if isinstance(given, str):
         _known(given, ready, what)
-        given = {_only_token_feature(explanation, given, what): given}
+        given = {_only_feature(explanation, given, what): given}
     words = {key: codes_of(key, record) for key, record in features.items()}
     if isinstance(given, Mapping) and _is_per_feature(given, words, ready):
         unknown = [key for key in given if key not in features]
@@ -117,17 +117,19 @@ def _known(name: str, ready: Ready, what: str) -> None:
         )
 
 
-def _only_token_feature(explanation: Explanation, name: str, what: str) -> str:
+def _only_feature(explanation: Explanation, name: str, what: str) -> str:
     """The feature that a ready labeller is meant for, where there is no doubt.
 
     The same string may be a diagnosis, a procedure and a drug in different systems.
     """
-    tokens = [key for key, record in explanation.features.items() if record.is_token]
-    if len(tokens) != 1:
-        some = tokens[0] if tokens else "conditions"
+    features = explanation.features
+    tokens = [key for key, record in features.items() if record.is_token]
+    coded = tokens or list(features)  # multi-hot features have codes as columns
+    if len(coded) != 1:
+        some = coded[0] if coded else "conditions"
         raise ValueError(
-            f"this explanation has {len(tokens)} features with codes"
-            f"{': ' * bool(tokens)}{', '.join(map(repr, tokens))}; say whose codes the "
-            f"{what} {name!r} is for: {{{some!r}: {name!r}}}."
+            f"this explanation has {len(coded)} features with codes "
+            f"({', '.join(map(repr, coded))}); say whose codes the {what} {name!r} is "
+            f"for: {{{some!r}: {name!r}}}."
         )
-    return tokens[0]
+    return coded[0]

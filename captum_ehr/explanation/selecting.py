@@ -76,6 +76,7 @@ def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
     # Tensors and numpy arrays as lists of Python's own numbers.
     wanted: Any = indices.tolist() if hasattr(indices, "tolist") else indices
     asked = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    asked = [one.item() if hasattr(one, "item") else one for one in asked]
     if asked and all(isinstance(one, str) for one in asked):
         return _of_patients(patient_ids, asked)
     if any(isinstance(one, bool) for one in asked):

@@ -167,7 +167,9 @@ def _grouped(explanation: Explanation, mapping: Grouping, rest: str) -> pd.DataF
     frame["group"] = np.full(len(frame), rest, dtype=object)
     for key, labels in group_labels(explanation, mapping).items():
         mine = frame["feature"] == key
-        frame.loc[mine, "group"] = frame.loc[mine, "code"].map(labels).fillna(rest)
+        place, codes = frame.loc[mine, "code"].factorize()
+        groups = np.array([*(labels.get(code, rest) for code in codes), ""], object)
+        frame.loc[mine, "group"] = groups[place]
     return frame
 
 
