@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -21,18 +21,35 @@ class Patient:
     """One patient as Captum Insights is given it.
 
     Args:
+        adapter: The model's adapter.
         encoded: Inputs, masks and additional arguments, of one patient: no padding
             but what stands within visits.
-        baselines: The reference, a tensor per input.
-        shown: Per feature, shaped like its ids or values: True at what the patient
-            has, and at what the reference changes besides.
+        reference: See :meth:`PyHealthAdapter.baseline`.
         label: ``(1,)``, the index of the actual class.
     """
 
+    adapter: PyHealthAdapter
     encoded: EncodedBatch
-    baselines: tuple[Tensor, ...]
-    shown: tuple[Tensor, ...]
+    reference: Baseline
     label: Tensor
+
+    @cached_property
+    def baselines(self) -> tuple[Tensor, ...]:
+        """The reference, a tensor per input; some take a look at the whole dataset."""
+        return self.adapter.baseline(self.encoded, self.reference)
+
+    @cached_property
+    def shown(self) -> tuple[Tensor, ...]:
+        """Per feature, shaped like its ids or values: what has an attribution.
+
+        That is what the patient has, and what the reference changes besides.
+        """
+        return tuple(
+            mask | _differs(x, x0, mask)
+            for x, x0, mask in zip(
+                self.encoded.inputs, self.baselines, self.encoded.masks
+            )
+        )
 
 
 class Patients:
@@ -85,12 +102,7 @@ class Patients:
 
         batch = collate_fn_dict_with_padding([self.dataset[row]])
         encoded = self.adapter.encode(batch)
-        reference = self.adapter.baseline(encoded, self.baselines)
-        shown = tuple(
-            mask | _differs(x, x0, mask)
-            for x, x0, mask in zip(encoded.inputs, reference, encoded.masks)
-        )
-        return Patient(encoded, reference, shown, self._label(batch))
+        return Patient(self.adapter, encoded, self.baselines, self._label(batch))
 
     def _label(self, batch: Mapping[str, Any]) -> Tensor:
         """The actual class; of several labels the first, of none the one after."""
