@@ -85,7 +85,9 @@ class EHRCalculation(AttributionCalculation):
             found = self._theirs(
                 patient, label, attribution_method_name, attribution_arguments, model
             )
-        return tuple(a.detach() * shown for a, shown in zip(found, patient.shown))
+        return tuple(
+            a.detach().cpu() * shown.cpu() for a, shown in zip(found, patient.shown)
+        )
 
     def _exact(
         self, patient: Patient, target: int, model: ClassScores
