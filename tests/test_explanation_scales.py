@@ -175,3 +175,8 @@ class TestCompare:
             lab.compare(explain({"l": values([[1.0], [3.0]])}))
         with pytest.raises(ValueError, match="logit, the other in probability"):
             one.compare(replace(one, output="probability"))
+
+    def test_visits_numbered_by_another_padding_are_refused(self) -> None:
+        one = explain({"c": tokens([[[[2], [3]]]])})
+        with pytest.raises(ValueError, match="padded to 2 visits .* and to 3"):
+            one.compare(explain({"c": tokens([[[[2], [3], [0]]]])}))

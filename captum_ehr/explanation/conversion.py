@@ -41,6 +41,14 @@ def to_shap(explanation: Explanation, features: Features | None = None) -> Any:
     Raises:
         ImportError: If shap is not installed.
         ValueError: If tokens are asked of several patients.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> explanation.to_shap().shape, explanation[0].to_shap().shape
+        ((4, 8), (5,))
     """
     if features is None:
         features = "tokens" if len(explanation) == 1 else "codes"
@@ -140,6 +148,15 @@ def to_captum_records(
 
     Raises:
         ValueError: If there is not one label per sample.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> records = explanation.to_captum_records()
+        >>> records[0].raw_input_ids
+        ['I50.9', 'N18.3', 'I10', 'labs[0] 1.8', 'labs[1] 0.4']
     """
     from captum.attr import visualization
 
@@ -211,6 +228,14 @@ def to_html(
 
     Returns:
         The HTML document.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> "E11.9" in explanation.to_html()
+        True
     """
     # Here and not above: the pictures stand on the explanation.
     from captum_ehr.visualization.page import model_section, render

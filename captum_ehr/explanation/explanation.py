@@ -170,7 +170,8 @@ class Explanation:
             - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
             - Nested tokens: ``visit`` is axis 1, ``position`` the place in it.
             - Deep nested tokens ``(patients, groups, visits, positions)``:
-              ``visit`` is ``group * visits + visit``, ``time`` the group's.
+              ``visit`` is ``group * visits + visit``, ``visits`` being the padded
+              number, ``time`` the group's.
             - Time series ``(patients, steps, columns)``: ``visit`` is the step,
               ``position`` the column, ``code`` the column's name.
             - Columns ``(patients, columns)``: ``position`` is the column.

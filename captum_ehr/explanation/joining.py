@@ -42,6 +42,15 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
         ValueError: If there are none, or they differ in their model (its name or
             weights), scale, outputs, baseline, features, vocabularies or columns,
             or have two names or units for one code.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> both = explanation.concat([explanation["p1"], explanation["p4"]])
+        >>> both.patient_ids
+        ('p1', 'p4')
     """
     parts = list(explanations)
     if not parts:

@@ -52,6 +52,15 @@ def with_units(explanation: Explanation, units: Grouping) -> Explanation:
 
     Raises:
         KeyError: If it names a feature that there is not.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> given = explanation.with_units({"labs[0]": "mg/dL"})
+        >>> given[0].to_frame()["unit"].tolist()
+        [None, None, None, 'mg/dL', None]
     """
     found = labels(explanation, units, {}, "unit")
     return replace(explanation, units=_joined(explanation.units, found))

@@ -37,6 +37,16 @@ def in_probability(explanation: Explanation) -> Explanation:
     Raises:
         ValueError: If the model is multiclass (explain the probability in place of
             the logit), a regression, or it is not known what it is.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> given = explanation.in_probability()
+        >>> change = given.f_input - given.f_baseline
+        >>> torch.allclose(given.total, change, atol=1e-6)
+        True
     """
     mode = explanation.mode
     if explanation.output == "probability" and mode != "regression":

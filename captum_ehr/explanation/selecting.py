@@ -34,6 +34,14 @@ def select(explanation: Explanation, indices: Selector) -> Explanation:
         IndexError: If an index is out of range, or a mask has another length.
         KeyError: If there is no patient of an id.
         TypeError: If it is none of these.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> len(explanation[1:]), explanation["p2"].patient_ids
+        (3, ('p2',))
     """
     chosen = positions(explanation.patient_ids, indices)
 

