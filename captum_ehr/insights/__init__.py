@@ -1,6 +1,9 @@
-"""Explanations of many patients, to look at: in Captum's own Captum Insights.
+"""Explanations of many patients, to look at: a page, or Captum's own Captum Insights.
 
-Names are loaded when they are first used, so that importing the package costs nothing.
+:class:`AttributionVisualizer` has Captum Insights' names and arguments, and a short
+form for PyHealth's models. What it shows is plain data first (``view``, ``cohort``),
+then a page that is served live or saved as one file. Names are loaded when they are
+first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +12,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .bridge import captum_visualizer
+    from .features import CodeFeature, FeatureOutput, LabFeature, VisitFeature
+    from .notebook import render
+    from .page import ExportLimitError, save
+    from .server import PortInUseError, Server, serve
+    from .visualizer import AttributionVisualizer
 
-__all__ = ["captum_visualizer"]
+_HOMES = {
+    "AttributionVisualizer": "visualizer",
+    "Batch": "batches",
+    "CodeFeature": "features",
+    "ExportLimitError": "page",
+    "FeatureOutput": "features",
+    "LabFeature": "features",
+    "PortInUseError": "server",
+    "Server": "server",
+    "VisitFeature": "features",
+    "captum_visualizer": "bridge",
+    "render": "notebook",
+    "save": "page",
+    "serve": "server",
+}
+
+__all__ = [
+    "AttributionVisualizer",
+    "Batch",
+    "CodeFeature",
+    "ExportLimitError",
+    "FeatureOutput",
+    "LabFeature",
+    "PortInUseError",
+    "Server",
+    "VisitFeature",
+    "captum_visualizer",
+    "render",
+    "save",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:
-    home = {"captum_visualizer": "bridge"}.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{home}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,173 @@
+"""All patients at a glance: who they are, and which codes move the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapter import PyHealthAdapter
+from ..explanation import Explanation
+from .heads import Head
+from .store import Explanations
+from .views import account, plain
+
+#: Per patient the codes that stand in the record, as places in the list of codes.
+type Presence = list[list[int]]
+
+
+def codes_of(
+    explanations: Explanations, rows: Sequence[int]
+) -> tuple[list[dict[str, str]], Presence]:
+    """Every code and column that any patient has, and who has which.
+
+    Returns:
+        ``{"feature", "code", "name"}`` of each, and per patient its codes.
+    """
+    places: dict[tuple[str, str], int] = {}
+    codes: list[dict[str, str]] = []
+    present: Presence = []
+    for chunk in explanations.source.chunks(rows, 64):
+        own: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
+        frame = explanations.blank(chunk).to_frame()
+        columns = (frame[key] for key in ("patient_id", "feature", "code", "name"))
+        for patient, feature, code, name in zip(*columns):
+            place = places.setdefault((feature, code), len(codes))
+            if place == len(codes):
+                shown = name if name != code else ""
+                codes.append({"feature": feature, "code": code, "name": shown})
+            own[patient][place] = None
+        present += [list(one) for one in own.values()]
+    return codes, present
+
+
+def overview_of(explanations: Explanations) -> dict[str, Any]:
+    """Patients, predictions and codes, as plain data.
+
+    Args:
+        explanations: The patients and models; nothing is explained here.
+    """
+    source, heads = explanations.source, explanations.heads
+    count = len(explanations.ids)
+    codes, present = codes_of(explanations, range(count))
+    actual = [heads[0].actual(label) for label in source.labels]
+    models = range(len(source.models))
+    return {
+        "models": _apart([_name(model) for model in source.models]),
+        "targets": [head.targets for head in heads],
+        "classes": [] if heads[0].mode == "regression" else heads[0].classes,
+        "groups": list(source.groups),
+        "codes": codes,
+        "patients": [
+            {
+                "id": explanations.ids[row],
+                "label": _label(heads[0], source.labels[row]),
+                "actual": actual[row],
+                "groups": [values[row] for values in source.groups.values()],
+                "codes": present[row],
+            }
+            for row in range(count)
+        ],
+        "predictions": [_predictions(explanations, model, actual) for model in models],
+    }
+
+
+def _predictions(
+    explanations: Explanations,
+    model: int,
+    actual: Sequence[tuple[int, ...] | None],
+) -> list[dict[str, Any]]:
+    """Per patient what a model says, and whether it is right."""
+    head, made = explanations.heads[model], []
+    for scores, true in zip(explanations.scores(model), actual):
+        classes = head.predicted(scores)
+        probabilities = head.probabilities(scores)
+        shown = scores if probabilities is None else probabilities
+        made.append(
+            {
+                "text": head.words(classes),
+                "score": plain(float(shown.max())),
+                "is_probability": probabilities is not None,
+                "classes": classes,
+                "correct": None if true is None else classes == true,
+            }
+        )
+    return made
+
+
+def _label(head: Head, label: Any) -> str:
+    """What is true of a patient, in words."""
+    if label is None:
+        return ""
+    if head.mode == "regression":
+        return f"{float(torch.as_tensor(label).flatten()[0]):.4g}"
+    return head.words(head.actual(label))
+
+
+def _name(model: nn.Module) -> str:
+    own = model.model if isinstance(model, PyHealthAdapter) else model
+    return type(own).__name__
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names that are each given once."""
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: k + 1].count(name)}"
+        for k, name in enumerate(names)
+    ]
+
+
+def contributions(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
+    """What the cohort needs of one patient: the account and a sum per code."""
+    frame = explanation.to_frame()
+    sums: dict[tuple[str, str], float] = {}
+    for feature, code, one in zip(
+        frame["feature"], frame["code"], frame["attribution"]
+    ):
+        sums[feature, code] = sums.get((feature, code), 0.0) + one
+    return {
+        "f_input": plain(float(explanation.f_input[0])),
+        "f_baseline": plain(float(explanation.f_baseline[0])),
+        "delta": plain(float(explanation.delta[0])),
+        "status": account(explanation, adds_up)["status"],
+        "codes": [[feature, code, plain(s)] for (feature, code), s in sums.items()],
+    }
+
+
+def top_codes(
+    parts: Iterable[dict[str, Any]], codes: Sequence[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """The strongest codes over some patients.
+
+    Args:
+        parts: Per patient its :func:`contributions`.
+        codes: What :func:`codes_of` found.
+
+    Returns:
+        By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
+        have it), ``prevalence`` and, over all of the patients, counting 0 for who do
+        not have it, ``mean`` of its sum in each and ``mean_abs`` of that sum's
+        absolute value, as in :meth:`captum_ehr.Explanation.top`.
+    """
+    names = {(one["feature"], one["code"]): one["name"] for one in codes}
+    sums: dict[tuple[str, str], list[float]] = {}
+    count = 0
+    for part in parts:
+        count += 1
+        for feature, code, one in part["codes"]:
+            sums.setdefault((feature, code), []).append(one or 0.0)
+    rows = [
+        {
+            "feature": feature,
+            "code": code,
+            "name": names.get((feature, code), ""),
+            "patients": len(values),
+            "prevalence": len(values) / count,
+            "mean": sum(values) / count,
+            "mean_abs": sum(map(abs, values)) / count,
+        }
+        for (feature, code), values in sums.items()
+    ]
+    return sorted(rows, key=lambda row: -row["mean_abs"])

@@ -1,0 +1,289 @@
+"""Features as Captum Insights has them, for codes, nested visits and labs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..adapter import FeatureRecord
+
+#: One transform, several to be called one after the other, or none.
+type Transforms = (
+    Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None
+)
+
+
+class FeatureOutput(NamedTuple):
+    """What a feature shows of one patient; Captum's fields.
+
+    Args:
+        name: The feature's name.
+        base: What stands there: codes, visits of codes, or ``"name: value"``.
+        modified: An attribution for each, in per cent of the strongest.
+        type: ``"codes"``, ``"visits"`` or ``"labs"``.
+        contribution: The feature's part in all, between -1 and 1.
+    """
+
+    name: str
+    base: list[Any]
+    modified: list[Any]
+    type: str
+    contribution: float
+
+
+class BaseFeature:
+    """One input of the model: how to transform, to read and to show it.
+
+    Args:
+        name: The feature's name.
+        baseline_transforms: From one patient's transformed input, without the batch
+            dimension, to a baseline; several are offered as several baselines.
+            Without one the baseline is 0.
+        input_transforms: From one patient's data, without the batch dimension, to
+            what the model takes, one after the other; e.g. an embedding.
+        visualization_transform: From one patient's data to what a person reads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        baseline_transforms: Transforms = None,
+        input_transforms: Transforms = None,
+        visualization_transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.baseline_transforms = _listed(baseline_transforms)
+        self.input_transforms = _listed(input_transforms)
+        self.visualization_transform = visualization_transform
+
+    @staticmethod
+    def visualization_type() -> str:
+        """How it is shown."""
+        raise NotImplementedError
+
+    @property
+    def is_token(self) -> bool:
+        """True where the data are ids of codes."""
+        return False
+
+    def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
+        """One patient's data, ``(1, ...)``, as its owner would read it."""
+        raise NotImplementedError
+
+    def visualize(
+        self, attribution: Tensor, data: Tensor, contribution_frac: float
+    ) -> FeatureOutput:
+        """What to show of one patient.
+
+        Args:
+            attribution: ``(1, ...)``, shaped like the data, or with the embedding
+                dimension after it.
+            data: ``(1, ...)``, as the :class:`~captum_ehr.insights.Batch` has it.
+            contribution_frac: The feature's part in all.
+        """
+        record = self.record(data)
+        if attribution.dim() > record.mask.dim():
+            attribution = attribution.sum(-1)
+        base, modified = self._shown(record, _percent(attribution)[0])
+        kind = self.visualization_type()
+        return FeatureOutput(self.name, base, modified, kind, contribution_frac)
+
+    def _shown(
+        self, record: FeatureRecord, percent: Tensor
+    ) -> tuple[list[Any], list[Any]]:
+        raise NotImplementedError
+
+
+class CodeFeature(BaseFeature):
+    """A sequence of codes: token ids ``(batch, positions)``.
+
+    Args:
+        name: The feature's name.
+        vocabulary: The code of each id; not needed with ``visualization_transform``.
+        baseline_transforms: See :class:`BaseFeature`.
+        input_transforms: See :class:`BaseFeature`.
+        visualization_transform: From one patient's ids to the codes, one for each.
+        pad: The id that means that nothing stands there.
+
+    Raises:
+        ValueError: If there is neither a vocabulary nor a transform.
+
+    Example:
+        >>> feature = CodeFeature("conditions", ("<pad>", "<unk>", "I50", "E11"))
+        >>> ids = torch.tensor([[2, 3, 0]])
+        >>> shown = feature.visualize(torch.tensor([[0.5, -0.25, 0.0]]), ids, 1.0)
+        >>> shown.base, shown.modified
+        (['I50', 'E11'], [100.0, -50.0])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: Sequence[str] | None = None,
+        baseline_transforms: Transforms = None,
+        input_transforms: Transforms = None,
+        visualization_transform: Callable[[Tensor], Any] | None = None,
+        *,
+        pad: int = 0,
+    ) -> None:
+        super().__init__(
+            name, baseline_transforms, input_transforms, visualization_transform
+        )
+        if vocabulary is None and visualization_transform is None:
+            raise ValueError(
+                f"Feature {name!r}: give vocabulary=, the code of each id, or "
+                "visualization_transform=, from ids to codes."
+            )
+        self.vocabulary = None if vocabulary is None else tuple(map(str, vocabulary))
+        self.pad = pad
+
+    @staticmethod
+    def visualization_type() -> str:
+        """How it is shown."""
+        return "codes"
+
+    @property
+    def is_token(self) -> bool:
+        """True: the data are ids of codes."""
+        return True
+
+    def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
+        """One patient's ids, ``(1, ...)``, with their codes."""
+        mask = data != self.pad
+        if self.visualization_transform is None:
+            return FeatureRecord(data.long(), mask, time, self.vocabulary)
+        words = _flat(self.visualization_transform(data[0]))
+        if len(words) != data[0].numel():
+            raise ValueError(
+                f"Feature {self.name!r}: its visualization_transform gives "
+                f"{len(words)} code(s) for {data[0].numel()} id(s), expected one each."
+            )
+        places = torch.arange(len(words)).view_as(data)
+        return FeatureRecord(places, mask.cpu(), time, words)
+
+    def _shown(
+        self, record: FeatureRecord, percent: Tensor
+    ) -> tuple[list[Any], list[Any]]:
+        real = record.mask[0]
+        return _codes(record, real), percent[real].tolist()
+
+
+class VisitFeature(CodeFeature):
+    """Visits of codes: token ids ``(batch, visits, positions)``.
+
+    Takes what :class:`CodeFeature` takes.
+
+    Example:
+        >>> feature = VisitFeature("conditions", ("<pad>", "<unk>", "I50", "E11"))
+        >>> ids = torch.tensor([[[2, 0], [2, 3]]])
+        >>> feature.visualize(torch.ones(1, 2, 2), ids, 1.0).base
+        [['I50'], ['I50', 'E11']]
+    """
+
+    @staticmethod
+    def visualization_type() -> str:
+        """How it is shown."""
+        return "visits"
+
+    def _shown(
+        self, record: FeatureRecord, percent: Tensor
+    ) -> tuple[list[Any], list[Any]]:
+        pairs = []
+        for visit, real in enumerate(record.mask[0]):
+            if bool(real.any()):
+                inside = torch.zeros_like(record.mask[0])
+                inside[visit] = real
+                pairs.append((_codes(record, inside), percent[inside].tolist()))
+        return [codes for codes, _ in pairs], [values for _, values in pairs]
+
+
+class LabFeature(BaseFeature):
+    """Values: ``(batch, columns)``, or ``(batch, steps, columns)`` over time.
+
+    Args:
+        name: The feature's name.
+        categories: The name of each column.
+        baseline_transforms: See :class:`BaseFeature`.
+        input_transforms: See :class:`BaseFeature`; they keep the shape.
+        visualization_transform: From one patient's data to the values to show, of
+            the same shape, e.g. back into their units.
+
+    Example:
+        >>> feature = LabFeature("labs", ["lactate", "sodium"])
+        >>> values = torch.tensor([[4.0, 139.0]])
+        >>> feature.visualize(torch.tensor([[2.0, -1.0]]), values, 1.0).base
+        ['lactate: 4', 'sodium: 139']
+    """
+
+    def __init__(
+        self,
+        name: str,
+        categories: Sequence[str],
+        baseline_transforms: Transforms = None,
+        input_transforms: Transforms = None,
+        visualization_transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            name, baseline_transforms, input_transforms, visualization_transform
+        )
+        self.categories = tuple(map(str, categories))
+
+    @staticmethod
+    def visualization_type() -> str:
+        """How it is shown."""
+        return "labs"
+
+    def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
+        """One patient's values, ``(1, ...)``; trailing steps of zeros are padding."""
+        mask = torch.ones_like(data, dtype=torch.bool)
+        if data.dim() > 2:
+            seen = (data != 0).flatten(2).any(2)
+            later = seen.int().flip(1).cummax(1).values.flip(1).bool()
+            mask = later.view(*later.shape, *[1] * (data.dim() - 2)).expand_as(data)
+        shown = data
+        if self.visualization_transform is not None:
+            shown = self.visualization_transform(data[0]).unsqueeze(0)
+        return FeatureRecord(shown.float(), mask, time, None, self.categories)
+
+    def _shown(
+        self, record: FeatureRecord, percent: Tensor
+    ) -> tuple[list[Any], list[Any]]:
+        names = record.columns or ()
+        values, mask = record.values[0], record.mask[0]
+        if values.dim() == 1:
+            return _values(values, mask, names), percent[mask].tolist()
+        steps = [i for i, real in enumerate(mask) if bool(real.any())]
+        base = [_values(values[i], mask[i], names) for i in steps]
+        return base, [percent[i][mask[i]].tolist() for i in steps]
+
+
+def _values(values: Tensor, mask: Tensor, names: Sequence[str]) -> list[str]:
+    pairs = zip(names, values.tolist(), mask.tolist(), strict=True)
+    return [f"{name}: {value:.4g}" for name, value, real in pairs if real]
+
+
+def _codes(record: FeatureRecord, real: Tensor) -> list[str]:
+    vocabulary = record.vocabulary or ()
+    return [vocabulary[i] for i in record.values[0][real].tolist()]
+
+
+def _percent(attribution: Tensor) -> Tensor:
+    """In per cent of the strongest; 0 where all are 0."""
+    strongest = attribution.abs().max() if attribution.numel() else 0
+    return torch.nan_to_num(attribution / strongest * 100)
+
+
+def _listed(transforms: Transforms) -> list[Callable[[Tensor], Tensor]]:
+    if transforms is None:
+        return []
+    return [transforms] if callable(transforms) else list(transforms)
+
+
+def _flat(words: Any) -> tuple[str, ...]:
+    """Nested lists of strings, one after the other."""
+    if isinstance(words, str) or not isinstance(words, Iterable):
+        return (str(words),)
+    return tuple(word for part in words for word in _flat(part))

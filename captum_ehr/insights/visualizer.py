@@ -1,0 +1,379 @@
+"""AttributionVisualizer: patients, models and methods to look at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..explanation import Explanation
+from .cohort import contributions, overview_of, top_codes
+from .features import BaseFeature
+from .forms import long_form, short_form
+from .methods import DRAWN, methods_of
+from .outputs import VisualizationOutput, output_of
+from .sources import Grouping, PyHealthSource
+from .store import Explanations, Recent, Setting
+from .views import view_of
+
+if TYPE_CHECKING:
+    from .server import Server
+
+
+class AttributionVisualizer:
+    """Patients and what moved the model, to look at in a browser or as plain data.
+
+    The short form takes a PyHealth model and dataset and works out the rest; the long
+    form takes what Captum Insights takes. Attributions are computed when they are
+    looked at.
+
+    Args:
+        models: A model, or several over the same features; each a PyHealth model, a
+            :class:`captum_ehr.PyHealthAdapter` or, in the long form, any module.
+        classes: In the short form a PyHealth sample dataset; in the long form the
+            name of each class (two for a model of one logit). Both can be given in
+            the short form as well: ``classes=["no", "yes"], dataset=dataset``.
+        features: How each input is read; not needed in the short form.
+        dataset: Batches of patients; a PyHealth dataset stands here as well.
+        score_func: From the models' output to the score of each class, which then is
+            taken as a probability; without it the outputs are logits.
+        use_label_for_attr: As in Captum; what a model of one output per patient
+            needs is found out here, so True and False do the same.
+        names: Human names of codes.
+        methods: Names of methods, or attribution classes of Captum's; the first is
+            shown first. By default ours and ten of Captum's.
+        baselines: Of PyHealth models: names (see :meth:`PyHealthAdapter.baseline`), or
+            by name whatever that takes; by default ``"unk"``, ``"pad"``, ``"mean"``.
+        groups: Of PyHealth datasets: subgroups to filter by; keys of the samples, or
+            by name a function of the sample or one group per patient. By default all
+            keys with few different values.
+        readable: From an explanation in the model's units to one in people's, e.g.
+            values back into mmol/L.
+        time_label: What a time is, e.g. ``"weeks since the first visit"``.
+        title: The page's heading.
+        deidentify: Replace the patients' identifiers by numbers in random order.
+            Codes, values and times stay what they are.
+        max_patients: How many patients are read from batches, at most.
+        cache_size: How many patients' explanations are kept.
+
+    Raises:
+        ValueError: If there is nobody, features do not fit, or a method is unknown.
+        TypeError: If the arguments are neither form.
+
+    Example:
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, _ = tiny_model()
+        >>> visualizer = AttributionVisualizer(model, model.dataset)
+        >>> view = visualizer.view("p1")
+        >>> [item["code"] for item in view["columns"][0]["items"]]
+        ['labs[0]', 'labs[1]']
+    """
+
+    def __init__(
+        self,
+        models: nn.Module | Sequence[nn.Module],
+        classes: Any = None,
+        features: Sequence[BaseFeature] | BaseFeature | None = None,
+        dataset: Any = None,
+        score_func: Callable[[Tensor], Tensor] | None = None,
+        use_label_for_attr: bool = True,
+        *,
+        names: Mapping[str, str] | None = None,
+        methods: Sequence[Any] | None = None,
+        baselines: Sequence[str] | Mapping[str, Any] | None = None,
+        groups: Mapping[str, Grouping] | Sequence[str] | None = None,
+        readable: Callable[[Explanation], Explanation] | None = None,
+        time_label: str = "time",
+        title: str = "EHR Insights",
+        deidentify: bool = False,
+        max_patients: int = 10_000,
+        cache_size: int = 2_000,
+    ) -> None:
+        given = [models] if isinstance(models, nn.Module) else list(models)
+        if features is None:
+            if dataset is None:
+                dataset, classes = classes, None
+            source = short_form(given, classes, dataset, baselines, groups)
+        else:
+            several = [features] if isinstance(features, BaseFeature) else features
+            source = long_form(
+                given, classes, several, dataset, score_func, max_patients
+            )
+        self.title = title
+        self.time_label = time_label
+        self.methods = methods_of(methods, isinstance(source, PyHealthSource))
+        self.deidentified = deidentify
+        ids = _numbers(len(source.ids)) if deidentify else _apart(source.ids)
+        self._source = source
+        self._explanations = Explanations(
+            source, self.methods, names or {}, ids, readable, cache_size
+        )
+        self._parts = Recent[tuple[int, Setting], dict[str, Any]](50 * cache_size)
+        self._overview: dict[str, Any] | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What the patients are called."""
+        return self._explanations.ids
+
+    def __len__(self) -> int:
+        """The number of patients."""
+        return len(self.ids)
+
+    def row(self, patient: int | str) -> int:
+        """The place of a patient, given by place or identifier.
+
+        Raises:
+            KeyError: If nobody is called so.
+            IndexError: If there is no such place.
+        """
+        if isinstance(patient, str):
+            if patient not in self.ids:
+                raise KeyError(f"There is no patient {patient!r}.")
+            return self.ids.index(patient)
+        if not -len(self) <= patient < len(self):
+            raise IndexError(
+                f"There is no patient {patient}; there are {len(self)}, 0 to "
+                f"{len(self) - 1}."
+            )
+        return patient % len(self)
+
+    def setting(
+        self,
+        method: str | None = None,
+        target: int | str | None = None,
+        baseline: str | None = None,
+        model: int = 0,
+    ) -> Setting:
+        """How to explain, checked and with the defaults filled in.
+
+        Args:
+            method: A method's name; the first on offer by default.
+            target: An output's index or name; None for the predicted one.
+            baseline: A baseline's name; the first on offer by default.
+            model: Which of the models.
+
+        Raises:
+            ValueError: If it is not on offer; the message names what is.
+        """
+        if not 0 <= model < len(self._source.models):
+            raise ValueError(
+                f"There is no model {model}; there are {len(self._source.models)}."
+            )
+        method = next(iter(self.methods)) if method is None else method
+        if method not in self.methods:
+            raise ValueError(
+                f"There is no method {method!r}; there are {', '.join(self.methods)}."
+            )
+        offered = self.baselines_of(method)
+        baseline = offered[0] if baseline is None or len(offered) == 1 else baseline
+        if baseline not in offered:
+            raise ValueError(
+                f"There is no baseline {baseline!r}; there are {', '.join(offered)}."
+            )
+        targets = self._explanations.heads[model].targets
+        if isinstance(target, str) and target in targets:
+            target = targets.index(target)
+        known = target is None or (
+            isinstance(target, int) and 0 <= target < len(targets)
+        )
+        if not known:
+            raise ValueError(
+                f"There is no target {target!r}; there are {', '.join(targets)}, by "
+                f"index 0 to {len(targets) - 1}."
+            )
+        if len(targets) == 1:
+            target = 0  # the predicted output is the only one
+        return Setting(model, method, target, baseline)  # type: ignore[arg-type]
+
+    def baselines_of(self, method: str) -> tuple[str, ...]:
+        """The names of the baselines that a method may have."""
+        return (DRAWN,) if self.methods[method].draws else self._source.baselines
+
+    def explanation(self, patient: int | str, setting: Setting) -> Explanation:
+        """One patient's explanation, computed or kept."""
+        return self._explanations.one(self.row(patient), setting)
+
+    def is_kept(self, patient: int | str, setting: Setting) -> bool:
+        """Whether an explanation can be had without computing."""
+        return self._explanations.kept(self.row(patient), setting) is not None
+
+    def view(
+        self,
+        patient: int | str = 0,
+        method: str | None = None,
+        target: int | str | None = None,
+        baseline: str | None = None,
+        model: int = 0,
+    ) -> dict[str, Any]:
+        """One patient as plain data, fit for JSON.
+
+        Args:
+            patient: The patient's place, or identifier.
+            method: See :meth:`setting`, for all of these.
+            target: Which output.
+            baseline: The reference.
+            model: Which model.
+
+        Returns:
+            ``row``, ``patient``, ``prediction`` (as in :meth:`overview`), ``model``,
+            ``method``, ``target``, ``baseline``, ``output`` (the scale), ``f_input``,
+            ``f_baseline``, ``probability`` (at the baseline and at the input, or
+            None), ``total``, ``delta``, ``relative_delta``, ``complete`` (whether it
+            adds up, and what to say of it), ``limit`` (of the colours), ``features``,
+            ``visits``, ``series`` and ``columns``.
+        """
+        row, setting = self.row(patient), self.setting(method, target, baseline, model)
+        explanation = self._explanations.one(row, setting)
+        overview = self.overview()
+        return {
+            "row": row,
+            "patient": overview["patients"][row],
+            "prediction": overview["predictions"][setting.model][row],
+            "model": overview["models"][setting.model],
+            "method": setting.method,
+            "target": explanation.target_label(0),
+            "baseline": setting.baseline,
+            "probability": self._explanations.probability(row, setting),
+            **view_of(explanation, self.methods[setting.method].adds_up),
+        }
+
+    def overview(self) -> dict[str, Any]:
+        """Everything but attributions: patients, predictions, codes, what is on offer.
+
+        Returns:
+            ``patients`` (``id``, ``label``, ``actual`` classes, ``groups`` and places
+            in ``codes``), ``predictions`` by model (``text``, ``score``, predicted
+            ``classes``, ``correct``), ``codes``, ``models``, ``methods``,
+            ``baselines`` by method, ``targets`` by model, ``classes``, ``groups``.
+        """
+        if self._overview is None:
+            self._overview = {
+                "title": self.title,
+                "time_label": self.time_label,
+                "deidentified": self.deidentified,
+                "methods": [
+                    {
+                        "name": one.name,
+                        "adds_up": one.adds_up,
+                        "quick": one.together > 8,
+                    }
+                    for one in self.methods.values()
+                ],
+                "baselines": {name: self.baselines_of(name) for name in self.methods},
+                **overview_of(self._explanations),
+            }
+        return self._overview
+
+    def contributions(
+        self, patients: Iterable[int | str], setting: Setting
+    ) -> dict[int, dict[str, Any]]:
+        """By place, what each patient adds to the cohort.
+
+        Returns:
+            ``f_input``, ``f_baseline``, ``delta``, ``status`` and ``codes``, the sum
+            of the attributions of each code.
+        """
+        rows = [self.row(patient) for patient in patients]
+        adds_up = self.methods[setting.method].adds_up
+        found = {row: self._parts.get((row, setting)) for row in rows}
+        missing = [row for row, part in found.items() if part is None]
+        for row, one in zip(missing, self._explanations.many(missing, setting)):
+            part = contributions(one, adds_up)
+            self._parts.put((row, setting), part)
+            found[row] = part
+        return {row: part for row, part in found.items() if part is not None}
+
+    def cohort(
+        self,
+        method: str | None = None,
+        target: int | str | None = None,
+        baseline: str | None = None,
+        model: int = 0,
+        patients: Iterable[int | str] | None = None,
+    ) -> dict[str, Any]:
+        """The strongest codes over patients, as plain data.
+
+        Args:
+            method: See :meth:`setting`, for the first four.
+            target: Which output.
+            baseline: The reference.
+            model: Which model.
+            patients: Places or identifiers; all by default.
+
+        Returns:
+            ``count`` of patients, and by falling mean absolute attribution the
+            ``codes``: ``feature``, ``code``, ``name``, ``patients``, ``prevalence``,
+            ``mean`` and ``mean_abs``, as in :meth:`captum_ehr.Explanation.top`.
+        """
+        setting = self.setting(method, target, baseline, model)
+        rows = range(len(self)) if patients is None else patients
+        parts = self.contributions(rows, setting)
+        codes = top_codes(parts.values(), self.overview()["codes"])
+        return {"count": len(parts), "codes": codes}
+
+    def visualize(
+        self,
+        patients: Iterable[int | str] | None = None,
+        method: str | None = None,
+        target: int | str | None = None,
+        baseline: str | None = None,
+    ) -> list[list[VisualizationOutput]]:
+        """What Captum Insights' ``visualize`` returns, per patient and model.
+
+        Args:
+            patients: Places or identifiers; the first four by default.
+            method: See :meth:`setting`, for the rest.
+            target: Which output.
+            baseline: The reference.
+        """
+        rows = range(min(4, len(self))) if patients is None else map(self.row, patients)
+        models = range(len(self._source.models))
+        return [
+            [
+                output_of(
+                    self._explanations, row, self.setting(method, target, baseline, one)
+                )
+                for one in models
+            ]
+            for row in rows
+        ]
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Write one self-contained HTML page; see :func:`captum_ehr.insights.save`."""
+        from .page import save
+
+        return save(self, path, **options)
+
+    def serve(self, **options: Any) -> Server:
+        """Serve the page on this machine; see :func:`captum_ehr.insights.serve`."""
+        from .server import serve
+
+        return serve(self, **options)
+
+    def render(self, **options: Any) -> Any:
+        """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
+        from .notebook import render
+
+        return render(self, **options)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """Names that say nothing, not even the order of the dataset."""
+    numbers = list(range(1, count + 1))
+    random.SystemRandom().shuffle(numbers)
+    width = len(str(count))
+    return tuple(f"patient {one:0{width}d}" for one in numbers)
+
+
+def _apart(ids: Sequence[str]) -> tuple[str, ...]:
+    """Identifiers that are each given once: a patient's second record says so."""
+    seen: dict[str, int] = {}
+    made = []
+    for one in ids:
+        seen[one] = seen.get(one, 0) + 1
+        made.append(one if seen[one] == 1 else f"{one} ({seen[one]})")
+    return tuple(made)
