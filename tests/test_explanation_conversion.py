@@ -86,6 +86,22 @@ class TestShap:
         assert cohort.values.tolist() == [[3.0, 8.0, 48.0, 0.0], [0.0, 0.0, 192.0, 4.0]]
         assert cohort.data.tolist() == [[2.0, 1.0, 2.0, 0.0], [0.0, 0.0, 6.0, 1.0]]
 
+    def test_tokens_say_what_and_where(self) -> None:
+        pytest.importorskip("shap")
+        one = explain(
+            {
+                "c": tokens([[[2, 0], [3, 4]]]),
+                "l": values([[61.25]], columns=("weight",)),
+            },
+            names={"I50": "heart failure"},
+            units={"weight": "kg"},
+        ).to_shap()
+        assert one.feature_names == ["heart failure", "E11", "N18", "weight"]
+        where = ["c visit 1", "c visit 2", "c visit 2", "61.25 kg"]
+        assert one.display_data.tolist() == where
+        words = ["heart failure; ", "E11; ", "N18; ", "weight 61.25 kg; "]
+        assert one.data.tolist() == words
+
     def test_shaps_plots_run(self, marked: Explanation) -> None:
         shap = pytest.importorskip("shap")
         import matplotlib

@@ -70,9 +70,9 @@ def _tokens(explanation: Explanation) -> Any:
 
     frame = explanation.to_frame()
     values = list(map(_number, frame["value"], frame["unit"]))
-    places = list(map(_place, frame["feature"], frame["visit"]))
+    places = list(map(_place, frame["feature"], frame["visit"].fillna(-1)))
     # The text plot puts tokens side by side as they are.
-    words = [f"{n} {v} ".replace("  ", " ") for n, v in zip(frame["name"], values)]
+    words = [f"{n} {v}".strip() + "; " for n, v in zip(frame["name"], values)]
     return shap.Explanation(
         frame["attribution"].to_numpy(),
         base_values=explanation.f_baseline.detach().double().item(),
@@ -125,9 +125,9 @@ def _number(value: float, unit: str | None) -> str:
     return f"{value:.4g} {unit}" if unit else f"{value:.4g}"
 
 
-def _place(feature: str, visit: Any) -> str:
-    """Where a token stands, in words; visits are counted from 1, and may be NA."""
-    return f"{feature} visit {visit + 1}" if isinstance(visit, int) else feature
+def _place(feature: str, visit: int) -> str:
+    """Where a token stands, in words; visits are counted from 1, -1 is none."""
+    return feature if visit < 0 else f"{feature} visit {visit + 1}"
 
 
 def to_captum_records(
