@@ -132,5 +132,87 @@ def demo(
     console.print("\nWritten:", *map(str, paths), sep="\n  ", highlight=False)
 
 
+@app.command(
+    epilog="Example: captum-ehr insights study:show --port 8000, where study.py has a "
+    "function show() that returns (model, dataset).",
+)
+def insights(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that takes nothing and returns (model, dataset), a "
+            "PyHealth model and its sample dataset, or an AttributionVisualizer.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Show the built-in cohort instead.")
+    ] = False,
+    mimic3: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            callback=_tables,
+            metavar="DIR",
+            help="Show MIMIC-III instead: a folder with its tables.",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")
+    ] = 0,
+    address: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on. On any but this machine's own the records "
+            "travel unencrypted; an SSH tunnel is better."
+        ),
+    ] = "127.0.0.1",
+    patients: Annotated[
+        int, typer.Option(min=1, help="With --demo or --mimic3: how many to show.")
+    ] = 500,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --demo or --mimic3: how long to train."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --demo or --mimic3: of all that is drawn.")
+    ] = 0,
+) -> None:
+    """Look at patients, and at what moved the model, in a browser.
+
+    Serves a page on this machine: patients with their predictions, visits with coloured
+    codes, labs over time, the strongest codes of the cohort; by any method, target and
+    baseline, two of them side by side. Prints the address with the token that lets you
+    in, and ends with Ctrl-C.
+    """
+    if (source is not None) + demo + (mimic3 is not None) != 1:
+        raise typer.BadParameter(
+            "give one of MODULE:FUNCTION, --demo and --mimic3.", param_hint="insights"
+        )
+    from rich.console import Console
+
+    from captum_ehr.insights.starting import StartError, show
+
+    console = Console(file=sys.stdout)
+    try:
+        show(
+            console,
+            source,
+            port=port,
+            address=address,
+            mimic3=mimic3,
+            patients=patients,
+            epochs=epochs,
+            seed=seed,
+        )
+    except (DemoError, StartError, OSError) as error:
+        words = error.strerror if isinstance(error, OSError) else None
+        Console(stderr=True).print(
+            f"Error: {words or error}", style="red", markup=False
+        )
+        raise typer.Exit(1) from None
+
+
 if __name__ == "__main__":
     app()

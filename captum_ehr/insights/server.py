@@ -260,6 +260,17 @@ def serve(
     return server
 
 
+def probe(address: str, port: int) -> None:
+    """Find out whether an address and port can be had.
+
+    Raises:
+        PortInUseError: If the port is taken.
+        ValueError: If there is no such port.
+    """
+    for one in _bound(address, port)[0]:
+        one.close()
+
+
 def _bound(address: str, port: int) -> tuple[list[Any], int]:
     """Sockets that listen, and on which port."""
     if not 0 <= port <= 65535:
