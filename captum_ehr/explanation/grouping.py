@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captum_ehr.adapter.records import FeatureKeyError
 
@@ -13,11 +13,9 @@ from .rows import codes_of
 if TYPE_CHECKING:
     from .explanation import Explanation
 
-#: For the codes of a feature: from code to label, from a function, or by name.
-type Labeller = str | Mapping[str, str | None] | Callable[[str], str | None]
-
-#: One labeller for all features, or one per feature key.
-type Grouping = Labeller | Mapping[str, Labeller]
+#: From code to label: a mapping, a function, or a ready one by name; or a mapping with
+#: one of these per feature key.
+type Grouping = str | Mapping[str, Any] | Callable[[str], str | None]
 
 #: Ready labellers by name: from the codes of a feature to the labels it has.
 type Ready = Mapping[str, Callable[[Sequence[str]], dict[str, str]]]

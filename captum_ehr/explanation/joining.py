@@ -44,11 +44,11 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
             or have two names or units for one code.
 
     Example:
-        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr import DeepLiftEHR, Explanation
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> both = explanation.concat([explanation["p1"], explanation["p4"]])
+        >>> both = Explanation.concat([explanation["p1"], explanation["p4"]])
         >>> both.patient_ids
         ('p1', 'p4')
     """
@@ -175,17 +175,26 @@ def _cat(tensors: Sequence[Tensor]) -> Tensor:
 def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]]:
     """The tables as one; no code may have two words."""
     merged: dict[str, str | dict[str, str]] = {}
-    for table in tables:
-        for key, one in table.items():
-            held = merged.get(key)
-            if isinstance(one, Mapping):
-                own = _words(what, [held, one]) if isinstance(held, dict) else dict(one)
-                merged[key] = own  # type: ignore[assignment]
-            elif held is not None and held != one:
-                raise ValueError(
-                    f"the explanations have different {what}s for {key!r}: {held!r} "
-                    f"and {one!r}. Give all the same ones."
-                )
-            else:
-                merged[key] = one
+    for key in dict.fromkeys(key for table in tables for key in table):
+        given = [table[key] for table in tables if key in table]
+        own = [one for one in given if isinstance(one, Mapping)]
+        if len(own) == len(given):
+            inner = {code for table in own for code in table}
+            merged[key] = {
+                code: _one_word(what, code, [t[code] for t in own if code in t])
+                for code in sorted(inner)
+            }
+        else:
+            merged[key] = _one_word(what, key, given)
     return merged
+
+
+def _one_word(what: str, code: str, words: Sequence[Any]) -> str:
+    """The word that all have for a code."""
+    for word in words[1:]:
+        if word != words[0]:
+            raise ValueError(
+                f"the explanations have different {what}s for {code!r}: {words[0]!r} "
+                f"and {word!r}. Give all the same ones."
+            )
+    return str(words[0])
