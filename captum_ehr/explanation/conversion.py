@@ -93,18 +93,22 @@ def _codes(explanation: Explanation) -> Any:
     place, codes = keys.factorize()
     first = frame.loc[~keys.duplicated()]
     row, shape = frame["sample"].to_numpy(), (len(explanation), len(codes))
-    cell = row * len(codes) + place
-    size = shape[0] * shape[1]
-    counts = np.bincount(cell, minlength=size)
-    values = np.bincount(cell, frame["attribution"].to_numpy(), size)
-    observed = np.bincount(cell, frame["value"].fillna(0.0).to_numpy(), size)
+    # Samples times codes is the largest thing here: it is held twice, no more.
+    values, data = np.zeros(shape), np.zeros(shape)
+    np.add.at(values, (row, place), frame["attribution"].to_numpy())
+    np.add.at(data, (row, place), 1.0)
+    features = explanation.features
+    is_value = np.array([not features[key].is_token for key in first["feature"]], bool)
+    mine, column = is_value[place], np.cumsum(is_value) - 1
+    observed = np.zeros((shape[0], int(is_value.sum())))
+    where = (row[mine], column[place[mine]])
+    np.add.at(observed, where, frame["value"].to_numpy()[mine])
     with np.errstate(invalid="ignore"):
-        means = (observed / counts).reshape(shape)
-    is_token = [explanation.features[key].is_token for key in first["feature"]]
+        data[:, is_value] = observed / data[:, is_value]
     return shap.Explanation(
-        values.reshape(shape).astype(np.float64),
+        values,
         base_values=explanation.f_baseline.detach().double().cpu().numpy(),
-        data=np.where(is_token, counts.reshape(shape), means),
+        data=data,
         feature_names=_unique(first),
     )
 
