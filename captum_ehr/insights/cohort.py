@@ -29,7 +29,7 @@ def codes_of(
     places: dict[tuple[str, str], int] = {}
     codes: list[dict[str, str]] = []
     present: Presence = []
-    for chunk in explanations.source.chunks(rows, 64):
+    for chunk in explanations.source.chunks(rows, 32):
         own: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
         frame = explanations.blank(chunk).to_frame()
         columns = (frame[key] for key in ("patient_id", "feature", "code", "name"))

@@ -38,9 +38,9 @@ CAPTUMS = (
     "Lime",
 )
 
-#: Reference patients that DeepLiftShapEHR draws from the model's dataset.
+#: Reference patients that DeepLiftShapEHR draws from the model's dataset, at most.
 REFERENCES = 20
-DRAWN = f"{REFERENCES} patients of the dataset"
+DRAWN = "drawn patients"
 
 #: What promises that attributions add up to f(x) - f(x0).
 _SUMS = frozenset(
@@ -219,8 +219,9 @@ def _ours(case: Case) -> Explanation:
 
 def _shap(case: Case) -> Explanation:
     explainer = DeepLiftShapEHR(case.model)
+    count = min(REFERENCES, len(explainer.model.model.dataset))
     return replace(
-        explainer.explain(case.encoded, REFERENCES, list(case.target), case.names),
+        explainer.explain(case.encoded, count, list(case.target), case.names),
         target_names=case.target_names,
         baseline=DRAWN,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +19,11 @@ from .heads import Head
 type Grouping = Callable[[Mapping[str, Any]], Any] | Sequence[Any]
 
 _MOST_GROUPS = 12
+
+#: Patients are padded in blocks of so many, in the dataset's order, as PyHealth's data
+#: loader does. The outputs of some of its models depend on the length of the padding:
+#: so they are the same however a patient is asked for.
+BLOCK = 32
 
 
 class Source(Protocol):
@@ -65,6 +72,8 @@ class Source(Protocol):
 
 class PyHealthSource:
     """A PyHealth dataset and models over it.
+
+    Patients are taken in blocks of :data:`BLOCK`, in the dataset's order.
 
     Args:
         models: PyHealth models, or adapters of them.
@@ -131,11 +140,15 @@ class PyHealthSource:
         return Head(mode, self._classes or tuple(names), adapter.scale)
 
     def encode(self, rows: Sequence[int], model: int = 0) -> EncodedBatch:
-        """Some patients as the model takes them."""
+        """Some patients of one block, padded as the whole block is."""
         from pyhealth.datasets.utils import collate_fn_dict_with_padding
 
-        batch = collate_fn_dict_with_padding([self._samples[row] for row in rows])
-        return self._adapter(model).encode(batch)
+        start = rows[0] // BLOCK * BLOCK
+        block = self._samples[start : start + BLOCK]
+        batch = collate_fn_dict_with_padding(block)
+        return _picked(
+            self._adapter(model).encode(batch), [row - start for row in rows]
+        )
 
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
@@ -151,13 +164,40 @@ class PyHealthSource:
         return scores.reshape(len(encoded), -1)
 
     def chunks(self, rows: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Patients that can be encoded together, so many at a time at most."""
-        return (list(rows[i : i + size]) for i in range(0, len(rows), size))
+        """Patients of one block each, so many at a time at most."""
+        for _, group in groupby(rows, lambda row: row // BLOCK):
+            same = list(group)
+            yield from (same[i : i + size] for i in range(0, len(same), size))
 
     def _adapter(self, model: int) -> PyHealthAdapter:
         adapter = self.models[model]
         assert isinstance(adapter, PyHealthAdapter)
         return adapter
+
+
+def _picked(encoded: EncodedBatch, places: Sequence[int]) -> EncodedBatch:
+    """Some patients of a batch, padded as they were."""
+    index = torch.tensor(places)
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)]
+
+    features = {
+        key: replace(
+            record,
+            values=pick(record.values),
+            mask=pick(record.mask),
+            time=None if record.time is None else pick(record.time),
+        )
+        for key, record in encoded.features.items()
+    }
+    return EncodedBatch(
+        tuple(map(pick, encoded.inputs)),
+        tuple(map(pick, encoded.masks)),
+        tuple(map(pick, encoded.additional_forward_args)),
+        features,
+        tuple(encoded.patient_ids[place] for place in places),
+    )
 
 
 def _features(

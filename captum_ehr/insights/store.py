@@ -107,7 +107,7 @@ class Explanations:
                 rows = range(len(self.ids))
                 parts = [
                     self.source.score(self.source.encode(chunk, model), model).cpu()
-                    for chunk in self.source.chunks(rows, 64)
+                    for chunk in self.source.chunks(rows, 32)
                 ]
                 self._scores[model] = torch.cat(parts)
             return self._scores[model]
