@@ -13,7 +13,7 @@ from oracles import oracle
 from torch import Tensor
 
 from captum_ehr.propagation import Attributions, attributions, two_passes
-from captum_ehr.propagation.passes import Tape
+from captum_ehr.propagation.tape import Tape
 
 #: The same examples in every run: a failure is a defect, never bad luck.
 examples = settings(

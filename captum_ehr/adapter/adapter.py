@@ -163,12 +163,14 @@ class PyHealthAdapter(nn.Module):
             raise ValueError(
                 f"The features differ in their number of patients: {sizes}."
             )
+        own = tuple(x.detach() if x.is_floating_point() else x.float() for x in inputs)
         return EncodedBatch(
-            tuple(x.detach() if x.is_floating_point() else x.float() for x in inputs),
+            own,
             tuple(record.mask for record in records.values()),
             tuple(rest),
             records,
             _patient_ids(batch, next(iter(sizes.values()))),
+            looked_up=own,
         )
 
     def baseline(

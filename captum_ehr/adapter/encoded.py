@@ -39,6 +39,8 @@ class EncodedBatch:
             masks), as tensors with the batch as dimension 0.
         features: The features as the data loader gave them, by feature key.
         patient_ids: One per patient.
+        looked_up: The ``inputs`` that came from the model's own tables, while they are
+            still the same.
     """
 
     inputs: tuple[Tensor, ...]
@@ -46,6 +48,7 @@ class EncodedBatch:
     additional_forward_args: tuple[Tensor, ...]
     features: Mapping[str, FeatureRecord]
     patient_ids: tuple[str, ...]
+    looked_up: tuple[Tensor, ...] = ()
 
     @property
     def feature_keys(self) -> tuple[str, ...]:

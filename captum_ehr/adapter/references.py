@@ -99,6 +99,9 @@ def _masked(
                 f"Feature {feature.key!r}: unknown baseline {spec!r}; the names are "
                 f"{NAMES}."
             )
+        if spec == "unk" and feature.embedding and encoded.inputs is encoded.looked_up:
+            ids = encoded.features[feature.key].values
+            return adapter.embed(feature, torch.where(mask, _unknown(feature), ids))
         raw = _named(adapter, feature, encoded, value, spec, dataset)
         if spec == "pyhealth":
             return raw
@@ -125,8 +128,12 @@ def _named(
         return torch.full_like(value, PYHEALTH_VALUE if name == "pyhealth" else 0.0)
     if name == "pad":
         return torch.zeros_like(value)
-    unknown = torch.tensor(feature.special("<unk>", 1), device=value.device)
+    unknown = torch.tensor(_unknown(feature), device=value.device)
     return adapter.embed(feature, unknown).expand(value.shape)
+
+
+def _unknown(feature: Feature) -> int:
+    return feature.special("<unk>", 1)
 
 
 def _fitted(

@@ -79,8 +79,8 @@ class Engine(DeepLift):
         self.completeness = completeness
         self.output = output
         own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        self.table = with_rules({**own, **(rules or {})})
-        self.types = module_types(self.table)
+        rules = {**own, **(rules or {})}
+        self.table, self.types = with_rules(rules), module_types(rules)
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.gradient_func = self._multipliers
@@ -203,8 +203,12 @@ class Engine(DeepLift):
         """Captum's own attribute against one reference."""
         run = self._run
         assert run is not None
+        if custom is None and self.multiplies_by_inputs:
+            share = _times_change
+        else:
+            share = custom
         attributions = CAPTUM_ATTRIBUTE(
-            self, own.inputs, baselines, None, own.args or None, False, custom
+            self, own.inputs, baselines, None, own.args or None, False, share
         )
         with torch.no_grad():
             measured = attributions
@@ -256,3 +260,13 @@ class Engine(DeepLift):
 
     def _register_hooks(self, module: nn.Module, **_: Any) -> None:
         return None
+
+
+def _times_change(
+    multipliers: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    baselines: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Captum's own attributions, in half the memory."""
+    sides = zip(multipliers, inputs, baselines)
+    return tuple((x.detach() - b).mul_(m) for m, x, b in sides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ def select(
         index = [_index(one, shape, labels or {}) for one in each]
     if not shape:
         return output, index
+    if math.prod(shape) == 1:
+        return output.reshape(rows), index
     columns = [
         torch.tensor(list(column), device=output.device) for column in zip(*index)
     ]
@@ -60,7 +63,8 @@ def select(
 
 def select_again(output: Tensor, index: list[Index]) -> Tensor:
     """The values that stand in another output where :func:`select` found the first."""
-    return select(output, index if output.dim() > 1 else None)[0]
+    several = math.prod(output.shape[1:]) > 1
+    return select(output, index if several else None)[0]
 
 
 def per_patient(target: Target, rows: int) -> list[Any]:

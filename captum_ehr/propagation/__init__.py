@@ -17,13 +17,13 @@ from .explain import (
     viewed,
 )
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
-from .passes import Tape
 from .registry import default_table, module_types, with_rules
 from .rules.elementwise import elementwise, secant_rule
 from .rules.handlers import captum_handler
 from .rules.integral import path_integral
 from .rules.products import product
 from .rules.sparsemax import sparsemax
+from .tape import Tape
 from .view import private_view
 
 __all__ = [

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from .calls import Call
 from .operations import label
-from .pairs import Multiplier
-from .passes import Tape
+from .pairs import Multiplier, pairs_in
 from .registry import Entry, Table
+from .rules.rows import Rowwise, work_out
+from .tape import Tape
 
 
 class Line(NamedTuple):
@@ -111,12 +112,17 @@ class AuditedCall(Call):
     def serve(self, result: Any, args: Any, kwargs: Any) -> Multiplier:
         """The rule's multiplier, and with it both sides of the account."""
         served = super().serve(result, args, kwargs)
+        if isinstance(served, Rowwise):
+            work_out([served])
         outputs = result if isinstance(result, list) else [result]
+        operands = {p.slot: p for p in pairs_in((*args, *kwargs.values()))}
 
         def measured(*upstream: Tensor) -> Any:
             shares = list(served(*upstream))
             went_out = sum(_dot(m, y.delta) for m, y in zip(upstream, outputs))
-            came_in = sum(_dot(m, x.delta) for x, m in shares if x.slot >= 0)
+            came_in = sum(
+                _dot(m, operands[x.slot].delta) for x, m in shares if x.slot >= 0
+            )
             self.carried += went_out
             self.missing += came_in - went_out
             return shares

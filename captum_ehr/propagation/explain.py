@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from .calls import DivergenceError
 from .diagnostics import Diagnostics
+from .modules import call_module
 from .pairs import Rule
-from .passes import InputPass, ReferencePass, Tape, call_module
+from .passes import InputPass
+from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
+from .tape import Tape
 from .view import private_view
 
 
@@ -111,6 +114,7 @@ def recorded(
             rewind()
             with torch.enable_grad(), ReferencePass(tape) as reference_pass:
                 found = forward(*(x.clone() for x in references), *args)
+            reference_pass.settle()
             seen = reference_pass.position + 1
             if seen != len(tape.functions):
                 raise DivergenceError(

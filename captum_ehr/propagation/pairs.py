@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Operand(NamedTuple):
+    """Where a share goes, for rules that need not keep the operand's values.
+
+    Args:
+        slot: Which attributed tensor of the call.
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    slot: int
+    shape: torch.Size
+    dtype: torch.dtype
 
 
 class Pair(NamedTuple):
@@ -38,6 +52,11 @@ class Pair(NamedTuple):
         return torch.lerp(self.input, self.reference, 0.5)
 
     @property
+    def operand(self) -> Operand:
+        """The pair without its values."""
+        return Operand(self.slot, self.input.shape, self.input.dtype)
+
+    @property
     def sides(self) -> tuple[Tensor, Tensor]:
         """Both values, the input's first."""
         return self.input, self.reference
@@ -48,7 +67,7 @@ class Pair(NamedTuple):
 
 
 #: What a multiplier returns: for each attributed operand its share of M.
-type Shares = Iterable[tuple[Pair, Tensor]]
+type Shares = Iterable[tuple[Pair | Operand, Tensor]]
 
 #: Takes the upstream gradients M, one per output, and shares them out.
 type Multiplier = Callable[..., Shares]
@@ -58,14 +77,23 @@ type Multiplier = Callable[..., Shares]
 type Rule = Callable[..., Multiplier]
 
 
+def pairs_in(value: Any) -> Iterator[Pair]:
+    """Every pair in an argument, however nested, in order."""
+    if isinstance(value, Pair):
+        yield value
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from pairs_in(item)
+
+
 def middle(operand: Pair | Tensor | float) -> Tensor | float:
     """The mean of a pair; a constant is its own."""
     return operand.mean if isinstance(operand, Pair) else operand
 
 
-def sum_to(gradient: Tensor, operand: Tensor) -> Tensor:
+def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
     """Sum a broadcast gradient back to the shape of the operand, real if that is."""
-    if gradient.is_complex() and not operand.is_complex():
+    if gradient.dtype.is_complex and not operand.dtype.is_complex:
         gradient = gradient.real
     if gradient.shape == operand.shape:
         return gradient

@@ -85,6 +85,7 @@ type Table = Mapping[Any, Entry]
 
 NATIVE = Entry(Kind.NATIVE)
 NEUTRAL = Entry(Kind.NEUTRAL)
+CAST = Entry(Kind.CAST)
 
 
 @cache
@@ -103,7 +104,7 @@ def default_table() -> Table:
         (NEUTRAL_NAMES, NEUTRAL),
         (LINEAR, NATIVE),
         (STRUCTURAL, Entry(Kind.STRUCTURE)),
-        (CASTS, Entry(Kind.CAST)),
+        (CASTS, CAST),
         (("detach", "detach_", "data"), Entry(Kind.IDENTITY)),
     ):
         for name in names:
@@ -168,8 +169,8 @@ def with_rules(rules: Mapping[Any, Rule] | None, table: Table | None = None) -> 
     return types.MappingProxyType(extended)
 
 
-def module_types(table: Table) -> tuple[type[nn.Module], ...]:
-    """The nn.Module types that the table treats as one operation."""
+def module_types(table: Mapping[Any, Any]) -> tuple[type[nn.Module], ...]:
+    """The nn.Module types that a table, or rules, treat as one operation."""
     return tuple(
         key for key in table if isinstance(key, type) and issubclass(key, nn.Module)
     )

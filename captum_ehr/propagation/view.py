@@ -59,7 +59,8 @@ class _Copier:
         self.seen[id(module)] = copy
         state = copy.__dict__
         for name, value in module.__dict__.items():
-            state[name] = value if name in _SHARED else self.value(value)
+            plain = type(value) in _PLAIN or name in _SHARED
+            state[name] = value if plain else self.value(value)
         state["training"] = False
         _as_written(module, state)
         forward = self.wrap(copy) if self.wrap is not None else None
@@ -77,7 +78,10 @@ class _Copier:
             target = value()
             return weakref.ref(self.value(target)) if target is not None else value
         if kind is dict:
-            return {key: self.value(item) for key, item in value.items()}
+            return {
+                key: item if type(item) in _PLAIN else self.value(item)
+                for key, item in value.items()
+            }
         if kind is list:
             return [self.value(item) for item in value]
         if kind is tuple:
@@ -107,6 +111,9 @@ def _as_written(module: nn.Module, state: dict[str, Any]) -> None:
     if isinstance(module, getattr(dynamo, "OptimizedModule", ())):
         state["forward"] = state["_modules"]["_orig_mod"]
 
+
+#: What needs no copy, most of what modules hold.
+_PLAIN = frozenset({bool, float, int, str, type(None)})
 
 #: Attributes that a view shares with the model: hooks (part of what the model
 #: computes) and PyHealth's dataset, which is large and never written.

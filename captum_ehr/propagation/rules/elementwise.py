@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Rule, sum_to, wide
-from .blocks import in_blocks
+from .rows import Rowwise
 
 #: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
 type Secant = Callable[..., Tensor]
@@ -43,7 +43,10 @@ def secant_rule(secant: Secant) -> Rule:
             x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
             return (secant(x_, y_, *args, **kwargs).to(dtype),)
 
-        (m,) = in_blocks(slope, x.input, x.reference, y.input, y.reference)
+        if y.input.shape == x.input.shape:
+            kind = None if args or kwargs else secant
+            return Rowwise(y, x, slope, torch.mul, kind=kind)
+        (m,) = slope(*x[:2], *y[:2])
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
     rule.__name__ = secant.__name__
@@ -178,7 +181,7 @@ def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
 
 def phi(t: Tensor) -> Tensor:
     """(1 - e^-t)/t for t ≥ 0, which is overwritten; 1 at 0."""
-    t = t.neg_().sub_(1e-30)  # lost in every t but 0
+    t = t.neg_().sub_(torch.finfo(t.dtype).tiny)  # lost in every t but 0
     return t.expm1().div_(t)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, wide
 
 
 def layer_norm(
@@ -121,9 +121,11 @@ def instance_norm(
 def _scaled(
     x: Pair, weight: Tensor | None, share: Callable[[Tensor], Tensor]
 ) -> Multiplier:
-    def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
+    operand = x.operand
+
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         m = upstream if weight is None else upstream * weight
-        return ((x, share(m).to(x.input.dtype)),)
+        return ((operand, share(m).to(operand.dtype)),)
 
     return multiplier
 

@@ -23,10 +23,11 @@ from .elementwise import exp, guarded, log, over
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
     a_mean, b_mean = a.mean.conj(), b.mean.conj()
+    left, right = a.operand, b.operand
 
     def multiplier(upstream: Tensor) -> Shares:
-        yield a, sum_to(upstream * b_mean, a.input)
-        yield b, sum_to(upstream * a_mean, b.input)
+        yield left, sum_to(upstream * b_mean, left)
+        yield right, sum_to(upstream * a_mean, right)
 
     return multiplier
 
@@ -65,21 +66,22 @@ def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
 def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = AB, batched and broadcast: M B̄ᵀ and Āᵀ M."""
     a_mean, b_mean = a.mean.conj(), b.mean.conj()
+    first, second = a.operand, b.operand
 
     def multiplier(upstream: Tensor) -> Shares:
         left, right, m = a_mean, b_mean, upstream
         if left.dim() == 1:
-            left, m = left.unsqueeze(0), m.unsqueeze(-2 if b.input.dim() > 1 else -1)
+            left, m = left.unsqueeze(0), m.unsqueeze(-2 if b_mean.dim() > 1 else -1)
         if right.dim() == 1:
             right, m = right.unsqueeze(-1), m.unsqueeze(-1)
         share_a = torch.matmul(m, right.transpose(-1, -2))
         share_b = torch.matmul(left.transpose(-1, -2), m)
-        if a.input.dim() == 1:
+        if a_mean.dim() == 1:
             share_a = share_a.squeeze(-2)
-        if b.input.dim() == 1:
+        if b_mean.dim() == 1:
             share_b = share_b.squeeze(-1)
-        yield a, sum_to(share_a, a.input)
-        yield b, sum_to(share_b, b.input)
+        yield first, sum_to(share_a, first)
+        yield second, sum_to(share_b, second)
 
     return multiplier
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, wide
-from .blocks import in_blocks
 from .elementwise import phi
+from .rows import Rowwise
 
 
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
@@ -36,18 +36,15 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
         weights = _weights(x_, y_, dz)
         return logarithmic_mean(*y_.sides, dlog).to(dtype), weights.to(dtype)
 
-    sides = (x.input, x.reference, y.input, y.reference)
+    def share(upstream: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
+        s = upstream * mean
+        return s.addcmul_(weights, s.sum(axis, keepdim=True), value=-1)
+
     if axis in (-1, x.input.dim() - 1):
         axis = -1
-        mean, weights = in_blocks(parts, *sides, row=x.input.shape[-1])
-    else:
-        mean, weights = parts(*sides)
-
-    def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
-        s = upstream * mean
-        return ((x, s.addcmul_(weights, s.sum(axis, keepdim=True), value=-1)),)
-
-    return multiplier
+        return Rowwise(y, x, parts, share, x.input.shape[-1], softmax)
+    factors, operand = parts(*x[:2], *y[:2]), x.operand
+    return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
 def log_softmax(

@@ -1,0 +1,144 @@
+"""The reference pass: it runs the model again and completes what was recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .calls import (
+    Call,
+    DivergenceError,
+    check_shapes,
+    out_of_place,
+    positional,
+    rewrapped,
+    tensors_in,
+)
+from .operations import label
+from .registry import NEUTRAL, Kind
+from .rules.rows import BLOCK, Rowwise, work_out
+from .structure import structural_value
+from .tape import Tape
+
+
+class ReferencePass(TorchFunctionMode):
+    """Runs the model on the reference and completes the recorded calls."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+        self.position = -1
+        self.indices: dict[int, tuple[Tensor, str]] = {}
+        self.waiting: list[Rowwise] = []
+        self.size = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        tape = self.tape
+        kwargs = kwargs or {}
+        entry = tape.table.get(func)
+        if entry is NEUTRAL:
+            return func(*args, **kwargs)
+        if entry is not None and entry.kind is Kind.IGNORE:
+            return None
+        self.position = position = self.position + 1
+        try:
+            recorded = tape.functions[position]
+        except IndexError:
+            recorded = None
+        if recorded is not func and recorded != func:
+            raise DivergenceError(
+                f"The model called {label(func)} on the reference where it called "
+                f"{label(recorded) if recorded else 'nothing more'} on the input "
+                f"(call {position}). It takes another path for the reference; choose "
+                "a reference of the same structure, e.g. baselines='unk'."
+            )
+        call = tape.calls.get(position)
+        if self.indices:
+            self._watch(func, args, kwargs)
+        if call is not None:
+            return self._meet(call, func, args, kwargs)
+        if position in tape.writes:
+            self.settle()
+        return func(*args, **kwargs)
+
+    def settle(self) -> None:
+        """Work out the multipliers that wait, before what they need is overwritten."""
+        work_out(self.waiting)
+        self.waiting, self.size = [], 0
+
+    def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        entry = call.entry
+        args, kwargs = positional(args, kwargs)
+        _, kwargs, overwrites = out_of_place(entry, func, kwargs)
+        if entry.kind is Kind.EXPAND and entry.rule is not None:
+            with self:
+                output = entry.rule(*args, **kwargs)
+            return self._written(args[0], output) if overwrites else output
+        if entry.kind is Kind.STRUCTURE:
+            value, crossed = structural_value(call, args, kwargs)
+            if crossed:
+                self.tape.messages.append(_crossing(label(func), value, crossed))
+            return self._written(args[0], value) if overwrites else value
+        output = call.function(*args, **kwargs)
+        check_shapes(call, output)
+        ours = call.output
+        call.resolve(args, kwargs, output, self.tape.lasting)
+        if isinstance(call.multiplier, Rowwise):
+            self._wait(call.multiplier)
+        if isinstance(output, tuple):
+            output = self._with_indices(func, ours, output)
+        return self._written(args[0], output) if overwrites else output
+
+    def _wait(self, multiplier: Rowwise) -> None:
+        """Keep a small multiplier till there is a block of them."""
+        if not multiplier.small:
+            work_out([multiplier])
+            return
+        self.waiting.append(multiplier)
+        self.size += multiplier.operand.shape.numel()
+        if self.size > BLOCK:
+            self.settle()
+
+    def _written(self, target: Tensor, value: Tensor) -> Tensor:
+        self.settle()
+        return target.copy_(value)
+
+    def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
+        """An operation's values at the reference, with the input's own indices."""
+        kept = []
+        for a, b in zip(ours, theirs):
+            if isinstance(b, Tensor) and b.dtype == torch.int64:
+                if not torch.equal(a, b):
+                    self.indices[id(a)] = (a, label(func))
+                kept.append(a)
+            else:
+                kept.append(b)
+        return rewrapped(theirs, kept)
+
+    def _watch(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Report indices that differ between the sides, where they are used."""
+        for tensor in tensors_in((*args, *kwargs.values())):
+            _, source = self.indices.get(id(tensor), (None, ""))
+            if source:
+                self.tape.messages.append(
+                    f"{source}: its indices differ between input and reference, and "
+                    f"{label(func)} uses them; the input's are kept for both"
+                )
+
+
+def _crossing(name: str, value: Any, count: int) -> str:
+    """What to say of a structural call that answers differently on both sides."""
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return (
+            f"{name}: a threshold on attributed values differs between input and "
+            f"reference ({count} values); the change that it makes is not attributed"
+        )
+    return (
+        f"{name}: differs between input and reference; the input's is kept for both, "
+        "so f(x0) is the model's output with the input's structure"
+    )
