@@ -26,7 +26,8 @@ help:
 	@echo "make test                ruff, mypy, then all tests and doctests"
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
-	@echo "make bench               the benchmarks"
+	@echo "make bench               the benchmarks; an interrupted run goes on"
+	@echo "make bench MIMIC3=path   the same, with those on MIMIC-III"
 	@echo "make clean               remove the environment and all caches"
 	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
 	@echo "UV_TORCH_BACKEND=cpu installs PyTorch without CUDA."
@@ -81,7 +82,7 @@ test-insights: $(COMPAT)/insights/.installed
 		captum_ehr/insights/bridge tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
-"""Measurements beside the peers; the README's table is made from their results.
+"""Measurements beside the peers; the README's tables and figures are made of them.
 
-Run ``python -m benchmarks`` for all of them, or one part alone: ``speed``,
-``completeness``, ``faithfulness``; ``table`` makes the table of what is there.
+Run ``python -m benchmarks`` for all of them, or name parts: ``completeness``,
+``speed``, ``scaling``, ``memory``, ``faithfulness``, ``stability``, ``mimic3``,
+``captum-classes``; ``report`` makes tables and figures of what is there.
 """

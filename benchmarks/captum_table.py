@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import table
-from .captum_classes import Found
+from .captum_trials import Found
 
 BEGIN = "<!-- captum classes: begin -->"
 END = "<!-- captum classes: end -->"

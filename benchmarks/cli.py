@@ -1,12 +1,13 @@
-"""The command line: ``python -m benchmarks [PART] [--quick]``."""
+"""The command line: ``python -m benchmarks [PART ...] [--quick] [--fresh]``."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -14,131 +15,142 @@ from rich.console import Console
 
 from . import (
     captum_classes,
-    captum_table,
     completeness,
     faithfulness,
+    memory,
+    mimic3,
+    report,
     results,
+    scaling,
     speed,
-    table,
+    stability,
 )
 
 app = typer.Typer(add_completion=False)
 
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Tiny models: a trial of the programs.")
-]
-Results = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the JSON files; by default benchmarks/results, and "
-        "build/benchmarks if quick."
-    ),
-]
-Readme = Annotated[Path, typer.Option(help="Where the table goes; not if quick.")]
-CaptumIG = Annotated[
-    bool, typer.Option("--captum-ig", help="Time Captum's Integrated Gradients too.")
-]
+
+class Part(NamedTuple):
+    """One measurement.
+
+    Args:
+        jobs: From settings to what is measured, row by row.
+        full: The settings.
+        quick: Settings that take seconds.
+    """
+
+    jobs: Callable[[Any], Mapping[str, Callable[[], Any]]]
+    full: Callable[..., Any]
+    quick: Callable[..., Any]
 
 
-@app.callback(invoke_without_command=True)
-def everything(
-    context: typer.Context,
-    quick: Quick = False,
-    results: Results = None,
-    captum_ig: CaptumIG = False,
-    readme: Readme = Path("README.md"),
+MODULES = (
+    completeness,
+    speed,
+    scaling,
+    memory,
+    faithfulness,
+    stability,
+    mimic3,
+    captum_classes,
+)
+
+#: By name, in the order in which they run.
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        module.__name__.rpartition(".")[2].replace("_", "-"): Part(
+            module.jobs, module.Settings, module.quick
+        )
+        for module in MODULES
+    }
+)
+
+#: Made of what was measured: tables and figures.
+REPORT = "report"
+
+
+@app.command()
+def main(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"{', '.join(PARTS)} or {REPORT}; by default all of them."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny models: a trial of the programs.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure again what is there already.")
+    ] = False,
+    mimic3_root: Annotated[
+        Path | None,
+        typer.Option("--mimic3", help="Folder of MIMIC-III's tables, for that part."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            help="Folder of the JSON files; by default benchmarks/results, and "
+            "build/benchmarks if quick.",
+        ),
+    ] = None,
+    home: Annotated[
+        Path,
+        typer.Option(help="Where README.md and docs/ are; they stay if quick."),
+    ] = Path(),
 ) -> None:
-    """Measure DeepLiftEHR beside its peers; without a PART, all of them."""
-    if context.invoked_subcommand is None:
-        time(quick, results, captum_ig)
-        add_up(quick, results)
-        agree(quick, results)
-        tabulate(quick, results, readme)
-        try_classes(quick, results, readme)
+    """Measure DeepLiftEHR beside its peers, and put tables and figures into place.
 
-
-@app.command("speed")
-def time(
-    quick: Quick = False, results: Results = None, captum_ig: CaptumIG = False
-) -> None:
-    """Time of one attribution over that of the plain model."""
-    full = replace(speed.Settings(), captum_ig=captum_ig)
-    settings = speed.quick(captum_ig=captum_ig) if quick else full
-    _run("speed", speed.measure, settings, _folder(quick, results))
-
-
-@app.command("completeness")
-def add_up(quick: Quick = False, results: Results = None) -> None:
-    """How far raw attributions are from adding up."""
-    settings = completeness.quick() if quick else completeness.Settings()
-    _run("completeness", completeness.measure, settings, _folder(quick, results))
-
-
-@app.command("faithfulness")
-def agree(quick: Quick = False, results: Results = None) -> None:
-    """Correlation with sampled Shapley values."""
-    settings = faithfulness.quick() if quick else faithfulness.Settings()
-    _run("faithfulness", faithfulness.measure, settings, _folder(quick, results))
-
-
-@app.command("table")
-def tabulate(
-    quick: Quick = False,
-    results: Results = None,
-    readme: Readme = Path("README.md"),
-) -> None:
-    """Make the table of the results that are there, and put it into the README."""
-    folder = _folder(quick, results)
+    Each row is saved as it is measured: an interrupted run goes on where it was.
+    """
+    folder = folder or (results.QUICK if quick else results.HOME)
     try:
-        made = table.markdown(_load(folder))
-        (folder / "table.md").write_text(made)
-        Console().print(made, markup=False, soft_wrap=True)
-        if not quick:
-            table.write(readme, made)
-    except (FileNotFoundError, table.MarkerError) as error:
+        for name in _chosen(parts or [], mimic3_root):
+            if name == REPORT:
+                report.write(folder, None if quick else home)
+            else:
+                measure(name, folder, mimic3_root, quick=quick, fresh=fresh)
+    except (FileNotFoundError, report.MarkerError, ValueError) as error:
         Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
 
 
-@app.command("captum-classes")
-def try_classes(
-    quick: Quick = False,
-    results: Results = None,
-    readme: Readme = Path("docs/captum.md"),
+def _chosen(parts: list[str], root: Path | None) -> list[str]:
+    """The parts in their order; all, but what there is no data for, if none is named.
+
+    Raises:
+        ValueError: If there is no such part, or it has no data.
+    """
+    known = [*PARTS, REPORT]
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise ValueError(f"No part {', '.join(unknown)}; they are {', '.join(known)}.")
+    if "mimic3" in parts and root is None:
+        raise ValueError("The part mimic3 needs --mimic3 FOLDER, with the tables.")
+    wanted = parts or [part for part in known if part != "mimic3" or root]
+    return [part for part in known if part in wanted]
+
+
+def measure(
+    name: str, folder: Path, root: Path | None, *, quick: bool, fresh: bool
 ) -> None:
-    """Which of Captum's classes work on which models, and their table."""
-    settings = captum_classes.quick() if quick else captum_classes.Settings()
-    folder = _folder(quick, results)
-    _run("captum_classes", captum_classes.measure, settings, folder)
-    made = captum_table.markdown(_load_part("captum_classes", folder))
-    (folder / "captum_classes.md").write_text(made)
-    if quick:
-        return
-    try:
-        table.write(readme, made, captum_table.BEGIN, captum_table.END)
-    except table.MarkerError as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
+    """Measure one part on one thread, without the models' own warnings.
 
-
-def _folder(quick: bool, given: Path | None) -> Path:
-    return given or (results.QUICK if quick else results.HOME)
-
-
-def _load(folder: Path) -> Any:
-    return results.load(folder)
-
-
-def _load_part(part: str, folder: Path) -> Any:
-    return results.load_part(part, folder)
-
-
-def _run(part: str, measure: Any, settings: Any, folder: Path) -> None:
-    """Measure one part on one thread, without the models' own warnings."""
-    torch.set_num_threads(1)
+    Args:
+        name: The part.
+        folder: Of the results.
+        root: MIMIC-III's tables, if it is that part.
+        quick: With settings that take seconds.
+        fresh: Also what is there already.
+    """
+    part = PARTS[name]
+    given = (str(root),) if name == "mimic3" else ()
+    settings = (part.quick if quick else part.full)(*given)
     logging.getLogger("pyhealth").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rows = measure(settings)
-    path = results.save(part, settings, rows, folder)
-    Console().print(f"{len(rows)} models: {path}", markup=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = name.replace("-", "_")
+            results.collect(file, settings, part.jobs(settings), folder, fresh=fresh)
+    finally:
+        torch.set_num_threads(before)

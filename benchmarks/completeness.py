@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tqdm import tqdm
+import torch
 
 from . import peers
-from .data import batch_of, cohort, train
-from .families import SMALL, Family, Size, named
+from .data import Training, batch_of, cohort, train
+from .families import SMALL, TINY, Family, Size, named
 from .peers import Case, Explained
 
 #: A median over patients, or why the method refused the model.
@@ -59,26 +59,23 @@ class Row:
 
 def quick() -> Settings:
     """Settings that take seconds."""
-    from .families import TINY
-
     return Settings(("MLP (ReLU)", "Transformer"), TINY, 40, 6, 5)
 
 
-def measure(settings: Settings) -> list[Row]:
-    """Measure every model."""
-    rows = []
-    for family in tqdm(named(*settings.models), desc="completeness"):
-        rows.append(_row(family, settings))
-    return rows
+def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
+    """One per model."""
+    return {f.name: partial(_row, f, settings) for f in named(*settings.models)}
 
 
 def _row(family: Family, settings: Settings) -> Row:
     dataset = cohort(family.schema, settings.patients)
     model = family.build(dataset, settings.size)
     apart = settings.patients - settings.explained
-    case = Case(model, batch_of(dataset, range(apart, settings.patients)))
+    batch = batch_of(dataset, range(apart, settings.patients))
+    case = Case(model, batch, family.mixes)
     random = _medians(case)
-    train(model, dataset, range(apart), settings.steps)
+    train(model, dataset, range(apart), Training(settings.steps))
+    case = Case(model, batch, family.mixes)
     return Row(family.name, random, _medians(case))
 
 
@@ -88,7 +85,8 @@ def _medians(case: Case) -> dict[str, Measured]:
 
 def _median(name: str, method: Callable[[Case], Explained], case: Case) -> Measured:
     try:
-        return float(method(case).relative_residual().median())
+        found = [method(part).relative_residual() for part in case.parts()]
+        return float(torch.cat(found).median())
     except Exception as error:  # whatever a peer raises is its answer
         if name == "ours":
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyhealth.datasets.utils import collate_fn_dict_with_padding
 from torch import nn
 
 from captum_ehr.datasets import synthetic_samples
+from captum_ehr.demo.training import with_unknowns
 
 SCHEMAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -88,28 +90,70 @@ def batch_of(dataset: Any, rows: Sequence[int]) -> dict[str, Any]:
     return collate_fn_dict_with_padding([dataset[row] for row in rows])
 
 
-def train(model: nn.Module, dataset: Any, rows: Sequence[int], steps: int) -> None:
-    """Steps of Adam on batches of 64 of these patients; ends in eval mode.
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: AdamW, its rate rising and falling once.
 
-    The same each time: dropout and batches are drawn from a seed of their own.
+    Args:
+        steps: Of the optimizer.
+        batch: Patients in a step, drawn with replacement.
+        rate: The highest learning rate.
+        decay: Of the weights.
+        hidden: Share of the codes that are shown as UNK. With none, the embedding of
+            UNK, from which explanations start, stays the random vector that it was.
+        seed: Of the batches, dropout and hidden codes.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    steps: int
+    batch: int = 64
+    rate: float = 3e-3
+    decay: float = 0.0
+    hidden: float = 0.0
+    seed: int = 1
+
+
+def train(
+    model: nn.Module, dataset: Any, rows: Sequence[int], training: Training
+) -> None:
+    """Train on these patients, the same each time; ends in eval mode."""
+    patients = [dataset[row] for row in rows]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.rate, weight_decay=training.decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.rate, total_steps=max(2, training.steps)
+    )
     model.train()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for _ in range(steps):
-            drawn = torch.randint(len(rows), (64,)).tolist()
+        torch.manual_seed(training.seed)
+        for _ in range(training.steps):
+            drawn = torch.randint(len(patients), (training.batch,)).tolist()
+            batch = collate_fn_dict_with_padding([patients[n] for n in drawn])
             optimizer.zero_grad()
-            model(**batch_of(dataset, [rows[n] for n in drawn]))["loss"].backward()
+            loss = model(**with_unknowns(batch, dataset, training.hidden))["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            schedule.step()
     model.zero_grad()
     model.eval()
 
 
-def auroc(model: nn.Module, batch: Mapping[str, Any]) -> float:
+def one_of(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """A patient of a batch as a batch, its padding as it was."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(part(each) for each in value)
+        return value[row : row + 1]
+
+    return {key: part(value) for key, value in batch.items()}
+
+
+def auroc(model: nn.Module, batch: Mapping[str, Any], label: str = LABEL) -> float:
     """How well the model ranks these patients: the area under the ROC curve."""
     with torch.no_grad():
         score = model(**batch)["logit"].flatten()
-    positive = batch[LABEL].flatten() > 0
+    positive = batch[label].flatten() > 0
     above = score[positive][:, None] - score[~positive][None, :]
     return float(((above > 0).float() + 0.5 * (above == 0).float()).mean())

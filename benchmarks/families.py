@@ -45,6 +45,8 @@ class Family:
         sizes: From the constructor's argument to the attribute of :class:`Size`.
         options: Other arguments of the constructor.
         timed: The schema on which it is timed; the same by default.
+        mixes: Whether the model mixes the patients of a batch, so that each has to
+            be explained by itself.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Family:
     sizes: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
     timed: str | None = None
+    mixes: bool = False
 
     @property
     def codes_schema(self) -> str:
@@ -100,7 +103,24 @@ def families() -> tuple[Family, ...]:
         Family("Transformer", "Transformer", "codes", heads, two),
         Family("EHRMamba", "EHRMamba", "codes", wide),
         Family("JambaEHR", "JambaEHR", "codes", heads),
+        Family("AdaCare", "AdaCare", "codes", hidden, mixes=True),
     )
+
+
+#: The models of which speed and faithfulness are measured.
+MEASURED = (
+    "MLP (ReLU)",
+    "RNN (GRU)",
+    "RNN (LSTM)",
+    "RETAIN",
+    "CNN",
+    "StageNet",
+    "StageAttentionNet",
+    "Transformer",
+    "EHRMamba",
+    "JambaEHR",
+    "AdaCare",
+)
 
 
 def _mlp(activation: str) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,13 @@ from tqdm import tqdm
 
 from . import peers
 from .data import batch_of, long_histories
-from .families import FULL, Family, Size, named
+from .families import FULL, MEASURED, TINY, Family, Size, named
 from .peers import Case
 
 FLOOR = ("forward", "forward_backward")
 
-DEFAULT_MODELS = (
-    "MLP (ReLU)",
-    "Transformer",
-    "StageNet",
-    "StageAttentionNet",
-    "RNN (GRU)",
-    "RNN (LSTM)",
-    "RETAIN",
-    "EHRMamba",
-    "JambaEHR",
-)
+type Method = Callable[[Case], Any]
+type Round = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -38,30 +31,32 @@ class Settings:
 
     Args:
         models: Names of families.
+        threads: Numbers of threads; methods that sample are timed on the first alone.
         size: Sizes of the models.
         batch: Patients of the batch.
         lengths: Shortest and longest history.
         seconds: About how long the quick methods of one model are repeated.
         fewest: Rounds of the quick methods, at least.
         most: Rounds of the quick methods, at most.
-        slow: Rounds in which Integrated Gradients take part.
-        captum_ig: Whether Captum's Integrated Gradients are timed too.
+        slow: Rounds in which a method that samples takes part, at most.
+        slow_seconds: After so long, such a method takes part no more.
     """
 
-    models: tuple[str, ...] = DEFAULT_MODELS
+    models: tuple[str, ...] = MEASURED
+    threads: tuple[int, ...] = (1, 2)
     size: Size = FULL
     batch: int = 32
     lengths: tuple[int, int] = (40, 60)
-    seconds: float = 30.0
+    seconds: float = 10.0
     fewest: int = 9
     most: int = 200
     slow: int = 3
-    captum_ig: bool = False
+    slow_seconds: float = 5.0
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one call: median and quartiles over the repeats."""
+class Spread:
+    """Median and quartiles over the rounds."""
 
     median: float
     lower: float
@@ -75,93 +70,154 @@ class Row:
 
     Args:
         model: Its name.
-        milliseconds: By method.
-        over_floor: Medians divided by the floor: one plain forward and one plain
-            forward-and-backward.
+        threads: On how many it was timed.
+        milliseconds: Of one call, by method.
+        over_floor: A method's time over that of one plain forward and one plain
+            forward-and-backward in the same round.
         refused: Why methods did not take the model.
     """
 
     model: str
-    milliseconds: dict[str, Timing]
-    over_floor: dict[str, float]
+    threads: int
+    milliseconds: dict[str, Spread]
+    over_floor: dict[str, Spread]
     refused: dict[str, str]
 
 
-def quick(*, captum_ig: bool = False) -> Settings:
+def quick() -> Settings:
     """Settings that take seconds."""
-    from .families import TINY
-
     models = ("MLP (ReLU)", "RNN (GRU)")
-    return Settings(models, TINY, 4, (6, 9), 0.2, 2, 5, 1, captum_ig)
+    return Settings(models, (1, 2), TINY, 4, (6, 9), 0.2, 2, 5, 1)
 
 
-def measure(settings: Settings) -> list[Row]:
-    """Measure every model, its methods in turn."""
-    rows = []
-    for family in tqdm(named(*settings.models), desc="speed"):
-        rows.append(_row(family, settings))
-    return rows
-
-
-def _row(family: Family, settings: Settings) -> Row:
-    schema = family.timed or family.schema
-    dataset = long_histories(schema, settings.batch, settings.lengths)
-    model = family.build(dataset, settings.size)
-    case = Case(model, batch_of(dataset, range(settings.batch)))
-    slow: dict[str, Callable[[Case], Any]] = {
-        "pyhealth_ig_50": peers.pyhealth_ig_default
+def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
+    """One per model and number of threads."""
+    return {
+        f"{family.name}, {threads}": partial(_row, family, threads, settings)
+        for family in named(*settings.models)
+        for threads in settings.threads
     }
-    if settings.captum_ig:
-        slow["captum_ig_50"] = peers.captum_ig
-    fast: dict[str, Callable[[Case], Any]] = {
+
+
+def quick_methods() -> dict[str, Method]:
+    """The floor, ours, and PyHealth's DeepLift as it is delivered."""
+    return {
         "forward": forward,
         "forward_backward": forward_backward,
         "ours": peers.ours,
         "pyhealth_deeplift": peers.pyhealth_deeplift_default,
     }
-    first, refused = _warm_up({**fast, **slow}, case)
-    once = sum(first.get(name, 0.0) for name in fast)
-    rounds = int(np.clip(settings.seconds / once, settings.fewest, settings.most))
-    times: dict[str, list[float]] = {name: [] for name in first}
-    for turn in tqdm(range(rounds), desc=family.name, leave=False):
-        spread = {int(n * rounds / settings.slow) for n in range(settings.slow)}
-        for name, method in (fast | slow if turn in spread else fast).items():
-            if name in first:
-                times[name].append(_timed(method, case))
-    return _summary(family.name, times, refused)
 
 
-def _warm_up(
-    methods: Mapping[str, Callable[[Case], Any]], case: Case
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds of each method's first call, or why it refuses the model."""
-    first, refused = {}, {}
+def slow_methods() -> dict[str, Method]:
+    """The methods that evaluate the model 50 times for each patient."""
+    return {
+        "pyhealth_ig_50": peers.pyhealth_ig_default,
+        "captum_ig_50": peers.captum_ig,
+        "gradient_shap": peers.gradient_shap,
+        "kernel_shap": peers.kernel_shap,
+        "shap_gradient": peers.shap_gradient,
+    }
+
+
+def _row(family: Family, threads: int, settings: Settings) -> Row:
+    schema = family.timed or family.schema
+    dataset = long_histories(schema, settings.batch, settings.lengths)
+    model = family.build(dataset, settings.size)
+    case = Case(model, batch_of(dataset, range(settings.batch)))
+    pair = Case(model, batch_of(dataset, range(2)))
+    slow = slow_methods() if threads == settings.threads[0] else {}
+    with on_threads(threads):
+        fast, refused = willing(quick_methods(), pair)
+        slow, more = willing(slow, pair)
+        rounds = _rounds(fast, slow, case, settings, family.name)
+    return Row(
+        family.name,
+        threads,
+        {
+            name: spread([1e3 * r[name] for r in rounds if name in r])
+            for name in (*fast, *slow)
+        },
+        {
+            name: over_floor(name, rounds)
+            for name in (*fast, *slow)
+            if name not in FLOOR
+        },
+        refused | more,
+    )
+
+
+@contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    """So many threads of torch, and then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def willing(
+    methods: Mapping[str, Method], case: Case
+) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods that take the model, each called once, and why the others do not."""
+    found, refused = {}, {}
     for name, method in methods.items():
         try:
-            first[name] = _timed(method, case)
+            method(case)
+            found[name] = method
         except Exception as error:  # whatever a peer raises is its answer
             if name in (*FLOOR, "ours"):
                 raise
             refused[name] = peers.refusal(error)
-    return first, refused
+    return found, refused
 
 
-def _timed(method: Callable[[Case], Any], case: Case) -> float:
-    start = time.perf_counter()
-    method(case)
-    return time.perf_counter() - start
+def _rounds(
+    fast: Mapping[str, Method],
+    slow: Mapping[str, Method],
+    case: Case,
+    settings: Settings,
+    name: str,
+) -> list[Round]:
+    """Seconds of each method, round by round; after a round that does not count."""
+    first = sum(one_round(fast, case).values())
+    count = int(np.clip(settings.seconds / first, settings.fewest, settings.most))
+    turns = {int(n * count / settings.slow) for n in range(settings.slow)}
+    spent = dict.fromkeys(slow, 0.0)
+    rounds = []
+    for turn in tqdm(range(count), desc=name, leave=False):
+        taking = dict(fast)
+        if turn in turns:
+            left = {n: m for n, m in slow.items() if spent[n] < settings.slow_seconds}
+            taking |= left
+        rounds.append(one_round(taking, case))
+        for each in spent:
+            spent[each] += rounds[-1].get(each, 0.0)
+    return rounds
 
 
-def _summary(
-    model: str, times: Mapping[str, list[float]], refused: dict[str, str]
-) -> Row:
-    timings = {}
-    for name, values in times.items():
-        lower, median, upper = np.percentile(np.array(values) * 1e3, (25, 50, 75))
-        timings[name] = Timing(float(median), float(lower), float(upper), len(values))
-    floor = sum(timings[name].median for name in FLOOR)
-    over = {k: t.median / floor for k, t in timings.items() if k not in FLOOR}
-    return Row(model, timings, over, refused)
+def one_round(methods: Mapping[str, Method], case: Case) -> Round:
+    """Seconds of one call of each, in turn."""
+    found = {}
+    for name, method in methods.items():
+        start = time.perf_counter()
+        method(case)
+        found[name] = time.perf_counter() - start
+    return found
+
+
+def over_floor(name: str, rounds: list[Round]) -> Spread:
+    """A method's time over the floor's in the same round."""
+    taken = [one for one in rounds if name in one]
+    return spread([one[name] / sum(one[f] for f in FLOOR) for one in taken])
+
+
+def spread(values: list[float]) -> Spread:
+    """Median and quartiles."""
+    lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
+    return Spread(median, lower, upper, len(values))
 
 
 def forward(case: Case) -> Any:

@@ -1,19 +1,39 @@
-"""One table of all results, and its place in the README."""
+"""The README's two tables of all results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from .families import families
+import numpy as np
 
-BEGIN = "<!-- benchmarks: begin -->"
-END = "<!-- benchmarks: end -->"
+from .families import MEASURED
 
 REFUSED = "–"
 
-HEAD = (
+#: Correlations that print alike are equal; and how near counts as near.
+EQUAL, NEAR = 0.0005, 0.01
+
+LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        "ours": "DeepLiftEHR",
+        "pyhealth_deeplift": "PyHealth DeepLift",
+        "captum_deeplift": "Captum DeepLift",
+        "pyhealth_ig_50": "PyHealth IG, 50 steps",
+        "captum_ig_50": "Captum IG, 50 steps",
+        "ig_50": "Captum IG, 50 steps",
+        "ig_200": "Captum IG, 200 steps",
+        "gradient_x_input": "Gradient × input",
+        "gradient_shap": "GradientShap, 50 samples",
+        "kernel_shap": "KernelShap, 50 samples",
+        "shap_gradient": "SHAP GradientExplainer, 50",
+        "lime": "Lime, 200 samples",
+        "random": "Random",
+    }
+)
+
+MODEL_HEAD = (
     "Model",
     "Error: ours",
     "PyHealth",
@@ -21,81 +41,170 @@ HEAD = (
     "Time / floor: ours",
     "PyHealth",
     "Faster than IG-50",
+    "Memory",
     "Shapley r: ours",
-    "IG-200",
+    "best other",
     "PyHealth",
 )
 
-NOTES = {
-    "completeness": (
-        "Error: |Σ attributions − (f(x) − f(x0))| / |f(x) − f(x0)| before any "
-        "rescaling, of DeepLiftEHR, PyHealth's DeepLift and Captum's DeepLift on our "
-        "adapter; median over {explained} patients, after {steps} training steps."
-    ),
-    "speed": (
-        "Time of one attribution over one plain forward and one plain "
-        "forward-and-backward; batch of {batch}, histories of {lengths[0]} to "
-        "{lengths[1]}, medians. IG-50: PyHealth's Integrated Gradients, or † "
-        "Captum's on our adapter."
-    ),
-    "faithfulness": (
-        "Shapley r: correlation of token attributions with sampled Shapley values "
-        "({orders} orders per patient; two halves of them correlate at {split}), mean "
-        "over {explained} patients, models trained on the synthetic cohort; IG-200 is "
-        "Captum's on our adapter."
-    ),
-}
+METHOD_HEAD = (
+    "Method",
+    "Models",
+    "Shapley r",
+    "worst",
+    "first",
+    "within .01",
+    "Planted: ours",
+    "this",
+    "Trainings: ours",
+    "this",
+)
+
+NOTES: Mapping[str, str] = MappingProxyType(
+    {
+        "completeness": (
+            "Error: |Σ attributions − (f(x) − f(x0))| / |f(x) − f(x0)| before any "
+            "rescaling, of DeepLiftEHR, PyHealth's DeepLift and Captum's DeepLift on "
+            "our adapter; median over {explained} patients."
+        ),
+        "speed": (
+            "Time of one attribution over one plain forward and one plain "
+            "forward-and-backward, of DeepLiftEHR and PyHealth's DeepLift; batch of "
+            "{batch}, histories of {lengths[0]} to {lengths[1]}, one thread, medians. "
+            "IG-50: PyHealth's Integrated Gradients, or † Captum's on our adapter."
+        ),
+        "memory": (
+            "Memory: peak over that of the plain forward-and-backward, batch of "
+            "{batch}, histories of {length}."
+        ),
+        "faithfulness": (
+            "Shapley r: correlation of token attributions with sampled Shapley values "
+            "({orders} orders a patient; two halves of them correlate at {split}), "
+            "median over {explained} patients, trained models; other methods on our "
+            "adapter, all from one reference."
+        ),
+    }
+)
 
 #: All parts' rows of one model, by part.
-type Rows = Mapping[str, Mapping[str, Any]]
+type Rows = Mapping[str, Any]
+type Results = Mapping[str, Mapping[str, Any]]
 
 
-class MarkerError(ValueError):
-    """The README has no place for the table."""
-
-
-def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of what was measured, and what it was measured on.
+def models(results: Results) -> str:
+    """Model by model: exact, fast, frugal, faithful; and what each column is.
 
     Args:
         results: The parts as :func:`benchmarks.results.load` gives them.
     """
-    by_part = {
-        part: {row["model"]: row for row in found["rows"]}
-        for part, found in results.items()
-    }
-    lines = [line(HEAD), line(["---", *["--:"] * (len(HEAD) - 1)])]
-    for family in families():
-        rows = {
-            part: found[family.name]
-            for part, found in by_part.items()
-            if family.name in found
-        }
-        if rows:
-            lines.append(line([family.name, *_cells(rows)]))
-    notes = [_note(part, found) for part, found in results.items()]
-    dash = f"{REFUSED}: does not take the model; empty: not measured."
-    return "\n".join([*lines, "", " ".join([*notes, dash]), "", where(results)]) + "\n"
+    lines = [line(MODEL_HEAD), rule(MODEL_HEAD)]
+    for name in MEASURED:
+        rows = {part: _of_model(found, name) for part, found in results.items()}
+        cells = [*_errors(rows), *_times(rows), _memory(rows), *_correlations(rows)]
+        if any(cells):
+            lines.append(line([name, *cells]))
+    parts = [part for part in NOTES if part in results]
+    said = [_note(part, results[part]) for part in parts]
+    said.append(f"{REFUSED}: does not take the model; empty: not measured.")
+    return "\n".join([*lines, "", " ".join(said)]) + "\n"
 
 
-def write(readme: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put a table between its markers.
+def methods(results: Results, training: str = "regularised") -> str:
+    """Method by method: faithfulness over all models, and stability.
 
-    Raises:
-        MarkerError: If the file or its markers are not there.
+    Args:
+        results: The parts; without faithfulness, there is nothing to say.
+        training: Which of the trained models.
     """
-    text = readme.read_text() if readme.exists() else ""
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise MarkerError(
-            f"{readme} has no lines {begin} and {end}; the table goes between them."
+    if "faithfulness" not in results:
+        return ""
+    rows = {r["model"]: r for r in of_training(results, training)}
+    stable = {r["model"]: r for r in results.get("stability", {"rows": []})["rows"]}
+    lines = [line(METHOD_HEAD), rule(METHOD_HEAD)]
+    for name in methods_of(rows.values()):
+        lines.append(line([LABELS[name], *_summary(name, rows, stable)]))
+    return "\n".join([*lines, "", _legend(results, training)]) + "\n"
+
+
+def of_training(results: Results, training: str) -> list[Mapping[str, Any]]:
+    """The faithfulness rows of the models that were trained in one way."""
+    rows = results["faithfulness"]["rows"]
+    return [row for row in rows if row["training"] == training]
+
+
+def methods_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All methods that took one of the models, in the order of the labels."""
+    taken = {name for row in rows for name in row["methods"]}
+    return [name for name in LABELS if name in taken]
+
+
+def standing(row: Mapping[str, Any], name: str) -> tuple[bool, bool]:
+    """Whether a method is first in correlation, or within .01 of the first."""
+    best = max(m["correlation"]["median"] for m in row["methods"].values())
+    behind = best - row["methods"][name]["correlation"]["median"]
+    return behind < EQUAL, round(behind, 6) <= NEAR
+
+
+def _summary(name: str, rows: Rows, stable: Rows) -> list[str]:
+    """A method over the models that it takes; ours over the same ones beside it."""
+    taken = [row for row in rows.values() if name in row["methods"]]
+    found = [row["methods"][name]["correlation"]["median"] for row in taken]
+    first, near = zip(*(standing(row, name) for row in taken))
+    planted = [
+        _mean(row["methods"][n]["planted"] for row in taken) for n in ("ours", name)
+    ]
+    codes = [
+        _mean(
+            row["methods"][each]["trainings"]["median"]
+            for row in stable.values()
+            if name in row["methods"]
         )
-    readme.write_text(f"{before}{begin}\n{table}{end}{after}")
+        for each in ("ours", name)
+    ]
+    return [
+        str(len(taken)),
+        f"{np.median(found):.3f}",
+        f"{min(found):.3f}",
+        str(sum(first)),
+        str(sum(near)),
+        *planted,
+        *codes,
+    ]
 
 
-def _cells(rows: Rows) -> list[str]:
-    return [*_errors(rows), *_times(rows), *_correlations(rows)]
+def _mean(values: Iterable[float]) -> str:
+    found = list(values)
+    return f"{np.mean(found):.3f}" if found else ""
+
+
+def _legend(results: Results, training: str) -> str:
+    """What the columns are, and how it stands with models trained otherwise."""
+    said = (
+        f"Shapley r: as above, median and worst over the models (of {len(MEASURED)}) "
+        "that the method takes; first: on how many its r is the highest, to three "
+        "digits. Planted: average precision of the codes that the synthetic cohort's "
+        "risk depends on. Trainings: rank correlation of the codes' importances "
+        "between trainings; both are means over the models that the method takes, of "
+        "DeepLiftEHR and of this method."
+    )
+    others = {row["training"] for row in results["faithfulness"]["rows"]} - {training}
+    for other in sorted(others):
+        rows = of_training(results, other)
+        first, near = zip(*(standing(row, "ours") for row in rows))
+        said += (
+            f" With {other} training (no weight decay, UNK never seen), DeepLiftEHR "
+            f"is first on {sum(first)} and within .01 of the first on {sum(near)} of "
+            f"{len(rows)}."
+        )
+    return said
+
+
+def _of_model(found: Mapping[str, Any], model: str) -> Any:
+    """A part's row of a model; of several, the one for one thread, regularised."""
+    rows = [row for row in found["rows"] if row["model"] == model]
+    rows = [r for r in rows if r.get("training", "regularised") == "regularised"]
+    rows = [r for r in rows if r.get("threads", 1) == 1]
+    return rows[0] if rows else None
 
 
 def _errors(rows: Rows) -> list[str]:
@@ -114,7 +223,7 @@ def _times(rows: Rows) -> list[str]:
     row = rows.get("speed")
     if row is None:
         return [""] * 3
-    over = row["over_floor"]
+    over = {name: spread["median"] for name, spread in row["over_floor"].items()}
     theirs = over.get("pyhealth_deeplift")
     found, mark = over.get("pyhealth_ig_50"), ""
     if found is None:
@@ -126,15 +235,31 @@ def _times(rows: Rows) -> list[str]:
     ]
 
 
+def _memory(rows: Rows) -> str:
+    row = rows.get("memory")
+    if row is None or not row["points"]:
+        return ""
+    point = _typical(row["points"])
+    return f"{point['ours'] / point['forward_backward']:.2f}"
+
+
+def _typical(points: list[Any]) -> Any:
+    """The length that the README shows: the longest that every model reaches."""
+    return points[min(1, len(points) - 1)]
+
+
 def _correlations(rows: Rows) -> list[str]:
     row = rows.get("faithfulness")
     if row is None:
         return [""] * 3
-    found = [
-        row["correlations"].get(name)
-        for name in ("ours", "ig_200", "pyhealth_deeplift")
+    found = {n: m["correlation"]["median"] for n, m in row["methods"].items()}
+    best = max((n for n in found if n != "ours"), key=lambda n: found[n])
+    theirs = found.get("pyhealth_deeplift")
+    return [
+        f"{found['ours']:.3f}",
+        f"{found[best]:.3f} {LABELS[best].partition(',')[0]}",
+        REFUSED if theirs is None else f"{theirs:.3f}",
     ]
-    return [REFUSED if each is None else f"{each['mean']:.3f}" for each in found]
 
 
 def _error(value: float | str, refused: str) -> str:
@@ -154,27 +279,34 @@ def number(value: float) -> str:
 def _note(part: str, found: Mapping[str, Any]) -> str:
     words = dict(found["settings"])
     if part == "faithfulness":
-        halves = [row["split_half"]["mean"] for row in found["rows"]]
-        words["orders"] = 2 * words["pairs"]
+        halves = [row["split_half"]["median"] for row in found["rows"]]
+        orders = [row["orders"] for row in found["rows"]]
+        words["orders"] = f"{min(orders):.0f} to {max(orders):.0f}"
         words["split"] = f"{min(halves):.3f} to {max(halves):.3f}"
+    if part == "memory":
+        words["length"] = _typical(words["lengths"])
     return NOTES[part].format(**words)
 
 
-def where(results: Mapping[str, Mapping[str, Any]]) -> str:
+def where(results: Results) -> str:
     """On what it was measured: the environments, those that are the same once."""
     parts: dict[str, list[str]] = {}
     for part, found in results.items():
         e = found["environment"]
-        threads = "1 thread" if e["threads"] == 1 else f"{e['threads']} threads"
         words = (
-            f"{e['date']}, {e['cpu']}, {threads}, Python {e['python']}, torch "
-            f"{e['torch']}, Captum {e['captum']}, PyHealth {e['pyhealth']}"
+            f"{e['cpu']}, Python {e['python']}, torch {e['torch']}, Captum "
+            f"{e['captum']}, PyHealth {e['pyhealth']}"
         )
         parts.setdefault(words, []).append(part)
     if len(parts) == 1:
-        return f"Measured {next(iter(parts))}."
-    said = [f"{', '.join(names)}: {words}." for words, names in parts.items()]
-    return "Measured " + " ".join(said)
+        return f"Measured on {next(iter(parts))}."
+    said = [f"{', '.join(sorted(names))}: {words}." for words, names in parts.items()]
+    return "Measured on " + " ".join(said)
+
+
+def rule(cells: Any) -> str:
+    """The line below a head: names to the left, numbers to the right."""
+    return line(["---", *["--:"] * (len(cells) - 1)])
 
 
 def line(cells: Any) -> str:

@@ -1,10 +1,10 @@
-"""The benchmarks run, and the table says what their JSON says."""
+"""The benchmarks run, one row at a time, and go on where they were interrupted."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from benchmarks import (
     completeness,
     faithfulness,
     families,
+    memory,
     peers,
     results,
+    scaling,
     speed,
-    table,
+    stability,
 )
-from benchmarks.data import batch_of, cohort
-from benchmarks.shapley import Game, pearson, sampled
+from benchmarks.data import batch_of, cohort, one_of
+from benchmarks.shapley import pearson
 
 TINY = families.TINY
 
@@ -42,26 +44,34 @@ def case(name: str) -> peers.Case:
     return peers.Case(family.build(dataset, TINY), batch_of(dataset, range(4)))
 
 
-def test_speed_times_each_method_that_takes_the_model(tmp_path: Path) -> None:
-    settings = speed.quick(captum_ig=True)
-    rows = speed.measure(settings)
-    assert [row.model for row in rows] == list(settings.models)
-    mlp, rnn = rows
-    assert set(mlp.milliseconds) == {
-        "forward",
-        "forward_backward",
-        "ours",
-        "pyhealth_deeplift",
-        "pyhealth_ig_50",
-        "captum_ig_50",
-    }
+def rows(module: Any, settings: Any) -> list[Any]:
+    return [job() for job in module.jobs(settings).values()]
+
+
+# Each part ----------------------------------------------------------------------------
+
+
+def test_speed_times_each_method_that_takes_the_model() -> None:
+    settings = speed.quick()
+    mlp, mlp_two, rnn, _ = rows(speed, settings)
+    assert (mlp.threads, mlp_two.threads) == (1, 2)
+    assert {*speed.quick_methods(), *speed.slow_methods()} == set(mlp.milliseconds)
+    assert set(mlp_two.milliseconds) == set(speed.quick_methods())
     assert not mlp.refused and "Interpretable" in rnn.refused["pyhealth_deeplift"]
-    assert set(rnn.over_floor) == {"ours", "captum_ig_50"}
-    for timing in mlp.milliseconds.values():
+    assert "pyhealth_ig_50" in rnn.refused and "captum_ig_50" in rnn.over_floor
+    for timing in (*mlp.milliseconds.values(), *mlp.over_floor.values()):
         assert 0 < timing.lower <= timing.median <= timing.upper
-    assert mlp.milliseconds["pyhealth_ig_50"].repeats == settings.slow
-    results.save("speed", settings, rows, tmp_path)
-    assert results.load(tmp_path)["speed"]["rows"] == [asdict(row) for row in rows]
+    assert mlp.milliseconds["kernel_shap"].repeats == settings.slow
+    assert torch.get_num_threads() >= 1
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    timed = [
+        {"forward": 1.0, "forward_backward": 3.0, "ours": 8.0},
+        {"forward": 2.0, "forward_backward": 2.0, "ours": 4.0, "slow": 40.0},
+    ]
+    assert speed.over_floor("ours", timed).median == 1.5
+    assert speed.over_floor("slow", timed) == speed.Spread(10.0, 10.0, 10.0, 1)
 
 
 def test_the_floor_goes_down_to_the_embeddings_only() -> None:
@@ -71,13 +81,92 @@ def test_the_floor_goes_down_to_the_embeddings_only() -> None:
     assert all(p.grad is None for p in subject.model.parameters())
 
 
+def test_scaling_leaves_out_what_would_take_too_long() -> None:
+    settings = replace(scaling.quick(), batches=(3,), lengths=(4, 8, 4000))
+    (row,) = rows(scaling, settings)
+    assert [point.length for point in row.points] == [4, 8]
+    assert "expected to take" in row.left_out["4000"]
+
+
+def test_growth_is_carried_on() -> None:
+    def point(length: int, milliseconds: float) -> scaling.Point:
+        half = speed.Spread(milliseconds / 2, 0.0, 0.0, 1)
+        return scaling.Point(length, half, half, half)
+
+    assert scaling.expected(20, []) == 0
+    assert scaling.expected(40, [point(20, 1e3)]) == pytest.approx(2)
+    square = [point(10, 1e3), point(20, 4e3)]
+    assert scaling.expected(40, square) == pytest.approx(16)
+    shrinking = [point(10, 4e3), point(20, 1e3)]
+    assert scaling.expected(40, shrinking) == pytest.approx(2)
+
+
+def test_peak_memory_of_known_allocations() -> None:
+    mib = memory.MIB
+
+    def made() -> torch.Tensor:
+        one = torch.ones(mib // 4)  # 1 MiB
+        two = torch.cat([one, one])  # 3 in all
+        del one
+        return two.sum()
+
+    assert memory.peak(made) == pytest.approx(3 * mib, rel=1e-3)
+    x = torch.ones(mib // 4, requires_grad=True)
+    view = x.detach().view(2, -1)
+    assert memory.peak(lambda: view.t()) == 0  # nothing is made
+    # the product and its exponential; then this and the gradient
+    found = memory.peak(lambda: torch.autograd.grad((x * 2).exp().sum(), x))
+    assert found == pytest.approx(2 * mib, rel=1e-3)
+    kept = memory.peak(lambda: torch.autograd.grad((x * 2).exp().sin().sum(), x))
+    assert kept == pytest.approx(3 * mib, rel=1e-3)
+
+
+def test_memory_by_length() -> None:
+    mlp, rnn = rows(memory, memory.quick())
+    assert [point.length for point in mlp.points] == [5, 8]
+    first, second = mlp.points
+    assert 0 < first.forward_backward < second.forward_backward
+    assert first.ratio == first.ours / first.forward_backward > 0
+    assert first.pyhealth_deeplift and rnn.points[0].pyhealth_deeplift is None
+
+
 def test_completeness_is_measured_before_rescaling() -> None:
-    (row,) = completeness.measure(replace(completeness.quick(), models=("MLP (ReLU)",)))
+    (row,) = rows(completeness, replace(completeness.quick(), models=("MLP (ReLU)",)))
     for measured in (row.random, row.trained):
         assert measured["ours"] < 1e-5
         assert measured["pyhealth_deeplift"] > 1e-2
         assert measured["captum_deeplift"].startswith("RuntimeError")
         assert measured["captum_ig_50"] < 0.2
+
+
+def test_faithfulness_of_every_method() -> None:
+    settings = replace(faithfulness.quick(), models=("MLP (ReLU)",))
+    (row,) = rows(faithfulness, settings)
+    assert {*row.methods, *row.refused} == {n for n, _ in faithfulness.METHODS}
+    assert row.methods["ours"].correlation.median > 0.5 and row.tokens > 4
+    assert row.methods["ours"].ahead.mean == 0
+    for scores in row.methods.values():
+        assert 0 <= scores.planted <= 1 and scores.infidelity >= 0
+    assert abs(row.methods["random"].correlation.mean) < 0.6
+    assert 0 <= row.auroc <= 1 and row.orders == 4
+
+
+def test_each_patient_alone_where_a_model_mixes_them() -> None:
+    settings = replace(faithfulness.quick(), models=("AdaCare",))
+    (row,) = rows(faithfulness, settings)
+    assert row.methods["ours"].correlation.median > 0.9
+    assert row.methods["ig_50"].correlation.median > 0.9
+
+
+def test_stability_over_trainings_and_noise() -> None:
+    (row,) = rows(stability, stability.quick())
+    ours, noise = row.methods["ours"], row.methods["random"]
+    assert ours.trainings.repeats == 1 and -1 <= ours.trainings.median <= 1
+    assert 0 < ours.noise.median < 1e-3
+    assert noise.noise.median == 0  # it does not look at the model
+
+
+# The methods --------------------------------------------------------------------------
 
 
 def test_raw_pyhealth_is_pyhealths_but_for_the_rescaling() -> None:
@@ -100,6 +189,29 @@ def test_all_methods_start_from_one_reference() -> None:
     torch.testing.assert_close(theirs, change, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["gradient_shap", "shap_gradient", "lime"])
+def test_sampling_methods_come_near_to_ours_on_a_linear_model(method: str) -> None:
+    subject = case("LogisticRegression")
+    found, exact = getattr(peers, method)(subject, 400), peers.ours(subject)
+    for key, mask in zip(subject.encoded.feature_keys, subject.encoded.masks):
+        assert not found[key][~mask].any()
+        if method != "lime":  # which shrinks small ones to 0
+            torch.testing.assert_close(found[key], exact[key], rtol=1e-3, atol=1e-5)
+    state = torch.get_rng_state()
+    again = getattr(peers, method)(subject, 400)
+    assert all(torch.equal(again[key], found[key]) for key in found)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_patient_of_a_batch() -> None:
+    dataset = cohort("visits", 30)
+    batch = batch_of(dataset, range(3))
+    one = one_of(batch, 1)
+    assert one["patient_id"] == batch["patient_id"][1:2]
+    for whole, part in zip(batch["conditions"], one["conditions"]):
+        assert torch.equal(part, whole[1:2])
+
+
 class Plain(torch.nn.Module):
     """A Transformer's own function of embeddings, without our adapter."""
 
@@ -113,18 +225,12 @@ class Plain(torch.nn.Module):
         return self.model.forward_from_embedding(**dict(pairs))["logit"]
 
 
-def test_training_is_the_same_each_time() -> None:
-    settings = replace(completeness.quick(), models=("Transformer",))
-    assert completeness.measure(settings) == completeness.measure(settings)
-
-
 def test_captums_deeplift_is_not_worse_off_on_our_adapter() -> None:
     subject = case("Transformer")
-    adapter = subject.adapter
-    encoded = adapter.encode(subject.batch)
+    encoded = subject.encoded
     plain = DeepLift(Plain(subject.model)).attribute(
         encoded.inputs,
-        adapter.baseline(encoded, "unk"),
+        subject.reference,
         target=0,
         additional_forward_args=tuple(mask.int() for mask in encoded.masks),
     )
@@ -133,121 +239,9 @@ def test_captums_deeplift_is_not_worse_off_on_our_adapter() -> None:
         torch.testing.assert_close(measured[key], value.sum(-1).detach())
 
 
-class Pairwise(torch.nn.Module):
-    """Twice the first token, and the second times the third: known values."""
-
-    def forward(self, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        a = x[..., 0]
-        return (2 * a[:, 0] + a[:, 1] * a[:, 2]).unsqueeze(1)
-
-
-def test_sampled_shapley_values_of_a_game_that_is_known() -> None:
-    x, mask = torch.ones(1, 4, 1), torch.tensor([[True, True, True, False]])
-    game = Game(Pairwise(), (x,), (torch.zeros(1, 4, 1),), (mask,), (x[..., 0],))
-    first, second = sampled(game, 0, 4, torch.Generator().manual_seed(0))
-    expected = torch.tensor([2.0, 0.5, 0.5], dtype=torch.float64)
-    torch.testing.assert_close(first, expected)
-    torch.testing.assert_close(second, expected)
-
-
-def test_faithfulness_of_every_method() -> None:
-    (row,) = faithfulness.measure(
-        replace(faithfulness.quick(), models=("MLP (ReLU)",), pairs=12)
-    )
-    assert {*row.correlations, *row.refused} == {n for n, _ in faithfulness.METHODS}
-    assert set(row.ahead) == set(row.correlations) - {"ours"}
-    assert row.split_half.mean > 0.5 and row.correlations["ours"].mean > 0.5
-    assert 0 <= row.auroc <= 1 and row.tokens > 4
-
-
-def result(part: str, settings: Any, *rows: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "part": part,
-        "environment": results.environment(),
-        "settings": asdict(settings),
-        "rows": list(rows),
-    }
-
-
-def known() -> dict[str, dict[str, Any]]:
-    trained = {"ours": 2.4e-7, "pyhealth_deeplift": 0.72, "captum_deeplift": "E: no"}
-    refused = {**trained, "pyhealth_deeplift": "ValueError: no"}
-    correlations = {
-        "ours": {"mean": 0.9876, "error": 0.01},
-        "ig_200": {"mean": 0.9, "error": 0.01},
-    }
-    over = {"ours": 1.25, "pyhealth_deeplift": 2.5, "pyhealth_ig_50": 50.0}
-    return {
-        "speed": result(
-            "speed", speed.Settings(), {"model": "StageNet", "over_floor": over}
-        ),
-        "completeness": result(
-            "completeness",
-            completeness.Settings(),
-            {"model": "StageNet", "trained": trained},
-            {"model": "CNN", "trained": refused},
-        ),
-        "faithfulness": result(
-            "faithfulness",
-            faithfulness.Settings(),
-            {
-                "model": "StageNet",
-                "correlations": correlations,
-                "split_half": {"mean": 0.991, "error": 0.0},
-            },
-        ),
-    }
-
-
-def test_the_table_is_made_of_the_json(tmp_path: Path) -> None:
-    for part, found in known().items():
-        (tmp_path / f"{part}.json").write_text(json.dumps(found))
-    lines = table.markdown(results.load(tmp_path)).splitlines()
-    assert lines[2] == "| CNN | 2e-7 | – | raises |  |  |  |  |  |  |"
-    assert lines[3] == (
-        "| StageNet | 2e-7 | 0.72 | raises | 1.25 | 2.50 | 40 × | 0.988 | 0.900 | – |"
-    )
-    assert "0.991" in lines[5] and "histories of 40 to 60" in lines[5]
-    assert torch.__version__ in lines[7]
-
-
-def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
-    for part, found in known().items():
-        (tmp_path / f"{part}.json").write_text(json.dumps(found))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"Before\n{table.BEGIN}\nold\n{table.END}\nAfter\n")
-    command = ["table", "--results", str(tmp_path), "--readme", str(readme)]
-    for _ in range(2):
-        assert CliRunner().invoke(cli.app, command).exit_code == 0
-    made = (tmp_path / "table.md").read_text()
-    between = f"Before\n{table.BEGIN}\n{made}{table.END}\nAfter\n"
-    assert readme.read_text() == between
-
-
-@pytest.mark.parametrize("text", [None, "No markers.", f"{table.END} {table.BEGIN}"])
-def test_a_readme_without_markers_is_an_error(tmp_path: Path, text: str | None) -> None:
-    (tmp_path / "speed.json").write_text(json.dumps(known()["speed"]))
-    readme = tmp_path / "README.md"
-    if text is not None:
-        readme.write_text(text)
-    command = ["table", "--results", str(tmp_path), "--readme", str(readme)]
-    found = CliRunner().invoke(cli.app, command)
-    assert found.exit_code == 1 and "benchmarks: begin" in found.output
-    assert (tmp_path / "table.md").exists()
-    assert readme.exists() is (text is not None)
-
-
-def test_a_table_of_nothing_is_an_error(tmp_path: Path) -> None:
-    found = CliRunner().invoke(cli.app, ["table", "--results", str(tmp_path)])
-    assert found.exit_code == 1 and "No results" in found.output
-
-
-def test_one_part_alone_writes_its_json(tmp_path: Path, monkeypatch: Any) -> None:
-    settings = replace(completeness.quick(), models=("MLP (tanh)",))
-    monkeypatch.setattr(completeness, "quick", lambda: settings)
-    command = ["completeness", "--quick", "--results", str(tmp_path)]
-    assert CliRunner().invoke(cli.app, command).exit_code == 0
-    assert set(results.load(tmp_path)) == {"completeness"}
+def test_training_is_the_same_each_time() -> None:
+    settings = replace(completeness.quick(), models=("Transformer",))
+    assert rows(completeness, settings) == rows(completeness, settings)
 
 
 def test_an_unknown_family_is_named() -> None:
@@ -255,12 +249,76 @@ def test_an_unknown_family_is_named() -> None:
         families.named("Perceiver")
 
 
-def test_the_committed_results_fit_the_table() -> None:
-    if not any(results.HOME.glob("*.json")):
-        pytest.skip("nothing measured yet")
-    made = table.markdown(results.load(results.HOME))
-    assert all(
-        line.count("|") == len(table.HEAD) + 1
-        for line in made.splitlines()
-        if line.startswith("|")
-    )
+# Saving and going on ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Settings, and a row."""
+
+    number: int
+
+
+def counting(done: list[str], stop: str = "") -> dict[str, Any]:
+    def job(name: str) -> Any:
+        def run() -> Counted:
+            if name == stop:
+                raise KeyboardInterrupt
+            done.append(name)
+            return Counted(len(done))
+
+        return run
+
+    return {name: job(name) for name in "abc"}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        results.collect("part", Counted(0), counting(done, stop="b"), tmp_path)
+    assert [r["row"] for r in results.load_part("part", tmp_path)["rows"]] == ["a"]
+    results.collect("part", Counted(0), counting(done), tmp_path)
+    assert done == ["a", "b", "c"]
+    found = results.load_part("part", tmp_path)
+    assert found["rows"] == [{"row": n, "number": k + 1} for k, n in enumerate("abc")]
+    assert found["environment"]["threads"] == torch.get_num_threads()
+    results.collect("part", Counted(0), counting(done), tmp_path, fresh=True)
+    assert done == list("abcabc")
+
+
+def test_other_settings_or_code_start_over(tmp_path: Path, monkeypatch: Any) -> None:
+    done: list[str] = []
+    results.collect("part", Counted(0), counting(done), tmp_path)
+    results.collect("part", Counted(1), counting(done), tmp_path)
+    assert done == list("abcabc")
+    monkeypatch.setattr(results, "source", lambda: "other")
+    results.collect("part", Counted(1), counting(done), tmp_path)
+    assert done == list("abcabcabc")
+
+
+def test_one_part_alone_writes_its_json(tmp_path: Path, monkeypatch: Any) -> None:
+    settings = replace(completeness.quick(), models=("MLP (tanh)",))
+    part = cli.PARTS["completeness"]._replace(quick=lambda: settings)
+    monkeypatch.setattr(cli, "PARTS", {"completeness": part})
+    command = ["completeness", "--quick", "--results", str(tmp_path)]
+    threads = torch.get_num_threads()
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    assert torch.get_num_threads() == threads
+    found = json.loads((tmp_path / "completeness.json").read_text())
+    assert found["settings"] == json.loads(json.dumps(asdict(settings)))
+    assert set(results.load(tmp_path)) == {"completeness"}
+
+
+@pytest.mark.parametrize(
+    "command, said", [(["sped"], "No part sped"), (["mimic3"], "--mimic3 FOLDER")]
+)
+def test_what_cannot_run_is_said(command: list[str], said: str) -> None:
+    found = CliRunner().invoke(cli.app, command)
+    assert found.exit_code == 1 and said in found.output
+
+
+def test_all_parts_but_mimic3_run_by_default() -> None:
+    everything = [*cli.PARTS, cli.REPORT]
+    assert cli._chosen([], Path()) == everything
+    assert cli._chosen([], None) == [p for p in everything if p != "mimic3"]
+    assert cli._chosen(["report", "speed"], None) == ["speed", "report"]

@@ -1,0 +1,204 @@
+"""The page of all numbers: docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .table import LABELS, Results, line, methods_of, rule, where
+
+HEAD = """# Benchmarks: all numbers
+
+Made by `make bench` from the JSON files in `benchmarks/results/`, which also hold the
+settings, quartiles and reasons of refusals. The README has the short tables.
+
+![Time over the floor](speed.png)
+
+![Correlation with Shapley values](faithfulness.png)
+"""
+
+FAITHFUL = (
+    "Method",
+    "r, median",
+    "r, mean",
+    "ours ahead by",
+    "insertion",
+    "deletion",
+    "compreh.",
+    "suffic.",
+    "infidelity",
+    "planted",
+)
+
+
+def page(results: Results) -> str:
+    """The page, of the parts that were measured."""
+    makers = {
+        "speed": _speed,
+        "scaling": _scaling,
+        "memory": _memory,
+        "stability": _stability,
+        "faithfulness": _faithfulness,
+        "mimic3": _mimic3,
+    }
+    said = [make(results[part]) for part, make in makers.items() if part in results]
+    return "\n".join([HEAD, *said, where(results)]) + "\n"
+
+
+def _speed(found: Mapping[str, Any]) -> str:
+    names = [n for n in LABELS if any(n in r["over_floor"] for r in found["rows"])]
+    head = ["Model", "threads", "floor, ms", *(LABELS[name] for name in names)]
+    lines = [line(head), rule(head)]
+    for row in found["rows"]:
+        floor = sum(
+            row["milliseconds"][n]["median"] for n in ("forward", "forward_backward")
+        )
+        over = row["over_floor"]
+        cells = [_ratio(over[name]) if name in over else "" for name in names]
+        lines.append(line([row["model"], str(row["threads"]), f"{floor:.1f}", *cells]))
+    return _section(
+        "Speed",
+        "Time over the floor: one plain forward and one plain forward-and-backward. "
+        "Medians over rounds in which all methods alternate; in brackets the "
+        "quartiles. Empty: does not take the model, or not timed on so many threads. "
+        "AdaCare mixes the patients of a batch; DeepLiftEHR explains them one by one.",
+        lines,
+    )
+
+
+def _ratio(spread: Mapping[str, float]) -> str:
+    low, mid, high = (spread[key] for key in ("lower", "median", "upper"))
+    if mid >= 10:
+        return f"{mid:.0f}"
+    return f"{mid:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _scaling(found: Mapping[str, Any]) -> str:
+    lengths = found["settings"]["lengths"]
+    head = ["Model", "batch", *map(str, lengths)]
+    lines = [line(head), rule(head)]
+    for row in found["rows"]:
+        points = {point["length"]: point for point in row["points"]}
+        cells = [_grown(points.get(length)) for length in lengths]
+        lines.append(line([row["model"], str(row["batch"]), *cells]))
+    limit = found["settings"]["seconds"]
+    return _section(
+        "How cost grows",
+        "Time over the floor by length of the histories, and DeepLiftEHR's "
+        "milliseconds. Left out (…): one round is expected to take more than "
+        f"{limit} s, or the model does not take it; the JSON says which.",
+        lines,
+    )
+
+
+def _grown(point: Any) -> str:
+    if point is None:
+        return "…"
+    return f"{point['over_floor']['median']:.2f} ({point['ours']['median']:.3g} ms)"
+
+
+def _memory(found: Mapping[str, Any]) -> str:
+    lengths = found["settings"]["lengths"]
+    head = ["Model", *map(str, lengths)]
+    lines = [line(head), rule(head)]
+    for row in found["rows"]:
+        points = {point["length"]: point for point in row["points"]}
+        lines.append(line([row["model"], *(_peaks(points.get(n)) for n in lengths)]))
+    return _section(
+        "Memory",
+        "Peak of what tensors hold during one attribution, over that of the plain "
+        f"forward-and-backward, batch of {found['settings']['batch']}, by length of "
+        "the histories; in brackets DeepLiftEHR's MiB. Left out (…): too slow.",
+        lines,
+    )
+
+
+def _peaks(point: Any) -> str:
+    if point is None:
+        return "…"
+    return f"{point['ours'] / point['forward_backward']:.2f} ({point['ours']:.0f} MiB)"
+
+
+def _stability(found: Mapping[str, Any]) -> str:
+    names = methods_of(found["rows"])
+    head = ["Model", *(LABELS[name] for name in names)]
+    lines = [line(head), rule(head)]
+    for row in found["rows"]:
+        cells = [_stable(row["methods"].get(name)) for name in names]
+        lines.append(line([row["model"], *cells]))
+    settings = found["settings"]
+    return _section(
+        "Stability",
+        "Rank correlation of the codes' importances between two of "
+        f"{settings['trainings']} trainings (median of pairs); in brackets how far "
+        "attributions move, as a part of their norm, if each number of the embeddings "
+        f"is off by {settings['noise']:.0e} of itself (median of patients).",
+        lines,
+    )
+
+
+def _stable(one: Any) -> str:
+    if one is None:
+        return ""
+    return f"{one['trainings']['median']:.3f} ({one['noise']['median']:.0e})"
+
+
+def _faithfulness(found: Mapping[str, Any]) -> str:
+    return _section(
+        "Faithfulness",
+        "Of models that are regularised as in the demo, and of plain ones (no weight "
+        "decay, UNK never seen). r: correlation with sampled Shapley values, patient "
+        "by patient. Ours ahead by: mean of the difference, ± its standard error. "
+        "Insertion, deletion: areas of the curves in units of the logit, the higher "
+        "the better. Comprehensiveness (the higher the better) and sufficiency (the "
+        "lower): PyHealth's. Infidelity: Captum's, normalised, over the mean "
+        "(f(x) − f(x0))², the lower the better. Planted: average precision of the "
+        "codes that the cohort's risk depends on.",
+        _rows(found["rows"]),
+    )
+
+
+def _mimic3(found: Mapping[str, Any]) -> str:
+    return _section(
+        "Faithfulness on real records",
+        "The same on the public demo of MIMIC-III (PyHealth's mortality task), "
+        f"{found['settings']['explained']} admissions. It has too few patients to "
+        "learn medicine from; what is measured is the explanation of the model.",
+        _rows(found["rows"]),
+    )
+
+
+def _rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        lines += [
+            f"**{row['model']}**, {row['training']}: AUROC {row['auroc']:.3f}, "
+            f"{row['tokens']:.0f} tokens and {row['orders']:.0f} orders a patient, "
+            f"whose halves correlate at {row['split_half']['median']:.4f}.",
+            "",
+            line(FAITHFUL),
+            rule(FAITHFUL),
+        ]
+        for name in methods_of([row]):
+            lines.append(line([LABELS[name], *_scores(row["methods"][name])]))
+        lines.append("")
+    return lines
+
+
+def _scores(one: Mapping[str, Any]) -> list[str]:
+    r, ahead, planted = one["correlation"], one["ahead"], one["planted"]
+    return [
+        f"{r['median']:.4f}",
+        f"{r['mean']:.4f}",
+        f"{ahead['mean']:+.4f} ± {ahead['error']:.4f}",
+        f"{one['insertion']:.3f}",
+        f"{one['deletion']:.3f}",
+        f"{one['comprehensiveness']:.3f}",
+        f"{one['sufficiency']:.3f}",
+        f"{one['infidelity']:.4f}",
+        "" if planted is None else f"{planted:.3f}",
+    ]
+
+
+def _section(title: str, words: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"## {title}", "", words, "", *lines, ""])
