@@ -192,7 +192,7 @@ def chips(figure: Figure) -> list[FancyBboxPatch]:
 class TestTimeline:
     def test_a_chip_per_code_and_a_dot_per_value(self) -> None:
         explanation = build()
-        figure, axes = timeline(explanation)
+        figure, axes = timeline(explanation, 0)
         figure.canvas.draw()
         masks = {key: one.mask[0] for key, one in explanation.features.items()}
         count = int(masks["conditions"].sum() + masks["static"].sum())
@@ -213,7 +213,7 @@ class TestTimeline:
         assert chip.get_facecolor()[:3] == pytest.approx(expected)
 
     def test_without_times_visits_stand_in_order(self) -> None:
-        _, axes = timeline(build(times=False))
+        _, axes = timeline(build(times=False), 0)
         assert "no times" in axes.get_xlabel()
 
     def test_long_histories_fold_and_say_so(self) -> None:
@@ -227,25 +227,14 @@ class TestTimeline:
 
     def test_messages_are_on_the_figure(self) -> None:
         told = build(diagnostics=Diagnostics(messages=("sort fell back", "more")))
-        figure, _ = timeline(told)
+        figure, _ = timeline(told, 0)
         assert any("sort fell back (+1 more)" in words for words in texts(figure))
 
     def test_axes_of_the_caller_are_used(self) -> None:
         mine = Figure(figsize=(10, 6)).add_subplot()
-        figure, axes = timeline(build(), ax=mine)
+        figure, axes = timeline(build(), 0, mine)
         assert axes is mine
         assert figure is mine.get_figure()
-
-    def test_nothing_is_drawn_as_nothing(self) -> None:
-        codes = FeatureRecord(
-            torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2) > 0, None, VOCABULARY
-        )
-        empty = Explanation(
-            **vars(single())
-            | {"features": {"c": codes}, "attributions": {"c": torch.zeros(1, 2)}}
-        )
-        figure, _ = timeline(empty)
-        assert "no codes or values" in texts(figure)
 
     def test_values_that_are_no_numbers_are_drawn(self) -> None:
         whole = build(count=1)
@@ -258,7 +247,7 @@ class TestTimeline:
         with pytest.raises(IndexError, match="patient 9 is out of range"):
             timeline(build(), 9)
         with pytest.raises(ValueError, match="max_visits is 0"):
-            timeline(build(), max_visits=0)
+            timeline(build(), 0, max_visits=0)
 
     def test_pyplot_is_left_alone(self) -> None:
         program = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.patches import FancyBboxPatch
 
+from captum_ehr.visualization.axes import MUTED, PLAIN
 from captum_ehr.visualization.colors import ColorScale
 from captum_ehr.visualization.layout import Item, number, shorten
 
@@ -24,8 +25,6 @@ CHIP = 0.21
 
 CHARACTER = 0.066
 """The width of a character on a chip, in inches, generously."""
-
-_MUTED = "#666666"
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ def draw_chip(
         fontsize=7,
         color=scale.text(item.attribution),
         zorder=4,
-        parse_math=False,
         clip_on=True,
+        **PLAIN,
     )
 
 
@@ -133,7 +132,8 @@ def chip_text(item: Item, width: int) -> str:
     """
     rest = ""
     if not math.isnan(item.value):
-        rest = f" = {number(item.value)}"
+        unit = f" {item.unit}" if item.unit else ""
+        rest = f" = {number(item.value)}{unit}{item.flag}"
     elif item.is_named:
         rest = f" {item.name}"
     whole = " ".join((item.code + rest).split())
@@ -155,7 +155,7 @@ def note(ax: Axes, x: float, y: float, text: str, align: str = "center") -> None
         ha=align,
         va="center",
         fontsize=6.5,
-        color=_MUTED,
+        color=MUTED,
         zorder=4,
-        parse_math=False,
+        **PLAIN,
     )

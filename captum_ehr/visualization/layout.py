@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +42,8 @@ class Item:
         name: The human name; the code where there is none.
         attribution: In units of the explained output.
         value: The raw value; NaN for codes.
+        unit: The unit of the value; empty where unknown.
+        usual: The least and the greatest usual value; infinite where unknown.
     """
 
     feature: str
@@ -49,6 +51,14 @@ class Item:
     name: str
     attribution: float
     value: float = math.nan
+    unit: str = ""
+    usual: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def flag(self) -> str:
+        """An arrow where the value is above or below what is usual."""
+        low, high = self.usual
+        return " ↑" if self.value > high else " ↓" if self.value < low else ""
 
     @property
     def is_named(self) -> bool:
@@ -210,12 +220,17 @@ def signed(attribution: float, digits: int = 2) -> str:
     return f"{attribution:+.0e}" if small else f"{attribution:+.{digits}f}"
 
 
-def patient_view(explanation: Explanation, patient: int) -> PatientView:
+def patient_view(
+    explanation: Explanation,
+    patient: int,
+    ranges: Mapping[tuple[str, str], tuple[float, float]] | None = None,
+) -> PatientView:
     """Lay one patient out.
 
     Args:
         explanation: The explanation.
         patient: The patient's index in it.
+        ranges: The usual range of columns, by feature and column.
 
     Raises:
         IndexError: If there is no such patient.
@@ -233,16 +248,7 @@ def patient_view(explanation: Explanation, patient: int) -> PatientView:
             is_stepped = record.values.ndim > 2 or _is_flat_series(explanation, key)
             kind = "series" if is_stepped else "columns"
         visits = [None if one < 0 else one for one in _integers(rows["visit"])]
-        items = [
-            Item(key, code, name, attribution, value)
-            for code, name, attribution, value in zip(
-                rows["code"],
-                rows["name"],
-                rows["attribution"].tolist(),
-                rows["value"].tolist(),
-                strict=True,
-            )
-        ]
+        items = _row_items(key, rows, ranges or {})
         times = rows["time"].tolist()
         if kind == "columns":
             times = [math.nan] * len(items)
@@ -262,6 +268,30 @@ def patient_view(explanation: Explanation, patient: int) -> PatientView:
         float(one.relative_delta[0]),
         float(one.total[0]),
     )
+
+
+def _row_items(
+    key: str,
+    rows: pd.DataFrame,
+    ranges: Mapping[tuple[str, str], tuple[float, float]],
+) -> list[Item]:
+    """The codes or values of one feature."""
+    columns = ("code", "name", "attribution", "value", "unit")
+    unknown = (-math.inf, math.inf)
+    return [
+        Item(
+            key,
+            code,
+            name,
+            attribution,
+            value,
+            unit or "",
+            ranges.get((key, code), unknown),
+        )
+        for code, name, attribution, value, unit in zip(
+            *(rows[column].tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def _items(band: Band) -> list[Item]:

@@ -1,12 +1,10 @@
-"""The bands of a timeline: chips hung from visits, rows of chips, lines of labs."""
+"""The bands of a timeline: chips hung from visits, rows of chips, lines of values."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from matplotlib.patheffects import withStroke
 
 from captum_ehr.visualization.canvas import (
     CHARACTER,
@@ -17,26 +15,24 @@ from captum_ehr.visualization.canvas import (
     note,
     spread,
 )
-from captum_ehr.visualization.colors import DARK, ColorScale
+from captum_ehr.visualization.colors import ColorScale
 from captum_ehr.visualization.layout import (
     Band,
     Item,
     Limits,
     PatientView,
     Step,
-    number,
-    shorten,
     signed,
     strongest,
     total_of,
 )
+from captum_ehr.visualization.lines import ValueLines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GAP, _PAD = 0.05, 0.12
 _RAIL, _HANG = 0.2, 0.26
-_LINE = 0.5
 _NAMED = 26
 
 
@@ -207,112 +203,6 @@ class ChipRows:
             total = signed(total_of(self._hidden), 3)
             text = f"+{len(self._hidden)} more, together {total}"
             note(ax, self.canvas.to_axis(0.05), top + self.height - 0.13, text, "left")
-
-
-@dataclass(frozen=True)
-class ValueLines:
-    """Values over time: per column a line, dots coloured by attribution."""
-
-    band: Band
-    canvas: Canvas
-    scale: ColorScale
-    places: tuple[float, ...]
-    limits: Limits
-    remark: str = ""
-
-    @property
-    def feature(self) -> str:
-        """The feature key."""
-        return self.band.feature
-
-    def _lines(self) -> list[tuple[str, list[tuple[float, Item]]]]:
-        """Per column: its name and its points; strongest columns first."""
-        lines: dict[str, list[tuple[float, Item]]] = {}
-        for place, step in zip(self.places, self.band.steps, strict=True):
-            for item in step.items:
-                lines.setdefault(item.code, []).append((place, item))
-        ranked = sorted(
-            lines.items(), key=lambda line: -math.fsum(i.strength for _, i in line[1])
-        )
-        return [(points[0][1].name, points) for _, points in ranked]
-
-    @property
-    def height(self) -> float:
-        """In inches."""
-        count = len(self._lines())
-        notes = 0.2 if count > self.limits.max_values or self.remark else 0.0
-        return 0.3 + min(count, self.limits.max_values) * _LINE + notes
-
-    def draw(self, ax: Axes, top: float) -> None:
-        """Draw the strongest columns and count the others."""
-        lines = self._lines()
-        for row, (name, points) in enumerate(lines[: self.limits.max_values]):
-            middle = top + 0.3 + (row + 0.5) * _LINE
-            ax.annotate(
-                shorten(name, 26),
-                (0, middle),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(-8, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=7.5,
-                color="#333333",
-                parse_math=False,
-                annotation_clip=False,
-            )
-            self._draw_line(ax, middle, sorted(points, key=lambda point: point[0]))
-        hidden = lines[self.limits.max_values :]
-        words = [self.remark] if self.remark else []
-        if hidden:
-            rest = [item for _, points in hidden for _, item in points]
-            total = signed(total_of(rest), 3)
-            words.append(f"+{len(hidden)} more columns, together {total}")
-        left = self.canvas.to_axis(0.05)
-        note(ax, left, top + self.height - 0.13, "; ".join(words), "left")
-
-    def _draw_line(
-        self, ax: Axes, middle: float, points: list[tuple[float, Item]]
-    ) -> None:
-        """One column's line, normalised to its own range, and its values."""
-        finite = [item.value for _, item in points if math.isfinite(item.value)]
-        low, high = min(finite, default=0.0), max(finite, default=0.0)
-        span = (high - low) or 1.0
-        flat = high == low
-        x = [place for place, _ in points]
-        y = [
-            middle + 0.06 - (0.0 if flat else 0.2 * ((item.value - low) / span - 0.5))
-            if math.isfinite(item.value)
-            else middle + 0.06
-            for _, item in points
-        ]
-        ax.plot(x, y, color="#aaaaaa", lw=0.9, zorder=2)
-        ax.scatter(
-            x,
-            y,
-            s=30,
-            c=[self.scale.color(item.attribution) for _, item in points],
-            edgecolors="#555555",
-            linewidths=0.5,
-            zorder=3,
-        )
-        taken: list[float] = []
-        ranked = sorted(range(len(points)), key=lambda i: -points[i][1].strength)
-        for i in ranked:
-            inches = self.canvas.to_inches(x[i])
-            if all(abs(inches - other) >= 0.5 for other in taken):
-                taken.append(inches)
-                ax.text(
-                    x[i],
-                    y[i] - 0.07,
-                    number(points[i][1].value),
-                    ha="center",
-                    va="bottom",
-                    fontsize=6.5,
-                    color=DARK,
-                    zorder=4,
-                    path_effects=[withStroke(linewidth=2, foreground="white")],
-                )
 
 
 def plan_panels(view: PatientView, canvas: Canvas, limits: Limits) -> list[Panel]:

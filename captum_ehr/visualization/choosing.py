@@ -1,0 +1,167 @@
+"""What a picture is of: the one patient, the features, the strongest codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from captum_ehr.adapter.records import FeatureKeyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from captum_ehr.explanation import Explanation
+
+type Patient = int | str | None
+"""A patient's index, or identifier; None where there is only one."""
+
+type Range = tuple[float, float]
+"""The least and the greatest usual value; infinite where there is no bound."""
+
+type Ranges = Mapping[str, Range | Mapping[str, Range]]
+"""Ranges by column; under a feature's key may stand a table of its own."""
+
+
+def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
+    """The explanation of the one patient that is to be shown.
+
+    Raises:
+        ValueError: If it is not said which of several.
+        IndexError: If there is no such index.
+        KeyError: If there is no such identifier.
+    """
+    one = explanation if patient is None else explanation[patient]
+    if len(one) == 1:
+        return one
+    if patient is None:
+        some = f", such as 0 or {one.patient_ids[0]!r}" if len(one) else ""
+        raise ValueError(
+            f"this picture is of one patient and the explanation has {len(one)}; say "
+            f"which with patient: an index or an identifier{some}."
+        )
+    raise ValueError(
+        f"patient {patient!r} has {len(one)} samples in this explanation and the "
+        "picture is of one; give its index."
+    )
+
+
+def at_least_one(**limits: int) -> None:
+    """Refuse a limit that would leave nothing.
+
+    Raises:
+        ValueError: If one is less than 1; it is named.
+    """
+    for name, limit in limits.items():
+        if limit < 1:
+            raise ValueError(f"{name} is {limit}, expected at least 1.")
+
+
+def one_of(name: str, given: str, known: Iterable[str]) -> None:
+    """Refuse a word that is none of the known ones.
+
+    Raises:
+        ValueError: If it is none of them; they are listed.
+    """
+    known = list(known)
+    if given not in known:
+        words = ", ".join(map(repr, known))
+        raise ValueError(f"{name} is {given!r}, expected one of {words}.")
+
+
+def of_features(
+    table: pd.DataFrame, explanation: Explanation, features: Iterable[str] | None
+) -> pd.DataFrame:
+    """The rows of some features, all if None.
+
+    Raises:
+        KeyError: If there is no such feature; those there are, are listed.
+        ValueError: If nothing is left.
+    """
+    wanted = [features] if isinstance(features, str) else features
+    if wanted is not None:
+        wanted = list(wanted)
+        check_features(explanation, wanted, "features")
+        table = table[table["feature"].isin(wanted)].reset_index(drop=True)
+    if not len(table):
+        where = "the explanation" if wanted is None else ", ".join(map(repr, wanted))
+        raise ValueError(f"nothing to show: {where} has no code or value.")
+    return table
+
+
+def check_finite(table: pd.DataFrame) -> None:
+    """Refuse attributions that are not finite, for nothing adds up with them.
+
+    Raises:
+        ValueError: If one is not; its code is named.
+    """
+    import numpy as np
+
+    wrong = ~np.isfinite(table["attribution"].to_numpy(dtype=float))
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        raise ValueError(
+            f"the attribution of {row['code']!r} in feature {row['feature']!r} of "
+            f"patient {row['patient_id']!r} is {row['attribution']}, and nothing adds "
+            "up with it; see explanation.diagnostics."
+        )
+
+
+def check_features(explanation: Explanation, wanted: Iterable[str], where: str) -> None:
+    """Refuse a feature that the explanation does not have.
+
+    Raises:
+        KeyError: If there is none of that name; those there are, are listed.
+    """
+    unknown = [key for key in wanted if key not in explanation.features]
+    if unknown:
+        raise FeatureKeyError(
+            f"{where} names {', '.join(map(repr, unknown))}, which this explanation "
+            "does not have; its features are "
+            f"{', '.join(map(repr, explanation.features))}."
+        )
+
+
+def ranges_of(
+    explanation: Explanation, ranges: Ranges | None
+) -> dict[tuple[str, str], Range]:
+    """The usual range of each column that has one, by feature and column.
+
+    Raises:
+        KeyError: If a column or feature is not there; those there are, are listed.
+        ValueError: If a range is not two numbers in order.
+    """
+    from captum_ehr.explanation.rows import codes_of
+
+    records = explanation.features.items()
+    columns = {key: codes_of(key, one) for key, one in records if not one.is_token}
+    found: dict[tuple[str, str], Range] = {}
+    for word, given in (ranges or {}).items():
+        if isinstance(given, Mapping):
+            check_features(explanation, [word], "reference")
+            own = [word]
+        else:
+            own, given = list(columns), {word: given}
+        for code, bounds in given.items():
+            places = [(key, code) for key in own if code in columns.get(key, ())]
+            if not places:
+                known = [repr(one) for key in own for one in columns.get(key, ())]
+                raise FeatureKeyError(
+                    f"reference names {code!r}, which is no column of "
+                    f"{', '.join(map(repr, own)) or 'any feature'}; there are "
+                    f"{', '.join(known) or 'none'}."
+                )
+            found.update(dict.fromkeys(places, _range(code, bounds)))
+    return found
+
+
+def _range(code: str, bounds: Range) -> Range:
+    try:
+        low, high = (float(one) for one in bounds)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not low < high:  # also where one is not a number
+        raise ValueError(
+            f"the reference of {code!r} is {bounds!r}, expected (low, high) with low "
+            "below high, infinite where there is no bound."
+        )
+    return low, high

@@ -1,0 +1,221 @@
+"""Whether the attributions of a cohort add up, before any rescaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from captum_ehr.visualization.axes import (
+    GREY,
+    MUTED,
+    PLAIN,
+    axes_size,
+    label_margin,
+    label_rows,
+    one_axes,
+    strip,
+    write_title,
+)
+from captum_ehr.visualization.choosing import at_least_one
+from captum_ehr.visualization.layout import shorten
+from captum_ehr.visualization.swarm import swarm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from captum_ehr.explanation import Explanation
+
+BEYOND = "#d55e00"
+"""The colour of patients beyond the tolerance."""
+
+_WIDTH, _ROW_HEIGHT, _DOT = 7.0, 0.85, 18
+
+
+def completeness(
+    explanations: Explanation | Mapping[str, Explanation],
+    ax: Axes | None = None,
+    *,
+    tolerance: float = 1e-3,
+    max_named: int = 6,
+) -> tuple[Figure, Axes]:
+    """Draw how far each patient's attributions miss f(x) - f(x0), on a log scale.
+
+    A dot is the raw ``|delta| / |f(x) - f(x0)|`` of a sample, measured before any
+    rescaling: :attr:`captum_ehr.Explanation.relative_delta`. Those that miss nothing
+    stand at the left edge, those that miss something although the output did not
+    change, or whose delta is not a number, at the right one. Samples beyond the
+    tolerance are diamonds and named.
+
+    Args:
+        explanations: One explanation, or several by the names to show.
+        ax: Where to draw. Without it a figure of fitting size is made, independent
+            of pyplot and its backends.
+        tolerance: The part of the change that may be missing. What is beyond it is
+            beyond the rounding that ``completeness="rescale"`` will polish.
+        max_named: The most samples named in each row; the others are counted.
+
+    Returns:
+        The figure and the axes. Each row is a collection of dots within the
+        tolerance and one beyond it.
+
+    Raises:
+        ValueError: If there is no explanation or one has no sample, the tolerance is
+            not above 0, or ``max_named`` is less than 1.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> figure, ax = completeness(explanation)
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['MLP']
+    """
+    at_least_one(max_named=max_named)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance}, expected more than 0.")
+    if not isinstance(explanations, Mapping):
+        explanations = {explanations.model_name or "model": explanations}
+    rows = [_row(name, one, tolerance) for name, one in explanations.items()]
+    if not rows:
+        raise ValueError("nothing to show: there is no explanation.")
+    labels = [shorten(row.name, 30) for row in rows]
+    margins = (label_margin(labels), 0.6, 0.75, 0.6)
+    figure, ax = one_axes(ax, _WIDTH, max(_ROW_HEIGHT * len(rows), 1.1), margins)
+    label_rows(ax, labels)
+    _draw_rows(ax, rows, tolerance, max_named)
+    beyond = sum(int(row.beyond.sum()) for row in rows)
+    samples = sum(len(row.sizes) for row in rows)
+    line = (
+        f"{samples} samples, {beyond or 'none'} beyond the tolerance of {tolerance:g}; "
+        "raw, before any rescaling"
+    )
+    write_title(ax, "Do the attributions add up to f(x) - f(x0)?", [line])
+    return figure, ax
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One explanation: how much of the change each sample misses.
+
+    Args:
+        name: What to call it.
+        sizes: ``(samples,)``, the relative deltas; infinite where it is not a number.
+        beyond: ``(samples,)``, boolean: beyond the tolerance.
+        patients: Per sample, the identifier.
+    """
+
+    name: str
+    sizes: np.ndarray
+    beyond: np.ndarray
+    patients: tuple[str, ...]
+
+
+def _row(name: str, explanation: Explanation, tolerance: float) -> _Row:
+    if not len(explanation):
+        raise ValueError(f"nothing to show: the explanation {name!r} has no sample.")
+    sizes = explanation.relative_delta.numpy().copy()
+    sizes[np.isnan(sizes)] = np.inf
+    return _Row(name, sizes, sizes > tolerance, explanation.patient_ids)
+
+
+def _draw_rows(ax: Axes, rows: list[_Row], tolerance: float, max_named: int) -> None:
+    """The axis, the tolerance, the dots and the names of those beyond it."""
+    whole = np.concatenate([row.sizes for row in rows])
+    known = np.append(whole[np.isfinite(whole) & (whole > 0)], tolerance)
+    low, high = np.floor(np.log10([known.min(), known.max()])) + [0, 1]
+    has_none, has_all = bool((whole == 0).any()), bool(np.isinf(whole).any())
+    edges = 10.0 ** (low - has_none * 1.0), 10.0 ** (high + has_all * 1.0)
+    ax.set_xscale("log")
+    ax.set_xlim(*edges)
+    ax.axvspan(tolerance, edges[1], color="#f4f4f4", lw=0, zorder=0)
+    ax.axvline(tolerance, color=BEYOND, lw=1.0, ls="--", zorder=1)
+    ax.annotate(
+        f"tolerance {tolerance:g}",
+        (tolerance, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=7.5,
+        color=BEYOND,
+    )
+    for place, row in enumerate(rows):
+        _draw_dots(ax, place, row, edges)
+        _draw_names(ax, place, row, max_named)
+    _draw_axis(ax, int(low), int(high), has_none, has_all)
+
+
+def _draw_axis(ax: Axes, low: int, high: int, has_none: bool, has_all: bool) -> None:
+    """Powers of ten, and at the edges what has no logarithm."""
+    step = max(1, (high - low) // 8)
+    powers = [10.0**power for power in range(low, high + 1, step)]
+    words = [
+        f"{power:.0e}".replace("e-0", "e-").replace("e+0", "e+") for power in powers
+    ]
+    words = ["1" if power == 1 else word for power, word in zip(powers, words)]
+    if has_none:
+        powers, words = [10.0 ** (low - 0.5), *powers], ["0", *words]
+    if has_all:
+        powers, words = [*powers, 10.0 ** (high + 0.5)], [*words, "∞"]
+    strip(ax, "top", "right", "left")
+    ax.set_xticks(powers, words, fontsize=8, **PLAIN)
+    ax.minorticks_off()
+    ax.set_xlabel("|delta| / |f(x) - f(x0)|", fontsize=9)
+
+
+def _draw_dots(ax: Axes, place: int, row: _Row, edges: tuple[float, float]) -> None:
+    """The samples of one explanation, those beyond the tolerance as diamonds."""
+    low, high = np.log10(edges)
+    with np.errstate(divide="ignore"):
+        powers = np.log10(row.sizes)
+    powers = np.clip(
+        powers, low + 0.5 * np.isneginf(powers), high - 0.5 * np.isposinf(powers)
+    )
+    width = _DOT**0.5 / 72 / axes_size(ax)[0]
+    offsets = swarm((powers - low) / (high - low), width, 0.6)
+    for chosen, marker, color in (
+        (~row.beyond, "o", GREY),
+        (row.beyond, "D", BEYOND),
+    ):
+        ax.scatter(
+            10.0 ** powers[chosen],
+            place + offsets[chosen],
+            s=_DOT,
+            marker=marker,
+            color=color,
+            edgecolors="white",
+            linewidths=0.3,
+            zorder=3,
+        )
+
+
+def _draw_names(ax: Axes, place: int, row: _Row, max_named: int) -> None:
+    """The row's median, and who is beyond the tolerance, worst first."""
+    text = f"median {np.median(row.sizes):.1g}"
+    order = [i for i in np.argsort(-row.sizes, kind="stable") if row.beyond[i]]
+    if order:
+        named = [
+            f"{shorten(row.patients[i], 20)} ({row.sizes[i]:.1g})"
+            for i in order[:max_named]
+        ]
+        more = f" +{len(order) - max_named} more" if len(order) > max_named else ""
+        text += "; beyond: " + ", ".join(named) + more
+    ax.annotate(
+        text,
+        (0, place + 0.42),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        color=MUTED,
+        annotation_clip=False,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+        zorder=4,
+        **PLAIN,
+    )

@@ -1,0 +1,119 @@
+"""Make the documentation's figures: train a model, explain, draw each plot.
+
+    python docs/make_figures.py
+    python docs/make_figures.py --mimic3 FOLDER --eicu FOLDER --out FOLDER
+
+Without folders of records, everything is drawn from the built-in cohort of invented
+patients, and that is what docs/figures holds: a picture of a patient's history is
+that patient's record. With them, the same plots are made of real records: MIMIC-III
+for codes, eICU for laboratory values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captum_ehr import Explanation
+from captum_ehr.datasets import LABS
+from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.explaining import explain, timeline_patient
+from captum_ehr.demo.mimic3 import mimic3_cohort
+from captum_ehr.demo.quiet import one_thread, quiet
+from captum_ehr.demo.synthetic import synthetic_demo_cohort
+from captum_ehr.demo.training import MODELS, build_model, train
+from captum_ehr.visualization import (
+    cohort_bar,
+    cohort_beeswarm,
+    completeness,
+    heatmap,
+    timeline,
+    waterfall,
+)
+from captum_ehr.visualization.choosing import Ranges
+
+HERE = Path(__file__).parent
+DPI = 110
+
+
+def main() -> None:
+    """Read the folders' names and make the figures."""
+    parser = argparse.ArgumentParser(description="Make the documentation's figures.")
+    parser.add_argument("--mimic3", type=Path, help="a folder with MIMIC-III's tables")
+    parser.add_argument("--eicu", type=Path, help="a folder with eICU's tables")
+    parser.add_argument("--out", type=Path, default=HERE / "figures")
+    asked = parser.parse_args()
+    if (asked.mimic3 or asked.eicu) and asked.out == HERE / "figures":
+        parser.error("real records: say with --out where their pictures shall go.")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with one_thread(), tempfile.TemporaryDirectory() as scratch:
+        cache = Path(scratch)
+        if asked.mimic3:
+            draw(lambda: mimic3_cohort(asked.mimic3, cache), asked.out / "mimic3", None)
+        if asked.eicu:
+            from eicu_cohort import REFERENCE, eicu_cohort
+
+            draw(lambda: eicu_cohort(asked.eicu, cache), asked.out / "eicu", REFERENCE)
+    if not (asked.mimic3 or asked.eicu):
+        usual = {lab.name: (lab.low, lab.high) for lab in LABS}
+        draw(_synthetic, asked.out, usual)
+
+
+def _synthetic() -> Cohort:
+    cohort = synthetic_demo_cohort(2500, 200)
+    units = {"labs": {lab.name: lab.unit for lab in LABS}}
+
+    def with_units(explanation: Explanation) -> Explanation:
+        return cohort.readable(explanation).with_units(units)
+
+    return replace(cohort, readable=with_units)
+
+
+def draw(make: Callable[[], Cohort], out: Path, reference: Ranges | None) -> None:
+    """Train the demo's models on a cohort and draw every plot of the first."""
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        cohort = make()
+        explained = {name: _explained(name, cohort) for name in MODELS}
+    first = explained[MODELS[0]]
+    patient = timeline_patient(first)
+    short = int(first.to_frame().groupby("sample").size().idxmin())
+    time = cohort.time_label
+    figures = {
+        "timeline": timeline(first, patient, time_label=time, reference=reference),
+        "timeline_short": timeline(first, short, time_label=time, reference=reference),
+        "waterfall": waterfall(first, patient),
+        "waterfall_probability": waterfall(first.in_probability(), patient),
+        "heatmap": heatmap(first, patient, time_label=time),
+        "heatmap_codes": heatmap(first, patient, by="code", k=20, time_label=time),
+        "cohort_bar": cohort_bar(first, k=15),
+        "cohort_beeswarm": cohort_beeswarm(first, k=15),
+        "completeness": completeness(explained),
+    }
+    for name, (figure, _) in figures.items():
+        save(figure, out / f"{name}.png")
+
+
+def _explained(name: str, cohort: Cohort) -> Explanation:
+    model = build_model(name, cohort.dataset, seed=0)
+    train(model, cohort, cohort.epochs, 0, lambda epoch, loss: None)
+    return explain(name, model, cohort).explanation
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure with all that stands outside its axes, in 128 colours."""
+    whole = BytesIO()
+    figure.savefig(whole, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+    few = Image.open(whole).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
