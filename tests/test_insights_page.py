@@ -1,0 +1,354 @@
+"""The page in a browser: live, and as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from insights_cases import NAMES, SCRIPT, stagenet
+
+from captum_ehr.insights import AttributionVisualizer, Server
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH")
+
+
+@pytest.fixture(scope="module")
+def visualizer() -> AttributionVisualizer:
+    model = stagenet()
+    return AttributionVisualizer(
+        model,
+        model.dataset,
+        names=NAMES,
+        methods=["DeepLiftEHR", "IntegratedGradients", "DeepLift"],
+        title=f"Insights {SCRIPT}",
+    )
+
+
+@pytest.fixture(scope="module")
+def server(visualizer: AttributionVisualizer) -> Iterator[Server]:
+    with visualizer.serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-quic"]
+        )
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """A page, and what it asked for and complained of."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.requests: list[str] = []
+        self.problems: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.page.on("request", lambda one: self.requests.append(one.url))
+        self.page.on("websocket", lambda one: self.requests.append(one.url))
+        self.page.on("pageerror", lambda one: self.problems.append(str(one)))
+        self.page.on(
+            "console",
+            lambda one: (
+                self.problems.append(one.text)
+                if one.type in ("error", "warning")
+                else None
+            ),
+        )
+        self.page.goto(url)
+        self.ready()
+
+    def wait(self, condition: str) -> None:
+        """Wait for a condition; the page's own policy forbids Playwright's way."""
+        until = time.monotonic() + 20
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < until, condition
+            self.page.wait_for_timeout(20)
+
+    def ready(self) -> None:
+        """Wait until the patient that is asked for is drawn."""
+        self.wait(
+            "Boolean(document.body.dataset.ready && "
+            "!document.querySelector('.waiting') && "
+            "document.querySelector('.panel .content').children.length)"
+        )
+
+    def pick(self, label: str, choice: str, side: int = 0) -> None:
+        """Choose in a panel's controls, and wait for what follows."""
+        self.page.evaluate("delete document.body.dataset.ready")
+        panel = self.page.locator(f".panel[data-side='{side}']")
+        panel.get_by_label(label, exact=True).select_option(label=choice)
+        self.ready()
+
+    def click(self, selector: str) -> None:
+        self.page.evaluate("delete document.body.dataset.ready")
+        self.page.locator(selector).first.click()
+        self.ready()
+
+    def chips(self, side: int = 0) -> list[tuple[str, float]]:
+        """Code and attribution of every chip, from its tooltip."""
+        found = self.page.locator(f".panel[data-side='{side}'] .chip").evaluate_all(
+            "all => all.map(one => [one.dataset.code, one.title])"
+        )
+        return sorted((code, float(title.rpartition(" ")[2])) for code, title in found)
+
+    def saved(self, selector: str) -> tuple[str, bytes]:
+        """What a button saves."""
+        with self.page.expect_download() as waiting:
+            self.page.locator(selector).click()
+        return waiting.value.suggested_filename, waiting.value.path().read_bytes()
+
+
+@pytest.fixture
+def tab(browser: Any, server: Server) -> Iterator[Tab]:
+    opened = Tab(browser, server.url)
+    yield opened
+    try:
+        assert opened.problems == []
+        own = (f"http://127.0.0.1:{server.port}/", f"ws://127.0.0.1:{server.port}/")
+        local = (*own, "blob:", "data:")
+        assert all(url.startswith(local) for url in opened.requests)
+        assert opened.page.title() == f"Insights {SCRIPT}"
+        assert opened.page.locator("img[src=x]").count() == 0
+    finally:
+        opened.page.close()
+
+
+def chips_of(view: dict[str, Any]) -> list[tuple[str, float]]:
+    """What the chips of a view must be."""
+    return sorted(
+        (item["code"], item["attribution"])
+        for visit in view["visits"]
+        for group in visit["groups"]
+        for item in group["items"]
+    )
+
+
+def explained(row: int, **options: Any) -> list[tuple[str, float]]:
+    """The same by DeepLiftEHR itself, without anything of the page."""
+    from pyhealth.datasets import get_dataloader
+
+    from captum_ehr import DeepLiftEHR
+
+    model = stagenet()
+    (batch,) = get_dataloader(model.dataset, len(model.dataset))
+    frame = DeepLiftEHR(model).explain(batch, **options)[row].to_frame()
+    frame = frame[frame["feature"] == "conditions"]
+    return sorted(zip(frame["code"], frame["attribution"]))
+
+
+def same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
+    assert [code for code, _ in found] == [code for code, _ in expected]
+    numbers = [one for _, one in expected]
+    assert [one for _, one in found] == pytest.approx(numbers, rel=1e-3, abs=1e-6)
+
+
+class TestLive:
+    def test_it_opens_with_the_numbers_of_explain(self, tab: Tab) -> None:
+        same(tab.chips(), explained(0))
+        assert tab.page.locator(".badge").inner_text() == "✓ adds up"
+        assert "p00" in tab.page.locator(".title h2").inner_text()
+        assert "<pad>" not in tab.page.content()
+
+    def test_another_method_target_and_baseline(
+        self, tab: Tab, visualizer: AttributionVisualizer
+    ) -> None:
+        tab.pick("Target", "ward")
+        same(tab.chips(), explained(0, target="ward"))
+        tab.pick("Baseline", "pad")
+        same(tab.chips(), explained(0, target="ward", baselines="pad"))
+        tab.pick("Method", "IntegratedGradients")
+        expected = visualizer.view(0, "IntegratedGradients", "ward", "pad")
+        same(tab.chips(), chips_of(expected))
+
+    def test_a_method_that_fails_says_why(self, tab: Tab) -> None:
+        tab.pick("Method", "DeepLift")
+        said = tab.page.locator(".problem").inner_text()
+        assert "DeepLift could not explain this patient" in said and "Module" in said
+        tab.pick("Method", "DeepLiftEHR")
+        assert tab.page.locator(".problem").count() == 0
+
+    def test_search_keys_and_sorting(self, tab: Tab) -> None:
+        page = tab.page
+        page.keyboard.press("/")
+        page.keyboard.type("p1")
+        assert page.locator("#count").inner_text() == "2 of 12 patients"
+        page.keyboard.press("ArrowDown")
+        page.evaluate("delete document.body.dataset.ready")
+        page.keyboard.press("Enter")
+        tab.ready()
+        assert page.locator(".title h2").inner_text() == "p11"
+        same(tab.chips(), explained(11))
+        page.keyboard.press("Escape")
+        page.locator("#reset").click()
+        page.locator(".thead .id").click()
+        page.locator(".thead .id").click()
+        assert page.locator(".trow .id").first.inner_text() == "p11"
+        page.locator("#search").fill("nobody")
+        assert "Nobody matches" in page.locator("#patients").inner_text()
+
+    def test_filters(self, tab: Tab, visualizer: AttributionVisualizer) -> None:
+        page, overview = tab.page, visualizer.overview()
+        said = overview["predictions"][0]
+        wrong = [i for i, one in enumerate(said) if not one["correct"]]
+        page.get_by_label("Prediction").select_option(label="wrong")
+        assert page.locator(".trow").count() == len(wrong)
+        page.get_by_label("sex").select_option(label="sex: male")
+        male = [i for i in wrong if overview["patients"][i]["groups"] == ["male"]]
+        assert page.locator(".trow").count() == len(male)
+        page.locator("#reset").click()
+        page.locator("#code").fill("A41")
+        place = [one["code"] for one in overview["codes"]].index("A41")
+        have = [
+            i for i, one in enumerate(overview["patients"]) if place in one["codes"]
+        ]
+        assert 0 < len(have) < 12 and page.locator(".trow").count() == len(have)
+
+    def test_the_table_shows_delta_once_explained(self, tab: Tab) -> None:
+        tab.wait(
+            "[...document.querySelectorAll('.trow .delta')]"
+            ".every(one => one.textContent !== '–')"
+        )
+
+    def test_two_methods_then_two_patients(
+        self, tab: Tab, visualizer: AttributionVisualizer
+    ) -> None:
+        tab.click("#compare")
+        tab.page.wait_for_selector(".agreement")
+        same(tab.chips(0), explained(0))
+        same(tab.chips(1), chips_of(visualizer.view(0, "IntegratedGradients")))
+        legends = tab.page.locator(".legend .num").all_inner_texts()
+        assert legends[:2] == legends[2:]
+        tab.pick("Method", "DeepLiftEHR", side=1)
+        tab.pick("Baseline", "pad", side=1)
+        same(tab.chips(1), explained(0, baselines="pad"))
+        tab.page.locator("#linked").uncheck()
+        tab.ready()
+        tab.click(".trow[data-row='5']")
+        heads = tab.page.locator(".title h2").all_inner_texts()
+        assert heads == ["p00", "p05"]
+        same(tab.chips(0), explained(0))
+        same(tab.chips(1), explained(5, baselines="pad"))
+        assert tab.page.locator(".agreement").count() == 0
+
+    def test_the_cohort_and_who_has_a_code(
+        self, tab: Tab, visualizer: AttributionVisualizer
+    ) -> None:
+        page = tab.page
+        page.locator("[data-tab=cohort]").click()
+        tab.wait("document.querySelector('.cohort h2')?.textContent === '12 patients'")
+        _, data = tab.saved("#export-csv")
+        rows = list(csv.DictReader(io.StringIO(data.decode())))
+        expected = visualizer.cohort()["codes"]
+        assert [row["code"] for row in rows] == [one["code"] for one in expected]
+        for row, one in zip(rows, expected):
+            for key in ("mean", "mean_abs", "prevalence"):
+                assert float(row[key]) == pytest.approx(one[key], rel=1e-6, abs=1e-9)
+        page.locator("tr[data-code=A41]").click()
+        held = {one["code"]: one["patients"] for one in expected}["A41"]
+        assert page.locator("#count").inner_text() == f"{held} of 12 patients"
+        assert page.locator(".cohort h2").inner_text() == f"{held} patients"
+
+    def test_markup_of_the_data_is_text(self, tab: Tab) -> None:
+        tab.click(".trow[data-row='3']")
+        assert tab.page.locator(".title h2").inner_text() == SCRIPT
+        assert SCRIPT in tab.page.locator(".chip[data-code=I50]").first.inner_text()
+        tab.page.locator("[data-tab=cohort]").click()
+        name = tab.page.locator("tr[data-code=I50] .name")
+        name.wait_for()
+        assert SCRIPT in name.inner_text()
+
+    def test_exports_are_what_is_seen(self, tab: Tab, tmp_path: Path) -> None:
+        name, data = tab.saved("#export-csv")
+        rows = list(csv.DictReader(io.StringIO(data.decode())))
+        assert name == "patient.csv"
+        own = [r for r in rows if r["feature"] == "conditions"]
+        same(sorted((r["code"], float(r["attribution"])) for r in own), explained(0))
+        # No spreadsheet takes a name for a formula.
+        assert {r["name"] for r in own if r["code"] == "N17"} == {"'=1+1"}
+        name, data = tab.saved("#export-png")
+        assert name == "patient.png" and data.startswith(b"\x89PNG")
+        assert len(data) > 20_000
+        name, data = tab.saved("#export-html")
+        text = data.decode()
+        assert name == "insights.html" and "1 patient, of 12" in text
+        assert '"p01"' not in text
+
+    @pytest.mark.parametrize("width", [1280, 2560])
+    def test_nothing_is_cut_off(self, tab: Tab, width: int) -> None:
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        for click in ("[data-tab=patient]", "#compare", "[data-tab=cohort]"):
+            tab.page.locator(click).click()
+            tab.page.wait_for_timeout(100)
+            for part in ("html", "main", "#sidebar"):
+                overflow = tab.page.evaluate(
+                    f"(one => one.scrollWidth - one.clientWidth)"
+                    f"(document.querySelector('{part}'))"
+                )
+                assert overflow <= 0, part
+
+
+def test_a_lost_server_is_said(browser: Any, visualizer: AttributionVisualizer) -> None:
+    with visualizer.serve() as short:
+        tab = Tab(browser, short.url)
+    tab.page.wait_for_selector("#banner.error", timeout=10_000)
+    assert "connection to the server is lost" in tab.page.inner_text("#banner")
+    tab.page.close()
+
+
+@pytest.fixture(scope="module")
+def file(visualizer: AttributionVisualizer, tmp_path_factory: Any) -> Path:
+    return visualizer.save(
+        tmp_path_factory.mktemp("page") / "page.html",
+        patients=["p00", SCRIPT, "p04"],
+        methods=["DeepLiftEHR", "IntegratedGradients"],
+        baselines=["unk", "pad"],
+        targets=[None, "died"],
+    )
+
+
+class TestFile:
+    def test_it_shows_the_live_pages_numbers_and_asks_for_nothing(
+        self, browser: Any, file: Path, visualizer: AttributionVisualizer
+    ) -> None:
+        tab = Tab(browser, file.as_uri())
+        assert "3 patients, of 12" in tab.page.inner_text("#banner")
+        tab.click(".trow[data-row='2']")
+        assert tab.page.locator(".title h2").inner_text() == "p04"
+        same(tab.chips(), chips_of(visualizer.view("p04")))
+        tab.pick("Target", "died")
+        tab.pick("Method", "IntegratedGradients")
+        tab.pick("Baseline", "pad")
+        found = visualizer.view("p04", "IntegratedGradients", "died", "pad")
+        same(tab.chips(), chips_of(found))
+        options = tab.page.locator(".controls select").nth(0).locator("option")
+        assert options.all_inner_texts() == ["DeepLiftEHR", "IntegratedGradients"]
+        tab.page.locator("[data-tab=cohort]").click()
+        assert tab.page.locator(".cohort h2").inner_text() == "3 patients"
+        assert tab.requests == [file.as_uri()] and tab.problems == []
+        assert tab.page.locator("#export-html").count() == 0
+        tab.page.close()
+
+    def test_what_is_embedded_is_what_view_gives(
+        self, file: Path, visualizer: AttributionVisualizer
+    ) -> None:
+        text = file.read_text()
+        start = text.index(">", text.index('id="data"')) + 1
+        data = json.loads(text[start : text.index("</script>", start)])
+        key = json.dumps([0, "DeepLiftEHR", None, "unk"], separators=(",", ":"))
+        expected = json.loads(json.dumps(visualizer.view("p04")))
+        found = data["views"][key][2]
+        for name in ("f_input", "f_baseline", "total", "visits", "series"):
+            assert found[name] == expected[name]
