@@ -164,12 +164,12 @@ class DeepLiftEHR(Engine):
         Returns:
             A frame with a row per operation, module and rule, the largest residual
             first: ``operation``, ``module`` (its path, ``""`` for the model itself),
-            ``calls``, ``rule``, ``exact``, ``share`` (how much of Σ|f(x) - f(x0)|
+            ``calls``, ``rule``, ``exact``, ``share`` (how much of ``Σ|f(x) - f(x0)|``
             over the patients flows through the output of these calls: operations in a
             row each carry it again, those side by side divide it and may cancel) and
             ``residual`` (how much of it they lose: Σ over the calls of
-            |Σ m·Δin - Δout|). The last two rows are what came past every rule, linear
-            operations where all is well, and the whole explanation.
+            ``|Σ m·Δin - Δout|``). The last two rows are what came past every rule,
+            linear operations where all is well, and the whole explanation.
 
         Example:
             >>> from captum_ehr.datasets import tiny_model

@@ -27,7 +27,7 @@ class Line(NamedTuple):
         rule: The name of the rule that gave their multipliers.
         exact: False for the path-integral fallback.
         carried: Σ M·Δout over the calls, in units of the explained value.
-        missing: Σ |Σ M·m·Δin - Σ M·Δout| over the calls, in the same units.
+        missing: ``Σ |Σ M·m·Δin - Σ M·Δout|`` over the calls, in the same units.
     """
 
     operation: str

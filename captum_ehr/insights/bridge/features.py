@@ -24,7 +24,7 @@ class FeatureOutput(NamedTuple):
         modified: Percent of the largest absolute attribution of the feature (text),
             or of their L2 norm (general); what Captum Insights draws.
         type: ``"text"`` or ``"general"``.
-        contribution: The feature's part of the Σ |sum over a feature|.
+        contribution: The feature's part of the ``Σ |sum over a feature|``.
         attributions: One number per entry of ``base``, in units of the score.
     """
 
