@@ -112,7 +112,7 @@ class PyHealthAdapter(nn.Module):
     @property
     def target_names(self) -> tuple[str, ...] | None:
         """The name of each output; a one-logit binary model's is its positive label."""
-        names = [str(label) for label, _ in sorted(self.labels.items(), key=_second)]
+        names = [str(label) for label in sorted(self.labels, key=self.labels.get)]
         if not names:
             return None
         return (names[-1],) if self.mode == "binary" else tuple(names)
@@ -382,10 +382,6 @@ def _without_loss(view: Any, losses: Sequence[str]) -> Any:
         owner, _, name = path.rpartition(".")
         view.get_submodule(owner).__dict__[name] = _no_loss
     return view
-
-
-def _second(item: tuple[Any, int]) -> int:
-    return item[1]
 
 
 def _no_loss(logits: Tensor, *_: Any, **__: Any) -> Tensor:
