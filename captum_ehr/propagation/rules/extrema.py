@@ -3,8 +3,8 @@ r"""Maxima and pools, and order statistics.
 A maximum's change goes in two parts, to where the input has it and to where the
 reference has it (Shrikumar et al. 2017, section 3.5, as Captum does for pools):
 
-.. math:: \Delta y = \underbrace{\max(y, y_0) - y_0}_{\text{to } \arg\max x}
-                   + \underbrace{y - \max(y, y_0)}_{\text{to } \arg\max x_0}
+.. math:: \Delta y = \underbrace{\max(y, y_0) - y_0}_{\text{to } \mathrm{argmax}\, x}
+                   + \underbrace{y - \max(y, y_0)}_{\text{to } \mathrm{argmax}\, x_0}
 
 one of which is 0. The multiplier is that part over its Δx and lies in [0, 1];
 windows that overlap add up.
