@@ -78,7 +78,7 @@ class DeathInHospital(BaseTask):
             samples.append(
                 {
                     "patient_id": patient.patient_id,
-                    "stay": f"stay {stay.patientunitstayid}",
+                    "stay": str(stay.patientunitstayid),
                     "conditions": _visits(conditions),
                     "drugs": _visits(drugs),
                     "labs": _rows(labs),

@@ -211,6 +211,14 @@ class TestBoth:
         assert max(map(len, labels(first))) <= 44
         assert "+170 more" in said(figure)
 
+    def test_no_text_is_cut_off(self, picture) -> None:
+        names = {"I50": "heart failure " * 9}
+        figure, _ = picture(cohort(model_name="StageNet", names=names), k=3)
+        figure.canvas.draw()
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert (box.max <= figure.get_size_inches()).all()
+
     def test_the_title_says_of_what_and_of_how_many(self, picture) -> None:
         explanation = cohort(patient_ids=("a", "a", "b", "c"), baseline="unk")
         figure, _ = picture(explanation)

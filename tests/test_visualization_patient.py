@@ -166,7 +166,7 @@ class TestHeatmap:
         ids = torch.arange(2, 202).view(1, 50, 4)
         vocabulary = ("<pad>", "<unk>", *(f"C{i}" for i in range(200)))
         codes = FeatureRecord(ids, ids > 0, torch.arange(50.0)[None], vocabulary)
-        one = explain({"conditions": codes})
+        one = explain({"conditions": codes}, model_name="M" * 30)
         figure, axes = heatmap(one, by="code", k=25, max_visits=20)
         figure.canvas.draw()
         cells = axes.collections[0].get_array()
@@ -174,6 +174,11 @@ class TestHeatmap:
         assert words(axes)[-1] == "175 more"
         assert axes.get_xticklabels()[-1].get_text() == "30 more"
         assert cells.sum() == pytest.approx(float(one.total[0]), abs=1e-5)
+        # The colours are those of what is shown, and the label is on the figure.
+        shown = np.abs(cells[:-1, :-1]).max()
+        assert axes.collections[0].norm.vmax == pytest.approx(shown)
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        assert box.y0 >= 0 and (box.max <= figure.get_size_inches()).all()
 
     def test_features_are_chosen(self) -> None:
         _, axes = heatmap(history(), features=["static", "labs"])
@@ -271,6 +276,14 @@ class TestAll:
         assert all(not t.get_parse_math() for t in said if "$" in t.get_text())
         assert max(len(line) for t in said for line in t.get_text().split("\n")) < 200
 
+    def test_no_text_is_cut_off(self, picture) -> None:
+        names = {"I50": "heart failure " * 9}
+        figure, _ = picture(history(model_name="StageNet", baseline="unk", names=names))
+        figure.canvas.draw()
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert (box.max <= figure.get_size_inches()).all()
+
     def test_the_title_says_what_it_is(self, picture) -> None:
         figure, axes = picture(history(model_name="RNN", baseline="unk"))
         figure.canvas.draw()
@@ -304,3 +317,6 @@ class TestLimits:
         for one in (single, untimed):
             for picture in PICTURES:
                 picture(one)[0].canvas.draw()
+        once = explain({"conditions": tokens([[[2]]], torch.tensor([[3.5]]))})
+        _, axes = timeline(once)
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["3.5"]

@@ -31,6 +31,9 @@ MUTED, GREY, EDGE = "#555555", "#4d4d4d", "#777777"
 ROW = 0.27
 """The height of a row in inches, in figures of our own."""
 
+_TITLE = 7.6
+"""What a title needs at least, in inches from the left edge of the axes."""
+
 Margins = tuple[float, float, float, float]
 """Left, right, top and bottom, in inches."""
 
@@ -68,7 +71,8 @@ def own_axes(
     from matplotlib.figure import Figure
 
     left, right, top, bottom = margins
-    wide = left + sum(widths) + gap * (len(widths) - 1) + right
+    inner = sum(widths) + gap * (len(widths) - 1)
+    wide = left + max(inner + right, _TITLE)
     high = top + height + bottom
     figure = Figure(figsize=(wide, high), facecolor="white")
     FigureCanvasAgg(figure)
@@ -207,14 +211,19 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def rounded(values: Sequence[float]) -> list[str]:
+def rounded(values: Sequence[float], limit: float | None = None) -> list[str]:
     """Attributions with their signs, all with the digits that the largest needs.
+
+    Args:
+        values: The attributions.
+        limit: What to count as the largest absolute one; by default the largest.
 
     Example:
         >>> rounded([0.438, -0.0312, 0.001]), rounded([0.0438, -0.0312])
         (['+0.44', '-0.03', '0'], ['+0.044', '-0.031'])
     """
-    limit = max((abs(value) for value in values), default=0.0)
+    if limit is None:
+        limit = max((abs(value) for value in values), default=0.0)
     digits = 2 if limit <= 0 else max(2, 1 - math.floor(math.log10(limit)))
     words = [f"{value:+.{digits}f}" for value in values]
     return [word if float(word) else "0" for word in words]

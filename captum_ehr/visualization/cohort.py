@@ -166,6 +166,8 @@ def _draw_bars(
             )
     low, high = min([0.0, *means]), max([0.0, *means])
     room = 0.2 * (high - low or 1.0)
+    axes[0].locator_params(axis="x", nbins=5)
+    axes[1].locator_params(axis="x", nbins=4)
     axes[0].set_xlim(low - room * (low < 0), high + room * (high > 0))
     axes[1].set_xlim(0, 1.3 * max(sizes) or 1.0)
     axes[2].set_xlim(0, 1.4)

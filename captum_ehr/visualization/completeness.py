@@ -194,13 +194,17 @@ def _draw_dots(ax: Axes, place: int, row: _Row, edges: tuple[float, float]) -> N
         )
 
 
+def _size(relative: float) -> str:
+    return "∞" if np.isinf(relative) else f"{relative:.1g}"
+
+
 def _draw_names(ax: Axes, place: int, row: _Row, max_named: int) -> None:
     """The row's median, and who is beyond the tolerance, worst first."""
-    text = f"median {np.median(row.sizes):.1g}"
+    text = f"median {_size(float(np.median(row.sizes)))}"
     order = [i for i in np.argsort(-row.sizes, kind="stable") if row.beyond[i]]
     if order:
         named = [
-            f"{shorten(row.patients[i], 20)} ({row.sizes[i]:.1g})"
+            f"{shorten(row.patients[i], 20)} ({_size(row.sizes[i])})"
             for i in order[:max_named]
         ]
         more = f" +{len(order) - max_named} more" if len(order) > max_named else ""

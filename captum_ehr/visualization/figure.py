@@ -18,7 +18,13 @@ from captum_ehr.visualization.axes import (
     strip,
 )
 from captum_ehr.visualization.canvas import Canvas
-from captum_ehr.visualization.layout import Limits, PatientView, patient_view, shorten
+from captum_ehr.visualization.layout import (
+    Limits,
+    PatientView,
+    number,
+    patient_view,
+    shorten,
+)
 from captum_ehr.visualization.panels import Panel, plan_panels
 
 if TYPE_CHECKING:
@@ -35,10 +41,11 @@ _WIDTH = (6.5, 14.5)
 
 @dataclass(frozen=True)
 class _Axis:
-    """The shared x axis: its values, and whether they are times."""
+    """The shared x axis: its values, the only one, and whether they are times."""
 
     low: float
     high: float
+    only: float | None
     is_time: bool
     is_shown: bool
 
@@ -89,14 +96,16 @@ def _axis(view: PatientView) -> _Axis:
     places = times or numbers or [0.0]
     low, high = min(places), max(places)
     margin = 0.06 * (high - low) or 0.5
-    return _Axis(low - margin, high + margin, bool(times), bool(times or numbers))
+    only = low if low == high else None
+    is_shown = bool(times or numbers)
+    return _Axis(low - margin, high + margin, only, bool(times), is_shown)
 
 
 def _draw_panels(ax: Axes, panels: Sequence[Panel]) -> None:
     """All panels from top to bottom, their names at the left, a line between."""
     top = 0.0
-    for number, panel in enumerate(panels):
-        if number % 2:
+    for place, panel in enumerate(panels):
+        if place % 2:
             ax.axhspan(top, top + panel.height, color="#f6f6f6", zorder=0, lw=0)
         ax.annotate(
             shorten(panel.feature, 24),
@@ -113,7 +122,7 @@ def _draw_panels(ax: Axes, panels: Sequence[Panel]) -> None:
         )
         panel.draw(ax, top)
         top += panel.height
-        if number < len(panels) - 1:
+        if place < len(panels) - 1:
             ax.axhline(top, color="#cccccc", lw=0.6, zorder=1)
 
 
@@ -124,6 +133,9 @@ def _draw_axis(ax: Axes, axis: _Axis, time_label: str) -> None:
         ax.set_xticks([])
         ax.spines["bottom"].set_visible(False)
         return
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=not axis.is_time))
+    if axis.only is None:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=not axis.is_time))
+    else:
+        ax.set_xticks([axis.only], [number(axis.only)])
     label = time_label if axis.is_time else "visit (in order; no times known)"
     ax.set_xlabel(label, fontsize=9, **PLAIN)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _ABSENT = "#e4e4e4"
 _CELL, _NUMBERED = (0.24, 0.56), 0.42
-_WIDTH, _ROW, _LEAST = (3.6, 9.5), 0.25, 1.2
+_WIDTH, _ROW, _LEAST = (0.9, 9.5), 0.25, 1.2
 _NOWHERE, _TIMED, _VISIT, _STEP = range(4)
 
 type _Place = tuple[int, str, float]
@@ -52,11 +52,20 @@ type _Place = tuple[int, str, float]
 
 @dataclass(frozen=True)
 class _Grid:
-    """Attributions by row and column; NaN where the patient has nothing."""
+    """Attributions by row and column.
+
+    Args:
+        cells: ``(rows, columns)``; NaN where the patient has nothing.
+        rows: What to call each row.
+        columns: What to call each column.
+        scale: The colours, of the cells that are not a sum of what is not shown.
+        is_timed: Columns are times.
+    """
 
     cells: np.ndarray
     rows: list[str]
     columns: list[str]
+    scale: ColorScale
     is_timed: bool
 
 
@@ -117,19 +126,19 @@ def heatmap(
     frame = of_features(one.to_frame(), one, features)
     check_finite(frame)
     grid = _grid(one, frame, by, k, max_visits)
-    scale = ColorScale.of(grid.cells.ravel().tolist())
     cell = min(max(_WIDTH[1] / len(grid.columns), _CELL[0]), _CELL[1])
     width = min(max(cell * len(grid.columns), _WIDTH[0]), _WIDTH[1])
-    margins = (label_margin(grid.rows), 1.75, 1.35, 0.6)
+    bottom = 0.6 + 0.066 * max(map(len, grid.columns))
+    margins = (label_margin(grid.rows), 1.75, 1.35, bottom)
     height = max(_ROW * len(grid.rows), _LEAST)
     figure, ax = one_axes(ax, width, height, margins)
-    _draw_cells(ax, grid, scale)
+    _draw_cells(ax, grid)
     _draw_sums(ax, grid)
     if grid.is_timed:
         ax.set_xlabel(time_label, fontsize=9, **PLAIN)
     # The sums on top stand upright where there is no room for them across.
     patient_title(ax, one, 14.0 if _cell_width(ax, grid) >= _NUMBERED else 34.0)
-    color_bar(ax, scale, one.output, gap=0.85)
+    color_bar(ax, grid.scale, one.output, gap=0.85)
     return figure, ax
 
 
@@ -156,8 +165,13 @@ def _grid(
     cells, labels = _fold(cells, labels, rows if by == "code" else sorted(rows))
     shown = sorted(_strongest(cells.T)[:max_visits])
     words = [_words(place) for place in columns]
+    if columns == [(_NOWHERE, "", 0.0)]:
+        words = ["all"]
     across, words = _fold(cells.T, words, shown)
-    return _Grid(across.T, labels, words, any(kind == _TIMED for kind, *_ in columns))
+    # What is not shown may be much: it takes no colour from the others.
+    scale = ColorScale.of(across.T[: len(rows), : len(shown)].ravel().tolist())
+    is_timed = any(kind == _TIMED for kind, *_ in columns)
+    return _Grid(across.T, labels, words, scale, is_timed)
 
 
 def _places(one: Explanation, frame: pd.DataFrame) -> list[_Place]:
@@ -211,11 +225,11 @@ def _fold(
     return np.vstack([kept, total]), [*words, f"{len(rest)} more"]
 
 
-def _draw_cells(ax: Axes, grid: _Grid, scale: ColorScale) -> None:
+def _draw_cells(ax: Axes, grid: _Grid) -> None:
     """The coloured table; a number in each cell where there is room."""
     from matplotlib.colors import Normalize
 
-    limit = scale.limit or 1.0
+    limit = grid.scale.limit or 1.0
     ax.set_facecolor(_ABSENT)
     ax.pcolormesh(
         np.arange(len(grid.columns) + 1) - 0.5,
@@ -239,7 +253,7 @@ def _draw_cells(ax: Axes, grid: _Grid, scale: ColorScale) -> None:
     words = rounded(np.nan_to_num(grid.cells).ravel().tolist())
     for (row, column), size in np.ndenumerate(grid.cells):
         if not math.isnan(size):
-            color = scale.text(size)
+            color = grid.scale.text(size)
             ax.text(
                 column,
                 row,
@@ -260,7 +274,7 @@ def _draw_sums(ax: Axes, grid: _Grid) -> None:
     """The sums of the columns on top, those of the rows at the right."""
     rotation = 0 if _cell_width(ax, grid) >= _NUMBERED else 90
     style = {"fontsize": 7, "color": MUTED, "annotation_clip": False, **PLAIN}
-    across = rounded(np.nansum(grid.cells, axis=0).tolist())
+    across = rounded(np.nansum(grid.cells, axis=0).tolist(), grid.scale.limit)
     for column, total in enumerate(across):
         ax.annotate(
             total,
@@ -272,7 +286,8 @@ def _draw_sums(ax: Axes, grid: _Grid) -> None:
             rotation=rotation,
             **style,
         )
-    for row, total in enumerate(rounded(np.nansum(grid.cells, axis=1).tolist())):
+    down = rounded(np.nansum(grid.cells, axis=1).tolist(), grid.scale.limit)
+    for row, total in enumerate(down):
         ax.annotate(
             total,
             (len(grid.columns) - 0.5, row),

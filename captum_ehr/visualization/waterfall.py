@@ -48,17 +48,25 @@ if TYPE_CHECKING:
 
 _WIDTH = 6.2
 _PROBABILITIES = (
-    *(0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
-    *(0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999),
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07),
+    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97),
+    *(0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999),
 )
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One bar: its label and how far it moves the output."""
+    """One bar.
+
+    Args:
+        label: What to call it.
+        attribution: How far it moves the output.
+        kind: ``"one"`` of what is shown, the ``"rest"``, or what is ``"missing"``.
+    """
 
     label: str
     attribution: float
+    kind: Literal["one", "rest", "missing"] = "one"
 
 
 def waterfall(
@@ -159,13 +167,13 @@ def _steps(
     steps = [_Step(labels[i], float(sizes[i])) for i in sorted(shown)]
     rest = [float(size) for i, size in enumerate(sizes) if i not in shown]
     if rest:
-        steps.append(_Step(f"{len(rest)} more", math.fsum(rest)))
+        steps.append(_Step(f"{len(rest)} more", math.fsum(rest), "rest"))
     change = float(one.f_input[0]) - float(one.f_baseline[0])
     missing = change - math.fsum(sizes)
     scale = max(abs(float(one.f_input[0])), abs(float(one.f_baseline[0])))
     # What a picture could show; less is rounding, and in the title.
     if abs(missing) > max(1e-3 * abs(change), 1e-6 * scale):
-        steps.append(_Step("not attributed", missing))
+        steps.append(_Step("not attributed", missing, "missing"))
     return steps
 
 
@@ -187,14 +195,15 @@ def _draw_steps(ax: Axes, one: Explanation, steps: Sequence[_Step]) -> None:
     start = float(one.f_baseline[0])
     ends = (start + np.cumsum(sizes)).tolist()
     starts = [start, *ends[:-1]]
-    scale = ColorScale.of(sizes)
+    # The rest may be many: it takes no colour from the others.
+    scale = ColorScale.of(step.attribution for step in steps if step.kind == "one")
     colors = [
-        "#ffffff" if step.label == "not attributed" else scale.color(step.attribution)
+        "#ffffff" if step.kind == "missing" else scale.color(step.attribution)
         for step in steps
     ]
     rows = range(1, len(steps) + 1)
     bars = ax.barh(rows, sizes, 0.72, starts, color=colors, edgecolor=EDGE, lw=0.6)
-    if steps[-1].label == "not attributed":
+    if steps[-1].kind == "missing":
         bars.patches[-1].set_hatch("////")
     for row, place in enumerate([start, *ends]):
         ax.plot([place, place], [row, row + 1], color="#999999", lw=0.8, zorder=0)
@@ -227,7 +236,7 @@ def _draw_probability(ax: Axes) -> None:
     gap = 0.45 / axes_size(ax)[0] * (high - low)
     places: list[float] = []
     words: list[str] = []
-    # From the middle outwards: round numbers first.
+    # From the middle outwards.
     for share in sorted(_PROBABILITIES, key=lambda share: abs(share - 0.5)):
         place = math.log(share / (1 - share))
         if low <= place <= high and all(abs(place - x) >= gap for x in places):
