@@ -83,7 +83,7 @@ class ValueLines:
         unit = f" ({shorten(item.unit, 10)})" if item.unit else ""
         words = [(shorten(item.name, 27 - len(unit)) + unit, 7.5, "#222222")]
         if any(map(math.isfinite, item.usual)):
-            words.append((f"usual {_range_words(*item.usual)}", 6.5, MUTED))
+            words.append((f"reference {_range_words(*item.usual)}", 6.5, MUTED))
         for line, (text, size, color) in enumerate(words):
             ax.annotate(
                 text,
