@@ -98,8 +98,7 @@ function buildControls(place) {
     targets.length > 1
       ? pick("Target", target, known, (v) => ({ target: v === "" ? null : Number(v) }))
       : null,
-    pick("Baseline", side.baseline, baselines, (v) => ({ baseline: v })),
-    state.compare && place === 1 ? buildLink() : null
+    pick("Baseline", side.baseline, baselines, (v) => ({ baseline: v }))
   );
 }
 
@@ -120,19 +119,29 @@ function buildLink() {
 
 function buildPanels() {
   const panels = document.getElementById("panels");
-  panels.className = state.compare ? "two" : "one";
-  const made = shownSides().map((_, place) => {
-    const pick = () => {
-      if (state.compare && !state.linked && state.active !== place) {
-        state.active = place;
-        markActive();
-      }
-    };
-    return el("article", { class: "panel", "data-side": place, on: { click: pick } },
-      buildControls(place), el("div", { class: "content" }));
-  });
-  replace(panels, made);
+  const shape = state.compare ? "two" : "one";
+  if (panels.className !== shape) {
+    panels.className = shape;
+    replace(panels, shownSides().map((_, place) => buildPanel(place)));
+  }
+  // What is shown stays until what follows is there.
+  shownSides().forEach((_, place) => replace(controlsOf(place), buildControls(place)));
   markActive();
+}
+
+function buildPanel(place) {
+  const pick = () => {
+    if (state.compare && !state.linked && state.active !== place) {
+      state.active = place;
+      markActive();
+    }
+  };
+  return el("article", { class: "panel", "data-side": place, on: { click: pick } },
+    el("div", { class: "head" }), el("div", { class: "content" }));
+}
+
+function controlsOf(place) {
+  return document.querySelector(`.panel[data-side="${place}"] .head`);
 }
 
 function markActive() {
@@ -149,7 +158,8 @@ async function drawPatients() {
   const sides = shownSides();
   const ask = JSON.stringify(sides);
   drawPatients.asked = ask;
-  const waiting = setTimeout(() => sides.forEach((_, i) => contentOf(i)?.classList.add("waiting")), 150);
+  const wait = () => sides.forEach((_, i) => contentOf(i)?.classList.add("waiting"));
+  const waiting = setTimeout(wait, 150);
   const found = await Promise.allSettled(sides.map((side) => viewFor(side.row, settingOf(side))));
   clearTimeout(waiting);
   if (drawPatients.asked !== ask || state.tab !== "patient") return;
@@ -164,7 +174,9 @@ async function drawPatients() {
     drawn[place] = view;
   });
   const both = known.length === 2 && known.every(Boolean);
-  replace(document.getElementById("agreement"), both ? buildAgreement(known) : []);
+  const bar = document.getElementById("agreement");
+  bar.querySelector(".agreement")?.remove();
+  if (both) bar.append(...buildAgreement(known));
   document.body.dataset.ready = ask;
 }
 
@@ -184,13 +196,14 @@ function limitsOf(known) {
   return known.map((view) => (view ? view.limit : 0));
 }
 
-// How far two explanations of one patient agree.
+// How far two explanations of one patient agree, code by code: methods that take codes
+// away know only the sum over a code's places.
 function buildAgreement([a, b]) {
   if (a.row !== b.row) return [];
   const sums = (view) => {
     const made = new Map();
     for (const line of patientTable(view)) {
-      const key = `${line[5]}\n${line[6]}\n${line[7]}`;
+      const key = `${line[5]}\n${line[7]}`;
       made.set(key, (made.get(key) || 0) + (line[10] || 0));
     }
     return made;
@@ -199,7 +212,7 @@ function buildAgreement([a, b]) {
   const keys = [...x.keys()].filter((key) => y.has(key));
   const found = correlation(keys.map((key) => x.get(key)), keys.map((key) => y.get(key)));
   if (found === null) return [];
-  return [el("p", { class: "agreement" }, "The two agree with a correlation of ",
+  return [el("span", { class: "agreement" }, "The two agree with a correlation of ",
     el("b", { class: "num" }, fixed(found, 3)), ` over ${several(keys.length, "code or value", "codes and values")}.`)];
 }
 
@@ -212,7 +225,10 @@ function correlation(x, y) {
 }
 
 function drawCohorts() {
-  shownSides().forEach((side, place) => replace(contentOf(place), buildCohort(side)));
+  shownSides().forEach((side, place) => {
+    contentOf(place).classList.remove("waiting");
+    replace(contentOf(place), buildCohort(side));
+  });
   document.body.dataset.ready = JSON.stringify(shownSides());
 }
 
@@ -236,7 +252,7 @@ function draw() {
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();
   cohortError = "";
-  if (state.tab === "cohort" || !state.compare) replace(document.getElementById("agreement"));
+  replace(document.getElementById("agreement"), state.compare ? buildLink() : []);
   if (state.tab === "cohort") drawCohorts();
   else drawPatients();
   wantParts();

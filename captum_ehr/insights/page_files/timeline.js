@@ -98,9 +98,10 @@ function drawAxis(made, view, scale, isTime, width, height) {
 }
 
 function drawBars(made, bars, scale, isTime, limit, jump) {
-  const largest = Math.max(...bars.map((one) => Math.abs(one.total))) || 1;
-  const middle = AXIS.bar / 2 - 2;
-  const reach = AXIS.bar / 2 - 20;
+  const rise = Math.max(0, ...bars.map((one) => one.total));
+  const fall = Math.max(0, ...bars.map((one) => -one.total));
+  const unit = (AXIS.bar - 44) / (rise + fall || 1);
+  const middle = 18 + rise * unit;
   made.append(
     svg("text", { x: 0, y: middle + 4, class: "rowname" }, "visits"),
     svg("line", { x1: AXIS.left - 14, x2: scale.place(scale.high) + 14, y1: middle, y2: middle, class: "zero" })
@@ -112,7 +113,7 @@ function drawBars(made, bars, scale, isTime, limit, jump) {
   const ranked = [...bars].sort((a, b) => Math.abs(b.total) - Math.abs(a.total));
   for (const one of ranked) {
     const x = scale.place(isTime ? one.time : one.visit);
-    const size = Math.max(1.5, (Math.abs(one.total) / largest) * reach);
+    const size = Math.max(1.5, Math.abs(one.total) * unit);
     const up = one.total >= 0;
     const bar = svg(
       "rect",
