@@ -164,6 +164,18 @@ def _draw_bars(
                 va="center",
                 fontsize=7.5,
             )
+    _set_limits(axes, means, sizes)
+    titles = ("mean (raises →, ← lowers)", "mean absolute value", "share of samples")
+    for panel, name in zip(axes, titles, strict=True):
+        label_rows(panel, labels if panel is axes[0] else [""] * len(labels))
+        strip(panel, "top", "right", "left")
+        panel.set_xlabel(name, fontsize=8.5, **PLAIN)
+
+
+def _set_limits(
+    axes: Sequence[Axes], means: Sequence[float], sizes: Sequence[float]
+) -> None:
+    """Room for the values written at the bars' ends."""
     low, high = min([0.0, *means]), max([0.0, *means])
     room = 0.2 * (high - low or 1.0)
     axes[0].locator_params(axis="x", nbins=5)
@@ -172,8 +184,3 @@ def _draw_bars(
     axes[1].set_xlim(0, 1.3 * max(sizes) or 1.0)
     axes[2].set_xlim(0, 1.4)
     axes[2].set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
-    titles = ("mean (raises →, ← lowers)", "mean absolute value", "share of samples")
-    for panel, name in zip(axes, titles, strict=True):
-        label_rows(panel, labels if panel is axes[0] else [""] * len(labels))
-        strip(panel, "top", "right", "left")
-        panel.set_xlabel(name, fontsize=8.5, **PLAIN)
