@@ -168,6 +168,14 @@ def insights(
             "travel unencrypted; an SSH tunnel is better."
         ),
     ] = "127.0.0.1",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PORT]",
+            help="Another name that the browser may call it by, e.g. localhost:8000 "
+            "for the near end of a tunnel; may be given several times.",
+        ),
+    ] = None,
     patients: Annotated[
         int, typer.Option(min=1, help="With --demo or --mimic3: how many to show.")
     ] = 500,
@@ -201,6 +209,7 @@ def insights(
             source,
             port=port,
             address=address,
+            hosts=host or (),
             mimic3=mimic3,
             patients=patients,
             epochs=epochs,

@@ -332,6 +332,17 @@ class TestLongForm:
         assert sums["codes"] == pytest.approx(float(found[0][1].sum()), abs=1e-6)
         assert sums["labs"] == pytest.approx(float(found[1][1].sum()), abs=1e-6)
 
+    def test_padding_stays_padding_against_any_baseline(self) -> None:
+        model = Bag()
+        classes, features, _ = bag_arguments(model)
+        ids = torch.tensor([[2, 0, 0], [3, 4, 2]])
+        batch = Batch((ids, torch.randn(2, 2)), None, 1.0)
+        features[0].baseline_transforms = [lambda x: torch.ones_like(x)]
+        shown = AttributionVisualizer(model, classes, features, [batch])
+        view = shown.view(0)
+        assert [code for code, _ in pairs(view)] == ["I50", "lactate", "sodium"]
+        assert view["complete"]["status"] == "exact"
+
     def test_visualize_gives_what_captums_does(self) -> None:
         model = Bag()
         shown = AttributionVisualizer(model, *bag_arguments(model))

@@ -91,6 +91,13 @@ class TestGuard:
         host = f"localhost:{server.port}"
         assert get(server, entry(server), Host=host)[0] == 200
 
+    def test_more_names_may_be_given(self) -> None:
+        with visualizer().serve(hosts=["Lab.example", "localhost:8000"]) as named:
+            for host in (f"lab.example:{named.port}", "localhost:8000"):
+                assert get(named, entry(named), Host=host)[0] == 200
+            assert get(named, entry(named), Host="lab.example:1")[0] == 403
+            assert named.url.startswith("http://127.0.0.1:")
+
     def test_the_token_is_in_no_repr(self, server: Server) -> None:
         assert server.token not in repr(server)
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .features import CodeFeature, FeatureOutput, LabFeature, VisitFeature
     from .notebook import render
     from .page import ExportLimitError, save
-    from .server import PortInUseError, Server, serve
+    from .ports import PortInUseError
+    from .server import Server, serve
     from .visualizer import AttributionVisualizer
 
 _HOMES = {
@@ -27,7 +28,7 @@ _HOMES = {
     "ExportLimitError": "page",
     "FeatureOutput": "features",
     "LabFeature": "features",
-    "PortInUseError": "server",
+    "PortInUseError": "ports",
     "Server": "server",
     "VisitFeature": "features",
     "captum_visualizer": "bridge",

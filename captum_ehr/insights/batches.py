@@ -182,14 +182,16 @@ class BatchSource:
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
     ) -> tuple[Tensor, ...]:
-        """A baseline of some patients, like ``encoded.inputs``."""
+        """A baseline of some patients, like ``encoded.inputs``; padding stays."""
         place = self.baselines.index(baseline)
-        return tuple(
-            torch.cat([feature.baseline_transforms[place](one)[None] for one in x])
-            if place < len(feature.baseline_transforms)
-            else torch.zeros_like(x)
-            for feature, x in zip(self.features, encoded.inputs)
-        )
+        made = []
+        for feature, x, mask in zip(self.features, encoded.inputs, encoded.masks):
+            raw = torch.zeros_like(x)
+            if place < len(feature.baseline_transforms):
+                transform = feature.baseline_transforms[place]
+                raw = torch.cat([transform(one)[None] for one in x])
+            made.append(_where_real(mask.to(x.device), raw, x))
+        return tuple(made)
 
     def score(self, encoded: EncodedBatch, model: int = 0) -> Tensor:
         """``(patients, outputs)``."""
@@ -199,6 +201,13 @@ class BatchSource:
             if self._score_func is not None:
                 found = self._score_func(found)
         return found.reshape(len(encoded), -1)
+
+
+def _where_real(mask: Tensor, raw: Tensor, x: Tensor) -> Tensor:
+    """A baseline where something stands; padding stays the input's own."""
+    shaped = mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
+    fits = all(m in (1, n) for m, n in zip(shaped.shape, x.shape))
+    return torch.where(shaped, raw, x) if fits and shaped.dim() == x.dim() else raw
 
 
 def _own(model: nn.Module) -> nn.Module:

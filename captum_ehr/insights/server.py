@@ -14,8 +14,8 @@ import logging
 import secrets
 import signal
 import threading
+from collections.abc import Sequence
 from functools import cache, partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from bokeh.application import Application
@@ -26,7 +26,6 @@ from bokeh.model import DataModel
 from bokeh.resources import Resources
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
-from bokeh.server.util import bind_sockets
 from markupsafe import Markup
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
@@ -37,6 +36,7 @@ from tornado.web import RequestHandler
 
 from .answers import answer
 from .page import embedded, page_template, policy, shown
+from .ports import bound, has_port, is_loopback
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _LARGEST = 4 * 2**20
 """Bytes of the largest message that a browser may send."""
-
-
-class PortInUseError(OSError):
-    """The port that was asked for is taken."""
 
 
 class Channel(DataModel):
@@ -64,6 +60,7 @@ class Server:
         visualizer: What to show.
         port: The port; 0 for a free one.
         address: The address to listen on.
+        hosts: More names that a browser may call it by, see :func:`serve`.
 
     Raises:
         PortInUseError: If the port is taken.
@@ -75,11 +72,13 @@ class Server:
         visualizer: AttributionVisualizer,
         port: int = 0,
         address: str = "127.0.0.1",
+        hosts: Sequence[str] = (),
     ) -> None:
         self.address = address
+        self._named = tuple(hosts)
         self.token = secrets.token_urlsafe(24)
         self._visualizer = visualizer
-        self._sockets, self.port = _bound(address, port)
+        self._sockets, self.port = bound(address, port)
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,12 +100,13 @@ class Server:
     def hosts(self) -> tuple[str, ...]:
         """What a ``Host`` header may say."""
         names = [self.address]
-        if _is_loopback(self.address):
+        if is_loopback(self.address):
             names = ["127.0.0.1", "localhost", "[::1]"]
             names.sort(key=lambda name: name.strip("[]") != self.address)
         elif ":" in self.address:
             names = [f"[{self.address}]"]
-        return tuple(f"{name}:{self.port}" for name in names)
+        more = (one if has_port(one) else f"{one}:{self.port}" for one in self._named)
+        return (*(f"{name}:{self.port}" for name in names), *map(str.lower, more))
 
     @property
     def is_running(self) -> bool:
@@ -242,6 +242,7 @@ def serve(
     port: int = 0,
     address: str = "127.0.0.1",
     *,
+    hosts: Sequence[str] = (),
     blocking: bool = False,
 ) -> Server:
     """Serve the page on this machine, in a thread of its own.
@@ -254,6 +255,10 @@ def serve(
         visualizer: What to show.
         port: The port; 0 for a free one.
         address: The address to listen on.
+        hosts: More names that a browser may call it by, ``"name"`` or ``"name:port"``:
+            of this machine where it listens on ``0.0.0.0``, of a proxy, or
+            ``"localhost:8000"`` for the other end of a tunnel. Requests for any other
+            are refused.
         blocking: Return only when it is stopped: by Ctrl-C, SIGTERM, or ``stop()``
             from another thread.
 
@@ -268,54 +273,17 @@ def serve(
         >>> server.url  # doctest: +SKIP
         'http://127.0.0.1:43211/?token=...'
     """
-    if not _is_loopback(address):
+    if not is_loopback(address):
         _LOG.warning(
             "EHR Insights listens on %s: others on the network can reach it, and what "
             "they are sent is not encrypted.",
             address,
         )
     visualizer.overview()
-    server = Server(visualizer, port, address)
+    server = Server(visualizer, port, address, hosts)
     if blocking:
         server.wait()
     return server
-
-
-def probe(address: str, port: int) -> None:
-    """Find out whether an address and port can be had.
-
-    Raises:
-        PortInUseError: If the port is taken.
-        ValueError: If there is no such port.
-    """
-    for one in _bound(address, port)[0]:
-        one.close()
-
-
-def _bound(address: str, port: int) -> tuple[list[Any], int]:
-    """Sockets that listen, and on which port."""
-    if not 0 <= port <= 65535:
-        raise ValueError(f"There is no port {port}; expected 0 (any free) to 65535.")
-    try:
-        sockets, found = bind_sockets(address, port)
-    except OSError as error:
-        if port:
-            raise PortInUseError(
-                error.errno,
-                f"Port {port} of {address} cannot be had ({error.strerror}). Stop what "
-                "uses it, give another port, or port 0 for a free one",
-            ) from None
-        raise
-    return sockets, found
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _document(

@@ -6,7 +6,7 @@ import importlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,7 @@ def show(
     *,
     port: int,
     address: str,
+    hosts: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Serve a user's model, or the demo's, until the process is told to end.
@@ -137,6 +138,7 @@ def show(
         source: ``module:function``, or None for the demo.
         port: The port; 0 for a free one.
         address: The address to listen on.
+        hosts: See :func:`captum_ehr.insights.serve`.
         **options: See :func:`demo`.
 
     Raises:
@@ -144,7 +146,7 @@ def show(
         DemoError: See :func:`demo`.
         PortInUseError: If the port is taken.
     """
-    from .server import probe
+    from .ports import probe
 
     # Before minutes of training, not after.
     probe(address, port)
@@ -155,7 +157,7 @@ def show(
             visualizer = load(source)
         # The page says what is not exact; libraries' warnings would bury the address.
         warnings.simplefilter("ignore")
-        server = visualizer.serve(port=port, address=address)
+        server = visualizer.serve(port=port, address=address, hosts=hosts)
         said = f"{len(visualizer)} patient(s). Open this address; Ctrl-C ends it:"
         console.print(said, highlight=False)
         # In one piece, however narrow the terminal.

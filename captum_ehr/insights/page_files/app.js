@@ -168,7 +168,7 @@ async function drawPatients() {
   known.forEach((view, place) => {
     const content = contentOf(place);
     content.classList.remove("waiting");
-    const width = Math.max(480, content.clientWidth - 2);
+    const width = Math.max(340, content.clientWidth - 2);
     const problem = () => buildProblem(sides[place], found[place].reason);
     replace(content, view ? buildPatient(view, limits[place], width) : problem());
     drawn[place] = view;
@@ -252,7 +252,8 @@ function draw() {
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();
   cohortError = "";
-  replace(document.getElementById("agreement"), state.compare ? buildLink() : []);
+  const linking = state.compare && state.tab === "patient";
+  replace(document.getElementById("agreement"), linking ? buildLink() : []);
   if (state.tab === "cohort") drawCohorts();
   else drawPatients();
   wantParts();
@@ -291,6 +292,7 @@ function onKey(event) {
 
 async function begin() {
   state.sides = [firstSetting(), firstSetting()];
+  document.body.classList.toggle("many", overview.classes.length > 2);
   listeners.push(draw);
   document.addEventListener("keydown", onKey);
   let width = window.innerWidth;

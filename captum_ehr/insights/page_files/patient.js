@@ -24,6 +24,7 @@ function buildPatient(view, limit, width) {
     buildTitle(view),
     el("div", { class: "account" }, buildBridge(view), buildComplete(view, limit)),
     section("Over time", buildTimeline(view, limit, width, jump)),
+    buildValues(view, limit),
     section(visitsTitle(view), buildVisits(view, limit)),
     view.columns.map((one) =>
       section(one.feature, el("div", { class: "chips" }, buildChips(one.items, limit)))
@@ -159,7 +160,9 @@ function foldVisits(visits) {
   const ranked = visits.map((_, i) => i).sort((a, b) => visits[b].strength - visits[a].strength);
   const open = visits.map(() => false);
   for (const i of ranked.slice(0, OPEN_VISITS)) open[i] = true;
-  for (let i = 1; i < visits.length - 1; i += 1) open[i] = open[i] || (open[i - 1] && open[i + 1]);
+  // One weak visit alone is not worth folding.
+  const isOpen = (i) => i < 0 || i >= visits.length || open[i];
+  for (let i = 0; i < visits.length; i += 1) open[i] = open[i] || (isOpen(i - 1) && isOpen(i + 1));
   const blocks = [];
   for (let i = 0; i < visits.length; i += 1) {
     const last = blocks[blocks.length - 1];

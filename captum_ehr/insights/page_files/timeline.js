@@ -1,6 +1,8 @@
 // Visits and values on true time: a bar per visit, a line per lab, one axis.
 
-const AXIS = { left: 190, right: 118, bar: 100, line: 48, foot: 34 };
+const WIDE = { left: 190, right: 118, bar: 100, line: 48, foot: 34, name: 26 };
+const NARROW = { ...WIDE, left: 150, right: 100, name: 20 };
+let AXIS = WIDE;
 const MOST_LINES = 8;
 
 function placesOf(view) {
@@ -26,11 +28,11 @@ function scaleOf(values, width) {
 
 function ticksOf({ low, high }, isTime) {
   if (!isTime) {
-    const every = Math.max(1, Math.ceil((high - low) / 12));
+    const every = Math.max(1, Math.ceil((high - low) / (AXIS === WIDE ? 12 : 6)));
     const count = Math.floor((high - low) / every) + 1;
     return Array.from({ length: count }, (_, i) => low + i * every);
   }
-  const rough = (high - low) / 8 || 1;
+  const rough = (high - low) / (AXIS === WIDE ? 8 : 4) || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const first = Math.ceil(low / step) * step;
@@ -42,6 +44,7 @@ function ticksOf({ low, high }, isTime) {
 function buildTimeline(view, limit, width, jump) {
   const { isTime, values } = placesOf(view);
   if (!values.length) return null;
+  AXIS = width < 620 ? NARROW : WIDE;
   const scale = scaleOf(values, width);
   const bars = view.visits.filter((one) => (isTime ? one.time : one.visit) !== null);
   const lines = view.series.flatMap((one) =>
@@ -144,7 +147,7 @@ function drawLine(made, line, scale, isTime, limit, top, width) {
   const name = line.name || line.code;
   made.append(
     svg("text", { x: 0, y: top + 36, class: "rowname" },
-      svg("title", null, `${line.feature}: ${line.code}`), shorten(name, 26)),
+      svg("title", null, `${line.feature}: ${line.code}`), shorten(name, AXIS.name)),
     svg("text", { x: width, y: top + 36, class: "value", "text-anchor": "end" },
       `sum ${signed(line.total)}`)
   );
@@ -179,4 +182,40 @@ function labelPoints(made, points, x, y) {
       );
     }
   }
+}
+
+// Every value with its attribution below, as a table that is built when it is opened.
+function buildValues(view, limit) {
+  return view.series.map((series) => {
+    const timed = series.timed;
+    const at = (point) => (timed ? point.time : point.step);
+    const all = new Set(series.lines.flatMap((line) => line.points.map(at)));
+    const steps = [...all].sort((a, b) => a - b);
+    const words = `${series.feature}: all values at ${several(steps.length, "time", "times")}, attribution below each`;
+    const fold = el("details", { class: "values" }, el("summary", null, words));
+    fold.addEventListener("toggle", () => {
+      if (fold.open && fold.children.length === 1) {
+        fold.append(buildValueTable(series, steps, at, timed, limit));
+      }
+    });
+    return fold;
+  });
+}
+
+function buildValueTable(series, steps, at, timed, limit) {
+  const heads = steps.map((step) => el("th", { scope: "col" }, timed ? number(step) : step + 1));
+  const lines = series.lines.map((line) => {
+    const own = new Map(line.points.map((point) => [at(point), point]));
+    const cells = steps.map((step) => buildValue(own.get(step), limit));
+    return el("tr", null, el("th", { scope: "row", title: line.code }, line.name || line.code), cells);
+  });
+  return el("div", { class: "wide" },
+    el("table", null, el("thead", null, el("tr", null, el("th"), heads)), el("tbody", null, lines)));
+}
+
+function buildValue(point, limit) {
+  if (!point) return el("td", { title: "not measured" }, "·");
+  const color = colorOf(point.attribution, limit);
+  return el("td", { style: { background: color, color: textOn(color) } },
+    number(point.value), el("small", null, signed(point.attribution)));
 }
