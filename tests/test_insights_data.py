@@ -150,6 +150,7 @@ class TestMethods:
         self, visualizer: AttributionVisualizer
     ) -> None:
         view = visualizer.view(0, "FeatureAblation", target=0, baseline="pad")
+        assert "at all of their places" in view["complete"]["messages"][0]
         sums: dict[str, float] = {}
         for code, one in pairs(view):
             sums[code] = sums.get(code, 0.0) + one

@@ -62,6 +62,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "Lime": {"n_samples": 200},
 }
 
+_SHARED = (
+    "codes are taken away at all of their places at once: what each place has is an "
+    "equal share of its code's attribution"
+)
+
 _BEYOND = 1e-3
 """The part of f(x) - f(x0) from which on a sum is said to miss it."""
 
@@ -253,7 +258,8 @@ def _captum(kind: Any, case: Case) -> Explanation:
         parts = tuple(_once(part, m) for part, m in zip(parts, mask))
     elif "sliding_window_shapes" in takes:
         parts = tuple(part / _width(part, m) for part, m in zip(parts, encoded.masks))
-    return _checked(case, name, parts)
+    said = () if mask is None else (_SHARED,)
+    return _checked(case, name, parts, said)
 
 
 def _sample(name: str, reference: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -296,7 +302,9 @@ def _drawn_alike() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _checked(case: Case, name: str, parts: tuple[Tensor, ...]) -> Explanation:
+def _checked(
+    case: Case, name: str, parts: tuple[Tensor, ...], said: tuple[str, ...]
+) -> Explanation:
     """What Captum's classes do not say: whether the attributions add up."""
     f_input = case.values(case.encoded.inputs)
     f_baseline = case.values(case.reference)
@@ -307,11 +315,12 @@ def _checked(case: Case, name: str, parts: tuple[Tensor, ...]) -> Explanation:
     total = torch.stack([part.double().flatten(1).sum(1) for part in parts]).sum(0)
     change = (f_input - f_baseline).double()
     delta = total - change
-    messages: tuple[str, ...] = ()
+    messages = said
     missed = delta.abs() / change.abs().clamp(min=1e-12)
     if name in _SUMS and bool((missed > _BEYOND).any()):
         words = f"{float(missed.max()):.2g} of it"
         messages = (
+            *said,
             f"the attributions of Captum's {name} do not add up to f(x) - f(x0): off "
             f"by up to {words}",
         )

@@ -1,7 +1,7 @@
 // Visits and values on true time: a bar per visit, a line per lab, one axis.
 
 const WIDE = { left: 190, right: 118, bar: 100, line: 48, foot: 34, name: 26 };
-const NARROW = { ...WIDE, left: 150, right: 100, name: 20 };
+const NARROW = { ...WIDE, left: 150, right: 100, name: 18 };
 let AXIS = WIDE;
 const MOST_LINES = 8;
 
