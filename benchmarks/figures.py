@@ -125,6 +125,7 @@ def _dots(
     for name in reversed(names):
         style, ours = STYLES[name], name == "ours"
         at = [(k, found[m][name]) for k, m in enumerate(models) if name in found[m]]
+        edge: dict[str, Any] = {} if style.marker == "x" else {"edgecolors": "white"}
         axes.scatter(
             [place(value) for _, value in at],
             [k for k, _ in at],
@@ -132,7 +133,7 @@ def _dots(
             marker=style.marker,
             color=style.color,
             linewidths=1.5 if style.marker == "x" else 0.6,
-            **({} if style.marker == "x" else {"edgecolors": "white"}),
+            **edge,
             zorder=4 if ours else 3,
             label=LABELS[name],
         )

@@ -84,7 +84,7 @@ def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
 
 def _row(family: Family, settings: Settings) -> Row:
     points: list[Point] = []
-    left_out = {}
+    left_out: dict[str, str] = {}
     taken = 0.0
     for place, length in enumerate(settings.lengths):
         awaited = taken * length / settings.lengths[place - 1] if points else 0.0

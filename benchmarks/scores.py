@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 import torch
 from captum.metrics import infidelity
 from pyhealth.metrics.interpretability import Evaluator
@@ -16,7 +17,7 @@ from torch import Tensor
 from captum_ehr.datasets import INTERACTION, planted_codes
 
 from .peers import Attributions, Case
-from .shapley import ROWS, Game
+from .shapley import ROWS, Game, pearson
 
 
 def curves(game: Game, row: int, scores: Tensor) -> tuple[float, float]:
@@ -78,7 +79,7 @@ def planted(case: Case, row: int) -> Tensor:
     codes: list[str] = []
     for record in case.encoded.features.values():
         ids = record.values[row][record.mask[row]]
-        codes += [record.vocabulary[int(token)] for token in ids.flatten()]
+        codes += [(record.vocabulary or ())[int(token)] for token in ids.flatten()]
     both = set(INTERACTION.codes) <= set(codes)
     counted = set(planted_codes()) - (set() if both else set(INTERACTION.codes))
     return torch.tensor([code in counted for code in codes])
@@ -167,9 +168,8 @@ def _halves(
 
 def spearman(a: Tensor, b: Tensor) -> float:
     """Rank correlation of two vectors."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a.numpy(), b.numpy()).statistic)
+    ranks = [torch.tensor(pd.Series(v.numpy()).rank().to_numpy()) for v in (a, b)]
+    return pearson(*ranks)
 
 
 def importances(case: Case, attributions: Attributions) -> Mapping[str, float]:
@@ -178,5 +178,6 @@ def importances(case: Case, attributions: Attributions) -> Mapping[str, float]:
     for key, record in case.encoded.features.items():
         ids, values = record.values[record.mask], attributions[key][record.mask]
         for token, value in zip(ids.tolist(), values.abs().tolist()):
-            total.setdefault(f"{key}:{record.vocabulary[token]}", []).append(value)
+            code = (record.vocabulary or ())[token]
+            total.setdefault(f"{key}:{code}", []).append(value)
     return {code: sum(values) / len(values) for code, values in total.items()}
