@@ -16,7 +16,7 @@ NEWEST := torch captum pyhealth
 INSIGHTS := torch captum==0.7.0 pyhealth
 COMPAT := .compat
 
-.PHONY: help demo test test-compat test-insights lint bench clean
+.PHONY: help demo test test-compat test-insights lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test                ruff, mypy, then all tests and doctests"
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
+	@echo "make docs                the documentation, into build/docs"
 	@echo "make bench               the benchmarks; an interrupted run goes on"
 	@echo "make bench MIMIC3=path   the same, with those on MIMIC-III"
 	@echo "make clean               remove the environment and all caches"
@@ -80,6 +81,16 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 test-insights: $(COMPAT)/insights/.installed
 	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
 		captum_ehr/insights/bridge tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/uv pip install --python $(BIN)/python -e '.[docs]'
+	@touch $@
+
+# All of it anew: what is not read again does not warn again.
+docs: $(VENV)/.installed-docs
+	@rm -rf build/docs
+	@$(BIN)/sphinx-build -W --keep-going -q -E -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)

@@ -1,0 +1,41 @@
+"""What autodoc and napoleon have to be told about the docstrings of this package."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def process(
+    app: Sphinx, what: str, name: str, object_: Any, options: Any, lines: list[str]
+) -> None:
+    """Ready a docstring for napoleon, which reads it next."""
+    if what in ("attribute", "data", "property"):
+        # In "The scale: logit or probability" napoleon would take the scale for a type.
+        lines.insert(0, "")
+    elif what == "method" and inspect.isfunction(object_):
+        _drop_receiver(next(iter(inspect.signature(object_).parameters), "self"), lines)
+
+
+def _drop_receiver(name: str, lines: list[str]) -> None:
+    """Methods that are functions of a module document what they are called on."""
+    entry = re.compile(rf"(\s+){name}: ")
+    start = next((i for i, line in enumerate(lines) if entry.match(line)), None)
+    if name == "self" or start is None:
+        return
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    end = start + 1
+    while end < len(lines) and lines[end].startswith(" " * (indent + 1)):
+        end += 1
+    last = end == len(lines) or not lines[end].strip()
+    first = lines[start - 1].strip() == "Args:"
+    del lines[start - 1 if first and last else start : end]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Before napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", process, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
