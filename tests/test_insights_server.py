@@ -188,6 +188,20 @@ class TestLife:
         waiting.join(5)
         assert not waiting.is_alive()
 
+    def test_it_knows_whether_it_computes(self, server: Server) -> None:
+        from captum_ehr.insights.server import _in_thread
+
+        until = threading.Event()
+
+        async def ask() -> str:
+            task = asyncio.ensure_future(_in_thread(lambda: until.wait(10) and "done"))
+            await asyncio.sleep(0.01)
+            assert server.is_computing
+            until.set()
+            return str(await task)
+
+        assert asyncio.run(ask()) == "done"
+
     def test_other_addresses_are_warned_of(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer
 
 _LOG = logging.getLogger(__name__)
+_ANSWERING = "insights-answer"
 _LARGEST = 4 * 2**20
 """Bytes of the largest message that a browser may send."""
 
@@ -112,6 +113,11 @@ class Server:
     def is_running(self) -> bool:
         """Whether it still answers."""
         return self._thread.is_alive() and not self._stopping.is_set()
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether an answer of any server of this process is still being computed."""
+        return any(one.name == _ANSWERING for one in threading.enumerate())
 
     def stop(self) -> None:
         """Stop serving; open pages say that the connection is lost."""
@@ -352,7 +358,7 @@ async def _in_thread(function: Any) -> Any:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, found)
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name=_ANSWERING, daemon=True).start()
     return await future
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tempfile
 import warnings
@@ -164,6 +165,10 @@ def show(
         console.print(server.url, style="bold", soft_wrap=True, highlight=False)
         server.wait()
         console.print("Stopped.")
+    if server.is_computing:
+        # Native code cannot be told to end, and Python aborts where it cuts it off.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def of_cohort(

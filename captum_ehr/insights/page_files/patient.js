@@ -36,7 +36,8 @@ function buildPatient(view, limit, width) {
 
 function visitsTitle(view) {
   const isTimed = view.visits.some((one) => one.time !== null);
-  return isTimed ? `Visits by ${overview.time_label}` : "Visits";
+  if (isTimed) return `Visits by ${overview.time_label}`;
+  return view.visits.some((one) => one.visit !== null) ? "Visits" : "Codes";
 }
 
 function section(title, content) {
