@@ -13,6 +13,7 @@ from oracles import oracle
 from torch import Tensor
 
 from captum_ehr.propagation import Attributions, attributions, two_passes
+from captum_ehr.propagation.registry import Table
 from captum_ehr.propagation.tape import Tape
 
 #: The same examples in every run: a failure is a defect, never bad luck.
@@ -66,10 +67,11 @@ def run_call(
     inputs: Sequence[Tensor],
     references: Sequence[Tensor],
     seed: int = 0,
+    table: Table | None = None,
 ) -> Ran:
     """The multipliers of one call for a random upstream gradient."""
     leaves = [x.clone().requires_grad_() for x in inputs]
-    output, reference, tape = two_passes(function, leaves, references)
+    output, reference, tape = two_passes(function, leaves, references, table=table)
     generator = torch.Generator().manual_seed(seed + 1)
     upstream = torch.randn(output.shape, generator=generator, dtype=output.dtype)
     found = torch.autograd.grad(
@@ -110,9 +112,10 @@ def check(
     references: Sequence[Tensor],
     tolerance: float | None = None,
     slack: float = 1.0,
+    table: Table | None = None,
 ) -> Ran:
     """A call against its oracle and for completeness; every call by a closed rule."""
-    ran = run_call(function, inputs, references)
+    ran = run_call(function, inputs, references, table=table)
     expected, _ = oracle(formula, inputs, references, ran.upstream)
     dtype = inputs[0].dtype
     for m, e in zip(ran.multipliers, expected):

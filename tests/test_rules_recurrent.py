@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from calls import (
+    assert_close,
     assert_complete,
     check,
     examples,
@@ -19,10 +20,12 @@ from calls import (
     sides,
 )
 from hypothesis import given
+from oracles import oracle
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from captum_ehr.propagation import private_view
+from captum_ehr.propagation import private_view, with_rules
+from captum_ehr.propagation.rules import recurrent
 
 LENGTHS = [2, 3, 1]
 
@@ -42,6 +45,17 @@ LAYERS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "RNN without bias": (nn.RNN, {"bias": False}),
     "RNN stacked, both ways": (nn.RNN, {"num_layers": 2, "bidirectional": True}),
 }
+
+
+#: The rules of the scans themselves, each from end to end.
+UNHALVED = with_rules(
+    {
+        recurrent.gru_scan: recurrent.gru,
+        recurrent.lstm_scan: recurrent.lstm,
+        recurrent.rnn_tanh_scan: recurrent.rnn_tanh,
+        recurrent.rnn_relu_scan: recurrent.rnn_relu,
+    }
+)
 
 
 def layer(name: str, **more: Any) -> Any:
@@ -136,7 +150,8 @@ def test_dense_layers(name: str, batch_first: bool) -> None:
         cells = c if isinstance(module, nn.LSTM) else []
         return _all(*(r for row in rows for r in row), *h, *cells)
 
-    check(call, formula, (x,), (x0,))
+    check(call, formula, (x,), (x0,), table=UNHALVED)
+    assert_complete(run_call(call, (x,), (x0,)), (x,), (x0,))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -163,7 +178,9 @@ def test_packed_layers_of_unsorted_lengths_from_attributed_states(name: str) -> 
         rows, hs, cs = reference_layer(module, x, LENGTHS, [h, c])
         return _all(*(r for row in rows for r in row), *hs, *(cs if is_lstm else []), c)
 
-    ran = check(call, formula, (x, h, c), (x0, h0, c0))
+    check(call, formula, (x, h, c), (x0, h0, c0), table=UNHALVED)
+    ran = run_call(call, (x, h, c), (x0, h0, c0))
+    assert_complete(ran, (x, h, c), (x0, h0, c0))
     pad = torch.arange(3) >= torch.tensor(LENGTHS)[:, None]
     assert (ran.multipliers[0][pad] == 0).all()
 
@@ -183,7 +200,32 @@ def test_last_states_alone(name: str, seed: int) -> None:
         _, h, c = reference_layer(module, x, [4])
         return _all(*(c if isinstance(module, nn.LSTM) else h))
 
-    check(call, formula, (x,), (x0,))
+    check(call, formula, (x,), (x0,), table=UNHALVED)
+    ran, middle = run_call(call, (x,), (x0,)), (x + x0) / 2
+    ends = ((x,), (middle,)), ((middle,), (x0,))
+    halves = [oracle(formula, *both, ran.upstream)[0][0] for both in ends]
+    assert_close(ran.multipliers[0], (halves[0] + halves[1]) / 2, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "RNN"])
+def test_halves_are_nearer_to_the_path_integral_than_the_whole(name: str) -> None:
+    module = layer(name, batch_first=True)
+    x, x0 = sides((6, 12, 2), 1, scale=1.5)
+
+    def call(x: Tensor) -> Tensor:
+        return _states(module(x)[1])[0].reshape(-1)
+
+    ran = run_call(call, (x,), (x0,))
+    whole = run_call(call, (x,), (x0,), table=UNHALVED)
+    total = torch.zeros_like(x)
+    for step in (torch.arange(256) + 0.5) / 256:
+        at = torch.lerp(x0, x, float(step)).requires_grad_()
+        total += torch.autograd.grad(call(at), at, ran.upstream)[0]
+    missed, before = (
+        float(((r.multipliers[0] - total / 256) * (x - x0)).norm())
+        for r in (ran, whole)
+    )
+    assert missed < 0.6 * before
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -112,7 +112,9 @@ class PyHealthAdapter(nn.Module):
     @property
     def target_names(self) -> tuple[str, ...] | None:
         """The name of each output; a one-logit binary model's is its positive label."""
-        names = [str(label) for label in sorted(self.labels, key=self.labels.get)]
+        names = [
+            str(label) for label in sorted(self.labels, key=self.labels.__getitem__)
+        ]
         if not names:
             return None
         return (names[-1],) if self.mode == "binary" else tuple(names)

@@ -38,6 +38,7 @@ from .rules import extrema, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
+from .rules.halves import halved
 from .rules.handlers import captum_handler, is_captum_handler
 from .rules.integral import multilinear, multilinear_if
 
@@ -260,7 +261,7 @@ def _recurrent() -> dict[Any, Entry]:
     ):
         layers = partial(recurrent.layers, scan)
         step = partial(recurrent.one_step, scan)
-        table[scan] = Entry(Kind.RULE, rule)
+        table[scan] = Entry(Kind.RULE, halved(scan, rule))
         table[getattr(torch, name)] = Entry(Kind.EXPAND, layers)
         table[getattr(torch, name + "_cell")] = Entry(Kind.EXPAND, step)
     return table
