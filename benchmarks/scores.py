@@ -118,7 +118,8 @@ def unfaithful(case: Case, attributions: Attributions, samples: int) -> float:
     that models compare: 0 is perfect.
     """
     encoded, reference = case.encoded, case.reference
-    spread = [_first(attributions[k], x) for k, x in zip(attributions, encoded.inputs)]
+    named = zip(encoded.feature_keys, encoded.inputs)  # a peer's order may differ
+    spread = [_first(attributions[key], x) for key, x in named]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found = infidelity(

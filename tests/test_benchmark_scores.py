@@ -159,6 +159,8 @@ def test_a_linear_model_has_no_infidelity(case: peers.Case) -> None:
     found = peers.ours(case)
     # its mean over codes divides by their number, which stays
     assert scores.unfaithful(case, found, 8) < 1e-8
+    turned = dict(reversed(list(found.items())))  # as some peers give them
+    assert scores.unfaithful(case, turned, 8) < 1e-8
     noise = peers.random(case)
     assert scores.unfaithful(case, noise, 8) > 1e-3
 
