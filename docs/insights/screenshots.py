@@ -1,29 +1,37 @@
-"""Take the pictures of docs/insights.md, of real records.
+"""Take the pictures of docs/insights.md, of the built-in cohort.
 
-Reads the eICU Collaborative Research Database Demo (PhysioNet, doi 10.13026/4mxk-na84,
-Open Database License 1.0), trains a StageNet on most of its stays, and photographs the
-page of the others in headless Chromium:
+Trains the demo's models and photographs the page in headless Chromium:
 
-    python docs/insights/screenshots.py path/to/eicudemo
+    python docs/insights/screenshots.py
+
+Given the eICU Collaborative Research Database Demo (PhysioNet, doi 10.13026/4mxk-na84,
+Open Database License 1.0), it trains a StageNet on most of its stays and photographs
+the others. Such pictures are patients' records, and stay out of this folder:
+
+    python docs/insights/screenshots.py path/to/eicudemo --out elsewhere
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 from pyhealth.datasets import create_sample_dataset
 from pyhealth.models import StageNet
+from rich.console import Console
 
 from captum_ehr import Explanation
 from captum_ehr.demo.cohort import Cohort, split_by_patient
 from captum_ehr.demo.training import train
 from captum_ehr.insights import AttributionVisualizer
+from captum_ehr.insights.starting import demo
+
+HERE = Path(__file__).resolve().parent
 
 LABS = {
     "lactate": "mmol/L",
@@ -44,9 +52,24 @@ MINUTES = 60
 RARE = 4
 
 
-def main(root: Path) -> None:
+def main(
+    eicu: Annotated[Path | None, typer.Argument(help="The eICU demo.")] = None,
+    out: Annotated[Path, typer.Option(help="Where they go.")] = HERE,
+) -> None:
     """Read, train, photograph."""
     torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    if eicu is None:
+        with demo(Console(stderr=True), patients=40) as visualizer:
+            photograph(visualizer, out)
+        return
+    if out.resolve() == HERE:
+        raise typer.BadParameter("pictures of real records go elsewhere: --out FOLDER")
+    photograph(of_eicu(eicu), out)
+
+
+def of_eicu(root: Path) -> AttributionVisualizer:
+    """The held-out stays of the eICU demo, explained by a StageNet."""
     samples, scale = read(root)
     patients: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
@@ -74,7 +97,7 @@ def main(root: Path) -> None:
     torch.manual_seed(0)
     model = StageNet(dataset, embedding_dim=32, chunk_size=16, levels=2)
     train(model, cohort, cohort.epochs, 0, lambda epoch, loss: None)
-    visualizer = AttributionVisualizer(
+    return AttributionVisualizer(
         model,
         ["under 3 days", "3 days or more"],
         dataset=cohort.held_out,
@@ -85,7 +108,6 @@ def main(root: Path) -> None:
         title="EHR Insights: eICU demo",
         deidentify=True,
     )
-    photograph(visualizer, Path(__file__).parent)
 
 
 def read(root: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
@@ -223,4 +245,4 @@ def photograph(visualizer: AttributionVisualizer, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    typer.run(main)
