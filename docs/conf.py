@@ -48,7 +48,6 @@ autoclass_content = "class"
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 add_module_names = False
-smartquotes_action = "q"
 maximum_signature_line_length = 72
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

@@ -6,6 +6,7 @@ application is written in; what Typer makes of them differs between its versions
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from inspect import Parameter, cleandoc, signature
@@ -20,6 +21,9 @@ from typer.models import ArgumentInfo
 
 #: What a value is called where the option does not say.
 WORDS = {"int": "INTEGER", "Path": "PATH", "str": "TEXT", "float": "NUMBER"}
+
+#: An option in a sentence; elsewhere it stands in quotes of its own, or indented.
+OPTION = re.compile(r"(?<![`\w-])--\w[\w-]*")
 
 
 class Commands(SphinxDirective):
@@ -38,7 +42,8 @@ class Commands(SphinxDirective):
             for line in _described(str(app.info.name), command)
         ]
         return self.parse_text_to_nodes(
-            StringList(lines, source=self.arguments[0]), allow_section_headings=True
+            StringList([OPTION.sub(r"``\g<0>``", line) for line in lines]),
+            allow_section_headings=True,
         )
 
 

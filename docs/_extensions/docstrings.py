@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from sphinx.application import Sphinx
+
+
+class _Named(NamedTuple):
+    field: None
+
+
+FIELD = vars(_Named)["field"]
 
 
 def process(
@@ -15,9 +22,17 @@ def process(
     """Ready a docstring for napoleon, which reads it next."""
     if what in ("attribute", "data", "property"):
         # In "The scale: logit or probability" napoleon would take the scale for a type.
-        lines.insert(0, "")
+        # It looks at the first line alone, which now is an empty comment.
+        lines[:0] = ["..", ""]
     elif what == "method" and inspect.isfunction(object_):
         _drop_receiver(next(iter(inspect.signature(object_).parameters), "self"), lines)
+
+
+def skip(
+    app: Sphinx, what: str, name: str, object_: Any, skipped: bool, options: Any
+) -> bool | None:
+    """Leave out the fields of named tuples: they are among the parameters."""
+    return True if type(object_) is type(FIELD) else None
 
 
 def _drop_receiver(name: str, lines: list[str]) -> None:
@@ -36,6 +51,7 @@ def _drop_receiver(name: str, lines: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before napoleon, whose priority is 500."""
+    """Docstrings before napoleon gets them, whose priority is 500."""
+    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", process, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

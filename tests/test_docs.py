@@ -1,0 +1,87 @@
+"""The documentation leaves no public name out, and its examples run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captum_ehr.datasets import tiny_model
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [
+    "start.md",
+    "rules.md",
+    *(f"reference/{n}.md" for n in ("adapter", "pyhealth")),
+]
+DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", re.M)
+
+
+def public_names() -> dict[str, list[str]]:
+    """What each package lists in ``__all__``, read without importing it."""
+    found = {}
+    for path in sorted((ROOT / "captum_ehr").rglob("__init__.py")):
+        for node in ast.parse(path.read_text()).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id == "__all__":
+                module = ".".join(path.parent.relative_to(ROOT).parts)
+                found[module] = ast.literal_eval(node.value)
+    return found
+
+
+def documented() -> list[str]:
+    pages = (DOCS / "reference").glob("*.md")
+    return [name for page in pages for name in DIRECTIVE.findall(page.read_text())]
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    names, entries = public_names(), set(documented())
+    assert {"captum_ehr", "captum_ehr.propagation", "captum_ehr.insights"} <= set(names)
+    missing = [
+        f"{package}.{name}"
+        for package, listed in names.items()
+        for name in listed
+        if not entries & {f"{place}.{name}" for place in _places(package, name, names)}
+    ]
+    assert missing == []
+
+
+def _places(package: str, name: str, names: dict[str, list[str]]) -> list[str]:
+    """The package, and those above that hand the name on."""
+    above = package.rpartition(".")[0]
+    return [package, *([above] if name in names.get(above, []) else [])]
+
+
+def test_the_reference_has_each_entry_once_and_nothing_private() -> None:
+    entries = documented()
+    assert len(entries) == len(set(entries))
+    names = public_names()
+    for entry in entries:
+        package, _, name = entry.rpartition(".")
+        if package != "captum_ehr.pyhealth":
+            assert name in names[package], f"{entry} is not public"
+
+
+def test_every_page_is_reached_from_the_first() -> None:
+    first = (DOCS / "index.md").read_text().splitlines()
+    pages = {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.rglob("*.md")}
+    assert pages - set(first) == {"index"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
+    )
+    assert blocks
+    model, batch = tiny_model()
+    given: dict[str, Any] = {"model": model, "batch": batch, "dataset": model.dataset}
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, page, "exec"), given)
