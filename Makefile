@@ -16,7 +16,7 @@ NEWEST := torch captum pyhealth
 INSIGHTS := torch captum==0.7.0 pyhealth
 COMPAT := .compat
 
-.PHONY: help demo test test-compat test-insights lint docs bench clean
+.PHONY: help demo test test-compat test-insights lint docs tutorials bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
 	@echo "make docs                the documentation, into build/docs"
+	@echo "make tutorials           run the notebooks again, and keep what they show"
 	@echo "make bench               the benchmarks; an interrupted run goes on"
 	@echo "make bench MIMIC3=path   the same, with those on MIMIC-III"
 	@echo "make clean               remove the environment and all caches"
@@ -91,6 +92,9 @@ docs: $(VENV)/.installed-docs
 	@rm -rf build/docs
 	@$(BIN)/sphinx-build -W --keep-going -q -E -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
+
+tutorials: $(STAMP)
+	$(BIN)/python tests/notebooks.py tutorials/*.ipynb
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)
