@@ -45,7 +45,8 @@ class AttributionVisualizer:
         names: Human names of codes.
         methods: Names of methods, or attribution classes of Captum's; the first is
             shown first. By default ours and ten of Captum's.
-        baselines: Of PyHealth models: names (see :meth:`PyHealthAdapter.baseline`), or
+        baselines: Of PyHealth models: names (see
+            :meth:`~captum_ehr.PyHealthAdapter.baseline`), or
             by name whatever that takes; by default ``"unk"``, ``"pad"``, ``"mean"``.
         groups: Of PyHealth datasets: subgroups to filter by; keys of the samples, or
             by name a function of the sample or one group per patient. By default all

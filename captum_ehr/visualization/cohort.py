@@ -50,7 +50,8 @@ def cohort_bar(
     """Draw the strongest codes of a cohort: mean, mean absolute value, prevalence.
 
     The means are over all samples explained, counting 0 for those that do not have
-    the code, of the sum of its attributions in each: :meth:`Explanation.top`. The
+    the code, of the sum of its attributions in each:
+    :meth:`~captum_ehr.Explanation.top`. The
     third panel says what share of the samples has it. So a code that is rare and
     strong and one that is common and weak can be told apart.
 

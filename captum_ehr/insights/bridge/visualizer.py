@@ -45,16 +45,17 @@ def captum_visualizer(
     make another.
 
     Args:
-        model: A PyHealth classifier, or a :class:`PyHealthAdapter` of one.
+        model: A PyHealth classifier, or a :class:`~captum_ehr.PyHealthAdapter` of one.
         dataset: PyHealth samples (anything with ``len`` and integer indices); by
             default those of the model.
         classes: The name of each class, in the order of the label vocabulary; by
             default the labels. A model with one logit has two.
-        baselines: See :meth:`PyHealthAdapter.baseline`, for all methods.
+        baselines: See :meth:`~captum_ehr.PyHealthAdapter.baseline`, for all methods.
         names: Human names of codes, shown after the code, and of values, shown in its
             place; or such a table per feature key.
         num_examples: How many patients a fetch shows.
-        **options: Of :class:`DeepLiftEHR`, ``rules`` or ``completeness`` for example.
+        **options: Of :class:`~captum_ehr.DeepLiftEHR`, ``rules`` or ``completeness``
+            for example.
 
     Returns:
         A ``captum.insights.AttributionVisualizer``, with ``serve``, ``render`` and
