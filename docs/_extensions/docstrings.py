@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any, NamedTuple
 
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 
 class _Named(NamedTuple):
@@ -20,7 +22,9 @@ def process(
     app: Sphinx, what: str, name: str, object_: Any, options: Any, lines: list[str]
 ) -> None:
     """Ready a docstring for napoleon, which reads it next."""
-    if what in ("attribute", "data", "property"):
+    if what in ("data", "type"):
+        lines[:] = _comment(name, object_)
+    if what in ("attribute", "data", "property", "type"):
         # In "The scale: logit or probability" napoleon would take the scale for a type.
         # It looks at the first line alone, which now is an empty comment.
         lines[:0] = ["..", ""]
@@ -33,6 +37,17 @@ def skip(
 ) -> bool | None:
     """Leave out the fields of named tuples: they are among the parameters."""
     return True if type(object_) is type(FIELD) else None
+
+
+def _comment(name: str, value: Any) -> list[str]:
+    """What is said of a constant where it is assigned, below the package it is in."""
+    package, _, short = name.rpartition(".")
+    for path, module in sorted(sys.modules.items()):
+        if path.startswith(f"{package}.") and vars(module).get(short) is value:
+            said = ModuleAnalyzer.for_module(path).find_attr_docs().get(("", short))
+            if said is not None:
+                return list(said)
+    return []
 
 
 def _drop_receiver(name: str, lines: list[str]) -> None:
