@@ -33,6 +33,7 @@ def executed(path: Path, folder: Path) -> Any:
         notebook,
         timeout=TIMEOUT,
         record_timing=False,
+        store_widget_state=False,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=env)
