@@ -90,3 +90,19 @@ def bag_arguments(model: Bag, patients: int = 5) -> tuple[Any, ...]:
         Batch((ids[3:], labs[3:]), labels[3:], 1.0, patient_ids=names[3:]),
     ]
     return ["alive", "dead"], features, batches
+
+
+def pairs(view: dict[str, Any]) -> list[tuple[str, float]]:
+    """Code and attribution of everything that a view shows."""
+    made = [
+        (item["code"], item["attribution"])
+        for visit in view["visits"]
+        for group in visit["groups"]
+        for item in group["items"]
+    ]
+    for series in view["series"]:
+        for line in series["lines"]:
+            made += [(line["code"], p["attribution"]) for p in line["points"]]
+    for one in view["columns"]:
+        made += [(item["code"], item["attribution"]) for item in one["items"]]
+    return sorted(made)

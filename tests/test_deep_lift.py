@@ -12,12 +12,8 @@ import zoo
 from captum.attr import DeepLift, IntegratedGradients, NoiseTunnel
 from torch import nn
 
-from captum_ehr import (
-    AttributionWarning,
-    CompletenessError,
-    DeepLiftEHR,
-    PyHealthAdapter,
-)
+from captum_ehr import AttributionWarning as Warned
+from captum_ehr import CompletenessError, DeepLiftEHR, PyHealthAdapter
 
 STAGENET = zoo.Config("StageNet", "stagenet", "binary", zoo.STAGES)
 MLP = zoo.Config("MLP", "tensor", "binary", zoo.HIDDEN)
@@ -205,7 +201,7 @@ class TestCompleteness:
     ) -> None:
         x = torch.randn(3, 4)
         dl = DeepLiftEHR(model, rules=self.wrong(), completeness=completeness)
-        with pytest.warns(AttributionWarning, match="do not add up"):
+        with pytest.warns(Warned, match="do not add up"):
             found, delta = dl.attribute(x, return_convergence_delta=True)
         change = (model(x) - model(torch.zeros_like(x))).squeeze(1)
         torch.testing.assert_close(found.sum(1) - change, delta)
@@ -219,7 +215,7 @@ class TestCompleteness:
     def test_off_measures_all_the_same(self, model: nn.Module) -> None:
         dl = DeepLiftEHR(model, rules=self.wrong(), completeness="off")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", AttributionWarning)
+            warnings.simplefilter("error", Warned)
             _, delta = dl.attribute(torch.randn(3, 4), return_convergence_delta=True)
         assert bool((delta.abs() > 1e-3).any())
 
@@ -394,10 +390,9 @@ class TestBadInput:
         model, batch = mlp
         empty = {**batch, "conditions": batch["conditions"].clone()}
         empty["conditions"][2] = 0  # MLP divides by the number of its tokens
-        with pytest.warns(AttributionWarning, match=r"not finite.*\[2\]"):
+        with pytest.warns(Warned, match=r"not finite.*\[2\]"):
             exp = DeepLiftEHR(model).explain(empty)
         others = [i for i in range(9) if i != 2]
-        full = DeepLiftEHR(model).explain(batch)
-        for key, value in full.attributions.items():
+        for key, value in DeepLiftEHR(model).explain(batch).attributions.items():
             torch.testing.assert_close(exp.attributions[key][others], value[others])
         assert bool(exp.f_input[2].isnan())

@@ -11,7 +11,8 @@ from captum.attr._core.deep_lift import nonlinear
 from torch import Tensor, nn
 
 from captum_ehr import DeepLiftEHR
-from captum_ehr.propagation import default_table, elementwise
+from captum_ehr.propagation import default_table, elementwise, secant_rule
+from captum_ehr.propagation.rules.elementwise import elu
 
 
 class Gate(nn.Module):
@@ -47,10 +48,19 @@ def gated(module: Gate, y: Any, value: Any, gate: Any) -> Any:
     [
         {F.softsign: elementwise(lambda x: (1 + x.abs()) ** -2)},
         {Gate: gated},
+        {nn.ELU: elementwise(lambda x: x.clamp(max=0).exp())},
+        {nn.ELU: secant_rule(elu)},
         {nn.ELU: nonlinear},
         {Gate: gated, nn.ELU: nonlinear},
     ],
-    ids=["elementwise", "product-like module", "Captum's handler", "two"],
+    ids=[
+        "elementwise",
+        "product-like module",
+        "elementwise module",
+        "module's secant",
+        "Captum's handler",
+        "two",
+    ],
 )
 def test_rules_of_each_kind_add_up(model: nn.Module, rules: Any) -> None:
     x, x0 = torch.randn(3, 4), torch.randn(3, 4)

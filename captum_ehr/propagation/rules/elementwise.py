@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..pairs import Multiplier, Pair, Rule, sum_to, wide
 from .rows import Rowwise
@@ -34,7 +34,9 @@ def secant_rule(secant: Secant) -> Rule:
             the function's other arguments; returns (y - y0) / (x - x0).
     """
 
-    def rule(y: Pair, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if isinstance(y, nn.Module):  # which comes first where it has the rule
+            return rule(x, *args, **kwargs)
         if not only(x, args, kwargs):
             return NotImplemented
         dtype = x.input.dtype
@@ -71,7 +73,9 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         tensor([[0.7500]])
     """
 
-    def rule(y: Pair, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if isinstance(y, nn.Module):  # which comes first where it has the rule
+            return rule(x, *args, **kwargs)
         if not only(x, args, kwargs):
             return NotImplemented
         m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
