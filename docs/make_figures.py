@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -65,13 +64,7 @@ def main() -> None:
 
 
 def _synthetic() -> Cohort:
-    cohort = synthetic_demo_cohort(2500, 200)
-    units = {"labs": {lab.name: lab.unit for lab in LABS}}
-
-    def with_units(explanation: Explanation) -> Explanation:
-        return cohort.readable(explanation).with_units(units)
-
-    return replace(cohort, readable=with_units)
+    return synthetic_demo_cohort(2500, 200)
 
 
 def draw(make: Callable[[], Cohort], out: Path, reference: Ranges | None) -> None:

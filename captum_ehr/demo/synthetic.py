@@ -98,4 +98,6 @@ def readable(explanation: Explanation) -> Explanation:
             values = values.round(decimals=1)
             record = replace(record, values=values, columns=datasets.LAB_NAMES)
         features[key] = record
-    return replace(explanation, features=features)
+    units = {lab.name: lab.unit for lab in datasets.LABS}
+    shown = replace(explanation, features=features)
+    return shown.with_units({"labs": units} if "labs" in features else {})
