@@ -31,13 +31,11 @@ def halved(scan: Callable[..., Any], rule: Rule) -> Rule:
 
     Args:
         scan: From rows, sizes, states and five weights to the output or outputs.
-        rule: Its rule. It alone serves a single step, which has nothing to compound.
+        rule: Its rule.
     """
 
     @wraps(rule)
     def through_the_middle(y: Any, data: Any, sizes: Any, *rest: Any) -> Multiplier:
-        if len(sizes) == 1:
-            return rule(y, data, sizes, *rest)
         states, weights = rest[:-5], rest[-5:]
         made = scan(middle(data), sizes, *map(middle, rest))
         served = rule(
