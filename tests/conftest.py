@@ -8,8 +8,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+#: The same examples in every run: a failure is a defect, never bad luck.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 torch.set_num_threads(1)
 logging.getLogger("pyhealth").setLevel(logging.WARNING)

@@ -156,9 +156,12 @@ def explanations(draw: st.DrawFn) -> Explanation:
 
 
 def bits(explanation: Explanation) -> Explanation:
-    """The same with every bfloat16 tensor seen as int16, which numpy knows."""
+    """The same with bfloat16 seen as int16, which numpy knows, and one kind of NaN."""
 
     def seen(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            nan = torch.tensor(math.nan, dtype=tensor.dtype)
+            tensor = torch.where(tensor.isnan(), nan, tensor)
         return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
     copy = object.__new__(Explanation)
