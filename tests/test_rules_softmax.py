@@ -309,3 +309,13 @@ def test_half_precision_is_as_in_float32(
     found = ran.multipliers[0].float()
     assert found.isfinite().all()
     assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+def test_rows_that_are_whole_tensors_are_not_taken_for_one_row() -> None:
+    x, x0 = sides((4, 1), 3)
+
+    def call(x: Tensor) -> Tensor:
+        return torch.stack([(row.softmax(-1) * row).sum() for row in x])
+
+    ran = run_call(call, (x,), (x0,))
+    assert_close(ran.multipliers[0], ran.upstream[:, None].numpy(), 1e-12)

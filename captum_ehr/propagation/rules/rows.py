@@ -64,12 +64,8 @@ class Rowwise:
     @property
     def small(self) -> bool:
         """Whether it is worth its while to wait for others."""
-        size = self.sides[0].numel()
-        return (
-            self.kind is not None
-            and size < BLOCK // 8
-            and self.sides[0].dim() > (self.row > 1)
-        )
+        x = self.sides[0]
+        return self.kind is not None and x.dim() > 1 and x.numel() < BLOCK // 8
 
     def __call__(self, upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         """Share the upstream gradient out."""
