@@ -12,7 +12,7 @@ import torch
 from captum.attr import DeepLift
 from torch import Tensor, nn
 
-from ..adapter import PyHealthAdapter, module_rules
+from ..adapter import PyHealthAdapter, hasten, module_rules
 from ..propagation import (
     Rule,
     Tape,
@@ -101,8 +101,7 @@ class Engine(DeepLift):
 
         def view(model: nn.Module) -> Any:
             seen = viewed(model, self.table, self.types)
-            if look is not None:
-                look(seen)
+            (hasten if look is None else look)(seen)
             return seen
 
         if isinstance(self.model, PyHealthAdapter):
