@@ -33,13 +33,14 @@ def hasten(view: nn.Module) -> None:
         view: A private view of a model; it is written on.
     """
     for module in view.modules():
-        forward = _known(type(module)) and _FORWARDS.get(type(module).__qualname__)
-        if forward and _untouched(module):
+        kind: Any = type(module)
+        if _known(kind) and _untouched(module):
+            forward = _FORWARDS[kind.__qualname__]
             module.__dict__["forward"] = partial(forward, module)
 
 
 @cache
-def _known(kind: type[nn.Module]) -> bool:
+def _known(kind: type) -> bool:
     """Whether a class does what is written here, of which its source is the proof."""
     if kind.__qualname__ not in _FORWARDS or not kind.__module__.startswith("pyhealth"):
         return False
@@ -52,16 +53,15 @@ def _known(kind: type[nn.Module]) -> bool:
 
 def _untouched(layer: nn.Module) -> bool:
     """Whether a layer's parts are those that it is made with, and nobody watches."""
-    expected = {k: v for k, v in _PARTS.items() if k in layer._modules}
-    if not set(_NEEDED) <= set(expected):
-        return False
-    parts = [m for m in layer.modules() if m is not layer]
-    return all(type(layer._modules[k]) is v for k, v in expected.items()) and not any(
-        "forward" in part.__dict__
-        or part._forward_hooks
-        or part._forward_pre_hooks
-        or "_compiled_call_impl" in part.__dict__
-        for part in parts
+    parts = [(layer._modules.get(name), kind) for name, kind in _PARTS.items()]
+    own = "forward" not in layer.__dict__ and all(
+        type(part) is kind or (part is None and kind is nn.Dropout)
+        for part, kind in parts
+    )
+    return own and not any(
+        "forward" in part.__dict__ or part._forward_hooks or part._forward_pre_hooks
+        for child in layer.children()
+        for part in child.modules()
     )
 
 
@@ -172,7 +172,6 @@ _PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "nn_dropres": nn.Dropout,
     }
 )
-_NEEDED = frozenset(name for name in _PARTS if "drop" not in name)
 
 _FORWARDS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {"StageNetLayer": _stage_net, "StageNetAttentionLayer": _stage_attention}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from captum.log import log_usage
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
+from ..adapter import Baseline, FeatureRecord, PyHealthAdapter, hasten
 from ..explanation import Explanation
 from ..explanation.grouping import Grouping
 from ..propagation import AuditTape, two_passes
@@ -181,7 +181,12 @@ class DeepLiftEHR(Engine):
         with torch.inference_mode(False):
             own = self.prepare(inputs, baselines, additional_forward_args).fresh()
             tape = AuditTape(self.table)
-            forward, labels = self.forward_view(tape.follow)
+
+            def follow(view: nn.Module) -> None:
+                hasten(view)  # the account is of what is explained
+                tape.follow(view)
+
+            forward, labels = self.forward_view(follow)
             sides = two_passes(
                 forward, own.inputs, own.references[0], own.args, tape=tape
             )

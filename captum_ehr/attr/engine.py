@@ -101,7 +101,9 @@ class Engine(DeepLift):
 
         def view(model: nn.Module) -> Any:
             seen = viewed(model, self.table, self.types)
-            (hasten if look is None else look)(seen)
+            if look is not None:
+                look(seen)
+            hasten(seen)
             return seen
 
         if isinstance(self.model, PyHealthAdapter):
