@@ -251,19 +251,25 @@ def silu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
 
 
 def gelu(x: Pair, y: Pair, approximate: str = "none") -> Tensor:
-    """x·Φ(x): Δy/Δx where it has digits, else the derivative at Gauss' two nodes.
+    """x·Φ(x): Δy/Δx where it has digits, else f' + f‴·Δx²/24 halfway.
 
-    The one loses eps·|x|/|Δx|, the others miss Δx⁴/1000 at most.
+    The one loses eps·|x|/|Δx|, the other misses Δx⁴/300 at most. With φ = Φ' these are
+    Φ + xφ and φx(x² - 4); the latter serves tanh's approximation too.
     """
     near = 2.4 * torch.finfo(x.input.dtype).eps ** 0.2
-    dx, one = x.delta, torch.ones_like(x.input)
-    slope, other = (
-        torch.ops.aten.gelu_backward(one, x.at(node), approximate=approximate)
-        for node in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
-    )
+    dx, middle = x.delta, x.mean
+    squared = middle * middle
+    density = torch.mul(squared, -0.5).exp_().mul_(middle).mul_(1 / math.sqrt(math.tau))
+    if approximate == "none":
+        slope = torch.mul(middle, math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+        slope.add_(density)
+    else:
+        one = torch.ones_like(middle)
+        slope = torch.ops.aten.gelu_backward(one, middle, approximate=approximate)
+    slope.addcmul_(density.mul_(squared.sub_(4)), dx.square(), value=1 / 24)
     far = dx.abs().sub_(near).sign_().relu_()
     quotient = y.delta.div_(dx.add_(1).sub_(far))
-    return slope.add_(other).mul_(0.5).lerp_(quotient, far)
+    return slope.lerp_(quotient, far)
 
 
 def softplus(x: Pair, y: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
