@@ -17,7 +17,7 @@ from .calls import DivergenceError
 from .diagnostics import Diagnostics
 from .modules import call_module
 from .pairs import Rule
-from .passes import InputPass
+from .passes import InputPass, Overwritten
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
 from .tape import Tape
@@ -107,13 +107,22 @@ def recorded(
         a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
     ]
     with _same_randomness(tape) as rewind:
-        with torch.enable_grad(), InputPass(tape):
-            output = forward(*(x.clone() for x in inputs), *args)
+        tape.lent = _memory(inputs)
+        try:
+            with torch.enable_grad(), InputPass(tape):
+                output = forward(*_given(inputs, tape), *args)
+        except Overwritten:
+            rewind()
+            tape.clear()
+            with torch.enable_grad(), InputPass(tape):
+                output = forward(*_given(inputs, tape), *args)
+        if output.untyped_storage().data_ptr() in tape.lent:
+            output = output.clone()
 
         def against(references: Sequence[Tensor]) -> Tensor:
             rewind()
             with torch.enable_grad(), ReferencePass(tape) as reference_pass:
-                found = forward(*(x.clone() for x in references), *args)
+                found = forward(*_given(references, tape), *args)
             reference_pass.settle()
             seen = reference_pass.position + 1
             if seen != len(tape.functions):
@@ -121,9 +130,23 @@ def recorded(
                     "The model stopped earlier on the reference than on the input, "
                     f"after {seen} of {len(tape.functions)} torch calls."
                 )
-            return found.detach()
+            ours = found.untyped_storage().data_ptr() in _memory(references)
+            return found.detach().clone() if ours else found.detach()
 
         yield output, against
+
+
+def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
+    return frozenset(x.untyped_storage().data_ptr() for x in tensors)
+
+
+def _given(tensors: Sequence[Tensor], tape: Tape) -> Iterator[Tensor]:
+    """What the model gets of the inputs or references: no leaves, in rows of memory.
+
+    Copies cost as much as a small model, and are made only where it writes on them.
+    """
+    for x in tensors:
+        yield x.view_as(x) if tape.lent and x.is_contiguous() else x.clone()
 
 
 def attributions(
