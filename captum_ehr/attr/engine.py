@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from ..propagation import (
     viewed,
     with_rules,
 )
+from ..propagation.registry import Table
 from .captums import CAPTUM_ATTRIBUTE
 from .completeness import (
     AttributionWarning,
@@ -81,8 +82,9 @@ class Engine(DeepLift):
         self.completeness = completeness
         self.output = output
         own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        rules = {**own, **(rules or {})}
-        self.table, self.types = with_rules(rules), module_types(rules)
+        table = _table_of(tuple(own.items()))
+        self.table = with_rules(rules, table)
+        self.types = module_types({**own, **(rules or {})})
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self._run: Run | None = None
@@ -191,6 +193,7 @@ class Engine(DeepLift):
         engine = copy.copy(self)  # its run is its own, also beside other threads
         own = prepared.fresh()
         forward, labels = self.forward_view()
+        engine.model = _NO_HOOKS
         again = len(own.references) > 1
         tape = Tape(self.table, lasting=again)
         with recorded(forward, own.inputs, own.args, tape) as (output, against):
@@ -272,6 +275,16 @@ class Engine(DeepLift):
 
     def _register_hooks(self, module: nn.Module, **_: Any) -> None:
         return None
+
+
+@cache
+def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
+    """The rules that are the same for all explainers, in one table of a thousand."""
+    return with_rules(dict(rules))
+
+
+#: What Captum's attribute walks through in place of the model, as it sets no hooks.
+_NO_HOOKS = nn.Module()
 
 
 def _rows(parts: tuple[Tensor, ...], kept: slice) -> tuple[Tensor, ...]:

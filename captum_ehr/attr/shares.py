@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +28,12 @@ def summing(embedded: Collection[int]) -> Callable[[Parts, Parts, Parts], Parts]
     """
 
     def sums(multipliers: Parts, inputs: Parts, baselines: Parts) -> Parts:
-        made = []
+        made: list[Tensor] = []
         for k, sides in enumerate(zip(multipliers, inputs, baselines)):
-            summed = k in embedded
-            made += [_sums(*sides)] if summed else times_change(*((s,) for s in sides))
+            if k in embedded:
+                made.append(_sums(*sides))
+            else:
+                made += times_change(*((side,) for side in sides))
         return tuple(made)
 
     return sums

@@ -79,10 +79,7 @@ class Call:
 
 
 def _shape_of(output: Any) -> Any:
-    """What stands for an output of which a rule needs no more: a model's mask is made
-
-    of an absolute value as large as its input.
-    """
+    """What stands for an output of which a rule needs no more, and keeps no memory."""
     if isinstance(output, Tensor) and output.numel():
         return output.new_empty(1).expand(output.shape)
     return output

@@ -160,7 +160,6 @@ def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
 
     Computed when it is asked for: what it serves is most often a mask.
     """
-
     if x.input.is_complex():
         both = (x.input + x.reference) * sqrt(x, y)
         return lambda upstream: ((x, upstream * both),)
