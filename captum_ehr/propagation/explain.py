@@ -109,20 +109,18 @@ def recorded(
     with _same_randomness(tape) as rewind:
         tape.lent = _memory(inputs)
         try:
-            with torch.enable_grad(), InputPass(tape):
-                output = forward(*_given(inputs, tape), *args)
+            output = _run(forward, inputs, args, InputPass(tape))
         except Overwritten:
             rewind()
             tape.clear()
-            with torch.enable_grad(), InputPass(tape):
-                output = forward(*_given(inputs, tape), *args)
+            output = _run(forward, inputs, args, InputPass(tape))
         if output.untyped_storage().data_ptr() in tape.lent:
             output = output.clone()
 
         def against(references: Sequence[Tensor]) -> Tensor:
             rewind()
-            with torch.enable_grad(), ReferencePass(tape) as reference_pass:
-                found = forward(*_given(references, tape), *args)
+            reference_pass = ReferencePass(tape)
+            found = _run(forward, references, args, reference_pass)
             reference_pass.settle()
             seen = reference_pass.position + 1
             if seen != len(tape.functions):
@@ -140,13 +138,23 @@ def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
     return frozenset(x.untyped_storage().data_ptr() for x in tensors)
 
 
-def _given(tensors: Sequence[Tensor], tape: Tape) -> Iterator[Tensor]:
-    """What the model gets of the inputs or references: no leaves, in rows of memory.
+def _run(
+    forward: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    args: Any,
+    mode: InputPass | ReferencePass,
+) -> Tensor:
+    """One pass over inputs or references, which are no leaves, and in rows of memory.
 
     Copies cost as much as a small model, and are made only where it writes on them.
     """
-    for x in tensors:
-        yield x.view_as(x) if tape.lent and x.is_contiguous() else x.clone()
+    lent = mode.tape.lent
+    with torch.enable_grad():
+        given = [
+            x.view_as(x) if lent and x.is_contiguous() else x.clone() for x in tensors
+        ]
+        with mode:
+            return forward(*given, *args)
 
 
 def attributions(
