@@ -45,7 +45,8 @@ class Call:
         self.function = function
         self.args: Any = args
         self.kwargs: Any = kwargs
-        self.output = _shape_of(output) if entry.rule is modulus else output
+        mask = entry.rule is modulus and not args[0].is_complex()
+        self.output = _shape_of(output) if mask else output
         self.multiplier: Multiplier | None = None
         self.exact = True
         self.used = False
