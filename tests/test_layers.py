@@ -205,3 +205,27 @@ def test_it_leaves_no_trace_and_takes_reused_modules(small) -> None:
     with torch.no_grad():
         h, h0 = model.lift(F.relu(x)), model.lift(F.relu(x0))
     torch.testing.assert_close(found, F.relu(h) - F.relu(h0))
+
+
+class Overwriting(nn.Module):
+    """Runs a layer, then writes on its input, so that the pass begins again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x).tanh()
+        x[:, 0] = 0.0
+        return h + x.sum(1, keepdim=True)
+
+
+def test_a_layer_of_a_model_that_overwrites_its_input_ran_once() -> None:
+    model, x, x0 = Overwriting(), torch.randn(4, 3), torch.randn(4, 3)
+    kept = x.clone()
+    found = LayerDeepLiftEHR(model, "layer").attribute(x, x0)
+    assert found.shape == (4, 1)
+    neuron = NeuronDeepLiftEHR(model, "layer").attribute(x, 0, x0)
+    weight = model.layer.weight.detach()
+    assert torch.allclose(neuron, weight * (x - x0), atol=1e-6)
+    assert torch.equal(x, kept)

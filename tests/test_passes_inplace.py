@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from calls import explained, sides, total
 from torch import Tensor, nn
 
-from captum_ehr.propagation import attributions
+from captum_ehr import DeepLiftEHR
+from captum_ehr.propagation import attributions, two_passes
 
 Model = Callable[[Tensor], Tensor]
 
@@ -218,3 +219,81 @@ def test_inputs_and_references_are_not_overwritten() -> None:
     kept = x.clone(), x0.clone()
     attributions(lambda x: total(x.mul_(2).tanh_()), (x,), (x0,))
     assert torch.equal(x, kept[0]) and torch.equal(x0, kept[1])
+
+
+class Writes(nn.Module):
+    """Zeroes a column of its input in place, in several ways, and draws."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.rand(())
+        try:
+            if self.how == "index":
+                x[:, 0] = 0.0
+            elif self.how == "view":
+                x.view(-1).mul_(2.0)
+            elif self.how == "detached":
+                x.detach().mul_(2.0)
+            elif self.how == "numpy":
+                x.detach().numpy()[:] = 1.0
+        except Exception:  # begins again past any handler of the model's
+            return x.sum(1, keepdim=True)
+        return (noise * x).tanh().sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("how", ["index", "view", "detached", "numpy", "nothing"])
+@pytest.mark.filterwarnings("ignore:numpy")
+@pytest.mark.filterwarnings("ignore:the attributions of patient")
+def test_the_callers_tensors_are_not_written_on(how: str) -> None:
+    x, x0 = torch.randn(4, 3), torch.randn(4, 3)
+    kept, kept0, model = x.clone(), x0.clone(), Writes(how)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    found, delta = DeepLiftEHR(model).attribute(x, x0, 0, return_convergence_delta=True)
+    assert torch.equal(x, kept)
+    assert torch.equal(x0, kept0)
+    assert torch.equal(torch.get_rng_state(), state)
+    if how != "numpy":
+        torch.manual_seed(1)
+        after = model(x.clone())
+        torch.manual_seed(1)
+        change = after - model(x0.clone())
+        assert torch.allclose(found.sum(1), change[:, 0], atol=1e-5)
+        assert delta.abs().max() < 1e-5
+
+
+def test_outputs_that_are_the_inputs_are_copies() -> None:
+    x, x0 = torch.randn(4, 1), torch.randn(4, 1)
+    run = attributions(nn.Identity(), (x.requires_grad_(),), (x0,))
+    sides = two_passes(nn.Identity(), (x,), (x0,))
+    x0.zero_()
+    assert torch.equal(sides.reference_output, run.f_reference.view(4, 1))
+    memory = {x.untyped_storage().data_ptr(), x0.untyped_storage().data_ptr()}
+    assert sides.output.untyped_storage().data_ptr() not in memory
+
+
+def test_references_that_are_expanded_come_in_rows() -> None:
+    x, x0 = torch.randn(4, 6), torch.zeros(1, 6)
+
+    def model(x: Tensor) -> Tensor:
+        return x.view(-1, 2, 3).tanh().sum((1, 2))
+
+    run = attributions(model, (x,), (x0.expand(4, 6),))
+    assert run.delta.abs().max() < 1e-5
+    found = DeepLiftEHR(Lambda(model)).attribute(x, x0)
+    assert torch.allclose(found, run.attributions[0], atol=1e-6)
+    two_passes(model, (x.requires_grad_(),), (x0.expand(4, 6),))
+
+
+class Lambda(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

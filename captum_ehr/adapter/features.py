@@ -56,6 +56,8 @@ class Feature:
         vocab = self.ids
         if self.embedding is None or not vocab:
             return None
+        if list(vocab.values()) == list(range(len(vocab))):
+            return tuple(map(str, vocab))
         codes = [""] * (max(vocab.values()) + 1)
         for code, index in vocab.items():
             codes[index] = str(code)

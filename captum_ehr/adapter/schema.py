@@ -50,8 +50,13 @@ def describe(
             f"embeddings names {sorted(unknown)}; the features are {keys}."
         )
     processors = model.dataset.input_processors
+    tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
     return tuple(
-        Feature(key, processors[key], _table(model, key, processors[key], embeddings))
+        Feature(
+            key,
+            processors[key],
+            _table(model, key, processors[key], embeddings, tables),
+        )
         for key in keys
         if key not in structure
     )
@@ -67,7 +72,11 @@ def times(features: Iterable[Feature]) -> tuple[Feature, ...]:
 
 
 def _table(
-    model: Any, key: str, processor: Any, embeddings: Mapping[str, str]
+    model: Any,
+    key: str,
+    processor: Any,
+    embeddings: Mapping[str, str],
+    tables: Iterable[str],
 ) -> str | None:
     """The path of the module that embeds a feature, None for continuous ones."""
     if key in embeddings:
@@ -77,11 +86,7 @@ def _table(
         return embeddings[key]
     if not _is_token(processor):
         return None
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == key
-    ]
+    found = [name for name in tables if name.rpartition(".")[2] == key]
     if len(found) == 1:
         return found[0]
     raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,21 +30,23 @@ class Balance(NamedTuple):
         factor: ``(batch,)``, what would make the sum exact; 1 where the sum is out
             of tolerance, for a factor would then hide an error.
         off: ``(batch,)``, boolean: out of tolerance.
+        gross: ``(batch,)``, Σ|attributions|, where it had to be known; else 0.
     """
 
     delta: Tensor
     factor: Tensor
     off: Tensor
+    gross: Tensor
 
 
-def mixes(found: Balance, attributions: tuple[Tensor, ...]) -> bool:
+def mixes(found: Balance) -> bool:
     """Whether the sums fit the batch, though not its rows: its patients are mixed.
 
     What one patient has too much another then lacks; rounding errors do not cancel so.
     """
     if len(found.delta) < 2 or not bool(found.off.any()):
         return False
-    gross = torch.stack([a.double().abs().sum() for a in attributions]).sum()
+    gross = found.gross.sum()
     fine = found.delta.dtype == torch.float64
     delta = found.delta.double()
     bound = torch.minimum((1e-10 if fine else 1e-5) * gross, 1e-3 * delta.abs().sum())
@@ -51,7 +54,10 @@ def mixes(found: Balance, attributions: tuple[Tensor, ...]) -> bool:
 
 
 def balance(
-    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
+    attributions: tuple[Tensor, ...],
+    f_input: Tensor,
+    f_baseline: Tensor,
+    gross: Callable[[], Tensor] | None = None,
 ) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 
@@ -59,6 +65,13 @@ def balance(
     and a hundred-thousandth of the attributions' absolute sum, in float32; the cube
     of the first and the square of the second in float64; and the last digits of the
     outputs themselves, whose difference has no more.
+
+    Args:
+        attributions: One tensor per input, which may be sums already.
+        f_input: ``(batch,)``, f(x).
+        f_baseline: ``(batch,)``, f(x0).
+        gross: Gives the attributions' absolute sum per row, where they are sums; asked
+            only if a row would be out of tolerance without.
 
     Example:
         >>> attributions = (torch.tensor([[1.0, 2.0]]),)
@@ -68,16 +81,21 @@ def balance(
     """
     change = f_input - f_baseline
     total = torch.stack([_row_sum(a) for a in attributions]).sum(0)
-    gross = torch.stack([_row_sum(a.abs()) for a in attributions]).sum(0)
     change_ = change.double()
     delta = total - change_
     fine = change.dtype == torch.float64
     net, rough = _NET[fine], 1e-10 if fine else 1e-5
     last = 1e-10 if fine else 16 * torch.finfo(change.dtype).eps
     digits = last * (f_input.abs() + f_baseline.abs())
-    bound = torch.maximum(net * change_.abs(), rough * gross)
-    off = delta.abs() > torch.maximum(bound, digits.double())
-    return Balance(delta.to(change.dtype), polish(delta.to(change.dtype), change), off)
+    bound = torch.maximum(net * change_.abs(), digits.double())
+    off = delta.abs() > bound
+    size = torch.zeros_like(total)
+    if bool(off.any()):
+        absolute = [_row_sum(a.abs()) for a in attributions] if gross is None else []
+        size = gross() if gross is not None else torch.stack(absolute).sum(0)
+        off = delta.abs() > torch.maximum(bound, rough * size)
+    short = delta.to(change.dtype)
+    return Balance(short, polish(short, change), off, size)
 
 
 def _row_sum(a: Tensor) -> Tensor:

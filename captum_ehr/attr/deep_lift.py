@@ -114,7 +114,12 @@ class DeepLiftEHR(Engine):
             DivergenceError: If the model takes another path on the reference.
         """
         prepared, result = self.run(
-            inputs, baselines, target, additional_forward_args, custom_attribution_func
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            custom_attribution_func,
+            tokens=self.sum_tokens,
         )
         shaped = in_form(prepared, result.attributions, self.model, self.sum_tokens)
         return (shaped, result.balance.delta) if return_convergence_delta else shaped
@@ -142,7 +147,7 @@ class DeepLiftEHR(Engine):
             raise ValueError(
                 "explain needs multiply_by_inputs=True: multipliers have no sum."
             )
-        prepared, result = self.run(batch, baselines, target, None, None)
+        prepared, result = self.run(batch, baselines, target, None, None, tokens=True)
         words = baselines if isinstance(baselines, str) else "given"
         if len(prepared.references) > 1:
             words = f"{len(prepared.references)} reference patients"

@@ -85,6 +85,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
             additional_forward_args,
             custom_attribution_func,
             per_reference,
+            self.sum_tokens,
         )
         parts = result.each if per_reference else result.attributions
         shaped = in_form(prepared, parts, self.model, self.sum_tokens)

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from ..propagation import (
     viewed,
     with_rules,
 )
+from ..propagation.registry import Table
 from .captums import CAPTUM_ATTRIBUTE
 from .completeness import (
     AttributionWarning,
@@ -35,6 +37,7 @@ from .forms import Prepared, prepare
 from .options import check, explained
 from .outputs import scored
 from .result import Result, Run, averaged, joined
+from .shares import absolute_sums, summing, times_change
 from .targets import Target, per_patient, select, select_again
 
 
@@ -79,11 +82,11 @@ class Engine(DeepLift):
         self.completeness = completeness
         self.output = output
         own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        rules = {**own, **(rules or {})}
-        self.table, self.types = with_rules(rules), module_types(rules)
+        table = _table_of(tuple(own.items()))
+        self.table = with_rules(rules, table)
+        self.types = module_types({**own, **(rules or {})})
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
-        self.gradient_func = self._multipliers
         self._run: Run | None = None
 
     def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
@@ -119,19 +122,24 @@ class Engine(DeepLift):
         args: Any,
         custom: Any,
         each: bool = False,
+        tokens: bool = False,
     ) -> tuple[Prepared, Result]:
         """Prepare, run in slices, measure completeness, and say what is not exact.
 
         Args:
-            inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`, for all but the last.
+            inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`, for all but the last
+                two.
             baselines: The references.
             target: The explained outputs.
             args: Additional arguments of the forward.
             custom: A custom attribution function, or None.
             each: Keep the attributions of every reference, not their mean alone.
+            tokens: Sums over the embedding dimension are all that is wanted.
         """
         with torch.inference_mode(False):
             prepared = self.prepare(inputs, baselines, args)
+            if tokens and custom is None and self.multiplies_by_inputs:
+                prepared = prepared.in_sums(self.model)
             size = prepared.inputs[0].shape[0]
             step = self.internal_batch_size or size
             targets = None if target is None else per_patient(target, size)
@@ -163,7 +171,7 @@ class Engine(DeepLift):
         """
         together = self._slice(prepared, target, custom, each)
         found = together.balance
-        if custom is not None or not mixes(found, together.attributions):
+        if custom is not None or not mixes(found):
             return together
         if self.mixing == "together":
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
@@ -184,15 +192,19 @@ class Engine(DeepLift):
     ) -> Result:
         """One slice, or one row of it: one input pass for all references."""
         engine = copy.copy(self)  # its run is its own, also beside other threads
-        engine.gradient_func = engine._multipliers
         own = prepared.fresh()
         forward, labels = self.forward_view()
+        engine.model = _NO_HOOKS
         again = len(own.references) > 1
         tape = Tape(self.table, lasting=again)
         with recorded(forward, own.inputs, own.args, tape) as (output, against):
             value, index = select(output, target, labels)
             engine._run = Run(output, value, index, against, row, again)
-            parts = [engine._against(own, b, custom) for b in own.references]
+            engine.gradient_func = engine._multipliers
+            try:
+                parts = [engine._against(own, b, custom) for b in own.references]
+            finally:  # in a circle they would stay till the collector comes
+                del engine._run, engine.gradient_func
         result = averaged(parts, each)
         checked = custom is None and self.completeness != "off"
         report = account(tape, output, result, checked)
@@ -204,10 +216,9 @@ class Engine(DeepLift):
         """Captum's own attribute against one reference."""
         run = self._run
         assert run is not None
+        share = custom
         if custom is None and self.multiplies_by_inputs:
-            share = _times_change
-        else:
-            share = custom
+            share = summing(own.summed) if own.summed else times_change
         attributions = CAPTUM_ATTRIBUTE(
             self, own.inputs, baselines, None, own.args or None, False, share
         )
@@ -219,7 +230,11 @@ class Engine(DeepLift):
             row = run.row
             kept = slice(None) if row is None else slice(row, row + 1)
             f_input, f_baseline = run.value.detach()[kept], run.f_baseline[kept]
-            found = balance(tuple(m[kept] for m in measured), f_input, f_baseline)
+            gross = None
+            if own.summed:  # of what was not summed yet, if it is asked for at all
+                sides3 = run.multipliers, own.inputs, baselines
+                gross = partial(absolute_sums, *(_rows(s, kept) for s in sides3))
+            found = balance(_rows(measured, kept), f_input, f_baseline, gross)
         return Result(
             tuple(a.detach()[kept] for a in attributions),
             f_input,
@@ -263,11 +278,15 @@ class Engine(DeepLift):
         return None
 
 
-def _times_change(
-    multipliers: tuple[Tensor, ...],
-    inputs: tuple[Tensor, ...],
-    baselines: tuple[Tensor, ...],
-) -> tuple[Tensor, ...]:
-    """Captum's own attributions, in half the memory."""
-    sides = zip(multipliers, inputs, baselines)
-    return tuple((x.detach() - b).mul_(m) for m, x, b in sides)
+@cache
+def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
+    """The rules that are the same for all explainers, in one table of a thousand."""
+    return with_rules(dict(rules))
+
+
+#: What Captum's attribute walks through in place of the model, as it sets no hooks.
+_NO_HOOKS = nn.Module()
+
+
+def _rows(parts: tuple[Tensor, ...], kept: slice) -> tuple[Tensor, ...]:
+    return tuple(part[kept] for part in parts)

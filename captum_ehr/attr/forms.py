@@ -23,6 +23,8 @@ class Prepared:
         form: ``"tensor"``, ``"tuple"``, ``"pairs"``, ``"encoded"`` or ``"mapping"``.
         encoded: The batch, where a PyHealth model is explained on one.
         masks: Of pairs; where one is False nothing changes.
+        summed: Which inputs' attributions are summed over the last dimension as soon
+            as they are there.
     """
 
     inputs: tuple[Tensor, ...]
@@ -31,6 +33,17 @@ class Prepared:
     form: str
     encoded: EncodedBatch | None = None
     masks: tuple[Tensor, ...] | None = None
+    summed: frozenset[int] = frozenset()
+
+    def in_sums(self, model: nn.Module) -> Prepared:
+        """The same, of tokens their sums being all that is wanted of batches and pairs.
+
+        Tensors and tuples keep the inputs' shapes.
+        """
+        if self.form in ("tensor", "tuple") or not isinstance(model, PyHealthAdapter):
+            return self
+        embedded = (k for k, f in enumerate(model.features) if f.embedding)
+        return replace(self, summed=frozenset(embedded))
 
     def rows(self, part: slice) -> Prepared:
         """The same for some of the patients."""
@@ -44,6 +57,7 @@ class Prepared:
             tuple(tuple(x[part] for x in one) for one in self.references),
             args,
             self.form,
+            summed=self.summed,
         )
 
     def but(self, row: int) -> Prepared:
@@ -78,6 +92,7 @@ class Prepared:
             tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
             tuple(_ordinary(a) for a in self.args),
             self.form,
+            summed=self.summed,
         )
 
 
@@ -134,8 +149,8 @@ def in_form(
         return parts
     if sum_tokens and isinstance(model, PyHealthAdapter):
         parts = tuple(
-            a.sum(-1) if feature.embedding else a
-            for a, feature in zip(parts, model.features)
+            a.sum(-1) if feature.embedding and k not in prepared.summed else a
+            for k, (a, feature) in enumerate(zip(parts, model.features))
         )
     if prepared.encoded is not None:
         return dict(zip(prepared.encoded.feature_keys, parts))

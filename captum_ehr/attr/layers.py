@@ -103,6 +103,7 @@ class LayerDeepLiftEHR(LayerDeepLift):
         with torch.inference_mode(False):
             own = engine.prepare(inputs, baselines, additional_forward_args).fresh()
             forward, labels = engine.forward_view(probe.look)
+            forward = probe.watched(forward)
             tape = Tape(engine.table)
             with recorded(forward, own.inputs, own.args, tape) as (output, against):
                 value, index = select(output, target, labels)
@@ -220,6 +221,7 @@ class _NeuronEngine(DeepLiftEHR):
     ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
         """A forward that returns the neuron."""
         forward, _ = super().forward_view(self.probe.look)
+        forward = self.probe.watched(forward)
 
         def chosen(*args: Any) -> Tensor:
             forward(*args)

@@ -52,6 +52,15 @@ class Probe:
 
         module.__dict__["forward"] = shown
 
+    def watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward of that view, which may begin again after it was broken off."""
+
+        def anew(*args: Any) -> Any:
+            self.seen = []
+            return forward(*args)
+
+        return anew
+
     def take(self) -> Activations:
         """What one call showed in the pass that has just run.
 

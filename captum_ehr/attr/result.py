@@ -94,11 +94,12 @@ def averaged(parts: list[Result], each: bool) -> Result:
     f_baseline = torch.stack([p.f_baseline for p in parts]).mean(0)
     delta = deltas.double().mean(1).to(deltas.dtype)
     off = torch.stack([p.balance.off for p in parts]).any(0)
+    gross = torch.stack([p.balance.gross for p in parts]).mean(0)
     return replace(
         first,
         attributions=tuple(torch.stack(column).mean(0) for column in columns),
         f_baseline=f_baseline,
-        balance=Balance(delta, polish(delta, first.f_input - f_baseline), off),
+        balance=Balance(delta, polish(delta, first.f_input - f_baseline), off, gross),
     )
 
 

@@ -105,6 +105,7 @@ class AuditedCall(Call):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.output = args[-1]  # in full: the account is of it
         self.carried = 0.0
         self.missing = 0.0
         self.module = ""

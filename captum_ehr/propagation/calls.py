@@ -14,6 +14,7 @@ from torch._C import _functorch as functorch
 from .operations import label
 from .pairs import Multiplier, Pair
 from .registry import Entry, Kind
+from .rules.elementwise import modulus
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.
@@ -44,7 +45,8 @@ class Call:
         self.function = function
         self.args: Any = args
         self.kwargs: Any = kwargs
-        self.output = output
+        mask = entry.rule is modulus and not args[0].is_complex()
+        self.output = _shape_of(output) if mask else output
         self.multiplier: Multiplier | None = None
         self.exact = True
         self.used = False
@@ -75,6 +77,13 @@ class Call:
         self.args = _sheltered(self.args, memory)
         self.kwargs = {k: _sheltered(v, memory) for k, v in self.kwargs.items()}
         self.output = _sheltered(self.output, memory)
+
+
+def _shape_of(output: Any) -> Any:
+    """What stands for an output of which a rule needs no more, and keeps no memory."""
+    if isinstance(output, Tensor) and output.numel():
+        return output.new_empty(1).expand(output.shape)
+    return output
 
 
 def _sheltered(value: Any, memory: int) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C import _set_grad_enabled
@@ -37,6 +38,13 @@ from .calls import (
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .tape import Tape
+
+
+class Overwritten(BaseException):
+    """The model is about to write on its inputs, of which it has no copies.
+
+    No exception that a model could catch.
+    """
 
 
 class InputPass(TorchFunctionMode):
@@ -195,6 +203,8 @@ class InputPass(TorchFunctionMode):
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
+        if self.tape.lent and isinstance(output, np.ndarray):
+            self._check_lent(args[0])  # NumPy may write on it, unseen
         entry = Entry(Kind.STRUCTURE, None, func if overwrites else None)
         self.tape.note(entry, func, args, kwargs, detached(output))
         return output
@@ -204,6 +214,11 @@ class InputPass(TorchFunctionMode):
         self.tape.writes.add(len(self.tape.functions) - 1)
         if not isinstance(target, Tensor):
             return
+        self._check_lent(target)
         memory = target.untyped_storage().data_ptr()
         for call in self.tape.calls.values():
             call.shelter(memory)
+
+    def _check_lent(self, target: Tensor) -> None:
+        if target.untyped_storage().data_ptr() in self.tape.lent:
+            raise Overwritten

@@ -31,6 +31,17 @@ class Tape:
         self.writes: set[int] = set()
         self.generators: list[tuple[str, Tensor]] = []
         self.messages: list[str] = []
+        #: Memory that the model was given as it is, and must not write on.
+        self.lent: frozenset[int] = frozenset()
+
+    def clear(self) -> None:
+        """Forget everything, to begin again with copies of the inputs."""
+        self.functions.clear()
+        self.calls.clear()
+        self.writes.clear()
+        self.generators.clear()
+        self.messages.clear()
+        self.lent = frozenset()
 
     def note(
         self, entry: Entry, function: Any, args: Any, kwargs: Any, output: Any

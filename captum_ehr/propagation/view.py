@@ -49,6 +49,8 @@ class _Copier:
     ) -> None:
         self.wrap = wrap
         self.seen: dict[int, Any] = {}
+        dynamo = sys.modules.get("torch._dynamo")
+        self.compiled = getattr(dynamo, "OptimizedModule", ())
 
     def module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.seen:
@@ -62,18 +64,24 @@ class _Copier:
             plain = type(value) in _PLAIN or name in _SHARED
             state[name] = value if plain else self.value(value)
         state["training"] = False
-        _as_written(module, state)
+        # What torch.compile made is bound to the model's modules, in their mode and
+        # with their gradients, and would trace the passes too: the copy runs its own.
+        state.pop("_compiled_call_impl", None)
+        if isinstance(module, self.compiled):
+            state["forward"] = state["_modules"]["_orig_mod"]
         forward = self.wrap(copy) if self.wrap is not None else None
         if forward is not None:
             state["forward"] = forward
         return copy
 
     def value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is dict and not value:
+            return {}
         if isinstance(value, nn.Module):
             return self.module(value)
         if isinstance(value, Tensor):
             return self.tensor(value)
-        kind = type(value)
         if kind is weakref.ref:
             target = value()
             return weakref.ref(self.value(target)) if target is not None else value
@@ -98,18 +106,6 @@ class _Copier:
                 known = known.clone()
             self.seen[id(value)] = known
         return known
-
-
-def _as_written(module: nn.Module, state: dict[str, Any]) -> None:
-    """Let the copy of a compiled module run its own modules.
-
-    What ``torch.compile`` made is bound to the model's modules, in their mode and
-    with their gradients, and would trace the passes too.
-    """
-    state.pop("_compiled_call_impl", None)
-    dynamo = sys.modules.get("torch._dynamo")
-    if isinstance(module, getattr(dynamo, "OptimizedModule", ())):
-        state["forward"] = state["_modules"]["_orig_mod"]
 
 
 #: What needs no copy, most of what modules hold.

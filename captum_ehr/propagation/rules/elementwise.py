@@ -160,10 +160,11 @@ def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
 
     Computed when it is asked for: what it serves is most often a mask.
     """
+    if x.input.is_complex():
+        both = (x.input + x.reference) * sqrt(x, y)
+        return lambda upstream: ((x, upstream * both),)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Any, Tensor]]:
-        if x.input.is_complex():
-            return ((x, upstream * (x.input + x.reference) * sqrt(x, y)),)
         sides = Pair(x.input.abs(), x.reference.abs())
         return secant_rule(absolute)(sides, x)(upstream)  # type: ignore[return-value]
 
