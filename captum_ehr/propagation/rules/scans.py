@@ -32,6 +32,9 @@ from ..pairs import Multiplier, Pair, Rule, Shares, wide
 from .cells import Cell, Weights
 from .rows import BLOCK
 
+#: Hidden units of a block's rows: some forty tensors of as many are alive at once.
+PORTION = BLOCK // 2
+
 Sizes = tuple[int, ...]
 
 
@@ -50,8 +53,8 @@ def unrolled(
         What met the gates, and the states after the step.
     """
     for a in data:
-        if len(a) < len(states[0]):
-            states = [state[: len(a)] for state in states]
+        if a.shape[0] < states[0].shape[0]:
+            states = [state[: a.shape[0]] for state in states]
         z = cell.meet(a, linear(states[0], weights.hidden, weights.bias))
         states = cell.step(a, z, states, weights)
         yield z, states
@@ -175,12 +178,13 @@ class _Wide:
 
     def blocks(self) -> list[tuple[int, int]]:
         """Steps to be taken at once, the last first."""
-        rows, wanted = self.data.input, BLOCK * torch.get_num_threads()
+        rows, count = self.data.input, len(self.way.sizes)
+        wanted = PORTION * torch.get_num_threads()
         if rows.device.type != "cpu":
             wanted *= 64  # there, what counts is how many kernels are started
         steps = wanted * self.cell.gates // (rows.shape[1] * self.way.sizes[0])
-        ends = range(len(self.way.sizes), 0, -max(steps, 1))
-        return [(max(end - max(steps, 1), 0), end) for end in ends]
+        steps = max(min(steps, -(-count // 4)), 1)
+        return [(max(end - steps, 0), end) for end in range(count, 0, -steps)]
 
     def factors(self, first: int, last: int) -> Tensor:
         """Those of some steps; the gates of the two ends are worked out again."""
