@@ -118,7 +118,7 @@ def line(ends: Pair, count: int) -> Tensor:
 
 
 def swift_tanh(x: Tensor) -> Tensor:
-    """2σ(2x) - 1: three times as fast as tanh, and as exact next to 1, as it is used."""
+    """2σ(2x) - 1: three times as fast as tanh, and as exact where it meets 1."""
     return (2 * x).sigmoid_().mul_(2).sub_(1)
 
 
@@ -143,7 +143,7 @@ class Gru:
     def step(
         self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
     ) -> tuple[Tensor, ...]:
-        """h' = n + z(h - n)."""
+        """As above: h' = n + z(h - n)."""
         size = z.shape[-1] // 3
         gates = z[:, : 2 * size].sigmoid()
         n = torch.addcmul(a[:, 2 * size :], gates[:, :size], z[:, 2 * size :]).tanh_()
@@ -168,7 +168,7 @@ class Gru:
         return found
 
     def transposed(self, hidden: Tensor) -> Tensor:
-        """n first."""
+        """The rows of n first."""
         return hidden.roll(len(hidden) // 3, 0)
 
     def back(
@@ -197,7 +197,7 @@ class Lstm:
     def step(
         self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
     ) -> tuple[Tensor, ...]:
-        """c' = fc + ig, h' = o tanh c'."""
+        """As above: c' = fc + ig, h' = o tanh c'."""
         size = z.shape[-1] // 4
         i, f = z[:, : 2 * size].sigmoid().chunk(2, 1)
         g = z[:, 2 * size : 3 * size].tanh()
@@ -207,7 +207,6 @@ class Lstm:
 
     def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:
         """The formulas above."""
-        size = z.shape[-1] // 4
         before_i, before_f, before_g, before_o = z.chunk(4, -1)
         i, f, o = before_i.sigmoid(), before_f.sigmoid(), before_o.sigmoid()
         g, c = swift_tanh(before_g), states[1]
@@ -265,7 +264,7 @@ class Rnn:
     def step(
         self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
     ) -> tuple[Tensor, ...]:
-        """h' = tanh(a + b)."""
+        """As above: h' = tanh(a + b)."""
         return (self.activation(z),)
 
     def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:

@@ -76,10 +76,10 @@ def _outputs(
     return scanned(cell, data, sizes, states, Weights(*weights))
 
 
-def _five(params: Sequence[Tensor], biased: bool) -> list[Tensor | None]:
+def _five(params: Sequence[Tensor], biased: bool) -> list[Any]:
     """W, U, their biases and an LSTM's projection, None where there is none."""
     w_ih, w_hh, *rest = params
-    made: list[Tensor | None] = [w_ih, w_hh]
+    made: list[Any] = [w_ih, w_hh]
     made += rest[:2] if biased else [None, None]
     made += (rest[2:] if biased else rest) or [None]
     return made
@@ -129,11 +129,13 @@ def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
         outputs = []
         for direction in range(directions):
             k = layer * directions + direction
-            weights = _five(params[k * per_cell : (k + 1) * per_cell], biased)
+            w_ih, w_hh, b_ih, b_hh, project = _five(
+                params[k * per_cell : (k + 1) * per_cell], biased
+            )
             rows = data[layout.mirror] if direction else data
-            given = linear(rows, weights[0], weights[2])
+            given = linear(rows, w_ih, b_ih)
             first = (state[k] for state in states)
-            out = scan(given, sizes, *first, weights[1], *weights[3:])
+            out = scan(given, sizes, *first, w_hh, b_hh, project)
             hidden, *cells = (out,) if isinstance(out, Tensor) else out
             finals.append(tuple(s[layout.last] for s in (hidden, *cells)))
             outputs.append(hidden[layout.mirror] if direction else hidden)

@@ -129,7 +129,9 @@ class _Wide:
         self.way = way
         self.cell = way.cell
         self.data = wide(way.data)
-        self.weights = Weights(*(w if w is None else w.to(dtype) for w in way.weights))
+        hidden, *rest = way.weights
+        bias, project = (w if w is None else w.to(dtype) for w in rest)
+        self.weights = Weights(hidden.to(dtype), bias, project)
         states, ys = map(wide, way.states), map(wide, way.ys)
         #: Of each point of the way, of each state: before each step.
         ends = [
@@ -183,13 +185,14 @@ class _Wide:
         if rows.device.type != "cpu":
             wanted *= 64  # there, what counts is how many kernels are started
         steps = wanted * self.cell.gates // (rows.shape[1] * self.way.sizes[0])
-        steps = max(min(steps, -(-count // 4)), 1)
+        steps = max(min(steps, -(-count // 5)), 1)
         return [(max(end - steps, 0), end) for end in range(count, 0, -steps)]
 
     def factors(self, first: int, last: int) -> Tensor:
         """Those of some steps; the gates of the two ends are worked out again."""
         start, stop = self.way.offsets[first], self.way.offsets[last]
-        ends = Pair(*(side[start:stop] for side in self.data.sides))
+        ours, theirs = (side[start:stop] for side in self.data.sides)
+        ends = Pair(ours, theirs)
         states = [self._before(k, first, last) for k in range(len(self.paths[0]))]
         z = ends.input.new_empty(len(self.paths), *ends.input.shape)
         for k, met in enumerate(self.met):
