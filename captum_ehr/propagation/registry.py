@@ -38,7 +38,6 @@ from .rules import extrema, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
-from .rules.halves import halved
 from .rules.handlers import captum_handler, is_captum_handler
 from .rules.integral import multilinear, multilinear_if
 
@@ -257,14 +256,14 @@ def _recurrent() -> dict[Any, Entry]:
     """Recurrent layers and cells, unrolled into scans that have rules."""
     table: dict[Any, Entry] = {}
     for name, scan, rule in (
-        ("gru", recurrent.gru_scan, recurrent.gru),
-        ("lstm", recurrent.lstm_scan, recurrent.lstm),
-        ("rnn_tanh", recurrent.rnn_tanh_scan, recurrent.rnn_tanh),
-        ("rnn_relu", recurrent.rnn_relu_scan, recurrent.rnn_relu),
+        ("gru", recurrent.gru_scan, recurrent.gru_halved),
+        ("lstm", recurrent.lstm_scan, recurrent.lstm_halved),
+        ("rnn_tanh", recurrent.rnn_tanh_scan, recurrent.rnn_tanh_halved),
+        ("rnn_relu", recurrent.rnn_relu_scan, recurrent.rnn_relu_halved),
     ):
         layers = partial(recurrent.layers, scan)
         step = partial(recurrent.one_step, scan)
-        table[scan] = Entry(Kind.RULE, halved(scan, rule))
+        table[scan] = Entry(Kind.RULE, rule)
         table[getattr(torch, name)] = Entry(Kind.EXPAND, layers)
         table[getattr(torch, name + "_cell")] = Entry(Kind.EXPAND, step)
     return table
