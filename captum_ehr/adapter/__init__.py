@@ -7,7 +7,6 @@ from .patients import fitted, reference_patients
 from .records import FeatureKeyError, FeatureRecord
 from .references import Baseline
 from .schema import is_pyhealth_model, module_rules
-from .stages import hasten
 
 __all__ = [
     "Baseline",
@@ -19,7 +18,6 @@ __all__ = [
     "Player",
     "PyHealthAdapter",
     "fitted",
-    "hasten",
     "is_pyhealth_model",
     "module_rules",
     "reference_patients",

@@ -10,7 +10,8 @@ import torch
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..adapter import Baseline, FeatureRecord, PyHealthAdapter, hasten
+from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
+from ..adapter.stages import hasten
 from ..explanation import Explanation
 from ..explanation.grouping import Grouping
 from ..propagation import AuditTape, two_passes

@@ -13,7 +13,8 @@ import torch
 from captum.attr import DeepLift
 from torch import Tensor, nn
 
-from ..adapter import PyHealthAdapter, hasten, module_rules
+from ..adapter import PyHealthAdapter, module_rules
+from ..adapter.stages import hasten
 from ..propagation import (
     Rule,
     Tape,

@@ -101,7 +101,7 @@ class ReferencePass(TorchFunctionMode):
             return
         self.waiting.append(multiplier)
         self.size += multiplier.operand.shape.numel()
-        if self.size > BLOCK:
+        if self.size > BLOCK // 2:
             self.settle()
 
     def _written(self, target: Tensor, value: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..pairs import Operand, Pair
 
-#: Elements of a block: 128 KiB of float32, and as many as torch gives to one thread.
-BLOCK = 1 << 15
+#: Elements of a block: 256 KiB of float32. Larger ones spend less on starting each
+#: operation, smaller ones less on fetching what the last one left.
+BLOCK = 1 << 16
 
 #: From x, x0, y, y0, each ``(rows, row)``, to factors of the same shape.
 type Factors = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
@@ -65,7 +66,7 @@ class Rowwise:
     def small(self) -> bool:
         """Whether it is worth its while to wait for others."""
         x = self.sides[0]
-        return self.kind is not None and x.dim() > 1 and x.numel() < BLOCK // 8
+        return self.kind is not None and x.dim() > 1 and x.numel() < BLOCK // 16
 
     def __call__(self, upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         """Share the upstream gradient out."""
