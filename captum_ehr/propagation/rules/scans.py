@@ -33,7 +33,7 @@ from .cells import Cell, Weights
 from .rows import BLOCK
 
 #: Hidden units of a block's rows: some forty tensors of as many are alive at once.
-PORTION = BLOCK // 4
+PORTION = BLOCK // 2
 
 Sizes = tuple[int, ...]
 
