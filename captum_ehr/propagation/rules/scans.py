@@ -64,6 +64,7 @@ def scanned(
     cell: Cell, data: Tensor, sizes: Sizes, states: Sequence[Tensor], weights: Weights
 ) -> list[Tensor]:
     """Every state after every step, one row after the other."""
+    states = [state.to(data.dtype) for state in states]  # autocast's W x is its own
     steps = unrolled(cell, data.split(sizes), states, weights)
     return [torch.cat(rows) for rows in zip(*(after for _, after in steps))]
 
@@ -115,8 +116,9 @@ class _Way:
     def multiplier(self, *upstream: Tensor) -> Shares:
         """Share the gradients of all states out, block by block."""
         dtype = torch.promote_types(upstream[0].dtype, torch.float32)
-        wider = _Wide(self, dtype)
-        share, carry = wider.back([m.to(dtype) for m in upstream])
+        with torch.autocast(upstream[0].device.type, enabled=False):
+            wider = _Wide(self, dtype)
+            share, carry = wider.back([m.to(dtype) for m in upstream])
         yield self.data, share.to(upstream[0].dtype)
         for state, m in zip(self.states, carry):
             yield state, m.sum(1).to(upstream[0].dtype)
