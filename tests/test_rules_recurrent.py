@@ -24,7 +24,7 @@ from oracles import oracle
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from captum_ehr.propagation import private_view, with_rules
+from captum_ehr.propagation import attributions, private_view, with_rules
 from captum_ehr.propagation.rules import recurrent
 
 LENGTHS = [2, 3, 1]
@@ -379,3 +379,17 @@ def test_multihead_attention(mask: str, need_weights: bool) -> None:
 
     added = np.where(blocked, -np.inf, 0.0)
     check(call, lambda x: _heads(module, x[0], added)[None], (x,), (x0,))
+
+
+def test_scans_work_under_autocast() -> None:
+    torch.manual_seed(0)
+    module = nn.GRU(4, 5)
+    x = torch.randn(3, 7, 4)
+
+    def last(rows: Tensor) -> Tensor:
+        return module(rows.transpose(0, 1))[0][-1].sum(1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        run = attributions(last, (x,), (torch.zeros_like(x),))
+    change = run.f_input - run.f_reference
+    assert (run.delta.abs() < 0.02 * change.abs().clamp(min=1)).all()
