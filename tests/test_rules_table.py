@@ -230,9 +230,10 @@ def test_every_name_stands_for_a_function(names: str) -> None:
 
 
 def test_every_rule_serves_a_function() -> None:
-    from captum_ehr.propagation.registry import _rules
+    from captum_ehr.propagation.registry import _operand_rules, _rules
 
-    missing = {name for name, _ in _rules() if not list(operations.named(name))}
+    names = {name for name, *_ in (*_rules(), *_operand_rules())}
+    missing = {name for name in names if not list(operations.named(name))}
     assert missing <= set(OPTIONAL)
 
 

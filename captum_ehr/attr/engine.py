@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Literal
@@ -228,21 +228,18 @@ class Engine(DeepLift):
             if custom is None and not self.multiplies_by_inputs:
                 sides = zip(run.multipliers, own.inputs, baselines)
                 measured = tuple(m * (x - b) for m, x, b in sides)
-            row = run.row
-            kept = slice(None) if row is None else slice(row, row + 1)
-            f_input, f_baseline = run.value.detach()[kept], run.f_baseline[kept]
-            gross = None
-            if own.summed:  # of what was not summed yet, if it is asked for at all
-                sides3 = run.multipliers, own.inputs, baselines
-                gross = partial(absolute_sums, *(_rows(s, kept) for s in sides3))
-            found = balance(_rows(measured, kept), f_input, f_baseline, gross)
-        return Result(
-            tuple(a.detach()[kept] for a in attributions),
-            f_input,
-            f_baseline,
-            run.index[kept],
-            found,
-        )
+            index, row = run.index, run.row
+            values = run.value.detach(), run.f_baseline
+            parts = [run.multipliers, own.inputs, baselines]
+            if row is not None:
+                index, attributions = index[row : row + 1], _row(attributions, row)
+                values, measured = _row(values, row), _row(measured, row)
+                parts = [_row(side, row) for side in parts]
+            # of what was not summed yet, if it is asked for at all
+            gross = partial(absolute_sums, *parts) if own.summed else None
+            found = balance(measured, *values, gross)
+        detached = tuple(a.detach() for a in attributions)
+        return Result(detached, *values, index, found)
 
     # What Captum's attribute calls ---------------------------------------------------
 
@@ -289,5 +286,6 @@ def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
 _NO_HOOKS = nn.Module()
 
 
-def _rows(parts: tuple[Tensor, ...], kept: slice) -> tuple[Tensor, ...]:
-    return tuple(part[kept] for part in parts)
+def _row(parts: Sequence[Tensor], row: int) -> tuple[Any, ...]:
+    """One patient of each tensor, as a tuple."""
+    return tuple(part[row : row + 1] for part in parts)

@@ -14,7 +14,6 @@ from torch._C import _functorch as functorch
 from .operations import label
 from .pairs import Multiplier, Pair
 from .registry import Entry, Kind
-from .rules.elementwise import modulus
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.
@@ -29,8 +28,8 @@ class Call:
     """One recorded call: what went in and came out, then the rule's multiplier."""
 
     __slots__ = (
-        *("args", "entry", "exact", "function", "kwargs", "multiplier", "output"),
-        "used",
+        *("args", "entry", "exact", "function", "kwargs", "lasting", "multiplier"),
+        *("output", "used"),
     )
 
     def __init__(
@@ -45,10 +44,10 @@ class Call:
         self.function = function
         self.args: Any = args
         self.kwargs: Any = kwargs
-        mask = entry.rule is modulus and not args[0].is_complex()
-        self.output = _shape_of(output) if mask else output
+        self.output = output if entry.output else _shape_of(output)
         self.multiplier: Multiplier | None = None
         self.exact = True
+        self.lasting = True
         self.used = False
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
@@ -58,6 +57,7 @@ class Call:
         named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
         result = _pair_outputs(self.output, output)
         self.multiplier = self.serve(result, paired, named)
+        self.lasting = lasting
         if not lasting:
             self.args = self.kwargs = self.output = None
 
@@ -81,9 +81,13 @@ class Call:
 
 def _shape_of(output: Any) -> Any:
     """What stands for an output of which a rule needs no more, and keeps no memory."""
-    if isinstance(output, Tensor) and output.numel():
+    if isinstance(output, Tensor) and output.numel() > _LITTLE:
         return output.new_empty(1).expand(output.shape)
     return output
+
+
+#: Elements of an output that it is no use to let go.
+_LITTLE = 1 << 12
 
 
 def _sheltered(value: Any, memory: int) -> Any:
@@ -118,7 +122,16 @@ class Node(torch.autograd.Function):
             if pair.slot >= 0:
                 earlier = shares[pair.slot]
                 shares[pair.slot] = share if earlier is None else earlier + share
+        if not call.lasting:  # the rest of the backward pass can have its memory
+            call.multiplier = _spent
         return (None, None, *shares)
+
+
+def _spent(*_: Tensor) -> Any:
+    raise RuntimeError(
+        "The multipliers of this reference have been asked for; with "
+        "Tape(..., lasting=True) they stay."
+    )
 
 
 def out_of_place(

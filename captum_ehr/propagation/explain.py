@@ -20,6 +20,7 @@ from .pairs import Rule
 from .passes import InputPass, Overwritten
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
+from .rules.rows import together
 from .tape import Tape
 from .view import private_view
 
@@ -111,7 +112,7 @@ def recorded(
         try:
             output = _run(forward, inputs, args, InputPass(tape))
         except Overwritten:
-            rewind()
+            rewind(whole=False)
             tape.clear()
             output = _run(forward, inputs, args, InputPass(tape))
         if output.untyped_storage().data_ptr() in tape.lent:
@@ -121,7 +122,7 @@ def recorded(
             rewind()
             reference_pass = ReferencePass(tape)
             found = _run(forward, references, args, reference_pass)
-            reference_pass.settle()
+            together(reference_pass.waiting)
             seen = reference_pass.position + 1
             if seen != len(tape.functions):
                 raise DivergenceError(
@@ -261,19 +262,27 @@ def _column(output: Tensor, target: int | None) -> Tensor:
 
 
 @contextmanager
-def _same_randomness(tape: Tape) -> Iterator[Callable[[], None]]:
+def _same_randomness(tape: Tape) -> Iterator[Callable[..., None]]:
     """Rewinds the generators to where they were, in between and at the end.
 
     torch's only where the model has drawn from them: they belong to all threads.
+    Python's and NumPy's are slow to ask, and not asked again if a pass that came to
+    its end (``whole``) has not drawn from them.
     """
     python, legacy = random.getstate(), np.random.get_state()
+    drawn: list[bool] = []
 
-    def rewind() -> None:
+    def rewind(whole: bool = True) -> None:
         tape.rewind()
-        if random.getstate() != python:
+        if drawn == [False]:
+            return
+        moved = random.getstate() != python
+        if moved:
             random.setstate(python)
         if not _same_state(np.random.get_state(), legacy):
             np.random.set_state(legacy)
+            moved = True
+        drawn[:] = [moved or not whole]
 
     try:
         yield rewind

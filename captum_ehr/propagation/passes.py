@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._C import _set_grad_enabled
 from torch._C._functorch import maybe_current_level
@@ -37,6 +38,7 @@ from .calls import (
 )
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
+from .rules.linear import large, linear
 from .tape import Tape
 
 
@@ -98,7 +100,18 @@ class InputPass(TorchFunctionMode):
             return args[0].view_as(args[0])
         if entry.kind is Kind.CAST:
             return self._cast(func, args, kwargs)
+        if func is F.linear and large(args) and not kwargs:
+            return self._linear(entry, args)
         return func(*args, **kwargs)
+
+    def _linear(self, entry: Entry, args: Any) -> Any:
+        """A linear layer; the reference has no part in its gradient."""
+        x = args[0]
+        with torch.no_grad():
+            output = F.linear(*args)
+        call = Call(entry, F.linear, (), {}, None)
+        call.multiplier = linear(x.detach(), *args[1:])
+        return Node.apply(call, [output], x)
 
     def _cast(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that is structure where its result can have no gradient."""

@@ -33,6 +33,7 @@ class ReferencePass(TorchFunctionMode):
         self.position = -1
         self.indices: dict[int, tuple[Tensor, str]] = {}
         self.waiting: list[Rowwise] = []
+        self.late: list[Rowwise] = []
         self.size = 0
 
     def __torch_function__(
@@ -63,13 +64,20 @@ class ReferencePass(TorchFunctionMode):
         if call is not None:
             return self._meet(call, func, args, kwargs)
         if position in tape.writes:
-            self.settle()
+            self.settle(args[0])
         return func(*args, **kwargs)
 
-    def settle(self) -> None:
-        """Work out the multipliers that wait, before what they need is overwritten."""
+    def settle(self, target: Any = None) -> None:
+        """Work out the multipliers that wait, before what they need is overwritten.
+
+        Args:
+            target: What is about to be written on, if it is that.
+        """
         work_out(self.waiting)
         self.waiting, self.size = [], 0
+        if self.late and isinstance(target, Tensor):
+            memory = target.untyped_storage().data_ptr()
+            work_out([one for one in self.late if one.lies_in(memory)])
 
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
@@ -97,7 +105,10 @@ class ReferencePass(TorchFunctionMode):
     def _wait(self, multiplier: Rowwise) -> None:
         """Keep a small multiplier till there is a block of them."""
         if not multiplier.small:
-            work_out([multiplier])
+            if multiplier.late:
+                self.late.append(multiplier)
+            else:
+                work_out([multiplier])
             return
         self.waiting.append(multiplier)
         self.size += multiplier.operand.shape.numel()
@@ -105,7 +116,7 @@ class ReferencePass(TorchFunctionMode):
             self.settle()
 
     def _written(self, target: Tensor, value: Tensor) -> Tensor:
-        self.settle()
+        self.settle(target)
         return target.copy_(value)
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:

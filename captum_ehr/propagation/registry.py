@@ -67,12 +67,14 @@ class Entry(NamedTuple):
         inplace: The out-of-place function, for calls that overwrite their first
             argument.
         random: Whether it draws from torch's generators.
+        output: Whether the rule reads the values of the result.
     """
 
     kind: Kind
     rule: Callable[..., Any] | None = None
     inplace: Callable[..., Any] | None = None
     random: bool = False
+    output: bool = True
 
     @property
     def name(self) -> str:
@@ -126,11 +128,11 @@ def default_table() -> Table:
     # torch.cross takes the first dimension of three by default, this one the last
     cross = torch.linalg.cross
     table[cross] = Entry(Kind.PRODUCT, multilinear(cross))
-    for name, rule in _rules():
+    for name, rule, output in (*_rules(), *_operand_rules()):
         kind = table.get(next(named(name), None), NATIVE).kind
         kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
         kind = Kind.QUOTIENT if rule is products.quotient else kind
-        _add(table, name, Entry(kind, rule))
+        _add(table, name, Entry(kind, rule, output=output))
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_sometimes_multilinear())
@@ -179,8 +181,8 @@ def module_types(table: Mapping[Any, Any]) -> tuple[type[nn.Module], ...]:
     )
 
 
-def _rules() -> list[tuple[str, Rule]]:
-    """Names and rules of everything with a closed form."""
+def _rules() -> list[tuple[str, Rule, bool]]:
+    """Names and rules of what has a closed form that reads the result too."""
     found = [
         (name, unary.secant_rule(secant))
         for secant, names in unary.SECANTS
@@ -190,9 +192,6 @@ def _rules() -> list[tuple[str, Rule]]:
     found += [
         (name, rule)
         for rule, names in (
-            (unary.modulus, "abs absolute __abs__ fabs"),
-            (products.product, "mul multiply __mul__ __rmul__ __imul__"),
-            (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
             (products.quotient, "div divide true_divide __truediv__ __itruediv__"),
             (products.reversed_quotient, "__rdiv__ __rtruediv__"),
             (products.power, "pow __pow__ __ipow__ float_power"),
@@ -207,6 +206,22 @@ def _rules() -> list[tuple[str, Rule]]:
             (extrema.topk, "topk"),
             (extrema.median, "median"),
             (extrema.kthvalue, "kthvalue"),
+        )
+        for name in names.split()
+    ]
+    found += [(name, extrema.max_pool(pool)) for name, pool in extrema.POOLS]
+    return [(name, rule, True) for name, rule in found]
+
+
+def _operand_rules() -> list[tuple[str, Rule, bool]]:
+    """Those that read the operands alone; what the call gave need not be kept."""
+    found = [(name, unary.late_rule(secant)) for secant, name in unary.LATE]
+    found += [
+        (name, rule)
+        for rule, names in (
+            (unary.modulus, "abs absolute __abs__ fabs"),
+            (products.product, "mul multiply __mul__ __rmul__ __imul__"),
+            (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),
@@ -218,8 +233,7 @@ def _rules() -> list[tuple[str, Rule]]:
         )
         for name in names.split()
     ]
-    found += [(name, extrema.max_pool(pool)) for name, pool in extrema.POOLS]
-    return found
+    return [(name, rule, False) for name, rule in found]
 
 
 def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:

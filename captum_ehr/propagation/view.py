@@ -112,7 +112,8 @@ class _Copier:
 _PLAIN = frozenset({bool, float, int, str, type(None)})
 
 #: Attributes that a view shares with the model: hooks (part of what the model
-#: computes) and PyHealth's dataset, which is large and never written.
+#: computes, or of loading its parameters) and PyHealth's dataset, which is large and
+#: never written.
 _SHARED = frozenset(
     {
         "_forward_hooks",
@@ -123,6 +124,10 @@ _SHARED = frozenset(
         "_backward_hooks",
         "_backward_pre_hooks",
         "_non_persistent_buffers_set",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
         "dataset",
     }
 )

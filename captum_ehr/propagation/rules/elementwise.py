@@ -47,9 +47,33 @@ def secant_rule(secant: Secant) -> Rule:
 
         if y.input.shape == x.input.shape:
             kind = None if args or kwargs else secant
-            return Rowwise(y, x, slope, torch.mul, kind=kind)
+            return Rowwise(x, slope, torch.mul, y=y, kind=kind)
         (m,) = slope(*x[:2], *y[:2])
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+
+    rule.__name__ = secant.__name__
+    return rule
+
+
+def late_rule(secant: Secant) -> Rule:
+    """A rule from a secant that is cheap to ask for what its function's values are.
+
+    Args:
+        secant: Called as ``secant(x, *args, **kwargs)`` with a :class:`Pair` and the
+            function's other arguments, in the backward pass.
+    """
+
+    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if isinstance(y, nn.Module):  # which comes first where it has the rule
+            return rule(x, *args, **kwargs)
+        if not only(x, args, kwargs):
+            return NotImplemented
+        dtype = x.input.dtype
+
+        def slope(side: Tensor, side0: Tensor) -> tuple[Tensor]:
+            return (secant(wide(Pair(side, side0)), *args, **kwargs).to(dtype),)
+
+        return Rowwise(x, slope, torch.mul, kind=None if args or kwargs else secant)
 
     rule.__name__ = secant.__name__
     return rule
@@ -161,7 +185,8 @@ def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
     Computed when it is asked for: what it serves is most often a mask.
     """
     if x.input.is_complex():
-        both = (x.input + x.reference) * sqrt(x, y)
+        sides = Pair(x.input.abs(), x.reference.abs())
+        both = (x.input + x.reference) * sqrt(x, sides)
         return lambda upstream: ((x, upstream * both),)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Any, Tensor]]:
@@ -245,35 +270,27 @@ def square(x: Pair, y: Pair, *_: Any) -> Tensor:
     return x.input + x.reference
 
 
-def silu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
+def silu(x: Pair, *_: Any, **__: Any) -> Tensor:
     """x·σ(x): the product rule along one variable, σ̄ + x̄·(secant of σ)."""
     s = Pair(x.input.sigmoid(), x.reference.sigmoid())
     return s.mean + x.mean * sigmoid(x, s)
 
 
-def gelu(x: Pair, y: Pair, approximate: str = "none") -> Tensor:
-    """x·Φ(x): Δy/Δx where it has digits, else f' + f‴·Δx²/24 halfway.
+def gelu(x: Pair, approximate: str = "none") -> Tensor:
+    """x·Φ(x): Δy/Δx where it has digits, else f' halfway.
 
-    The one loses eps·|x|/|Δx|, the other misses Δx⁴/300 at most. With φ = Φ' these are
-    Φ + xφ and φx(x² - 4); the latter serves tanh's approximation too.
+    Where they meet, both miss as much: eps·|x|/|Δx| and |f‴|·Δx²/24.
     """
-    near = 2.4 * torch.finfo(x.input.dtype).eps ** 0.2
-    dx, middle = x.delta, x.mean
-    squared = middle * middle
-    density = torch.mul(squared, -0.5).exp_().mul_(middle).mul_(1 / math.sqrt(math.tau))
-    if approximate == "none":
-        slope = torch.mul(middle, math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
-        slope.add_(density)
-    else:
-        one = torch.ones_like(middle)
-        slope = torch.ops.aten.gelu_backward(one, middle, approximate=approximate)
-    slope.addcmul_(density.mul_(squared.sub_(4)), dx.square(), value=1 / 24)
-    far = dx.abs().sub_(near).sign_().relu_()
-    quotient = y.delta.div_(dx.add_(1).sub_(far))
-    return slope.lerp_(quotient, far)
+    near = (24 * torch.finfo(x.input.dtype).eps) ** (1 / 3)
+    one = torch.ones_like(x.input)
+    slope = torch.ops.aten.gelu_backward(one, x.mean, approximate=approximate)
+    y, y0 = (nn.functional.gelu(side, approximate=approximate) for side in x.sides)
+    dx = nn.functional.hardshrink(x.delta, near)
+    far = dx.sign().abs_()
+    return slope.lerp_(y.sub_(y0).div_(dx.add_(1).sub_(far)), far)
 
 
-def softplus(x: Pair, y: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """ln(1 + e^βx)/β, linear above the threshold."""
 
     def derivative(at: Tensor) -> Tensor:
@@ -315,11 +332,16 @@ SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
     (rsqrt, ("rsqrt",)),
     (reciprocal, ("reciprocal",)),
     (square, ("square",)),
-    (silu, ("silu",)),
-    (gelu, ("gelu",)),
-    (softplus, ("softplus",)),
     (elu, ("elu",)),
     (selu, ("selu",)),
+)
+
+#: The same for functions whose values are worked out again, in the backward pass and
+#: where a gradient comes: they cost little next to their secants.
+LATE: tuple[tuple[Secant, str], ...] = (
+    (silu, "silu"),
+    (gelu, "gelu"),
+    (softplus, "softplus"),
 )
 
 #: The same for functions with no identity worth having: name and derivative.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
 from .elementwise import exp, guarded, log, over
+from .rows import reached_positions
 
 
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
@@ -74,8 +75,7 @@ def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
             left, m = left.unsqueeze(0), m.unsqueeze(-2 if b_mean.dim() > 1 else -1)
         if right.dim() == 1:
             right, m = right.unsqueeze(-1), m.unsqueeze(-1)
-        share_a = torch.matmul(m, right.transpose(-1, -2))
-        share_b = torch.matmul(left.transpose(-1, -2), m)
+        share_a, share_b = _matrix_shares(left, right, m)
         if a_mean.dim() == 1:
             share_a = share_a.squeeze(-2)
         if b_mean.dim() == 1:
@@ -84,6 +84,19 @@ def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
         yield second, sum_to(share_b, second)
 
     return multiplier
+
+
+def _matrix_shares(left: Tensor, right: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """M B̄ᵀ and Āᵀ M, from the rows of M that are not 0."""
+    rows = reached_positions(m)
+    if rows is None:
+        share_a = torch.matmul(m, right.transpose(-1, -2))
+        return share_a, torch.matmul(left.transpose(-1, -2), m)
+    few = m.index_select(-2, rows)
+    part = torch.matmul(few, right.transpose(-1, -2))
+    share_a = part.new_zeros(*part.shape[:-2], m.shape[-2], part.shape[-1])
+    share_a.index_copy_(-2, rows, part)
+    return share_a, torch.matmul(left.index_select(-2, rows).transpose(-1, -2), few)
 
 
 def power(

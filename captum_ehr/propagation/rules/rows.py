@@ -19,83 +19,172 @@ from ..pairs import Operand, Pair
 #: operation, smaller ones less on fetching what the last one left.
 BLOCK = 1 << 16
 
-#: From x, x0, y, y0, each ``(rows, row)``, to factors of the same shape.
-type Factors = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+#: From x and x0, and y and y0 where they are kept, each ``(rows, row)``, to factors of
+#: the same shape.
+type Factors = Callable[..., tuple[Tensor, ...]]
 
 
 class Rowwise:
     """The multiplier of an operation on each row by itself, worked out when wanted.
 
+    Where the operands alone are enough, that is in the backward pass: a model that
+    reads one position of its last layer sends no gradient to the others, and padding
+    gets none, so their factors need not be found at all.
+
     Args:
-        y: The operation's result.
-        x: Its operand, of the same shape.
+        x: The operation's operand.
         factors: What the upstream gradient meets.
         share: From upstream gradient and factors to the operand's share.
+        y: The operation's result, of the same shape, if the factors need it.
         row: Elements of a row, the last axis; 1 where each stands for itself.
         kind: Equal for what the same ``factors`` serve; None where none other are.
 
     Example:
         >>> x = Pair(torch.tensor([3.0]), torch.tensor([1.0]))
-        >>> y = Pair(x.input**2, x.reference**2)
-        >>> square = Rowwise(y, x, lambda x, x0, y, y0: (x + x0,), torch.mul)
+        >>> square = Rowwise(x, lambda x, x0: (x + x0,), torch.mul)
         >>> [(_, share)] = square(torch.tensor([1.0]))
         >>> share
         tensor([4.])
     """
 
-    __slots__ = ("factors", "found", "kind", "operand", "row", "share", "sides")
+    __slots__ = (
+        *("factors", "group", "kind", "late", "operand", "place", "row", "share"),
+        "sides",
+    )
 
     def __init__(
         self,
-        y: Pair,
         x: Pair,
         factors: Factors,
         share: Callable[..., Tensor],
+        *,
+        y: Pair | None = None,
         row: int = 1,
         kind: Hashable = None,
     ) -> None:
         self.operand = x.operand
-        self.sides: tuple[Tensor, ...] = (*x.sides, *y.sides)
+        self.late = y is None
+        self.sides: tuple[Tensor, ...] = x.sides if y is None else (*x.sides, *y.sides)
         self.factors = factors
         self.share = share
         self.row = row
         self.kind = kind
-        self.found: tuple[Tensor, ...] = ()
+        self.group: _Group | None = None
+        self.place = 0
 
     @property
     def small(self) -> bool:
         """Whether it is worth its while to wait for others."""
         x = self.sides[0]
-        return self.kind is not None and x.dim() > 1 and x.numel() < BLOCK // 16
+        return self.kind is not None and x.dim() > 1 and x.numel() <= BLOCK // 16
+
+    def lies_in(self, memory: int) -> bool:
+        """Whether it still needs what stands in this memory."""
+        return any(s.untyped_storage().data_ptr() == memory for s in self.sides)
+
+    def join(self, group: _Group) -> None:
+        """Leave the factors to be found with those of others."""
+        self.group, self.place = group, len(group.sides)
+        group.sides.append(self.sides)
+        self.sides = ()
 
     def __call__(self, upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         """Share the upstream gradient out."""
-        if not self.found:
-            work_out([self])
-        return ((self.operand, self.share(upstream, *self.found)),)
+        if self.group is not None:
+            found = self.group.factors()[self.place]
+            return ((self.operand, self.share(upstream, *found)),)
+
+        def shared(m: Tensor, *sides: Tensor) -> tuple[Tensor]:
+            return (self.share(m, *self.factors(*sides)),)
+
+        rows = reached(upstream)
+        if rows is None:
+            operands = (upstream.contiguous(), *self.sides)
+            (share,) = in_blocks(shared, *operands, row=self.row)
+            return ((self.operand, share),)
+        flat = [t.reshape(-1, t.shape[-1]) for t in (upstream, *self.sides)]
+        share = torch.zeros_like(flat[0])
+        step = BLOCK * torch.get_num_threads() // flat[0].shape[1]
+        for some in rows.split(max(step, 1)):
+            (part,) = shared(*(t.index_select(0, some) for t in flat))
+            share.index_copy_(0, some, part.to(share.dtype))
+        return ((self.operand, share.view(upstream.shape)),)
+
+
+class _Group:
+    """Multipliers of one kind: the first whose factors are wanted finds all."""
+
+    __slots__ = ("found", "of", "row", "sides")
+
+    def __init__(self, of: Factors, row: int) -> None:
+        self.of = of
+        self.row = row
+        self.sides: list[tuple[Tensor, ...]] = []
+        self.found: list[tuple[Tensor, ...]] = []
+
+    def factors(self) -> list[tuple[Tensor, ...]]:
+        """Those of each member."""
+        if self.found:
+            return self.found
+        if len(self.sides) == 1:
+            self.found = [in_blocks(self.of, *self.sides[0], row=self.row)]
+        else:
+            lengths = [len(sides[0]) for sides in self.sides]
+            columns = [torch.cat(column) for column in zip(*self.sides)]
+            found = in_blocks(self.of, *columns, row=self.row)
+            self.found = list(zip(*(part.split(lengths) for part in found)))
+        self.sides = []
+        return self.found
+
+
+def reached(upstream: Tensor, most: float = 0.9) -> Tensor | None:
+    """The rows (of the last axis) that an upstream gradient reaches.
+
+    Args:
+        upstream: The gradient.
+        most: The part of all rows from which on to take all is quicker.
+
+    Returns:
+        Their numbers; None if they are most, or not worth the search, or on a device
+        that would have to be waited for.
+    """
+    if upstream.numel() < BLOCK or upstream.dim() < 2 or upstream.device.type != "cpu":
+        return None
+    return _few(_reach(upstream).flatten(), most)
+
+
+def reached_positions(upstream: Tensor) -> Tensor | None:
+    """The positions (of the last axis but one) that it reaches in any patient."""
+    if upstream.numel() < BLOCK or upstream.dim() < 3 or upstream.device.type != "cpu":
+        return None
+    return _few(_reach(upstream).flatten(0, -2).any(0), 0.5)
+
+
+def _reach(upstream: Tensor) -> Tensor:
+    return (upstream.amax(-1) != 0) | (upstream.amin(-1) != 0)
+
+
+def _few(reach: Tensor, most: float) -> Tensor | None:
+    found = reach.nonzero().squeeze(1)
+    return found if len(found) < most * len(reach) else None
 
 
 def work_out(waiting: Sequence[Rowwise]) -> None:
     """Find the factors of several multipliers, those of a kind together."""
-    groups: dict[Hashable, list[Rowwise]] = {}
+    for found in together(waiting):
+        found.factors()
+
+
+def together(waiting: Sequence[Rowwise]) -> list[_Group]:
+    """Join multipliers of a kind, to be worked out when one of them is wanted."""
+    groups: dict[Hashable, _Group] = {}
     for one in waiting:
-        x, y = one.sides[0], one.sides[2]
+        x = one.sides[0]
+        dtypes = tuple(side.dtype for side in one.sides)
         kind = id(one) if one.kind is None else one.kind
-        key = (kind, x.shape[1:], x.dtype, y.dtype, x.device)
-        groups.setdefault(key, []).append(one)
-    for group in groups.values():
-        first = group[0]
-        sides: Sequence[Tensor] = first.sides
-        if len(group) > 1:
-            sides = [torch.cat(column) for column in zip(*(one.sides for one in group))]
-        factors = in_blocks(first.factors, *sides, row=first.row)
-        if len(group) > 1:
-            lengths = [len(one.sides[0]) for one in group]
-            columns = zip(*(factor.split(lengths) for factor in factors))
-        else:
-            columns = zip(*([factor] for factor in factors))
-        for one, found in zip(group, columns):
-            one.found, one.sides = found, ()
+        key = (kind, x.shape[1:], dtypes, x.device)
+        one.join(groups.setdefault(key, _Group(one.factors, one.row)))
+    return list(groups.values())
 
 
 def in_blocks(

@@ -30,11 +30,11 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
         return NotImplemented
     axis, dtype = dim, x.input.dtype
 
-    def parts(*sides: Tensor) -> tuple[Tensor, ...]:
-        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
-        dz, dlog = _normaliser(x_, y_.input, axis)
-        weights = _weights(x_, y_, dz)
-        return logarithmic_mean(*y_.sides, dlog).to(dtype), weights.to(dtype)
+    def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
+        x_ = wide(Pair(side, side0))
+        y_, dz, dlog = _normaliser(x_, axis)
+        mean = logarithmic_mean(*y_.sides, dlog)
+        return mean.to(dtype), _weights(x_, y_, dz).to(dtype)
 
     def share(upstream: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
         s = upstream * mean
@@ -42,8 +42,8 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
 
     if axis in (-1, x.input.dim() - 1):
         axis = -1
-        return Rowwise(y, x, parts, share, x.input.shape[-1], softmax)
-    factors, operand = parts(*x[:2], *y[:2]), x.operand
+        return Rowwise(x, parts, share, row=x.input.shape[-1], kind=softmax)
+    factors, operand = parts(x.input, x.reference), x.operand
     return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
@@ -78,20 +78,21 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
 
 def _of_logits(x: Pair, dim: int) -> Tensor:
     x_ = wide(x)
-    y = Pair(x_.input.softmax(dim), x_.reference.softmax(dim))
-    dz, _ = _normaliser(x_, y.input, dim)
+    y, dz, _ = _normaliser(x_, dim)
     return _weights(x_, y, dz).to(x.input.dtype)
 
 
-def _normaliser(x: Pair, y: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Δ ln Z and Δ ln y.
+def _normaliser(x: Pair, dim: int) -> tuple[Pair, Tensor, Tensor]:
+    """Values y = e^x/Z, Δ ln Z and Δ ln y.
 
     Δ ln y keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every
     element, of which the mean by y is taken.
     """
     log_y, log_y0 = x.input.log_softmax(dim), x.reference.log_softmax(dim)
-    dlog = log_y.clamp_min_(_NOTHING) - log_y0.clamp_min_(_NOTHING)
-    return (_change(x) - dlog).mul_(y).sum(dim, keepdim=True), dlog
+    y = Pair(x.input.softmax(dim), x.reference.softmax(dim))
+    dlog = log_y.clamp_min_(_NOTHING).sub_(log_y0.clamp_min_(_NOTHING))
+    dz = _change(x).sub_(dlog).mul_(y.input).sum(dim, keepdim=True)
+    return y, dz, dlog
 
 
 def _weights(x: Pair, y: Pair, dz: Tensor) -> Tensor:

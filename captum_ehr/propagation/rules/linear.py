@@ -1,0 +1,35 @@
+"""Linear layers: autograd's own gradient, M W, taken where there is one.
+
+A model that reads one position of its last layer sends no gradient to the others, and
+padding gets none; their rows of M are 0, and need no multiplying.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Operand
+from .rows import BLOCK, reached
+
+
+def large(args: tuple[Tensor, ...]) -> bool:
+    """Whether a linear layer's input is large enough to look for empty rows."""
+    x = args[0]
+    return x.dim() > 2 and x.numel() >= BLOCK and x.device.type == "cpu"
+
+
+def linear(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:
+    """Y = x Wᵀ + b with a constant W: M W."""
+    operand = Operand(0, x.shape, x.dtype)
+
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+        rows = reached(upstream, 0.5)
+        if rows is None:
+            return ((operand, torch.matmul(upstream, weight)),)
+        few = upstream.reshape(-1, upstream.shape[-1]).index_select(0, rows)
+        share = upstream.new_zeros(operand.shape)
+        share.view(-1, operand.shape[-1]).index_copy_(0, rows, few @ weight)
+        return ((operand, share),)
+
+    return multiplier
