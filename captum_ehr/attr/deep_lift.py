@@ -59,6 +59,9 @@ class DeepLiftEHR(Engine):
             run per patient; ``"together"`` gives each one's part in all of the
             batch's scores, which add up over the batch alone.
         internal_batch_size: Explain so many patients at a time, to bound memory.
+        segments: Take the line from reference to input in so many pieces, each exact.
+            More come nearer to Shapley values and to Integrated Gradients' limit, at
+            as many times the price; see :mod:`captum_ehr.attr.segments`.
 
     Raises:
         TypeError: If the model is no ``nn.Module``, or a rule not callable.
@@ -165,7 +168,8 @@ class DeepLiftEHR(Engine):
         """The account of an explanation, operation by operation.
 
         Where attributions do not add up, the operations that lose the difference come
-        first. Takes what :meth:`attribute` takes, the whole batch in one run.
+        first. Takes what :meth:`attribute` takes, the whole batch in one run and the
+        line from the reference in one segment.
 
         Returns:
             A frame with a row per operation, module and rule, the largest residual

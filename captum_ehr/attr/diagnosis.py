@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, Tape, foreign_functions
+from ..propagation import Diagnostics, foreign_functions
 
 if TYPE_CHECKING:
     from .result import Result
@@ -32,9 +32,11 @@ def noted(report: Diagnostics, message: str) -> Diagnostics:
 _SUMS = "the attributions of patient(s)"
 
 
-def account(tape: Tape, output: Tensor, result: Result, checked: bool) -> Diagnostics:
+def account(
+    report: Diagnostics, output: Tensor, result: Result, checked: bool
+) -> Diagnostics:
     """The passes' diagnostics, with what the sums and the outputs add to them."""
-    report, found = tape.diagnostics(), result.balance
+    found = result.balance
     f_input, f_baseline = result.f_input, result.f_baseline
     messages = list(report.messages)
     if not bool((found.off | ~torch.isfinite(f_input - f_baseline)).any()):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..adapter import PyHealthAdapter, module_rules
 from ..adapter.stages import hasten
+from ..explanation.joining import merged_diagnostics
 from ..propagation import (
     Rule,
     Tape,
@@ -38,6 +39,7 @@ from .forms import Prepared, prepare
 from .options import check, explained
 from .outputs import scored
 from .result import Result, Run, averaged, joined
+from .segments import averaged_over, point
 from .shares import absolute_sums, summing, times_change
 from .targets import Target, per_patient, select, select_again
 
@@ -60,6 +62,7 @@ class Engine(DeepLift):
         rules: Rules of a user's own.
         mixing: For models whose patients influence each other.
         internal_batch_size: So many patients at a time.
+        segments: Pieces of the line from reference to input.
     """
 
     def __init__(
@@ -75,8 +78,9 @@ class Engine(DeepLift):
         rules: Mapping[Any, Rule] | None = None,
         mixing: Literal["apart", "together"] = "apart",
         internal_batch_size: int | None = None,
+        segments: int = 1,
     ) -> None:
-        check(output, completeness, mixing, internal_batch_size)
+        check(output, completeness, mixing, internal_batch_size, segments)
         model = explained(model, output, attribute_time)
         DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
         self.sum_tokens = sum_tokens
@@ -88,6 +92,7 @@ class Engine(DeepLift):
         self.types = module_types({**own, **(rules or {})})
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
+        self.segments = segments
         self._run: Run | None = None
 
     def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
@@ -200,15 +205,17 @@ class Engine(DeepLift):
         tape = Tape(self.table, lasting=again)
         with recorded(forward, own.inputs, own.args, tape) as (output, against):
             value, index = select(output, target, labels)
-            engine._run = Run(output, value, index, against, row, again)
-            engine.gradient_func = engine._multipliers
+            record = partial(recorded, forward, args=own.args)
+            run = Run(output, value, index, against, record, row, again)
+            engine._run, engine.gradient_func = run, engine._multipliers
             try:
                 parts = [engine._against(own, b, custom) for b in own.references]
             finally:  # in a circle they would stay till the collector comes
                 del engine._run, engine.gradient_func
         result = averaged(parts, each)
         checked = custom is None and self.completeness != "off"
-        report = account(tape, output, result, checked)
+        reports = [tape.diagnostics(), *run.reports]
+        report = account(merged_diagnostics(reports), output, result, checked)
         return replace(result, diagnostics=report)
 
     def _against(
@@ -251,7 +258,10 @@ class Engine(DeepLift):
         assert run is not None
 
         def forward_fn() -> Tensor:
-            reference = run.against(inputs[1])
+            run.references = end = inputs[1]
+            if self.segments > 1:
+                end = point(inputs[0], inputs[1], 1 / self.segments)
+            reference = run.against(end)
             run.f_baseline = select_again(reference, run.index)
             return run.value
 
@@ -266,7 +276,11 @@ class Engine(DeepLift):
         with torch.enable_grad():
             value = forward_fn()
             value = value if run.row is None else value[run.row]
-            run.multipliers = multipliers(value, inputs, run.again)
+            found = multipliers(value, inputs, run.again)
+            if self.segments > 1:
+                line = inputs, run.references
+                found = averaged_over(self.segments, run, self.table, *line, found)
+            run.multipliers = found
         return run.multipliers
 
     def _hook_main_model(self) -> list[Any]:

@@ -32,7 +32,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
         **options: Of :class:`DeepLiftEHR`: ``rules``, ``output``, ``attribute_time``.
 
     Raises:
-        ValueError: If the model has no such layer, or it embeds a feature.
+        ValueError: If the model has no such layer, or it embeds a feature; or if
+            ``segments`` are asked for, as a layer's values follow no straight line.
 
     Example:
         >>> from captum_ehr.datasets import tiny_model
@@ -51,6 +52,11 @@ class LayerDeepLiftEHR(LayerDeepLift):
         **options: Any,
     ) -> None:
         self.engine = Engine(model, multiply_by_inputs, **options)
+        if self.engine.segments != 1:
+            raise ValueError(
+                f"segments={self.engine.segments}: a layer's values do not follow the "
+                "inputs' straight line, so there are no pieces of it; leave it at 1."
+            )
         path = layer_path(self.engine.model, layer)
         super().__init__(self.engine.model, layer, multiply_by_inputs)
         self.path = path

@@ -9,7 +9,11 @@ from .completeness import CHOICES
 
 
 def check(
-    output: str, completeness: str, mixing: str, internal_batch_size: int | None
+    output: str,
+    completeness: str,
+    mixing: str,
+    internal_batch_size: int | None,
+    segments: int,
 ) -> None:
     """Refuse options that do not exist.
 
@@ -24,6 +28,8 @@ def check(
         raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
+    if not isinstance(segments, int) or segments < 1:
+        raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:

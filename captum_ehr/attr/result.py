@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ class Run:
         value: ``(batch,)``, the explained output of each patient.
         index: Where each stands in the output.
         against: From references to f(x0).
+        record: Records an input pass over other inputs.
         row: The only patient whose value counts, or None for all.
         again: Whether another reference may follow.
     """
@@ -32,10 +34,13 @@ class Run:
     value: Tensor
     index: list[Index]
     against: Callable[[Sequence[Tensor]], Tensor]
+    record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
     row: int | None
     again: bool
     f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
     multipliers: tuple[Tensor, ...] = ()
+    references: Sequence[Tensor] = ()
+    reports: list[Diagnostics] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,64 @@
+r"""The straight line from reference to input in several pieces, each exact.
+
+One piece is DeepLIFT: each operation's own Aumann-Shapley values, joined by the chain
+rule. With :math:`z_k = x + \frac{k}{n}(x_0 - x)` and m(z, z') the multipliers of z
+against z',
+
+.. math:: m = \frac{1}{n} \sum_{k=0}^{n-1} m(z_k, z_{k+1}),
+
+adds up to f(x) - f(x0) as well, and comes nearer to the Aumann-Shapley values of the
+whole model, Integrated Gradients' limit, the more pieces there are.
+(Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, eq. 1.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..propagation import Tape, multipliers
+from ..propagation.registry import Table
+from .result import Run
+from .targets import select_again
+
+
+def point(
+    inputs: Sequence[Tensor], references: Sequence[Tensor], part: float
+) -> list[Tensor]:
+    """The point of the line that lies so far from the input; at 1 the reference."""
+    with torch.no_grad():
+        return [torch.lerp(x, x0, part) for x, x0 in zip(inputs, references)]
+
+
+def averaged_over(
+    count: int,
+    run: Run,
+    table: Table,
+    inputs: Sequence[Tensor],
+    references: Sequence[Tensor],
+    first: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """The mean multipliers of all pieces of the line.
+
+    Args:
+        count: How many pieces.
+        run: The first piece's passes, which is told the others' accounts and f(x0).
+        table: The rules.
+        inputs: x.
+        references: x0.
+        first: The multipliers of the first piece, that of the input.
+    """
+    found = first
+    for k in range(1, count):
+        start = [z.requires_grad_() for z in point(inputs, references, k / count)]
+        end = point(inputs, references, (k + 1) / count)
+        tape = Tape(table)
+        with run.record(start, tape=tape) as (output, against):
+            value = select_again(output, run.index)
+            run.f_baseline = select_again(against(end), run.index)
+        value = value if run.row is None else value[run.row]
+        found = tuple(a + b for a, b in zip(found, multipliers(value, start)))
+        run.reports.append(tape.diagnostics())
+    return tuple(m / count for m in found)
