@@ -185,14 +185,22 @@ class Gru:
         torch.addmm(flat[:, 4], flat[:, :3].flatten(1), hidden, out=out)
 
 
-class Lstm:
+class _Adding:
+    """A cell whose gates all add W x and U h."""
+
+    def meet(self, a: Tensor, b: Tensor) -> Tensor:
+        """So it does."""
+        return b.add_(a)
+
+    def transposed(self, hidden: Tensor) -> Tensor:
+        """U as it is."""
+        return hidden
+
+
+class Lstm(_Adding):
     """The slots are what c keeps, i, f, g, o, and c' from h'."""
 
     gates, slots, data, state = 4, 6, slice(1, 5), slice(1, 5)
-
-    def meet(self, a: Tensor, b: Tensor) -> Tensor:
-        """Every gate adds them."""
-        return b.add_(a)
 
     def step(
         self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
@@ -221,10 +229,6 @@ class Lstm:
         torch.mul(tanh(pieces(after), pieces(out)), between(o), out=to_c)
         return found
 
-    def transposed(self, hidden: Tensor) -> Tensor:
-        """As it is."""
-        return hidden
-
     def back(
         self,
         m: Sequence[Tensor],
@@ -243,7 +247,7 @@ class Lstm:
         carry[1].copy_(factors[:, :, 0])
 
 
-class Rnn:
+class Rnn(_Adding):
     """One slot.
 
     Args:
@@ -257,10 +261,6 @@ class Rnn:
         self.activation = activation
         self.secant = secant
 
-    def meet(self, a: Tensor, b: Tensor) -> Tensor:
-        """As the LSTM."""
-        return b.add_(a)
-
     def step(
         self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
     ) -> tuple[Tensor, ...]:
@@ -272,10 +272,6 @@ class Rnn:
         found, (slope,) = empty_factors(z[1:], 1)
         slope.copy_(self.secant(pieces(z), pieces(self.activation(z))))
         return found
-
-    def transposed(self, hidden: Tensor) -> Tensor:
-        """As it is."""
-        return hidden
 
     def back(
         self,

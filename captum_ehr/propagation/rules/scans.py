@@ -109,8 +109,10 @@ class _Way:
         self.data = _pair(data)
         self.sizes = sizes
         self.offsets = (0, *accumulate(sizes))
-        self.states = [Pair(s.input.clone(), *s[1:]) for s in map(_pair, states)]
-        self.states = [Pair(s[0], s[1].clone(), s[2]) for s in self.states]
+        self.states = [
+            Pair(s.input.clone(), s.reference.clone(), s.slot)
+            for s in map(_pair, states)
+        ]
         self.weights = weights
 
     def multiplier(self, *upstream: Tensor) -> Shares:
