@@ -19,6 +19,7 @@ from .shapley import Game, Sampled, Sampling, pearson, sampled
 
 METHODS: tuple[tuple[str, Callable[[Case], Attributions]], ...] = (
     ("ours", peers.ours),
+    ("ours_3", peers.ours_in_3),
     ("pyhealth_deeplift", peers.pyhealth_deeplift),
     ("captum_deeplift", peers.captum_deeplift),
     ("ig_50", partial(peers.captum_ig, steps=50)),

@@ -21,6 +21,7 @@ class Style(NamedTuple):
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
         "ours": Style("#D55E00", "o"),
+        "ours_3": Style("#D55E00", "*"),
         "pyhealth_deeplift": Style("#0072B2", "s"),
         "captum_deeplift": Style("#56B4E9", "D"),
         "pyhealth_ig_50": Style("#009E73", "s"),

@@ -142,6 +142,11 @@ def ours(case: Case) -> Attributions:
     return DeepLiftEHR(case.model).attribute(case.batch, "unk")
 
 
+def ours_in_3(case: Case) -> Attributions:
+    """DeepLiftEHR with the line from the reference in three segments."""
+    return DeepLiftEHR(case.model, segments=3).attribute(case.batch, "unk")
+
+
 def pyhealth_deeplift(case: Case) -> Attributions:
     """PyHealth's DeepLift, as it is delivered, from the common reference."""
     method = PyHealthDeepLift(case.model)
