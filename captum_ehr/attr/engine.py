@@ -181,11 +181,7 @@ class Engine(DeepLift):
             return together
         if self.mixing == "together":
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
-        rows = [
-            self._slice(prepared.but(row), together.index, custom, each, row)
-            for row in range(len(together.index))
-        ]
-        apart = joined(rows)
+        apart = self._slice(prepared, together.index, custom, each, apart=True)
         return replace(apart, diagnostics=noted(apart.diagnostics, APART))
 
     def _slice(
@@ -194,29 +190,38 @@ class Engine(DeepLift):
         target: Any,
         custom: Any,
         each: bool,
-        row: int | None = None,
+        apart: bool = False,
     ) -> Result:
-        """One slice, or one row of it: one input pass for all references."""
-        engine = copy.copy(self)  # its run is its own, also beside other threads
+        """A slice: one input pass for all references, and all patients if apart."""
         own = prepared.fresh()
         forward, labels = self.forward_view()
-        engine.model = _NO_HOOKS
-        again = len(own.references) > 1
+        rows = range(len(own.inputs[0])) if apart else (None,)
+        again = len(own.references) * len(rows) > 1
         tape = Tape(self.table, lasting=again)
+        found, reports = [], []
         with recorded(forward, own.inputs, own.args, tape) as (output, against):
             value, index = select(output, target, labels)
             record = partial(recorded, forward, args=own.args)
-            run = Run(output, value, index, against, record, row, again)
-            engine._run, engine.gradient_func = run, engine._multipliers
-            try:
-                parts = [engine._against(own, b, custom) for b in own.references]
-            finally:  # in a circle they would stay till the collector comes
-                del engine._run, engine.gradient_func
-        result = averaged(parts, each)
+            for row in rows:
+                run = Run(output, value, index, against, record, row, again)
+                found.append(self._averaged(own, run, custom, each))
+                reports += run.reports
+        result = joined(found)
         checked = custom is None and self.completeness != "off"
-        reports = [tape.diagnostics(), *run.reports]
-        report = account(merged_diagnostics(reports), output, result, checked)
-        return replace(result, diagnostics=report)
+        report = merged_diagnostics([tape.diagnostics(), *reports])
+        return replace(result, diagnostics=account(report, output, result, checked))
+
+    def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
+        """The mean over the references: of a batch, or of one patient in it."""
+        engine = copy.copy(self)  # its run is its own, also beside other threads
+        engine.model = _NO_HOOKS
+        engine._run, engine.gradient_func = run, engine._multipliers
+        references = (own if run.row is None else own.but(run.row)).references
+        try:
+            parts = [engine._against(own, b, custom) for b in references]
+        finally:  # in a circle they would stay till the collector comes
+            del engine._run, engine.gradient_func
+        return averaged(parts, each)
 
     def _against(
         self, own: Prepared, baselines: tuple[Tensor, ...], custom: Any

@@ -66,7 +66,7 @@ class Prepared:
         references = tuple(
             tuple(
                 torch.where(at.to(x.device).view(-1, *[1] * (x.dim() - 1)), b, x)
-                for x, b in zip(self.inputs, one)
+                for x, b in zip((x.detach() for x in self.inputs), one)
             )
             for one in self.references
         )
