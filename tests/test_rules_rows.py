@@ -122,3 +122,35 @@ def test_the_multipliers_of_one_reference_are_given_once(
     torch.autograd.grad(run.output.sum(), x, retain_graph=True)
     with pytest.raises(RuntimeError, match="lasting=True"):
         torch.autograd.grad(run.output.sum(), x)
+
+
+def test_a_linear_layer_whose_weight_is_attributed() -> None:
+    torch.manual_seed(0)
+    fixed, head = torch.randn(4, 300, 64), torch.randn(300, 1)
+    x, x0 = torch.randn(1, 32, 64).double(), torch.randn(1, 32, 64).double()
+
+    def model(
+        x: Tensor,
+    ) -> Tensor:  # large input, attributed weight
+        out = F.linear(fixed.double(), torch.tanh(x[0]))
+        return (out.transpose(1, 2) @ head.double()).sum().reshape(1, 1)
+
+    run = attributions(model, (x,), (x0,))
+    assert float(run.delta.abs().max()) < 1e-9
+    assert float(run.attributions[0].abs().max()) > 0
+
+
+@pytest.mark.parametrize("position", [0, slice(None)], ids=str)
+def test_linear_layers_under_autocast(
+    position: int | slice, sides: tuple[Tensor, Tensor]
+) -> None:
+    model, (x, x0) = Layer(position), (side.float() for side in sides)
+
+    def rounded(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x).float()
+
+    coarse, fine = (attributions(f, (x,), (x0,)) for f in (rounded, model))
+    assert coarse.attributions[0].dtype == torch.float32
+    size = fine.attributions[0].norm()
+    assert (coarse.attributions[0] - fine.attributions[0]).norm() < 0.05 * size

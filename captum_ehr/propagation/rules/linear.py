@@ -13,10 +13,10 @@ from ..pairs import Multiplier, Operand
 from .rows import BLOCK, reached
 
 
-def large(args: tuple[Tensor, ...]) -> bool:
+def large(x: Tensor) -> bool:
     """Whether a linear layer's input is large enough to look for empty rows."""
-    x = args[0]
-    return x.dim() > 2 and x.numel() >= BLOCK and x.device.type == "cpu"
+    shaped = x.dim() > 2 and x.numel() >= BLOCK
+    return shaped and x.device.type == "cpu" and x.is_floating_point()
 
 
 def linear(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:
@@ -25,11 +25,12 @@ def linear(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         rows = reached(upstream, 0.5)
+        matrix = weight.to(upstream.dtype)  # under autocast it is another
         if rows is None:
-            return ((operand, torch.matmul(upstream, weight)),)
-        few = upstream.reshape(-1, upstream.shape[-1]).index_select(0, rows)
-        share = upstream.new_zeros(operand.shape)
-        share.view(-1, operand.shape[-1]).index_copy_(0, rows, few @ weight)
+            return ((operand, torch.matmul(upstream, matrix).to(operand.dtype)),)
+        few = upstream.reshape(-1, upstream.shape[-1]).index_select(0, rows) @ matrix
+        share = torch.zeros(operand.shape, dtype=operand.dtype)
+        share.view(-1, operand.shape[-1]).index_copy_(0, rows, few.to(operand.dtype))
         return ((operand, share),)
 
     return multiplier
