@@ -34,11 +34,7 @@ def secant_rule(secant: Secant) -> Rule:
             the function's other arguments; returns (y - y0) / (x - x0).
     """
 
-    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if isinstance(y, nn.Module):  # which comes first where it has the rule
-            return rule(x, *args, **kwargs)
-        if not only(x, args, kwargs):
-            return NotImplemented
+    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         dtype = x.input.dtype
 
         def slope(*sides: Tensor) -> tuple[Tensor]:
@@ -51,8 +47,7 @@ def secant_rule(secant: Secant) -> Rule:
         (m,) = slope(*x[:2], *y[:2])
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    rule.__name__ = secant.__name__
-    return rule
+    return _of_one(rule, secant.__name__)
 
 
 def late_rule(secant: Secant) -> Rule:
@@ -63,11 +58,7 @@ def late_rule(secant: Secant) -> Rule:
             function's other arguments, in the backward pass.
     """
 
-    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if isinstance(y, nn.Module):  # which comes first where it has the rule
-            return rule(x, *args, **kwargs)
-        if not only(x, args, kwargs):
-            return NotImplemented
+    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         dtype = x.input.dtype
 
         def slope(side: Tensor, side0: Tensor) -> tuple[Tensor]:
@@ -75,8 +66,7 @@ def late_rule(secant: Secant) -> Rule:
 
         return Rowwise(x, slope, torch.mul, kind=None if args or kwargs else secant)
 
-    rule.__name__ = secant.__name__
-    return rule
+    return _of_one(rule, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:
@@ -97,17 +87,26 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         tensor([[0.7500]])
     """
 
-    def rule(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if isinstance(y, nn.Module):  # which comes first where it has the rule
-            return rule(x, *args, **kwargs)
-        if not only(x, args, kwargs):
-            return NotImplemented
+    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
         m = m.to(x.input.dtype)
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    rule.__name__ = "elementwise"
-    return rule
+    return _of_one(rule, "elementwise")
+
+
+def _of_one(rule: Rule, name: str) -> Rule:
+    """The rule for calls of which the first operand is all that is attributed."""
+
+    def checked(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        if isinstance(y, nn.Module):  # which comes first where it has the rule
+            return checked(x, *args, **kwargs)
+        if not only(x, args, kwargs):
+            return NotImplemented
+        return rule(y, x, *args, **kwargs)
+
+    checked.__name__ = name
+    return checked
 
 
 def only(x: Any, args: Any, kwargs: Any) -> bool:
