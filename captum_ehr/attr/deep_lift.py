@@ -60,8 +60,8 @@ class DeepLiftEHR(Engine):
             batch's scores, which add up over the batch alone.
         internal_batch_size: Explain so many patients at a time, to bound memory.
         segments: Take the line from reference to input in so many pieces, each exact.
-            More come nearer to Shapley values and to Integrated Gradients' limit, at
-            as many times the price; see :mod:`captum_ehr.attr.segments`.
+            More come nearer to Integrated Gradients' limit, at as many times the
+            price; see :mod:`captum_ehr.attr.segments`.
 
     Raises:
         TypeError: If the model is no ``nn.Module``, or a rule not callable.
