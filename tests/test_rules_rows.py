@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captum_ehr.propagation import attributions, two_passes
-from captum_ehr.propagation.rules import rows
+from captum_ehr.propagation.pairs import Pair
+from captum_ehr.propagation.rules import linear, products, rows
+from captum_ehr.propagation.rules.elementwise import gelu
 from captum_ehr.propagation.rules.rows import BLOCK, Rowwise, reached, reached_positions
 
 PATIENTS, STEPS, WIDTH = 3, 40, 64
@@ -48,16 +55,23 @@ def test_skipping_rows_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, (x, x0) = Layer(position).double(), sides
-    found: list[bool] = []
+    found: dict[str, bool] = {}
 
-    def watched(upstream: Tensor, most: float = 0.9) -> Tensor | None:
-        few = reached(upstream, most)
-        found.append(few is not None)
-        return few
+    def watch(home: ModuleType, search: Callable[..., Tensor | None]) -> None:
+        def watched(*args: Any) -> Tensor | None:
+            few = search(*args)
+            found[home.__name__] = found.get(home.__name__, False) or few is not None
+            return few
 
-    monkeypatch.setattr(rows, "reached", watched)
+        monkeypatch.setattr(home, search.__name__, watched)
+
+    watch(rows, reached)
+    watch(linear, reached)
+    watch(products, reached_positions)
     fast = attributions(model, (x,), (x0,))
-    assert any(found) == (position != slice(None))
+    assert len(found) == 3  # elementwise, linear and matrix products have looked
+    assert all(found.values()) if position in (0, -1) else True
+    assert not any(found.values()) if position == slice(None) else True
     assert float(fast.delta.abs().max()) < 1e-11
     monkeypatch.setattr(rows, "BLOCK", 1 << 40)
     slow = attributions(model, (x,), (x0,))
@@ -154,3 +168,62 @@ def test_linear_layers_under_autocast(
     assert coarse.attributions[0].dtype == torch.float32
     size = fine.attributions[0].norm()
     assert (coarse.attributions[0] - fine.attributions[0]).norm() < 0.05 * size
+
+
+def test_a_linear_layer_with_a_single_output() -> None:
+    torch.manual_seed(0)
+    weight, sides = torch.randn(64), [torch.randn(2, 600, 64) for _ in range(2)]
+    run = attributions(
+        lambda x: F.linear(torch.tanh(x), weight).sum(1, keepdim=True),
+        (sides[0],),
+        (sides[1],),
+    )
+    assert float(run.delta.abs().max()) < 1e-3
+
+
+def test_a_weight_that_is_overwritten_is_an_error() -> None:
+    def model(x: Tensor) -> Tensor:
+        weight = torch.ones(64, 64)
+        y = F.linear(x * 1.0, weight)
+        weight.zero_()
+        return y.flatten(1).sum(1, keepdim=True)
+
+    with pytest.raises(RuntimeError, match="overwritten after the call"):
+        attributions(model, (torch.randn(2, 600, 64),), (torch.randn(2, 600, 64),))
+
+
+def test_complex_products_are_not_searched() -> None:
+    torch.manual_seed(0)
+    x, x0 = torch.randn(2, 600, 64).double(), torch.randn(2, 600, 64).double()
+
+    def model(x: Tensor) -> Tensor:
+        z = torch.fft.fft(x, dim=-1)
+        return (z @ z.transpose(1, 2)).abs().flatten(1).mean(1, keepdim=True)
+
+    assert float(attributions(model, (x,), (x0,)).delta.abs().max()) < 1e-9
+
+
+def test_an_overwritten_operand_that_is_given_by_name() -> None:
+    def model(x: Tensor) -> Tensor:
+        mask = torch.tensor([1.0, -1.0])
+        torch.relu_(input=mask)
+        return torch.tanh(x).flatten(1).sum(1, keepdim=True) * mask[0]
+
+    run = attributions(model, (torch.randn(2, 8),), (torch.randn(2, 8),))
+    assert float(run.delta.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_accurate_at_every_distance(approximate: str) -> None:
+    """Against float64 with a fine quadrature, in float32 to some eps/|Δx|."""
+    middle = torch.linspace(-5, 5, 400).double()
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(40))
+    for step in (1e-6, 1e-3, 0.014, 0.05, 0.1, 0.16, 0.17, 0.3, 2.0):
+        x, x0 = (middle + step / 2).float(), (middle - step / 2).float()
+        at = torch.lerp(x0.double(), x.double(), (nodes[:, None] + 1) / 2)
+        slopes = torch.ops.aten.gelu_backward(
+            torch.ones_like(at), at, approximate=approximate
+        )
+        exact = (weights[:, None] / 2 * slopes).sum(0)
+        found = gelu(Pair(x, x0), approximate)
+        assert float((found - exact).abs().max()) < 5e-6, step

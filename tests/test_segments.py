@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import zoo
 from captum.attr import IntegratedGradients
 from torch import nn
 
-from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, LayerDeepLiftEHR, PyHealthAdapter
+from captum_ehr import (
+    AttributionWarning,
+    DeepLiftEHR,
+    DeepLiftShapEHR,
+    LayerDeepLiftEHR,
+    PyHealthAdapter,
+)
 from captum_ehr.datasets import tiny_model
 
 #: A model of each kind of path: products of gates, attention, scans, convolutions.
@@ -81,6 +90,57 @@ def test_every_way_to_ask() -> None:
         shaped = list(exp.attributions.values())[k]
         share = share.sum(-1) if share.dim() > shaped.dim() else share
         torch.testing.assert_close(share, shaped, atol=1e-6, rtol=1e-4)
+
+
+class Drawing(nn.Module):
+    """Draws from all three generators, whatever its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(6, 32), nn.Linear(32, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.dropout(torch.tanh(self.wide(x)), 0.5, training=True)
+        factor = random.random() + float(np.random.rand()) + torch.rand(1)
+        return self.narrow(torch.sigmoid(h) * factor)
+
+
+def test_every_piece_draws_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    model, x, x0 = Drawing(), torch.randn(4, 6), torch.randn(4, 6)
+    dl = DeepLiftEHR(model, segments=3, completeness="raise")
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    dl.attribute(x, x0, target=0)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert (states[2] == np.random.get_state()[1]).all()
+
+
+def test_pieces_that_do_not_meet_are_reported() -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    class Strongest(nn.Module):
+        """Reads the largest value alone: which that is, is structure."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x * F.one_hot(x.argmax(-1), 6).to(x.dtype))
+
+    x, x0 = torch.randn(4, 6), torch.randn(4, 6)
+    with pytest.warns(AttributionWarning, match="segments: .* take one segment"):
+        DeepLiftEHR(Strongest(), segments=2).attribute(x, x0)
+
+
+def test_with_a_model_that_mixes_its_patients() -> None:
+    model, batch = zoo.build(next(c for c in zoo.mixing() if c.mode == "binary"))
+    with pytest.warns(AttributionWarning, match="others held fixed"):
+        exp = DeepLiftEHR(model, segments=2).explain(batch)
+    change = (exp.f_input - exp.f_baseline).abs()
+    assert float((exp.delta.abs() / change.clamp_min(1e-3)).max()) < 1e-4
 
 
 def test_with_several_references() -> None:

@@ -192,7 +192,10 @@ class Engine(DeepLift):
         each: bool,
         apart: bool = False,
     ) -> Result:
-        """A slice: one input pass for all references, and all patients if apart."""
+        """A slice: one input pass for all references, and all patients if apart.
+
+        Each further segment has input passes of its own.
+        """
         own = prepared.fresh()
         forward, labels = self.forward_view()
         rows = range(len(own.inputs[0])) if apart else (None,)

@@ -6,8 +6,10 @@ against z',
 
 .. math:: m = \frac{1}{n} \sum_{k=0}^{n-1} m(z_k, z_{k+1}),
 
-adds up to f(x) - f(x0) as well, and comes nearer to the Aumann-Shapley values of the
-whole model, Integrated Gradients' limit, the more pieces there are.
+adds up to f(x) - f(x0) as well, as long as the structure that is kept for each
+reference is the same along the line (else it is reported), and comes nearer to the
+Aumann-Shapley values of the whole model, Integrated Gradients' limit, the more pieces
+there are.
 (Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, eq. 1.)
 """
 
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..propagation import Tape, multipliers
+from ..propagation import Diagnostics, Tape, multipliers
 from ..propagation.registry import Table
 from .result import Run
 from .targets import select_again
@@ -57,8 +59,22 @@ def averaged_over(
         tape = Tape(table)
         with run.record(start, tape=tape) as (output, against):
             value = select_again(output, run.index)
+            if _apart(run.f_baseline, value.detach()):
+                run.reports.append(Diagnostics(messages=(APART,)))
             run.f_baseline = select_again(against(end), run.index)
         value = value if run.row is None else value[run.row]
         found = tuple(a + b for a, b in zip(found, multipliers(value, start)))
         run.reports.append(tape.diagnostics())
     return tuple(m / count for m in found)
+
+
+def _apart(end: Tensor, start: Tensor) -> bool:
+    """Whether f differs, by more than rounding, where one piece ends and one starts."""
+    size = torch.maximum(end.abs(), start.abs()).max()
+    return bool(((end - start).abs() > 1e-3 * size + 1e-5).any())
+
+
+APART = (
+    "segments: structure that is kept for the reference differs along the line, so "
+    "that its pieces do not meet and the sum is missed; take one segment"
+)

@@ -102,7 +102,9 @@ def recorded(
 
     Yields:
         f(x), and a function from references to f(x0). Each reference's multipliers
-        are to be had (retaining the graph) before the next reference is run.
+        are to be had (retaining the graph) before the next reference is run; and once,
+        if the tape is not lasting. Between the passes, and in a pass within them,
+        random numbers start where they did.
     """
     args = [
         a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
@@ -121,7 +123,10 @@ def recorded(
         def against(references: Sequence[Tensor]) -> Tensor:
             rewind()
             reference_pass = ReferencePass(tape)
-            found = _run(forward, references, args, reference_pass)
+            try:
+                found = _run(forward, references, args, reference_pass)
+            finally:
+                rewind()
             together(reference_pass.waiting)
             seen = reference_pass.position + 1
             if seen != len(tape.functions):
@@ -214,7 +219,7 @@ def multipliers(
     """The chain rule from an explained value into the inputs, and into nothing else.
 
     Zeros for an input that the value does not depend on. ``again`` keeps the graph for
-    another reference.
+    another reference, or another value, of a lasting tape.
     """
     if not value.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)

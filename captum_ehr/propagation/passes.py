@@ -101,7 +101,7 @@ class InputPass(TorchFunctionMode):
         if entry.kind is Kind.CAST:
             return self._cast(func, args, kwargs)
         if func is F.linear and attributed[0] is args[0] and not kwargs:
-            return self._linear(entry, args) if large(args[0]) else func(*args)
+            return self._linear(entry, args) if large(*args[:2]) else func(*args)
         return func(*args, **kwargs)
 
     def _linear(self, entry: Entry, args: Any) -> Any:

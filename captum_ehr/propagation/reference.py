@@ -64,7 +64,7 @@ class ReferencePass(TorchFunctionMode):
         if call is not None:
             return self._meet(call, func, args, kwargs)
         if position in tape.writes:
-            self.settle(args[0])
+            self.settle(positional(args, kwargs)[0][0])
         return func(*args, **kwargs)
 
     def settle(self, target: Any = None) -> None:

@@ -20,7 +20,9 @@ class Tape:
 
     Args:
         table: The rules.
-        lasting: Whether several references are run against one input.
+        lasting: Whether several references are run against one input, or multipliers
+            asked for several times (of several outputs, say). Otherwise each is let go
+            as soon as the backward pass has used it.
     """
 
     def __init__(self, table: Table, lasting: bool = False) -> None:

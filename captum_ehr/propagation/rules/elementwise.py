@@ -276,17 +276,20 @@ def silu(x: Pair, *_: Any, **__: Any) -> Tensor:
 
 
 def gelu(x: Pair, approximate: str = "none") -> Tensor:
-    """x·Φ(x): Δy/Δx where it has digits, else f' halfway.
+    """x·Φ(x): Δy/Δx where it has digits, else the mean of f' at two Gauss nodes.
 
-    Where they meet, both miss as much: eps·|x|/|Δx| and |f‴|·Δx²/24.
+    The one loses eps·|x|/|Δx|, the other misses Δx⁴/3000 at most.
     """
-    near = (24 * torch.finfo(x.input.dtype).eps) ** (1 / 3)
-    one = torch.ones_like(x.input)
-    slope = torch.ops.aten.gelu_backward(one, x.mean, approximate=approximate)
+    near = 4 * torch.finfo(x.input.dtype).eps ** 0.2
+    half = torch.full_like(x.input, 0.5)
+    slope, other = (
+        torch.ops.aten.gelu_backward(half, x.at(node), approximate=approximate)
+        for node in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
+    )
     y, y0 = (nn.functional.gelu(side, approximate=approximate) for side in x.sides)
     dx = nn.functional.hardshrink(x.delta, near)
     far = dx.sign().abs_()
-    return slope.lerp_(y.sub_(y0).div_(dx.add_(1).sub_(far)), far)
+    return slope.add_(other).lerp_(y.sub_(y0).div_(dx.add_(1).sub_(far)), far)
 
 
 def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:

@@ -148,16 +148,21 @@ def reached(upstream: Tensor, most: float = 0.9) -> Tensor | None:
         Their numbers; None if they are most, or not worth the search, or on a device
         that would have to be waited for.
     """
-    if upstream.numel() < BLOCK or upstream.dim() < 2 or upstream.device.type != "cpu":
+    if upstream.dim() < 2 or not _searchable(upstream):
         return None
     return _few(_reach(upstream).flatten(), most)
 
 
 def reached_positions(upstream: Tensor) -> Tensor | None:
     """The positions (of the last axis but one) that it reaches in any patient."""
-    if upstream.numel() < BLOCK or upstream.dim() < 3 or upstream.device.type != "cpu":
+    if upstream.dim() < 3 or not _searchable(upstream):
         return None
     return _few(_reach(upstream).flatten(0, -2).any(0), 0.5)
+
+
+def _searchable(upstream: Tensor) -> bool:
+    large = upstream.numel() >= BLOCK and upstream.device.type == "cpu"
+    return large and not upstream.is_complex()
 
 
 def _reach(upstream: Tensor) -> Tensor:
