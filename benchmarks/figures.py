@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .families import MEASURED
-from .table import LABELS, Results, of_training
+from .table import LABELS, OWN, Results, of_training
 
 
 class Style(NamedTuple):
@@ -124,18 +124,18 @@ def _dots(
     axes = figure.add_subplot()
     names = [n for n in STYLES if any(n in one for one in found.values())]
     for name in reversed(names):
-        style, ours = STYLES[name], name == "ours"
+        style, own = STYLES[name], name in OWN
         at = [(k, found[m][name]) for k, m in enumerate(models) if name in found[m]]
         edge: dict[str, Any] = {} if style.marker == "x" else {"edgecolors": "white"}
         axes.scatter(
             [place(value) for _, value in at],
             [k for k, _ in at],
-            s=85 if ours else 48,
+            s=85 if own else 48,
             marker=style.marker,
             color=style.color,
             linewidths=1.5 if style.marker == "x" else 0.6,
             **edge,
-            zorder=4 if ours else 3,
+            zorder=4 if own else 3,
             label=LABELS[name],
         )
     _frame(axes, models)
