@@ -271,8 +271,8 @@ def _same_randomness(tape: Tape) -> Iterator[Callable[..., None]]:
     """Rewinds the generators to where they were, in between and at the end.
 
     torch's only where the model has drawn from them: they belong to all threads.
-    Python's and NumPy's are slow to ask, and not asked again if a pass that came to
-    its end (``whole``) has not drawn from them.
+    Python's and NumPy's are slow to ask, and not asked again if the input pass came to
+    its end (``whole``) and has not drawn from them.
     """
     python, legacy = random.getstate(), np.random.get_state()
     drawn: list[bool] = []
@@ -287,7 +287,7 @@ def _same_randomness(tape: Tape) -> Iterator[Callable[..., None]]:
         if not _same_state(np.random.get_state(), legacy):
             np.random.set_state(legacy)
             moved = True
-        drawn[:] = [moved or not whole]
+        drawn[:] = [moved or not whole or any(drawn)]
 
     try:
         yield rewind
