@@ -59,8 +59,8 @@ def averaged_over(
         tape = Tape(table)
         with run.record(start, tape=tape) as (output, against):
             value = select_again(output, run.index)
-            if _apart(run.f_baseline, value.detach()):
-                run.reports.append(Diagnostics(messages=(APART,)))
+            if _unmet(run.f_baseline, value.detach()):
+                run.reports.append(Diagnostics(messages=(_UNMET,)))
             run.f_baseline = select_again(against(end), run.index)
         value = value if run.row is None else value[run.row]
         found = tuple(a + b for a, b in zip(found, multipliers(value, start)))
@@ -68,13 +68,13 @@ def averaged_over(
     return tuple(m / count for m in found)
 
 
-def _apart(end: Tensor, start: Tensor) -> bool:
+def _unmet(end: Tensor, start: Tensor) -> bool:
     """Whether f differs, by more than rounding, where one piece ends and one starts."""
     size = torch.maximum(end.abs(), start.abs()).max()
     return bool(((end - start).abs() > 1e-3 * size + 1e-5).any())
 
 
-APART = (
+_UNMET = (
     "segments: structure that is kept for the reference differs along the line, so "
     "that its pieces do not meet and the sum is missed; take one segment"
 )

@@ -103,17 +103,16 @@ class ReferencePass(TorchFunctionMode):
         return self._written(args[0], output) if overwrites else output
 
     def _wait(self, multiplier: Rowwise) -> None:
-        """Keep a small multiplier till there is a block of them."""
-        if not multiplier.small:
-            if multiplier.late:
-                self.late.append(multiplier)
-            else:
-                work_out([multiplier])
-            return
-        self.waiting.append(multiplier)
-        self.size += multiplier.operand.shape.numel()
-        if self.size > BLOCK // 2:
-            self.settle()
+        """Keep what is small till there is a block of it, what is late to the end."""
+        if multiplier.small:
+            self.waiting.append(multiplier)
+            self.size += multiplier.operand.shape.numel()
+            if self.size > BLOCK // 2:
+                self.settle()
+        elif multiplier.late:
+            self.late.append(multiplier)
+        else:
+            work_out([multiplier])
 
     def _written(self, target: Tensor, value: Tensor) -> Tensor:
         self.settle(target)

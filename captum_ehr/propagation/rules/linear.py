@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Operand
-from .rows import BLOCK, reached
+from .rows import BLOCK, laid_out, reached
 
 
 def large(x: Tensor, weight: Tensor) -> bool:
@@ -34,9 +34,9 @@ def linear(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:
         matrix = weight.to(upstream.dtype)  # under autocast it is another
         if rows is None:
             return ((operand, torch.matmul(upstream, matrix).to(operand.dtype)),)
-        few = upstream.reshape(-1, upstream.shape[-1]).index_select(0, rows) @ matrix
-        share = torch.zeros(operand.shape, dtype=operand.dtype)
-        share.view(-1, operand.shape[-1]).index_copy_(0, rows, few.to(operand.dtype))
-        return ((operand, share),)
+        flat = upstream.reshape(-1, upstream.shape[-1])
+        part = (flat.index_select(0, rows) @ matrix).to(operand.dtype)
+        share = laid_out(part, rows, len(flat), 0)
+        return ((operand, share.view(operand.shape)),)
 
     return multiplier

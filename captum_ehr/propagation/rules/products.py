@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
 from .elementwise import exp, guarded, log, over
-from .rows import reached_positions
+from .rows import laid_out, reached_positions
 
 
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
@@ -94,8 +94,7 @@ def _matrix_shares(left: Tensor, right: Tensor, m: Tensor) -> tuple[Tensor, Tens
         return share_a, torch.matmul(left.transpose(-1, -2), m)
     few = m.index_select(-2, rows)
     part = torch.matmul(few, right.transpose(-1, -2))
-    share_a = part.new_zeros(*part.shape[:-2], m.shape[-2], part.shape[-1])
-    share_a.index_copy_(-2, rows, part)
+    share_a = laid_out(part, rows, m.shape[-2], -2)
     return share_a, torch.matmul(left.index_select(-2, rows).transpose(-1, -2), few)
 
 

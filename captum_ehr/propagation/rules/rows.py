@@ -160,6 +160,13 @@ def reached_positions(upstream: Tensor) -> Tensor | None:
     return _few(_reach(upstream).flatten(0, -2).any(0), 0.5)
 
 
+def laid_out(part: Tensor, rows: Tensor, count: int, dim: int) -> Tensor:
+    """Some of ``count`` rows along an axis in their places, the others 0."""
+    shape = list(part.shape)
+    shape[dim] = count
+    return part.new_zeros(shape).index_copy_(dim, rows, part)
+
+
 def _searchable(upstream: Tensor) -> bool:
     large = upstream.numel() >= BLOCK and upstream.device.type == "cpu"
     return large and not upstream.is_complex()
