@@ -209,9 +209,14 @@ def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def phi(t: Tensor) -> Tensor:
-    """(1 - e^-t)/t for t ≥ 0, which is overwritten; 1 at 0."""
-    t = t.neg_().sub_(torch.finfo(t.dtype).tiny)  # lost in every t but 0
-    return t.expm1().div_(t)
+    """(1 - e^-t)/t for t ≥ 0, which is overwritten; 1 at 0.
+
+    With s = t/2 that is tanh s/(s + s·tanh s). torch's tanh takes a quarter of the time
+    of its expm1, unless s is nearly the smallest number there is.
+    """
+    t = t.mul_(0.5).add_(torch.finfo(t.dtype).eps / 64)  # lost but where all is 1
+    h = t.tanh()
+    return h.div_(t.addcmul_(t, h))
 
 
 def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
@@ -276,20 +281,30 @@ def silu(x: Pair, *_: Any, **__: Any) -> Tensor:
 
 
 def gelu(x: Pair, approximate: str = "none") -> Tensor:
-    """x·Φ(x): Δy/Δx where it has digits, else the mean of f' at two Gauss nodes.
+    """x·Φ(x): the product rule along one variable, Φ̄ + x̄·(secant of Φ)."""
+    if approximate == "tanh":
+        return _gelu_tanh(x)
+    near = 5 * torch.finfo(x.input.dtype).eps ** 0.2
+    high, low = (side.mul(math.sqrt(0.5)).erf_() for side in x.sides)  # 2Φ - 1
+    gap, middle = x.delta.abs_(), x.mean
+    far = nn.functional.threshold(gap, near, 0.0).sign_()
+    secant = (high - low).abs_().div_(gap.clamp_min(near))
+    square = middle * middle
+    density = torch.rsub(square, math.log(2 / math.pi) / 2, alpha=0.5).exp_()
+    # Closely, the density in the middle and its bend, missing Δx⁴/1600 at most
+    bend = square.sub_(1).mul_(gap.mul_(gap))
+    slope = density.addcmul_(density, bend, value=1 / 24).lerp_(secant, far)
+    return high.lerp_(low, 0.5).addcmul_(slope, middle).add_(1).mul_(0.5)
 
-    The one loses eps·|x|/|Δx|, the other misses Δx⁴/3000 at most.
-    """
-    near = 4 * torch.finfo(x.input.dtype).eps ** 0.2
-    half = torch.full_like(x.input, 0.5)
-    slope, other = (
-        torch.ops.aten.gelu_backward(half, x.at(node), approximate=approximate)
-        for node in (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
-    )
-    y, y0 = (nn.functional.gelu(side, approximate=approximate) for side in x.sides)
-    dx = nn.functional.hardshrink(x.delta, near)
-    far = dx.sign().abs_()
-    return slope.add_(other).lerp_(y.sub_(y0).div_(dx.add_(1).sub_(far)), far)
+
+def _gelu_tanh(x: Pair) -> Tensor:
+    """x·σ(2u), u = √(2/π)(x + 0.044715 x³): Φ's approximation, by the same rule."""
+    a, b = x.sides
+    scale, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+    u, u0 = (scale * (side + cubic * side**3) for side in x.sides)
+    s = Pair(u.sigmoid(), u0.sigmoid())
+    inner = scale * (1 + cubic * (a * a + a * b + b * b))
+    return s.mean + x.mean * sigmoid(Pair(u, u0), s) * inner
 
 
 def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:

@@ -135,7 +135,7 @@ def _standardise(
 ) -> Callable[[Tensor], Tensor]:
     """The formula above: from M to m_x, over ``dims``."""
     sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x.sides]
-    r, r0 = (torch.rsqrt(c.square().mean(dims, keepdim=True) + eps) for c in sides)
+    r, r0 = (torch.rsqrt((c * c).mean(dims, keepdim=True) + eps) for c in sides)
     c_mean = torch.lerp(sides[0], sides[1], 0.5)
     r_mean = (r + r0) / 2
     both = r * r0

@@ -137,7 +137,7 @@ class _Group:
         return self.found
 
 
-def reached(upstream: Tensor, most: float = 0.9) -> Tensor | None:
+def reached(upstream: Tensor, most: float = 0.8) -> Tensor | None:
     """The rows (of the last axis) that an upstream gradient reaches.
 
     Args:
@@ -150,14 +150,14 @@ def reached(upstream: Tensor, most: float = 0.9) -> Tensor | None:
     """
     if upstream.dim() < 2 or not _searchable(upstream):
         return None
-    return _few(_reach(upstream).flatten(), most)
+    return _few(_reach(upstream), most)
 
 
 def reached_positions(upstream: Tensor) -> Tensor | None:
     """The positions (of the last axis but one) that it reaches in any patient."""
     if upstream.dim() < 3 or not _searchable(upstream):
         return None
-    return _few(_reach(upstream).flatten(0, -2).any(0), 0.5)
+    return _few(_reach(upstream).view(-1, upstream.shape[-2]).any(0), 0.5)
 
 
 def laid_out(part: Tensor, rows: Tensor, count: int, dim: int) -> Tensor:
@@ -173,7 +173,16 @@ def _searchable(upstream: Tensor) -> bool:
 
 
 def _reach(upstream: Tensor) -> Tensor:
-    return (upstream.amax(-1) != 0) | (upstream.amin(-1) != 0)
+    """Of each row whether it has anything but 0; its first number mostly says so."""
+    rows = upstream.flatten(0, -2)
+    step = max(BLOCK // rows.shape[1], 1)
+    reach = rows[:, 0] != 0
+    rest = (~reach).nonzero().squeeze(1)
+    if 2 * len(rest) > len(rows):
+        return torch.cat([some.abs().sum(-1) for some in rows.split(step)]) != 0
+    for some in rest.split(step):
+        reach[some] = rows.index_select(0, some).abs_().sum(-1) != 0
+    return reach
 
 
 def _few(reach: Tensor, most: float) -> Tensor | None:

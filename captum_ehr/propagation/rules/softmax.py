@@ -14,10 +14,12 @@ is 0, which is at every pad. (L: Carlson, The Logarithmic Mean, 1972.)
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from ..pairs import Multiplier, Pair, wide
 from .elementwise import phi
@@ -31,10 +33,9 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     axis, dtype = dim, x.input.dtype
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        x_ = wide(Pair(side, side0))
-        y_, dz, dlog = _normaliser(x_, axis)
+        change, y_, dz, dlog = _normaliser(wide(Pair(side, side0)), axis)
         mean = logarithmic_mean(*y_.sides, dlog)
-        return mean.to(dtype), _weights(x_, y_, dz).to(dtype)
+        return mean.to(dtype), _weights(change, y_, dz).to(dtype)
 
     def share(upstream: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
         s = upstream * mean
@@ -72,44 +73,51 @@ def logsumexp(
 
 
 def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
-    """L(u, v) = max(u, v)·φ(|ln u - ln v|), where that difference is known."""
-    return phi(dlog.abs()).mul_(torch.maximum(u, v))
+    """L(u, v) = max(u, v)·φ(|ln u - ln v|), where that difference is known.
+
+    The difference is overwritten.
+    """
+    return phi(dlog.abs_()).mul_(torch.maximum(u, v))
 
 
 def _of_logits(x: Pair, dim: int) -> Tensor:
-    x_ = wide(x)
-    y, dz, _ = _normaliser(x_, dim)
-    return _weights(x_, y, dz).to(x.input.dtype)
+    change, y, dz, _ = _normaliser(wide(x), dim)
+    return _weights(change, y, dz).to(x.input.dtype)
 
 
-def _normaliser(x: Pair, dim: int) -> tuple[Pair, Tensor, Tensor]:
-    """Values y = e^x/Z, Δ ln Z and Δ ln y.
+def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Pair, Tensor, Tensor]:
+    """Δx, values y = e^x/Z, Δ ln Z and Δ ln y.
 
     Δ ln y keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every
-    element, of which the mean by y is taken.
+    element, of which the mean by y is taken. Logits that are -inf on both sides
+    (masked) do not change.
     """
-    log_y, log_y0 = x.input.log_softmax(dim), x.reference.log_softmax(dim)
-    y = Pair(x.input.softmax(dim), x.reference.softmax(dim))
-    dlog = log_y.clamp_min_(_NOTHING).sub_(log_y0.clamp_min_(_NOTHING))
-    dz = _change(x).sub_(dlog).mul_(y.input).sum(dim, keepdim=True)
-    return y, dz, dlog
+    logs = [side.log_softmax(dim).clamp_min_(_NOTHING) for side in x.sides]
+    y, y0 = map(_exp, logs)
+    dlog = logs[0].sub_(logs[1])
+    change = x.delta.nan_to_num_()
+    dz = (change - dlog).mul_(y).sum(dim, keepdim=True)
+    return change, Pair(y, y0), dz, dlog
 
 
-def _weights(x: Pair, y: Pair, dz: Tensor) -> Tensor:
+def _exp(log_y: Tensor) -> Tensor:
+    """e^log_y, or 0 long before it is the smallest number; there exp is very slow."""
+    least = 2 / 3 * math.log(torch.finfo(log_y.dtype).tiny)
+    y = log_y.clamp_min(least).exp_()
+    return threshold(y, 1.01 * math.exp(least), 0.0)
+
+
+def _weights(change: Tensor, y: Pair, dz: Tensor) -> Tensor:
     """L(e, e0)/L(Z, Z0), both over the larger Z, so that no exponential overflows.
 
     e over the larger Z is y on that side, and y times the ratio of the Z on the other.
+    Δx and y are overwritten.
     """
     ratio = phi(dz.abs())
     larger, smaller = dz.relu(), (-dz).relu_()
-    u = y.input * smaller.neg_().exp_().div_(ratio)
-    v = y.reference * larger.neg_().exp_().div_(ratio)
-    return logarithmic_mean(u, v, _change(x))
-
-
-def _change(x: Pair) -> Tensor:
-    """Δx; logits that are -inf on both sides (masked) have none."""
-    return x.delta.nan_to_num_()
+    u = y.input.mul_(smaller.neg_().exp_().div_(ratio))
+    v = y.reference.mul_(larger.neg_().exp_().div_(ratio))
+    return logarithmic_mean(u, v, change)
 
 
 #: The logarithm of what is not there; finite, so that differences are.
