@@ -299,12 +299,11 @@ class PyHealthAdapter(nn.Module):
 
     def _own(self, parts: Mapping[str, Tensor | None]) -> dict[str, Any]:
         """On the model's device, and ordinary tensors even under inference mode."""
+        device = self.device
         return {
             name: None
             if part is None
-            else (part.clone() if part.is_inference() else part.detach()).to(
-                self.device
-            )
+            else (part.clone() if part.is_inference() else part.detach()).to(device)
             for name, part in parts.items()
         }
 

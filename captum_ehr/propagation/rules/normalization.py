@@ -136,7 +136,8 @@ def _standardise(
     """The formula above: from M to m_x, over ``dims``."""
     sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x.sides]
     r, r0 = (torch.rsqrt((c * c).mean(dims, keepdim=True) + eps) for c in sides)
-    c_mean = torch.lerp(sides[0], sides[1], 0.5)
+    halfway = torch.Tensor.lerp_ if centred else torch.lerp  # not on what is x itself
+    c_mean = halfway(sides[0], sides[1], 0.5)
     r_mean = (r + r0) / 2
     both = r * r0
     k = -2 / math.prod(x.input.shape[d] for d in dims) * both * (both / (r + r0))
