@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import zoo
 from captum.attr import DeepLift, IntegratedGradients, NoiseTunnel
-from torch import nn
+from torch import Tensor, nn
 
 from captum_ehr import AttributionWarning as Warned
 from captum_ehr import CompletenessError, DeepLiftEHR, PyHealthAdapter
@@ -396,3 +397,20 @@ class TestBadInput:
         for key, value in DeepLiftEHR(model).explain(batch).attributions.items():
             torch.testing.assert_close(exp.attributions[key][others], value[others])
         assert bool(exp.f_input[2].isnan())
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_attributions_that_are_no_numbers_are_stated(self, value: float) -> None:
+        def broken(y: Any, x: Any, **_: Any) -> Any:
+            def multiplier(upstream: Tensor) -> Any:
+                share = upstream.clone()
+                share[1] = value
+                return [(x, share)]
+
+            return multiplier
+
+        model = nn.Sequential(nn.ReLU(), nn.Linear(2, 1))
+        x, rules = torch.ones(3, 2), {F.relu: broken}
+        with pytest.warns(Warned, match=r"patient\(s\) \[1\] do not add up"):
+            DeepLiftEHR(model, rules=rules).attribute(x)
+        with pytest.raises(CompletenessError):
+            DeepLiftEHR(model, rules=rules, completeness="raise").attribute(x)

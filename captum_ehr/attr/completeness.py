@@ -50,7 +50,7 @@ def mixes(found: Balance) -> bool:
     fine = found.delta.dtype == torch.float64
     delta = found.delta.double()
     bound = torch.minimum((1e-10 if fine else 1e-5) * gross, 1e-3 * delta.abs().sum())
-    return bool(delta.sum().abs() <= bound)
+    return bool((delta.sum().abs() <= bound) & torch.isfinite(bound))
 
 
 def balance(
@@ -88,14 +88,20 @@ def balance(
     last = 1e-10 if fine else 16 * torch.finfo(change.dtype).eps
     digits = last * (f_input.abs() + f_baseline.abs())
     bound = torch.maximum(net * change_.abs(), digits.double())
-    off = delta.abs() > bound
+    off = _beyond(delta, bound, change)
     size = torch.zeros_like(total)
     if bool(off.any()):
         absolute = [_row_sum(a.abs()) for a in attributions] if gross is None else []
         size = gross() if gross is not None else torch.stack(absolute).sum(0)
-        off = delta.abs() > torch.maximum(bound, rough * size)
+        off = _beyond(delta, torch.maximum(bound, rough * size), change)
     short = delta.to(change.dtype)
     return Balance(short, polish(short, change), off, size)
+
+
+def _beyond(delta: Tensor, bound: Tensor, change: Tensor) -> Tensor:
+    """Out of bounds, or no number at all, where the outputs are finite."""
+    within = (delta.abs() <= bound) & torch.isfinite(delta)
+    return ~within & torch.isfinite(change)
 
 
 def _row_sum(a: Tensor) -> Tensor:

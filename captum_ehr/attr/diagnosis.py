@@ -51,7 +51,7 @@ def account(
     if checked and bool(off.any()):
         change = (f_input - f_baseline).abs()
         worst = (found.delta.abs() / change)[off].max().item()
-        size = f"{worst:.2g} of it" if worst < float("inf") else "all, as it is 0,"
+        size = "all, as it is 0," if worst == float("inf") else f"{worst:.2g} of it"
         suspects = [*report.fallbacks, *foreign_functions(output)]
         names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
         messages.append(

@@ -292,7 +292,7 @@ def gelu(x: Pair, approximate: str = "none") -> Tensor:
     square = middle * middle
     density = torch.rsub(square, math.log(2 / math.pi) / 2, alpha=0.5).exp_()
     # Closely, the density in the middle and its bend, missing Δx⁴/1600 at most
-    bend = square.sub_(1).mul_(gap.mul_(gap))
+    bend = square.sub_(1).mul_(gap.clamp_(max=near).square_())
     slope = density.addcmul_(density, bend, value=1 / 24).lerp_(secant, far)
     return high.lerp_(low, 0.5).addcmul_(slope, middle).add_(1).mul_(0.5)
 
