@@ -48,7 +48,7 @@ def test_pieces_add_up_and_approach_the_path_integral(config: zoo.Config) -> Non
 
     one, two, eight = miss(1), miss(2), miss(8)
     size = _distance(integral, tuple(torch.zeros_like(x) for x in integral))
-    assert eight < 0.02 * size  # and 1e-3 is the integral's own error at a kink
+    assert eight < 0.05 * size  # and 1e-3 is the integral's own error at a kink
     assert one < 1e-3 * size or eight < two < one
 
 
