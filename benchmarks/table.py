@@ -318,8 +318,8 @@ def where(results: Results) -> str:
         parts.setdefault(words, []).append(part)
     if len(parts) == 1:
         return f"Measured on {next(iter(parts))}."
-    said = [f"{', '.join(sorted(names))}: {words}." for words, names in parts.items()]
-    return "Measured on " + " ".join(said)
+    said = [f"{', '.join(sorted(names))} on {words}" for words, names in parts.items()]
+    return f"Measured: {'; '.join(said)}."
 
 
 def rule(cells: Any) -> str:
