@@ -16,6 +16,7 @@ from rich.console import Console
 from . import (
     captum_classes,
     completeness,
+    cuda,
     faithfulness,
     memory,
     mimic3,
@@ -46,6 +47,7 @@ class Part(NamedTuple):
 MODULES = (
     completeness,
     speed,
+    cuda,
     scaling,
     memory,
     faithfulness,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pyhealth.datasets import create_sample_dataset
 from pyhealth.datasets.utils import collate_fn_dict_with_padding
-from torch import nn
+from torch import Tensor, nn
 
 from captum_ehr.datasets import synthetic_samples
 from captum_ehr.demo.training import with_unknowns
@@ -88,6 +88,15 @@ def _dataset(schema: str, samples: Sequence[Mapping[str, Any]]) -> Any:
 def batch_of(dataset: Any, rows: Sequence[int]) -> dict[str, Any]:
     """These patients as one batch, as PyHealth's data loader makes it."""
     return collate_fn_dict_with_padding([dataset[row] for row in rows])
+
+
+def on(device: str, value: Any) -> Any:
+    """A batch, or a part of one, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: on(device, each) for key, each in value.items()}
+    return tuple(on(device, v) for v in value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def page(results: Results) -> str:
     """The page, of the parts that were measured."""
     makers = {
         "speed": _speed,
+        "cuda": _cuda,
         "scaling": _scaling,
         "memory": _memory,
         "stability": _stability,
@@ -46,6 +47,26 @@ def page(results: Results) -> str:
 
 
 def _speed(found: Mapping[str, Any]) -> str:
+    return _section(
+        "Speed",
+        "Time over the floor: one plain forward and one plain forward-and-backward. "
+        "Medians over rounds in which all methods alternate; in brackets the "
+        "quartiles. Empty: does not take the model, or not timed on so many threads. "
+        "AdaCare mixes the patients of a batch; DeepLiftEHR explains them one by one.",
+        _times(found),
+    )
+
+
+def _cuda(found: Mapping[str, Any]) -> str:
+    return _section(
+        "Speed on a card",
+        f"The same on an {found['environment']['card']}, and one thread of the CPU. At "
+        "these sizes a card mostly waits for the next call.",
+        _times(found),
+    )
+
+
+def _times(found: Mapping[str, Any]) -> list[str]:
     names = [n for n in LABELS if any(n in r["over_floor"] for r in found["rows"])]
     head = ["Model", "threads", "floor, ms", *(LABELS[name] for name in names)]
     lines = [line(head), rule(head)]
@@ -56,14 +77,7 @@ def _speed(found: Mapping[str, Any]) -> str:
         over = row["over_floor"]
         cells = [_ratio(over[name]) if name in over else "" for name in names]
         lines.append(line([row["model"], str(row["threads"]), f"{floor:.1f}", *cells]))
-    return _section(
-        "Speed",
-        "Time over the floor: one plain forward and one plain forward-and-backward. "
-        "Medians over rounds in which all methods alternate; in brackets the "
-        "quartiles. Empty: does not take the model, or not timed on so many threads. "
-        "AdaCare mixes the patients of a batch; DeepLiftEHR explains them one by one.",
-        lines,
-    )
+    return lines
 
 
 def _ratio(spread: Mapping[str, float]) -> str:
@@ -81,7 +95,7 @@ def _scaling(found: Mapping[str, Any]) -> str:
         points = {point["length"]: point for point in row["points"]}
         cells = [_grown(points.get(length)) for length in lengths]
         lines.append(line([row["model"], str(row["batch"]), *cells]))
-    limit = found["settings"]["seconds"]
+    limit = found["settings"].get("limit", found["settings"]["seconds"])
     return _section(
         "How cost grows",
         "Time over the floor by length of the histories, and DeepLiftEHR's "

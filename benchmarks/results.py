@@ -38,6 +38,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         **versions,
         "cpu": processor(),
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
@@ -96,7 +97,7 @@ def collect(
             }
         )
     )
-    rows = {} if fresh else _kept(path, head)
+    rows = _kept(path, head) if jobs and not fresh else {}
     missing = [name for name in jobs if name not in rows]
     with tqdm(missing, desc=part, disable=not missing) as progress:
         for name in progress:

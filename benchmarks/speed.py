@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,20 @@ from torch import nn
 from tqdm import tqdm
 
 from . import peers
-from .data import batch_of, long_histories
+from .data import batch_of, long_histories, on
 from .families import FULL, MEASURED, TINY, Family, Size, named
 from .peers import Case
 
 FLOOR = ("forward", "forward_backward")
+
+#: The methods that evaluate the model 50 times for each patient.
+SAMPLING = (
+    "pyhealth_ig_50",
+    "captum_ig_50",
+    "gradient_shap",
+    "kernel_shap",
+    "shap_gradient",
+)
 
 type Method = Callable[[Case], Any]
 type Round = dict[str, float]
@@ -38,8 +47,10 @@ class Settings:
         seconds: About how long the quick methods of one model are repeated.
         fewest: Rounds of the quick methods, at least.
         most: Rounds of the quick methods, at most.
-        slow: Rounds in which a method that samples takes part, at most.
+        sampling: The methods that evaluate the model many times, by name.
+        slow: Rounds in which such a method takes part, at most.
         slow_seconds: After so long, such a method takes part no more.
+        device: Where model and batch are.
     """
 
     models: tuple[str, ...] = MEASURED
@@ -50,8 +61,10 @@ class Settings:
     seconds: float = 10.0
     fewest: int = 9
     most: int = 200
+    sampling: tuple[str, ...] = SAMPLING
     slow: int = 3
     slow_seconds: float = 5.0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Row:
 def quick() -> Settings:
     """Settings that take seconds."""
     models = ("MLP (ReLU)", "RNN (GRU)")
-    return Settings(models, (1, 2), TINY, 4, (6, 9), 0.2, 2, 5, 1)
+    return Settings(models, (1, 2), TINY, 4, (6, 9), 0.2, 2, 5, slow=1)
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
@@ -109,24 +122,28 @@ def quick_methods() -> dict[str, Method]:
     }
 
 
-def slow_methods() -> dict[str, Method]:
-    """The methods that evaluate the model 50 times for each patient."""
-    return {
+def slow_methods(names: Iterable[str] = SAMPLING) -> dict[str, Method]:
+    """Those that sample."""
+    known = {
         "pyhealth_ig_50": peers.pyhealth_ig_default,
         "captum_ig_50": peers.captum_ig,
         "gradient_shap": peers.gradient_shap,
         "kernel_shap": peers.kernel_shap,
         "shap_gradient": peers.shap_gradient,
     }
+    return {name: known[name] for name in names}
 
 
 def _row(family: Family, threads: int, settings: Settings) -> Row:
     schema = family.timed or family.schema
     dataset = long_histories(schema, settings.batch, settings.lengths)
-    model = family.build(dataset, settings.size)
-    case = Case(model, batch_of(dataset, range(settings.batch)))
-    pair = Case(model, batch_of(dataset, range(2)))
-    slow = slow_methods() if threads == settings.threads[0] else {}
+    model = family.build(dataset, settings.size).to(settings.device)
+    case, pair = (
+        Case(model, on(settings.device, batch_of(dataset, range(count))))
+        for count in (settings.batch, 2)
+    )
+    first = threads == settings.threads[0]
+    slow = slow_methods(settings.sampling) if first else {}
     with on_threads(threads):
         fast, refused = willing(quick_methods(), pair)
         slow, more = willing(slow, pair)
@@ -199,11 +216,15 @@ def _rounds(
 
 
 def one_round(methods: Mapping[str, Method], case: Case) -> Round:
-    """Seconds of one call of each, in turn."""
+    """Seconds of one call of each, in turn; a card is done with one before the next."""
     found = {}
+    card = torch.cuda.is_initialized()
+    wait = torch.cuda.synchronize if card else lambda: None
     for name, method in methods.items():
+        wait()
         start = time.perf_counter()
         method(case)
+        wait()
         found[name] = time.perf_counter() - start
     return found
 

@@ -315,6 +315,8 @@ def where(results: Results) -> str:
             f"{e['cpu']}, Python {e['python']}, torch {e['torch']}, Captum "
             f"{e['captum']}, PyHealth {e['pyhealth']}"
         )
+        if part == "cuda":
+            words = f"{e['card']} with {words}"
         parts.setdefault(words, []).append(part)
     if len(parts) == 1:
         return f"Measured on {next(iter(parts))}."

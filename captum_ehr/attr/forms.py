@@ -62,10 +62,11 @@ class Prepared:
 
     def but(self, row: int) -> Prepared:
         """The same with every other patient's reference at that patient's input."""
-        at = torch.arange(len(self.inputs[0])) == row
+        first = self.inputs[0]
+        at = torch.arange(len(first), device=first.device) == row
         references = tuple(
             tuple(
-                torch.where(at.to(x.device).view(-1, *[1] * (x.dim() - 1)), b, x)
+                torch.where(at.view(-1, *[1] * (x.dim() - 1)), b, x)
                 for x, b in zip((x.detach() for x in self.inputs), one)
             )
             for one in self.references

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from .generators import States, put_back
 from .operations import label
 from .pairs import Multiplier, Pair
 from .registry import Entry, Kind
@@ -156,12 +157,12 @@ def without_writing(func: Callable[..., Any]) -> Callable[..., Any]:
     return func
 
 
-def replaying(func: Callable[..., Any], state: Tensor) -> Callable[..., Any]:
+def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
     """A function that draws the same random numbers whenever it is called."""
 
     @wraps(func)
     def replay(*args: Any, **kwargs: Any) -> Any:
-        torch.set_rng_state(state)
+        put_back(state)
         return func(*args, **kwargs)
 
     return replay

@@ -36,6 +36,7 @@ from .calls import (
     tensors_in,
     without_writing,
 )
+from .generators import moved, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
@@ -80,7 +81,7 @@ class InputPass(TorchFunctionMode):
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
-            self.tape.draws((*args, *kwargs.values()))
+            self.tape.draws()
         if entry is None:
             if not attributed:
                 return func(*args, **kwargs)
@@ -173,7 +174,7 @@ class InputPass(TorchFunctionMode):
     ) -> Any:
         """A call that no rule names: integrated, if it is differentiable at all."""
         plain = without_writing(func)
-        before = torch.get_rng_state()
+        before = states()
         with torch.enable_grad():
             trial = plain(*args, **kwargs)
         overwrites = plain is not func
@@ -182,10 +183,9 @@ class InputPass(TorchFunctionMode):
             if overwrites:
                 self._shelter(args[0])
             return args[0].copy_(trial) if overwrites else trial
-        if not torch.equal(before, torch.get_rng_state()):
+        if moved(before):
             plain = replaying(plain, before)
-            if not self.tape.generators:
-                self.tape.generators.append(("cpu", before))
+            self.tape.generators = self.tape.generators or before
         entry = Entry(Kind.RULE, None, plain if overwrites else None)
         return self.record(entry, plain, args, kwargs, attributed, overwrites)
 

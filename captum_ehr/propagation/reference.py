@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .calls import (
 from .operations import label
 from .registry import NEUTRAL, Kind
 from .rules.rows import BLOCK, Rowwise, work_out
-from .structure import structural_value
+from .structure import different, structural_value
 from .tape import Tape
 
 
@@ -31,7 +32,7 @@ class ReferencePass(TorchFunctionMode):
         super().__init__()
         self.tape = tape
         self.position = -1
-        self.indices: dict[int, tuple[Tensor, str]] = {}
+        self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
         self.waiting: list[Rowwise] = []
         self.late: list[Rowwise] = []
         self.size = 0
@@ -89,8 +90,8 @@ class ReferencePass(TorchFunctionMode):
             return self._written(args[0], output) if overwrites else output
         if entry.kind is Kind.STRUCTURE:
             value, crossed = structural_value(call, args, kwargs)
-            if crossed:
-                self.tape.messages.append(_crossing(label(func), value, crossed))
+            threshold = isinstance(value, Tensor) and value.dtype == torch.bool
+            self.tape.say(crossed, partial(_crossing, func, threshold))
             return self._written(args[0], value) if overwrites else value
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
@@ -123,8 +124,9 @@ class ReferencePass(TorchFunctionMode):
         kept = []
         for a, b in zip(ours, theirs):
             if isinstance(b, Tensor) and b.dtype == torch.int64:
-                if not torch.equal(a, b):
-                    self.indices[id(a)] = (a, label(func))
+                apart = different(a, b)
+                if isinstance(apart, Tensor) or apart:
+                    self.indices[id(a)] = (a, label(func), apart)
                 kept.append(a)
             else:
                 kept.append(b)
@@ -133,22 +135,28 @@ class ReferencePass(TorchFunctionMode):
     def _watch(self, func: Any, args: Any, kwargs: Any) -> None:
         """Report indices that differ between the sides, where they are used."""
         for tensor in tensors_in((*args, *kwargs.values())):
-            _, source = self.indices.get(id(tensor), (None, ""))
-            if source:
-                self.tape.messages.append(
-                    f"{source}: its indices differ between input and reference, and "
-                    f"{label(func)} uses them; the input's are kept for both"
-                )
+            if id(tensor) in self.indices:
+                _, source, apart = self.indices[id(tensor)]
+                self.tape.say(apart, partial(_other_indices, source, func))
 
 
-def _crossing(name: str, value: Any, count: int) -> str:
+def _crossing(func: Any, threshold: bool, count: int) -> str:
     """What to say of a structural call that answers differently on both sides."""
-    if isinstance(value, Tensor) and value.dtype == torch.bool:
+    if threshold:
         return (
-            f"{name}: a threshold on attributed values differs between input and "
-            f"reference ({count} values); the change that it makes is not attributed"
+            f"{label(func)}: a threshold on attributed values differs between input "
+            f"and reference ({count} values); the change that it makes is not "
+            "attributed"
         )
     return (
-        f"{name}: differs between input and reference; the input's is kept for both, "
-        "so f(x0) is the model's output with the input's structure"
+        f"{label(func)}: differs between input and reference; the input's is kept for "
+        "both, so f(x0) is the model's output with the input's structure"
+    )
+
+
+def _other_indices(source: str, func: Any, _: int) -> str:
+    """What to say where indices that differ are used."""
+    return (
+        f"{source}: its indices differ between input and reference, and {label(func)} "
+        "uses them; the input's are kept for both"
     )

@@ -6,6 +6,9 @@ often divide by their number; but which tokens there are belongs to the patient.
 So where a comparison differs because one of the sides is exactly zero, the input's
 answer stands. A threshold that the change really crosses is something else: there
 the reference keeps its own answer, and the crossing is reported.
+
+How many there are is known at once on the CPU; on other devices it stays a tensor,
+which nobody has to wait for before the passes are done.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 
-def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int | Tensor]:
     """The reference's value of a structural call, and how many thresholds it crossed.
 
     Args:
@@ -28,15 +31,15 @@ def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
     own = call.function(*args, **kwargs)
     ours = call.output
     if not isinstance(own, Tensor) or own.dtype != torch.bool:
-        return ours, int(not _same(own, ours))
+        return ours, different(own, ours)
     if own.shape != ours.shape:
         return ours, 1
     differs = own ^ ours
-    if not bool(differs.any()):
+    if on_cpu(differs) and not bool(differs.any()):
         return ours, 0
     presence = differs & _presence(call, args, ours)
     crossed = differs & ~presence
-    return torch.where(crossed, own, ours), int(crossed.sum())
+    return torch.where(crossed, own, ours), _known(crossed.sum())
 
 
 def _presence(call: Any, args: Any, like: Tensor) -> Tensor:
@@ -59,7 +62,17 @@ def _broadcasts(a: Tensor, b: Tensor) -> bool:
         return False
 
 
-def _same(a: Any, b: Any) -> bool:
+def different(a: Any, b: Any) -> int | Tensor:
+    """1 where two values are not the same, else 0."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and bool((a == b).all())
-    return type(a) is type(b) and bool(np.array_equal(a, b))
+        return _known((a != b).any()) if a.shape == b.shape else 1
+    return int(type(a) is not type(b) or not np.array_equal(a, b))
+
+
+def _known(number: Tensor) -> int | Tensor:
+    return int(number) if on_cpu(number) else number
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether its values can be read without waiting for a device."""
+    return tensor.device.type == "cpu"

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .calls import FALLBACK_NODES, Call, tensors_in
+from .calls import FALLBACK_NODES, Call
 from .diagnostics import Diagnostics, Operation
+from .generators import States, put_back, states
 from .operations import label
 from .registry import Entry, Table
 
@@ -31,8 +31,9 @@ class Tape:
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
         self.writes: set[int] = set()
-        self.generators: list[tuple[str, Tensor]] = []
+        self.generators: States = ()
         self.messages: list[str] = []
+        self.doubts: list[tuple[Tensor, Callable[[int], str]]] = []
         #: Memory that the model was given as it is, and must not write on.
         self.lent: frozenset[int] = frozenset()
 
@@ -41,8 +42,9 @@ class Tape:
         self.functions.clear()
         self.calls.clear()
         self.writes.clear()
-        self.generators.clear()
+        self.generators = ()
         self.messages.clear()
+        self.doubts.clear()
         self.lent = frozenset()
 
     def note(
@@ -53,21 +55,26 @@ class Tape:
         self.calls[len(self.functions) - 1] = call
         return call
 
-    def draws(self, args: Any) -> None:
+    def draws(self) -> None:
         """Remember where the generators stand, before the first random number."""
-        if not self.generators:
-            self.generators.append(("cpu", torch.get_rng_state()))
-            for device in {t.device for t in tensors_in(args) if t.is_cuda}:
-                state = torch.cuda.get_rng_state(device)
-                self.generators.append((str(device), state))
+        self.generators = self.generators or states()
 
     def rewind(self) -> None:
         """Put the generators back, where the model has used them at all."""
-        for device, state in self.generators:
-            if device == "cpu":
-                torch.set_rng_state(state)
-            else:
-                torch.cuda.set_rng_state(state, device)
+        put_back(self.generators)
+
+    def say(self, count: int | Tensor, message: Callable[[int], str]) -> None:
+        """Report what happened so many times, if it did.
+
+        Args:
+            count: How many times. A tensor is not waited for, but read when the
+                account is asked for.
+            message: What to say of that many.
+        """
+        if isinstance(count, Tensor):
+            self.doubts.append((count, message))
+        elif count:
+            self.messages.append(message(count))
 
     def diagnostics(self) -> Diagnostics:
         """The account of both passes, to be asked for after the backward pass.
@@ -91,4 +98,8 @@ class Tape:
             f"{FALLBACK_NODES} nodes ({op.calls} calls)"
             for op in fallbacks
         ]
-        return Diagnostics(operations, tuple(dict.fromkeys(messages + self.messages)))
+        messages += self.messages
+        for found, message in self.doubts:
+            if count := int(found):
+                messages.append(message(count))
+        return Diagnostics(operations, tuple(dict.fromkeys(messages)))

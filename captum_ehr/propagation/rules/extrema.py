@@ -93,7 +93,7 @@ def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
     where = torch.where(y >= y0, at, at0)
     dx = high.gather(-1, where) - low.gather(-1, where)
     slope = torch.where(dx == 0, 1.0, (y - y0) / dx.masked_fill(dx == 0, 1.0))
-    inverse = torch.tensor(order).argsort().tolist()
+    inverse = [order.index(d) for d in range(count)]
     inner = [x.input.shape[d] for d in dims]
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
@@ -175,8 +175,8 @@ def sort(
     """torch.sort: every rank."""
     descending = kwargs.get("descending", descending)
     size = x.input.shape[dim]
-    ranks = torch.arange(size)
-    return _ranked(x, kwargs.get("dim", dim), ranks.flip(0) if descending else ranks)
+    ranks = range(size)
+    return _ranked(x, kwargs.get("dim", dim), ranks[::-1] if descending else ranks)
 
 
 def topk(
@@ -184,24 +184,26 @@ def topk(
 ) -> Any:
     """torch.topk: the k highest, or lowest, ranks."""
     size = x.input.shape[dim]
-    ranks = torch.arange(size - 1, size - 1 - k, -1) if largest else torch.arange(k)
-    return _ranked(x, dim, ranks)
+    return _ranked(x, dim, range(size - 1, size - 1 - k, -1) if largest else range(k))
 
 
 def median(y: Any, x: Pair, dim: int | None = None, keepdim: bool = False) -> Any:
     """torch.median: the lower middle rank."""
     if dim is None:
         flat = Pair(x.input.flatten(), x.reference.flatten())
-        share = _ranked(flat, 0, torch.tensor([(flat.input.numel() - 1) // 2]))
+        share = _ranked(flat, 0, _middle(flat.input.numel()))
         return _rewired(share, x, lambda m: m.reshape(1))
-    rank = torch.tensor([(x.input.shape[dim] - 1) // 2])
-    share = _ranked(x, dim, rank)
+    share = _ranked(x, dim, _middle(x.input.shape[dim]))
     return _rewired(share, x, lambda m: m if keepdim else m.unsqueeze(dim))
+
+
+def _middle(size: int) -> range:
+    return range((size - 1) // 2, (size + 1) // 2)
 
 
 def kthvalue(y: Any, x: Pair, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """torch.kthvalue: rank k."""
-    share = _ranked(x, dim, torch.tensor([k - 1]))
+    share = _ranked(x, dim, range(k - 1, k))
     return _rewired(share, x, lambda m: m if keepdim else m.unsqueeze(dim))
 
 
@@ -216,7 +218,7 @@ def _rewired(share: Any, x: Pair, reshape: Callable[[Tensor], Tensor]) -> Any:
     return multiplier
 
 
-def _ranked(x: Pair, dim: int, ranks: Tensor) -> Any:
+def _ranked(x: Pair, dim: int, ranks: range) -> Any:
     """Shares of the line on which each value holds each of some ranks."""
     size = x.input.shape[dim]
     if size > MAX_RANKED:
@@ -226,13 +228,13 @@ def _ranked(x: Pair, dim: int, ranks: Tensor) -> Any:
     edges = torch.cat([torch.zeros_like(cuts[..., :1]), cuts], -1)
     lengths = torch.diff(edges, append=torch.ones_like(cuts[..., :1]))
     held = high.new_zeros(*high.shape, len(ranks))
-    ranks = ranks.to(high.device)
+    wanted = torch.arange(ranks.start, ranks.stop, ranks.step, device=high.device)
     for piece in range(edges.shape[-1]):
         width = lengths[..., piece : piece + 1]
-        if not bool((width > 0).any()):
+        if width.device.type == "cpu" and not bool((width > 0).any()):
             continue
         at = edges[..., piece : piece + 1] + width / 2
-        holder = torch.lerp(low, high, at).argsort(dim=-1, stable=True)[..., ranks]
+        holder = torch.lerp(low, high, at).argsort(dim=-1, stable=True)[..., wanted]
         held.scatter_add_(
             -2,
             holder.unsqueeze(-2),

@@ -94,14 +94,15 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sizes, device: torch.device) -> _Layout:
-        counts = torch.tensor(sizes)
+        counts, steps = torch.tensor(sizes, device="cpu"), len(sizes)
         offsets = counts.cumsum(0) - counts
-        step = torch.repeat_interleave(torch.arange(len(sizes)), counts)
-        sequence = torch.arange(int(counts.sum())) - offsets[step]
+        step = torch.repeat_interleave(torch.arange(steps, device="cpu"), counts)
+        sequence = torch.arange(len(step), device="cpu") - offsets[step]
         lengths = torch.bincount(sequence)
         mirror = offsets[lengths[sequence] - 1 - step] + sequence
-        last = offsets[lengths - 1] + torch.arange(len(lengths))
-        return cls(sizes, mirror.to(device), last.to(device))
+        last = offsets[lengths - 1] + torch.arange(len(lengths), device="cpu")
+        mirror, last = (t.to(device, non_blocking=True) for t in (mirror, last))
+        return cls(sizes, mirror, last)
 
 
 def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:

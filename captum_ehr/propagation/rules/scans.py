@@ -21,6 +21,7 @@ kept. Nobody else can write on these: W x and the outputs are the scan's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from typing import Any
 
@@ -118,12 +119,18 @@ class _Way:
     def multiplier(self, *upstream: Tensor) -> Shares:
         """Share the gradients of all states out, block by block."""
         dtype = torch.promote_types(upstream[0].dtype, torch.float32)
-        with torch.autocast(upstream[0].device.type, enabled=False):
+        with _without_autocast(upstream[0].device.type):
             wider = _Wide(self, dtype)
             share, carry = wider.back([m.to(dtype) for m in upstream])
         yield self.data, share.to(upstream[0].dtype)
         for state, m in zip(self.states, carry):
             yield state, m.sum(1).to(upstream[0].dtype)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Where the device knows autocast at all."""
+    known = torch.amp.autocast_mode.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class _Wide:
