@@ -151,7 +151,8 @@ def test_a_card_finds_what_the_cpu_finds(config) -> None:
 
 @on_cuda
 @every_model
-def test_it_adds_up_on_a_card(config) -> None:
+def test_it_adds_up_on_a_card(config, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # 10 bits, not 23
     model, batch = zoo.build(config)
     explainer = DeepLiftEHR(model.cuda(), completeness="check")
     with warnings.catch_warnings():
