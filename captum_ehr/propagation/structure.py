@@ -34,9 +34,9 @@ def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int | Tens
         return ours, different(own, ours)
     if own.shape != ours.shape:
         return ours, 1
-    differs = own ^ ours
-    if on_cpu(differs) and not bool(differs.any()):
+    if on_cpu(own) and torch.equal(own, ours):
         return ours, 0
+    differs = own ^ ours
     presence = differs & _presence(call, args, ours)
     crossed = differs & ~presence
     return torch.where(crossed, own, ours), _known(crossed.sum())
