@@ -255,6 +255,14 @@ def _events(rng: np.random.Generator, n: int) -> dict[str, Any]:
     return {k: [blank.get(k, 0)] * (8 - real) + v for k, v in fields.items()}
 
 
+def buildable(config: Config) -> bool:
+    """Whether PyHealth makes the model: 2.0.2 tells ConCare no width of a matrix."""
+    if (config.model, config.schema) != ("ConCare", "matrix"):
+        return True
+    processors = dataset(config.schema, config.mode).input_processors
+    return processors["matrix"].size() is not None
+
+
 def build(config: Config, *, trained: bool = False, seed: int = 0) -> tuple[Any, Any]:
     """A model of the zoo in eval mode, and a batch of all of its patients."""
     torch.manual_seed(seed)
