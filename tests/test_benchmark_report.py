@@ -100,6 +100,7 @@ def known() -> dict[str, dict[str, Any]]:
             timed("StageNet", 2, ours=1.5),
             timed("CNN", 1, ours=2.0, captum_ig_50=60.0),
         ),
+        "cuda": found("cuda", speed.Settings(), timed("CNN", 1, ours=0.8)),
         "scaling": found(
             "scaling",
             scaling.Settings(),
@@ -194,7 +195,14 @@ def test_everything_goes_to_its_place(folder: Path, tmp_path: Path) -> None:
     between = f"Before\n{report.BEGIN}\n{made}{report.END}\nAfter\n"
     assert readme.read_text() == between and torch.__version__ in made
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
-    for title in ("Speed", "How cost grows", "Memory", "Stability", "Faithfulness"):
+    for title in (
+        "Speed",
+        "Speed on a card",
+        "How cost grows",
+        "Memory",
+        "Stability",
+        "Faithfulness",
+    ):
         assert f"\n## {title}\n" in page
     assert "| CNN | 32 | 1.25 (5 ms) | … | … | … |" in page
     assert "| CNN | 1.50 (15 MiB) | … | … | … |" in page

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from benchmarks import (
     cli,
     completeness,
+    cuda,
     faithfulness,
     families,
     memory,
@@ -63,6 +64,17 @@ def test_speed_times_each_method_that_takes_the_model() -> None:
         assert 0 < timing.lower <= timing.median <= timing.upper
     assert mlp.milliseconds["kernel_shap"].repeats == settings.slow
     assert torch.get_num_threads() >= 1
+
+
+def test_times_on_a_card_are_those_of_the_cpu_with_a_card(tmp_path) -> None:
+    settings = cuda.Settings()
+    assert settings.device == "cuda" and settings.models == speed.Settings().models
+    made = cuda.jobs(settings)
+    assert len(made) == (len(settings.models) if torch.cuda.is_available() else 0)
+    assert not results.collect("cuda", settings, {}, tmp_path).exists()
+    small = replace(cuda.quick(), models=("MLP (ReLU)",), device="cpu")
+    (row,) = rows(speed, small)
+    assert {"pyhealth_ig_50", "captum_ig_50"} < row.over_floor.keys()
 
 
 def test_ratios_are_taken_round_by_round() -> None:
