@@ -39,7 +39,7 @@ class Settings:
     size: Size = FULL
     batch: int = 16
     lengths: tuple[int, ...] = (20, 60, 200, 1000)
-    seconds: float = 20.0
+    seconds: float = 100.0
 
 
 @dataclass(frozen=True)
