@@ -108,7 +108,9 @@ def _scaling(found: Mapping[str, Any]) -> str:
 def _grown(point: Any) -> str:
     if point is None:
         return "…"
-    return f"{point['over_floor']['median']:.2f} ({point['ours']['median']:.3g} ms)"
+    taken = point["ours"]["median"]
+    digits = f"{taken:.3g}" if taken < 1000 else f"{taken:.0f}"
+    return f"{point['over_floor']['median']:.2f} ({digits} ms)"
 
 
 def _memory(found: Mapping[str, Any]) -> str:
