@@ -19,6 +19,7 @@ import zoo
 from test_torch_calls import EXACT, weighed
 from torch import Tensor
 
+from benchmarks.data import on
 from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
 from captum_ehr.propagation import (
     attributions,
@@ -45,15 +46,6 @@ SPARSE = {name for name in EXACT if "COO" in name or "CSR" in name or name == "s
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 Forward = Callable[..., Tensor]
-
-
-def on(device: str, value: Any) -> Any:
-    """A batch, or a part of one, on another device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: on(device, each) for key, each in value.items()}
-    return tuple(on(device, v) for v in value) if isinstance(value, tuple) else value
 
 
 def built(config: zoo.Config) -> tuple[Any, Any]:
