@@ -60,8 +60,7 @@ def _speed(found: Mapping[str, Any]) -> str:
 def _cuda(found: Mapping[str, Any]) -> str:
     return _section(
         "Speed on a card",
-        f"The same on an {found['environment']['card']}, and one thread of the CPU. At "
-        "these sizes a card mostly waits for the next call.",
+        f"The same on an {found['environment']['card']}, and one thread of the CPU.",
         _times(found),
     )
 
@@ -95,7 +94,7 @@ def _scaling(found: Mapping[str, Any]) -> str:
         points = {point["length"]: point for point in row["points"]}
         cells = [_grown(points.get(length)) for length in lengths]
         lines.append(line([row["model"], str(row["batch"]), *cells]))
-    limit = found["settings"].get("limit", found["settings"]["seconds"])
+    limit = found["settings"]["limit"]
     return _section(
         "How cost grows",
         "Time over the floor by length of the histories, and DeepLiftEHR's "

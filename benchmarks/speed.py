@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +21,19 @@ from .peers import Case
 
 FLOOR = ("forward", "forward_backward")
 
-#: The methods that evaluate the model 50 times for each patient.
-SAMPLING = (
-    "pyhealth_ig_50",
-    "captum_ig_50",
-    "gradient_shap",
-    "kernel_shap",
-    "shap_gradient",
-)
-
 type Method = Callable[[Case], Any]
 type Round = dict[str, float]
+
+
+def slow_methods() -> dict[str, Method]:
+    """The methods that evaluate the model 50 times for each patient."""
+    return {
+        "pyhealth_ig_50": peers.pyhealth_ig_default,
+        "captum_ig_50": peers.captum_ig,
+        "gradient_shap": peers.gradient_shap,
+        "kernel_shap": peers.kernel_shap,
+        "shap_gradient": peers.shap_gradient,
+    }
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Settings:
     seconds: float = 10.0
     fewest: int = 9
     most: int = 200
-    sampling: tuple[str, ...] = SAMPLING
+    sampling: tuple[str, ...] = tuple(slow_methods())
     slow: int = 3
     slow_seconds: float = 5.0
     device: str = "cpu"
@@ -122,18 +124,6 @@ def quick_methods() -> dict[str, Method]:
     }
 
 
-def slow_methods(names: Iterable[str] = SAMPLING) -> dict[str, Method]:
-    """Those that sample."""
-    known = {
-        "pyhealth_ig_50": peers.pyhealth_ig_default,
-        "captum_ig_50": peers.captum_ig,
-        "gradient_shap": peers.gradient_shap,
-        "kernel_shap": peers.kernel_shap,
-        "shap_gradient": peers.shap_gradient,
-    }
-    return {name: known[name] for name in names}
-
-
 def _row(family: Family, threads: int, settings: Settings) -> Row:
     schema = family.timed or family.schema
     dataset = long_histories(schema, settings.batch, settings.lengths)
@@ -143,7 +133,7 @@ def _row(family: Family, threads: int, settings: Settings) -> Row:
         for count in (settings.batch, 2)
     )
     first = threads == settings.threads[0]
-    slow = slow_methods(settings.sampling) if first else {}
+    slow = {n: m for n, m in slow_methods().items() if first and n in settings.sampling}
     with on_threads(threads):
         fast, refused = willing(quick_methods(), pair)
         slow, more = willing(slow, pair)
