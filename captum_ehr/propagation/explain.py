@@ -21,8 +21,9 @@ from .passes import InputPass, Overwritten
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
 from .rules.rows import together
+from .state import State
 from .tape import Tape
-from .view import private_view
+from .view import private_args, private_view
 
 
 class TwoSided(NamedTuple):
@@ -106,17 +107,19 @@ def recorded(
         if the tape is not lasting. Between the passes, and in a pass within them,
         random numbers start where they did.
     """
-    args = [
-        a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
-    ]
+    tape.clear()
+    further = private_args(args)
     with _same_randomness(tape) as rewind:
-        tape.lent = _memory(inputs)
-        try:
-            output = _run(forward, inputs, args, InputPass(tape))
-        except Overwritten:
-            rewind(whole=False)
-            tape.clear()
-            output = _run(forward, inputs, args, InputPass(tape))
+        lent, output = _memory(inputs), None
+        while output is None:
+            tape.lent = lent
+            try:
+                output = _run(forward, inputs, further, InputPass(tape))
+            except Overwritten as found:
+                rewind(whole=False)
+                tape.clear()
+                if found.args[0] in lent:
+                    lent = frozenset()
         if output.untyped_storage().data_ptr() in tape.lent:
             output = output.clone()
 
@@ -124,7 +127,7 @@ def recorded(
             rewind()
             reference_pass = ReferencePass(tape)
             try:
-                found = _run(forward, references, args, reference_pass)
+                found = _run(forward, references, further, reference_pass)
             finally:
                 rewind()
             together(reference_pass.waiting)
@@ -147,20 +150,25 @@ def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
 def _run(
     forward: Callable[..., Tensor],
     tensors: Sequence[Tensor],
-    args: Any,
+    further: tuple[list[Any], State],
     mode: InputPass | ReferencePass,
 ) -> Tensor:
     """One pass over inputs or references, which are no leaves, and in rows of memory.
 
     Copies cost as much as a small model, and are made only where it writes on them.
     """
+    args, state = further
     lent = mode.tape.lent
     with torch.enable_grad():
         given = [
             x.view_as(x) if lent and x.is_contiguous() else x.clone() for x in tensors
         ]
-        with mode:
-            return forward(*given, *args)
+        try:
+            mode.tape.enter(state)
+            with mode:
+                return forward(*given, *args)
+        finally:
+            mode.tape.leave()
 
 
 def attributions(

@@ -40,13 +40,15 @@ from .generators import moved, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
+from .state import address_of
 from .tape import Tape
+from .writes import BESIDE, writes, written_beside
 
 
 class Overwritten(BaseException):
-    """The model is about to write on its inputs, of which it has no copies.
+    """The model is about to write on memory of the user's, of which it has no copy.
 
-    No exception that a model could catch.
+    No exception that a model could catch; it says which memory.
     """
 
 
@@ -69,6 +71,8 @@ class InputPass(TorchFunctionMode):
             return None
         tape.functions.append(func)
         if entry is NATIVE:
+            if kwargs:
+                self._shelter_beside(args, kwargs)
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
@@ -81,16 +85,23 @@ class InputPass(TorchFunctionMode):
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
-            self.tape.draws()
+            self.tape.draws(kwargs.get("generator"))
+        if kwargs:
+            self._shelter_beside(args, kwargs)
         if entry is None:
-            if not attributed:
-                return func(*args, **kwargs)
-            return self._unknown(func, args, kwargs, attributed)
+            if attributed:
+                return self._unknown(func, args, kwargs, attributed)
+            if args and writes(func):
+                self._shelter(args[0])
+            return func(*args, **kwargs)
         plain, rest, overwrites = out_of_place(entry, func, kwargs)
         if overwrites and args:
             self._shelter(args[0])
         if not attributed:
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if isinstance(output, np.ndarray):
+                self._check_lent(args[0])  # NumPy may write on it, unseen
+            return output
         if entry.kind is Kind.RULE or is_product(entry, args, kwargs, attributed):
             return self.record(entry, plain, args, rest, attributed, overwrites)
         if entry.kind is Kind.EXPAND:
@@ -216,22 +227,27 @@ class InputPass(TorchFunctionMode):
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
-        if self.tape.lent and isinstance(output, np.ndarray):
+        if isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
         entry = Entry(Kind.STRUCTURE, None, func if overwrites else None)
         self.tape.note(entry, func, args, kwargs, detached(output))
         return output
 
+    def _shelter_beside(self, args: Any, kwargs: Any) -> None:
+        """The same for what a call writes on beside its first argument."""
+        if not BESIDE.isdisjoint(kwargs):
+            for target in written_beside(args, kwargs):
+                self._shelter(target)
+
     def _shelter(self, target: Any) -> None:
         """Copy what is recorded in memory that is about to be overwritten."""
         self.tape.writes.add(len(self.tape.functions) - 1)
-        if not isinstance(target, Tensor):
-            return
-        self._check_lent(target)
-        memory = target.untyped_storage().data_ptr()
-        for call in self.tape.calls.values():
-            call.shelter(memory)
+        for tensor in tensors_in(target):
+            self._check_lent(tensor)
+            memory = tensor.untyped_storage().data_ptr()
+            for call in self.tape.calls.values():
+                call.shelter(memory)
 
-    def _check_lent(self, target: Tensor) -> None:
-        if target.untyped_storage().data_ptr() in self.tape.lent:
-            raise Overwritten
+    def _check_lent(self, target: Any) -> None:
+        if isinstance(target, Tensor) and self.tape.lends(target):
+            raise Overwritten(address_of(target))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .calls import FALLBACK_NODES, Call
@@ -13,6 +14,7 @@ from .diagnostics import Diagnostics, Operation
 from .generators import States, put_back, states
 from .operations import label
 from .registry import Entry, Table
+from .state import State, address_of
 
 
 class Tape:
@@ -34,8 +36,11 @@ class Tape:
         self.generators: States = ()
         self.messages: list[str] = []
         self.doubts: list[tuple[Tensor, Callable[[int], str]]] = []
-        #: Memory that the model was given as it is, and must not write on.
+        #: Memory of inputs that the model was given as they are.
         self.lent: frozenset[int] = frozenset()
+        #: What the present pass has noted of views, each with what puts it back.
+        self.entered: dict[State, Callable[[], str]] = {}
+        self.private: dict[torch.Generator, Tensor] = {}
 
     def clear(self) -> None:
         """Forget everything, to begin again with copies of the inputs."""
@@ -43,6 +48,7 @@ class Tape:
         self.calls.clear()
         self.writes.clear()
         self.generators = ()
+        self.private.clear()
         self.messages.clear()
         self.doubts.clear()
         self.lent = frozenset()
@@ -55,13 +61,40 @@ class Tape:
         self.calls[len(self.functions) - 1] = call
         return call
 
-    def draws(self) -> None:
-        """Remember where the generators stand, before the first random number."""
-        self.generators = self.generators or states()
+    def enter(self, state: State) -> None:
+        """Have what a forward writes on a view last no longer than this pass."""
+        if state not in self.entered:
+            self.entered[state] = state.begin()
+
+    def leave(self) -> None:
+        """The pass has ended, in whichever way."""
+        for end in self.entered.values():
+            if lasting := end():
+                self.messages.append(lasting)
+        self.entered.clear()
+
+    def lends(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory of the user's, which no pass may write on."""
+        address = address_of(tensor)
+        lent = [state for state in self.entered if state.lends(address)]
+        return bool(lent) or address in self.lent
+
+    def draws(self, generator: torch.Generator | None) -> None:
+        """Remember where a generator stands, before its first random number.
+
+        Args:
+            generator: The one that is drawn from; None for torch's own.
+        """
+        if generator is None:
+            self.generators = self.generators or states()
+        elif generator not in self.private:
+            self.private[generator] = generator.get_state()
 
     def rewind(self) -> None:
         """Put the generators back, where the model has used them at all."""
         put_back(self.generators)
+        for generator, state in self.private.items():
+            generator.set_state(state)
 
     def say(self, count: int | Tensor, message: Callable[[int], str]) -> None:
         """Report what happened so many times, if it did.

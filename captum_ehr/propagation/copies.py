@@ -1,0 +1,387 @@
+"""Copies of what a model is made of, for a private view."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import types
+import weakref
+from collections import OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .state import State, rebuilt
+
+#: Given each copied module; what it returns, if anything, becomes its ``forward``.
+type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
+
+
+class Copier:
+    """Copies each thing once, however often it stands in the tree."""
+
+    def __init__(self, wrap: Wrap | None) -> None:
+        self.wrap = wrap
+        self.state = State()
+        self.seen: dict[int, Any] = {}
+        self.alive: list[Any] = []  # or ids might come again
+        self.ways: dict[type, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
+        self.hooked: list[dict[Any, Any]] = []
+        dynamo = sys.modules.get("torch._dynamo")
+        self.compiled = getattr(dynamo, "OptimizedModule", ())
+
+    def value(self, value: Any) -> Any:
+        """The view's own of whatever a module may hold."""
+        kind = type(value)
+        try:
+            way = self.ways[kind]
+        except KeyError:
+            name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
+            name = name or ("thing" if _is_plain(kind) else "")
+            way = self.ways[kind] = getattr(self, name) if name else None
+        if way is None:
+            return value
+        known = self.seen.get(id(value))
+        return way(value) if known is None else known
+
+    def keep(self, value: Any, made: Any) -> Any:
+        self.seen[id(value)] = made
+        self.alive.append(value)
+        return made
+
+    # Modules -------------------------------------------------------------------------
+
+    def module(self, module: nn.Module) -> nn.Module:
+        kind = type(module)
+        made: nn.Module = self.keep(module, _blank(kind))
+        state = made.__dict__
+        for name, value in module.__dict__.copy().items():
+            if type(value) in _PLAIN or name in _SHARED:
+                state[name] = value
+            else:
+                state[name] = (self.hooks if name in _HOOKS else self.value)(value)
+        state["training"] = False
+        state["_get_backward_hooks"] = _no_backward_hooks
+        state["_get_backward_pre_hooks"] = list
+        # What torch.compile made is bound to the model's modules, in their mode and
+        # with their gradients, and would trace the passes too: the copy runs its own.
+        state.pop("_compiled_call_impl", None)
+        if isinstance(module, self.compiled):
+            state["forward"] = state["_modules"]["_orig_mod"]
+        self._own_caches(kind, made)
+        forward = self.wrap(made) if self.wrap is not None else None
+        if forward is not None:
+            state["forward"] = forward
+        self.state.dicts.append(state)
+        return made
+
+    def _own_caches(self, kind: type, made: nn.Module) -> None:
+        """Caches of methods, which lie on the class and are filled by all models."""
+        for base in kind.__mro__:
+            if base.__module__.startswith("torch."):
+                return
+            for name, method in base.__dict__.items():
+                if type(method) is _CACHE and getattr(kind, name) is method:
+                    own = types.MethodType(method.__wrapped__, made)
+                    made.__dict__.setdefault(name, self._cache_like(method, own))
+
+    def hooks(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        """A module's hooks, which the user gave it."""
+        made = value.copy()
+        self.state.places.append(made)
+        if made:
+            self.hooked.append(made)
+        return made
+
+    def finish_hooks(self) -> None:
+        """Hooks see the view in the model's place; what else they know is the user's.
+
+        What a hook writes for its user, on a list for example, it still does.
+        """
+        for hooks in self.hooked:
+            hooks.update({key: self._hook(value) for key, value in hooks.items()})
+
+    def _hook(self, value: Any) -> Any:
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        kind = type(value)
+        if issubclass(kind, nn.Module):
+            return self.value(value)
+        if kind is types.FunctionType:
+            return self.function(value, self._hook)
+        if kind is types.MethodType:
+            return self.method(value, self._hook)
+        return self.partial_(value, self._hook) if kind is partial else value
+
+    def script(self, module: Any) -> Any:
+        """A copy in full: no pass sees what TorchScript writes."""
+        made = self.keep(module, _scripted(module))
+        self.state.opaque[id(made)] = made, _scripted
+        return made
+
+    # Tensors, and what else is opaque ------------------------------------------------
+
+    def tensor(self, value: Tensor) -> Tensor:
+        made = value.detach()
+        if made.is_inference():
+            made = made.clone()
+        self.state.memory.append(made)
+        return self.keep(value, made)  # type: ignore[no-any-return]
+
+    def opaque(self, value: Any) -> Any:
+        made = self.keep(value, copy.deepcopy(value))
+        self.state.opaque[id(made)] = made, copy.deepcopy
+        return made
+
+    def generator(self, value: torch.Generator) -> torch.Generator:
+        made = self.keep(value, value.clone_state())
+        self.state.opaque[id(made)] = made, torch.Generator.clone_state
+        return made  # type: ignore[no-any-return]
+
+    # Containers ----------------------------------------------------------------------
+
+    def dict_(self, value: dict[Any, Any]) -> Any:
+        kind = type(value)
+        items = value.copy() if kind is dict else dict(dict.items(value))
+        if self._is_table(value, items.values()):
+            return value
+        made: Any = self.keep(value, _blank(kind))
+        if isinstance(value, defaultdict):
+            made.default_factory = self.value(value.default_factory)
+        put = OrderedDict if isinstance(value, OrderedDict) else dict
+        for key, item in items.items():
+            put.__setitem__(made, self.value(key), self.value(item))
+        return self._container(value, made, kind is dict)
+
+    def list_(self, value: list[Any]) -> Any:
+        if self._is_table(value, value):
+            return value
+        made = self.keep(value, _blank(type(value)))
+        list.extend(made, map(self.value, list(value)))
+        return self._container(value, made)
+
+    def set_(self, value: set[Any]) -> Any:
+        if self._is_table(value, value):
+            return value
+        made = self.keep(value, _blank(type(value)))
+        set.update(made, map(self.value, set.copy(value)))
+        return self._container(value, made)
+
+    def deque_(self, value: deque[Any]) -> Any:
+        made = self.keep(value, copy.copy(value))
+        items = [self.value(item) for item in made]
+        deque.clear(made)
+        deque.extend(made, items)
+        return self._container(value, made)
+
+    def _container(self, value: Any, made: Any, plain: bool = False) -> Any:
+        (self.state.dicts if plain else self.state.places).append(made)
+        if hasattr(value, "__dict__"):
+            self._attributes(value, made)
+        return made
+
+    def _is_table(self, value: Any, items: Iterable[Any]) -> bool:
+        """Whether it is large and plain: a vocabulary, say, which nobody writes on."""
+        if len(value) <= _LARGE or any(type(x) not in _PLAIN for x in islice(items, 99)):
+            return False
+        self.state.tables.append((value, len(value)))
+        return True
+
+    def tuple_(self, value: tuple[Any, ...]) -> Any:
+        items = [self.value(item) for item in value]
+        if all(a is b for a, b in zip(items, value)):
+            return value
+        return self.keep(value, rebuilt(value, items))
+
+    def frozen(self, value: frozenset[Any]) -> Any:
+        return self.keep(value, type(value)(map(self.value, value)))
+
+    def thing(self, value: Any) -> Any:
+        """An object that is no more than its attributes."""
+        made = self.keep(value, _blank(type(value)))
+        self._attributes(value, made)
+        return made
+
+    def _attributes(self, value: Any, made: Any) -> None:
+        state = made.__dict__
+        for name, item in value.__dict__.copy().items():
+            state[name] = self.value(item)
+        self.state.dicts.append(state)
+
+    # What leads to them --------------------------------------------------------------
+
+    def weak(self, value: weakref.ref[Any]) -> Any:
+        target = value()
+        return value if target is None else weakref.ref(self.value(target))
+
+    def method(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        owner = (inner or self.value)(value.__self__)
+        if owner is value.__self__:
+            return value
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, owner)
+        return getattr(owner, value.__name__)
+
+    def partial_(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        own = inner or self.value
+        named = {key: own(item) for key, item in value.keywords.items()}
+        return partial(own(value.func), *map(own, value.args), **named)
+
+    def function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        """The same function with other variables: those of its closure, its defaults.
+
+        Args:
+            value: The function.
+            inner: For a hook: how to find the view's own of a variable. Variables
+                that have none stay the user's.
+        """
+        own = inner or self.value
+        compiled = getattr(value, "_torchdynamo_orig_callable", None)
+        if compiled is not None:
+            return own(compiled)
+        closure, defaults = value.__closure__ or (), value.__defaults__ or ()
+        if value.__module__.startswith("torch.") or not (closure or defaults):
+            return value
+        self.keep(value, value)  # it may stand in its own closure
+        cells = tuple([self._cell(cell, inner) for cell in closure])
+        given = tuple(map(own, defaults))
+        if all(a is b for a, b in zip((*cells, *given), (*closure, *defaults))):
+            return value
+        code, scope = value.__code__, value.__globals__
+        made = types.FunctionType(code, scope, value.__name__, given or None, cells)
+        made.__kwdefaults__ = value.__kwdefaults__
+        made.__dict__.update(value.__dict__)
+        self.keep(value, made)
+        if inner is None:
+            for cell, theirs in zip(cells, closure):
+                self._fill(cell, theirs)
+        return made
+
+    def _cell(self, cell: Any, inner: Callable[[Any], Any] | None) -> Any:
+        if id(cell) in self.seen:
+            return self.seen[id(cell)]
+        if inner is None:
+            made = self.keep(cell, types.CellType())
+            self.state.places.append(made)
+            return made
+        try:
+            content = cell.cell_contents
+        except ValueError:  # the variable has no value yet
+            return cell
+        own = inner(content)
+        return cell if own is content else self.keep(cell, types.CellType(own))
+
+    def _fill(self, cell: Any, theirs: Any) -> None:
+        try:
+            cell.cell_contents = self.value(theirs.cell_contents)
+        except ValueError:
+            pass
+
+    def cached(self, value: Any) -> Any:
+        return self.keep(value, self._cache_like(value, self.value(value.__wrapped__)))
+
+    def _cache_like(self, cache: Any, function: Callable[..., Any]) -> Any:
+        made = lru_cache(**cache.cache_parameters())(function)
+        self.state.places.append(made)
+        return made
+
+
+def _blank(kind: type) -> Any:
+    """An instance that nothing has been done to, whatever its class does at birth."""
+    born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
+    return born.__new__(kind)
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether objects of this type are their attributes, and no more."""
+    if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
+        return False
+    if issubclass(kind, type) or kind.__module__.partition(".")[0] in ("torch", "numpy"):
+        return False
+    return not hasattr(kind, "__del__") and all(
+        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
+    )
+
+
+def _scripted(module: Any) -> Any:
+    made = copy.deepcopy(module).eval()
+    for parameter in made.parameters():
+        parameter.requires_grad_(False)
+    return made
+
+
+def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
+    return [], []
+
+
+#: What needs no copy, most of what modules hold.
+_PLAIN = frozenset({bool, float, int, str, type(None)})
+
+#: Attributes that a view shares with the model: what is asked when parameters are
+#: loaded and saved, and PyHealth's dataset, which is large and never written.
+_SHARED = frozenset(
+    {
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "dataset",
+    }
+)
+
+_HOOKS = frozenset(
+    {
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks_with_kwargs",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    }
+)
+
+#: So many plain values are data.
+_LARGE = 1000
+
+#: CPython's flag of types that are made by a class statement.
+_MADE_IN_PYTHON = 1 << 9
+
+#: What types define whose objects are more than their attributes.
+_STATED = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
+
+_CACHE: Any = type(lru_cache(len))
+
+#: How each type is copied, by the name of the method; what has "" is no state.
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (Tensor, "tensor"),
+    (torch.jit.ScriptModule, "script"),
+    (nn.Module, "module"),
+    (torch.utils.data.Dataset, ""),
+    (dict, "dict_"),
+    (list, "list_"),
+    (tuple, "tuple_"),
+    (set, "set_"),
+    (frozenset, "frozen"),
+    (deque, "deque_"),
+    (weakref.ref, "weak"),
+    (types.FunctionType, "function"),
+    (types.MethodType, "method"),
+    (types.BuiltinMethodType, "method"),
+    (partial, "partial_"),
+    (_CACHE, "cached"),
+    ((types.SimpleNamespace, UserDict, UserList), "thing"),
+    (torch.Generator, "generator"),
+    (random.SystemRandom, ""),
+    (random.Random, "opaque"),
+    (np.ndarray, "opaque"),
+    (np.random.Generator, "opaque"),
+    (np.random.RandomState, "opaque"),
+    (np.random.BitGenerator, "opaque"),
+)
