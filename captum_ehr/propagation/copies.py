@@ -32,7 +32,8 @@ class Copier:
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
         self.ways: dict[type, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
-        self.hooked: list[dict[Any, Any]] = []
+        self.ways[dict] = self.dict_
+        self.hooks: list[dict[Any, Any]] = []
         dynamo = sys.modules.get("torch._dynamo")
         self.compiled = getattr(dynamo, "OptimizedModule", ())
 
@@ -61,11 +62,17 @@ class Copier:
         kind = type(module)
         made: nn.Module = self.keep(module, _blank(kind))
         state = made.__dict__
-        for name, value in module.__dict__.copy().items():
+        state.update(module.__dict__)
+        for name, value in state.items():
             if type(value) in _PLAIN or name in _SHARED:
-                state[name] = value
+                continue
+            if name in _QUIET:
+                state[name] = own = value.copy() if value else type(value)()
+                self.state.places.append(own)
+                if own and type(own) is OrderedDict:
+                    self.hooks.append(own)
             else:
-                state[name] = (self.hooks if name in _HOOKS else self.value)(value)
+                state[name] = self.value(value)
         state["training"] = False
         state["_get_backward_hooks"] = _no_backward_hooks
         state["_get_backward_pre_hooks"] = list
@@ -91,20 +98,12 @@ class Copier:
                     own = types.MethodType(method.__wrapped__, made)
                     made.__dict__.setdefault(name, self._cache_like(method, own))
 
-    def hooks(self, value: dict[Any, Any]) -> dict[Any, Any]:
-        """A module's hooks, which the user gave it."""
-        made = value.copy()
-        self.state.places.append(made)
-        if made:
-            self.hooked.append(made)
-        return made
-
     def finish_hooks(self) -> None:
         """Hooks see the view in the model's place; what else they know is the user's.
 
         What a hook writes for its user, on a list for example, it still does.
         """
-        for hooks in self.hooked:
+        for hooks in self.hooks:
             hooks.update({key: self._hook(value) for key, value in hooks.items()})
 
     def _hook(self, value: Any) -> Any:
@@ -147,28 +146,37 @@ class Copier:
     # Containers ----------------------------------------------------------------------
 
     def dict_(self, value: dict[Any, Any]) -> Any:
-        kind = type(value)
-        items = value.copy() if kind is dict else dict(dict.items(value))
-        if self._is_table(value, items.values()):
+        made = value.copy()
+        if len(made) > _LARGE and self._is_table(value, made.values()):
             return value
-        made: Any = self.keep(value, _blank(kind))
+        self.keep(value, made)
+        self.state.dicts.append(made)
+        for key, item in made.items():
+            if type(item) not in _PLAIN:
+                made[key] = self.value(item)
+        if not _PLAIN.issuperset(map(type, made)):
+            items = [(self.value(key), item) for key, item in made.items()]
+            made.clear()
+            made.update(items)
+        return made
+
+    def mapping(self, value: dict[Any, Any]) -> Any:
+        made: Any = self.keep(value, _blank(type(value)))
         if isinstance(value, defaultdict):
             made.default_factory = self.value(value.default_factory)
-        put = OrderedDict if isinstance(value, OrderedDict) else dict
-        for key, item in items.items():
-            put.__setitem__(made, self.value(key), self.value(item))
-        return self._container(value, made, kind is dict)
+        base = OrderedDict if isinstance(value, OrderedDict) else dict
+        for key, item in list(base.items(value)):
+            base.__setitem__(made, self.value(key), self.value(item))
+        return self._container(value, made)
 
     def list_(self, value: list[Any]) -> Any:
-        if self._is_table(value, value):
+        if len(value) > _LARGE and self._is_table(value, value):
             return value
         made = self.keep(value, _blank(type(value)))
         list.extend(made, map(self.value, list(value)))
         return self._container(value, made)
 
     def set_(self, value: set[Any]) -> Any:
-        if self._is_table(value, value):
-            return value
         made = self.keep(value, _blank(type(value)))
         set.update(made, map(self.value, set.copy(value)))
         return self._container(value, made)
@@ -180,15 +188,15 @@ class Copier:
         deque.extend(made, items)
         return self._container(value, made)
 
-    def _container(self, value: Any, made: Any, plain: bool = False) -> Any:
-        (self.state.dicts if plain else self.state.places).append(made)
+    def _container(self, value: Any, made: Any) -> Any:
+        self.state.places.append(made)
         if hasattr(value, "__dict__"):
             self._attributes(value, made)
         return made
 
     def _is_table(self, value: Any, items: Iterable[Any]) -> bool:
-        """Whether it is large and plain: a vocabulary, say, which nobody writes on."""
-        if len(value) <= _LARGE or any(type(x) not in _PLAIN for x in islice(items, 99)):
+        """Whether it is plain, and so large that it is no state: a vocabulary, say."""
+        if any(type(item) not in _PLAIN for item in islice(items, 99)):
             return False
         self.state.tables.append((value, len(value)))
         return True
@@ -294,8 +302,11 @@ class Copier:
 
 def _blank(kind: type) -> Any:
     """An instance that nothing has been done to, whatever its class does at birth."""
-    born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
-    return born.__new__(kind)
+    try:
+        return object.__new__(kind)
+    except TypeError:  # its memory is another builtin type's
+        born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
+        return born.__new__(kind)  # type: ignore[call-overload]
 
 
 def _is_plain(kind: type) -> bool:
@@ -335,7 +346,8 @@ _SHARED = frozenset(
     }
 )
 
-_HOOKS = frozenset(
+#: Attributes that are nearly always empty: hooks, and names of buffers.
+_QUIET = frozenset(
     {
         "_forward_hooks",
         "_forward_pre_hooks",
@@ -344,6 +356,7 @@ _HOOKS = frozenset(
         "_forward_pre_hooks_with_kwargs",
         "_backward_hooks",
         "_backward_pre_hooks",
+        "_non_persistent_buffers_set",
     }
 )
 
@@ -364,7 +377,7 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (torch.jit.ScriptModule, "script"),
     (nn.Module, "module"),
     (torch.utils.data.Dataset, ""),
-    (dict, "dict_"),
+    (dict, "mapping"),
     (list, "list_"),
     (tuple, "tuple_"),
     (set, "set_"),

@@ -17,7 +17,7 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class State:
@@ -42,16 +42,28 @@ class State:
         self._written: frozenset[int] = frozenset()
         self._addresses: dict[int, list[Tensor]] = {}
 
-    def begin(self) -> Callable[[], str]:
+    def without(self, root: nn.Module) -> State:
+        """The same but for the root's own, of which only :meth:`begin` is told.
+
+        A root that holds its state, which held it, would wait for the collector.
+        """
+        own = root.__dict__, root._forward_pre_hooks
+        self.dicts = [one for one in self.dicts if one is not own[0]]
+        self.places = [one for one in self.places if one is not own[1]]
+        return self
+
+    def begin(self, *roots: nn.Module) -> Callable[[], str]:
         """Note all of it, and put in the copies that one pass may use up.
 
         Returns:
             A function that puts everything back, and says what it cannot.
         """
-        dicts = [(one, one.copy()) for one in self.dicts if one]
-        places = [(one, *_way(one)) for one in self.places if one]
+        plain = [*self.dicts, *(root.__dict__ for root in roots)]
+        others = [*self.places, *(root._forward_pre_hooks for root in roots)]
+        dicts = [(one, one.copy()) for one in plain if one]
+        places = [(one, *_way(one)) for one in others if one]
         found = [(one, put, take(one)) for one, take, put in places]
-        empty = [one for one in self.places if not one]
+        empty = [one for one in others if not one]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
@@ -61,7 +73,7 @@ class State:
                 put(place, _exchanged(content, copies))
 
         def end() -> str:
-            for one in (*self.dicts, *filter(None, empty)):
+            for one in (*plain, *filter(None, empty)):
                 one.clear()
             for known, items in dicts:
                 known.update(items)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .calls import FALLBACK_NODES, Call
 from .diagnostics import Diagnostics, Operation
@@ -61,10 +61,10 @@ class Tape:
         self.calls[len(self.functions) - 1] = call
         return call
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: State, *roots: nn.Module) -> None:
         """Have what a forward writes on a view last no longer than this pass."""
         if state not in self.entered:
-            self.entered[state] = state.begin()
+            self.entered[state] = state.begin(*roots)
 
     def leave(self) -> None:
         """The pass has ended, in whichever way."""

@@ -9,6 +9,7 @@ module is copied with it: containers, plain objects, bound methods and closures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,15 +44,15 @@ def private_view(model: nn.Module, wrap: Wrap | None = None) -> Any:
     copier = Copier(wrap)
     view = copier.value(model)
     copier.finish_hooks()
-    state = copier.state
-
-    def begin(*_: Any) -> None:
-        if torch._C._is_torch_function_mode_enabled() and (mode := active_pass()):
-            mode.tape.enter(state)
-
     if not isinstance(view, torch.jit.ScriptModule):
+        begin = partial(_begin, copier.state.without(view))
         view.register_forward_pre_hook(begin, prepend=True)
     return view
+
+
+def _begin(state: State, view: nn.Module, _: Any) -> None:
+    if torch._C._is_torch_function_mode_enabled() and (mode := active_pass()):
+        mode.tape.enter(state, view)
 
 
 def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
