@@ -7,20 +7,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calls import DivergenceError
 from .diagnostics import Diagnostics
+from .flagging import FlaggedInputPass
 from .modules import call_module
 from .pairs import Rule
 from .passes import InputPass, Overwritten
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
-from .rules.rows import together
 from .tape import Tape
 from .view import private_view
 
@@ -84,8 +84,11 @@ def two_passes(
         DivergenceError: If the function runs other operations on the reference.
     """
     tape = Tape(default_table() if table is None else table) if tape is None else tape
-    with recorded(forward, inputs, args, tape) as (output, against):
-        return TwoSided(output, against(references), tape)
+    def attempt() -> TwoSided:
+        with recorded(forward, inputs, args, tape) as (output, against):
+            return TwoSided(output, against(references), tape)
+
+    return settled(tape, attempt)
 
 
 @contextmanager
@@ -110,13 +113,14 @@ def recorded(
         a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
     ]
     with _same_randomness(tape) as rewind:
+        input_pass = FlaggedInputPass if tape.flagged else InputPass
         tape.lent = _memory(inputs)
         try:
-            output = _run(forward, inputs, args, InputPass(tape))
+            output = _run(forward, inputs, args, input_pass(tape))
         except Overwritten:
             rewind(whole=False)
             tape.clear()
-            output = _run(forward, inputs, args, InputPass(tape))
+            output = _run(forward, inputs, args, input_pass(tape))
         if output.untyped_storage().data_ptr() in tape.lent:
             output = output.clone()
 
@@ -125,19 +129,66 @@ def recorded(
             reference_pass = ReferencePass(tape)
             try:
                 found = _run(forward, references, args, reference_pass)
+                reference_pass.finish()
+            except Exception:
+                if not tape.crossed():
+                    raise  # else it may be what the other flags have led to
+                raise Crossed(tape) from None
             finally:
                 rewind()
-            together(reference_pass.waiting)
-            seen = reference_pass.position + 1
-            if seen != len(tape.functions):
-                raise DivergenceError(
-                    "The model stopped earlier on the reference than on the input, "
-                    f"after {seen} of {len(tape.functions)} torch calls."
-                )
+            if tape.crossed():
+                raise Crossed(tape)
+            if tape.kept:
+                own = partial(_shift, forward, references, args, found.detach(), rewind)
+                tape.own_outputs.append(own)
             ours = found.untyped_storage().data_ptr() in _memory(references)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
+
+
+class Crossed(Exception):
+    """Flags differ between input and reference: the passes are to be run again."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__("flags differ between input and reference")
+        self.flagged = tape.crossed()
+
+
+def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
+    """What passes lead to that know which flags differ.
+
+    Args:
+        tape: What they are recorded on.
+        attempt: Runs them, and is called anew while they meet flags that differ.
+    """
+    while True:
+        try:
+            return attempt()
+        except Crossed as crossed:
+            tape.begin_again(crossed.flagged)
+
+
+def _shift(
+    forward: Callable[..., Tensor],
+    references: Sequence[Tensor],
+    args: Any,
+    found: Tensor,
+    rewind: Callable[..., None],
+) -> float | str:
+    """How far f(x0) with the input's structure is from the model's own."""
+    rewind()
+    try:
+        with torch.no_grad():
+            own = forward(*(x.clone() for x in references), *args)
+    except Exception as error:
+        return f"all there is: the model itself cannot run on the reference ({error})"
+    finally:
+        rewind()
+    if own.shape != found.shape or not bool(torch.isfinite(own).all()):
+        return "all there is: the model's own at the reference is not finite"
+    gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
+    return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
 
 
 def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:

@@ -40,6 +40,7 @@ from .generators import moved, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
+from .structure import asks_for_rows
 from .tape import Tape
 
 
@@ -77,6 +78,7 @@ class InputPass(TorchFunctionMode):
         if maybe_current_level() is not None:
             return self._transformed(entry, func, args, kwargs)
         if entry is CAST:
+            self.tape.asked += 1
             return self._cast(func, args, kwargs)
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
@@ -86,6 +88,8 @@ class InputPass(TorchFunctionMode):
             if not attributed:
                 return func(*args, **kwargs)
             return self._unknown(func, args, kwargs, attributed)
+        if entry.kind in (Kind.STRUCTURE, Kind.CAST):
+            self.tape.asked += 1
         plain, rest, overwrites = out_of_place(entry, func, kwargs)
         if overwrites and args:
             self._shelter(args[0])
@@ -213,13 +217,16 @@ class InputPass(TorchFunctionMode):
         output: Any = None,
         overwrites: bool = False,
     ) -> Any:
+        rows = asks_for_rows(func, args, kwargs)
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
         if self.tape.lent and isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
-        entry = Entry(Kind.STRUCTURE, None, func if overwrites else None)
-        self.tape.note(entry, func, args, kwargs, detached(output))
+        known = self.tape.table.get(func)
+        rule = None if known is None or overwrites else known.rule
+        entry = Entry(Kind.STRUCTURE, rule, func if overwrites else None)
+        self.tape.note(entry, func, args, kwargs, detached(output)).rows = rows
         return output
 
     def _shelter(self, target: Any) -> None:
