@@ -84,6 +84,7 @@ def two_passes(
         DivergenceError: If the function runs other operations on the reference.
     """
     tape = Tape(default_table() if table is None else table) if tape is None else tape
+
     def attempt() -> TwoSided:
         with recorded(forward, inputs, args, tape) as (output, against):
             return TwoSided(output, against(references), tape)

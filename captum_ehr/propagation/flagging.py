@@ -138,8 +138,9 @@ class FlaggedInputPass(InputPass):
         known = isinstance(given, Tensor) and entry.rule is not None
         if not known or (entry.rule in rules.LOGIC and given.dtype != torch.bool):
             return super()._structure(func, args, kwargs, given)
-        if entry.rule is rules.step and len(args) == 1 and given.dtype != torch.bool:
-            self._register(given, self._twins(args[0]))  # whole as they are
+        cast = entry.rule is rules.step and len(args) == 1
+        if cast and (given.dtype != torch.bool or args[0].dtype == torch.bool):
+            self._register(given, self._twins(args[0]))  # the numbers that they are
             return given
         entry = entry._replace(kind=Kind.FLAG)
         found = self._node(entry, func, self._twins(args), kwargs, given)
@@ -179,7 +180,8 @@ class FlaggedInputPass(InputPass):
         if entry is None or entry.kind is Kind.NATIVE:
             return None
         if entry.kind is Kind.CAST:
-            return Entry(Kind.FLAG, rules.step) if given.dtype == torch.bool else None
+            truth = given.dtype == torch.bool and label(plain) not in IDENTITIES
+            return Entry(Kind.FLAG, rules.step) if truth else None
         if entry.kind is Kind.STRUCTURE:
             return entry._replace(kind=Kind.FLAG)
         attributed = attributed_tensors(twins, named)
@@ -214,7 +216,9 @@ class FlaggedInputPass(InputPass):
         entry, name = self.tape.table.get(plain, _WRITTEN.get(plain)), label(plain)
         if entry is None or name in INDICES_FIRST or entry.kind not in _NUMERIC:
             return True
-        if entry.kind not in (Kind.NATIVE, Kind.CAST) or name in SEVERAL_VALUES:
+        if entry.kind not in (Kind.NATIVE, Kind.CAST):
+            return False
+        if name in SEVERAL_VALUES or plain is with_values:
             return False
         if rules.chooses(plain, self._twins(args)) is not None:
             return False

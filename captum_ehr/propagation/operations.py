@@ -92,6 +92,9 @@ ABSENCE = frozenset(
     """.split()
 )
 
+#: Those that say there is nothing.
+EQUALITIES = frozenset("eq __eq__ le ge __le__ __ge__ less_equal greater_equal".split())
+
 #: Reduce rows to one number each, as sums and means do without a rule.
 ROW_REDUCTIONS = frozenset("max min amax amin any all count_nonzero".split())
 
@@ -100,7 +103,7 @@ SEVERAL_VALUES = frozenset(
     """
     add sub subtract rsub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ add_ sub_
     subtract_ cat concat concatenate stack hstack vstack dstack column_stack row_stack
-    copy_ where
+    where
     """.split()
 )
 

@@ -148,7 +148,7 @@ class ReferencePass(TorchFunctionMode):
 
     def _as_kept(self, func: Any, position: int, args: Any, kwargs: Any) -> Any:
         """A call's arguments with the input's flags, and how many are others."""
-        places = 0
+        places: int | Tensor = 0
 
         def kept(ours: Any, theirs: Any) -> Any:
             nonlocal places
@@ -185,7 +185,7 @@ class ReferencePass(TorchFunctionMode):
         """An operation's values at the reference, with the input's own indices."""
         kept = []
         for a, b in zip(ours, theirs):
-            if isinstance(b, Tensor) and b.dtype == torch.int64:
+            if isinstance(b, Tensor) and a.dtype == torch.int64:
                 apart = different(a, b)
                 if isinstance(apart, Tensor) or apart:
                     self.indices[id(a)] = (a, label(func), apart)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .operations import ABSENCE, CASTS, ROW_REDUCTIONS, label
+from .operations import ABSENCE, CASTS, EQUALITIES, ROW_REDUCTIONS, label
 from .registry import Kind
 
 #: Numbers that ask whether there is anything at all, when a row's sum is compared.
@@ -75,18 +75,22 @@ def answer(call: Any, own: Any, ours: Any, absent: Tensor | None) -> Answer:
 def asks_for_rows(function: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call asks of whole rows of a larger tensor if there is anything.
 
-    That is a sum, norm or maximum over the last dimension of at least three, compared
-    with 0; or ``any`` or ``all`` over it of values, or of their comparisons with 0.
+    That is a sum, norm or maximum over the last dimension of at least three, of values
+    or of their comparisons with 0, that is compared with 0; or whether any of a row's
+    values is not 0, or all are.
     """
-    if label(function) not in ("any", "all"):
-        compared = compared_with_nothing(function, args, kwargs)
-        return compared is not None and _reduces_rows(compared)
-    if not over_rows(args, kwargs):
-        return False
-    made = getattr(args[0].grad_fn, "call", None)
-    if made is None or made.entry.kind is not Kind.FLAG:
-        return bool(args[0].is_floating_point())
-    return compared_with_nothing(made.function, made.args, made.kwargs) is not None
+    name = label(function)
+    if name in ("any", "all"):
+        made = getattr(args[0].grad_fn, "call", None)
+        none = (
+            made is not None
+            and made.entry.kind is Kind.FLAG
+            and label(made.function) in EQUALITIES
+        )
+        asked = over_rows(args, kwargs) and none is (name == "all")
+        return asked and _of_rows(args[0], reduced=True)
+    compared = compared_with_nothing(function, args, kwargs)
+    return compared is not None and _of_rows(compared)
 
 
 def compared_with_nothing(function: Any, args: Any, kwargs: Any) -> Tensor | None:
@@ -103,22 +107,28 @@ def compared_with_nothing(function: Any, args: Any, kwargs: Any) -> Tensor | Non
     return first if nothing and isinstance(first, Tensor) else None
 
 
-def _reduces_rows(tensor: Tensor) -> bool:
-    """Whether autograd's graph says that each number stands for a row."""
+def _of_rows(tensor: Tensor, reduced: bool = False) -> bool:
+    """Whether autograd's graph says that each number stands for a row of values."""
     node: Any = tensor.grad_fn
     for _ in range(8):
         call = getattr(node, "call", None)
-        if call is not None and label(call.function) in ROW_REDUCTIONS:
-            return over_rows(call.args, call.kwargs)
-        if call is None and hasattr(node, "_saved_self_sym_sizes"):
-            size, dims = len(node._saved_self_sym_sizes), getattr(node, "_saved_dim", ())
+        if call is not None and call.entry.kind is Kind.FLAG and not reduced:
+            reduced = over_rows(call.args, call.kwargs)
+        elif call is not None and call.entry.kind is Kind.FLAG:
+            of = compared_with_nothing(call.function, call.args, call.kwargs)
+            made = getattr(getattr(of, "grad_fn", None), "call", None)
+            return of is not None and (made is None or made.entry.kind is not Kind.FLAG)
+        elif call is not None and label(call.function) in ROW_REDUCTIONS:
+            reduced = over_rows(call.args, call.kwargs)
+        elif call is None and hasattr(node, "_saved_self_sym_sizes"):
+            size, dims = len(node._saved_self_sym_sizes), getattr(node, "_saved_dim", 0)
             last = isinstance(dims, tuple) and len(dims) == 1 and dims[0] in _last(size)
-            return size > 2 and last
+            reduced = reduced or (size > 2 and last)
         following = [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
         if len(following) != 1:
-            return False
+            break
         node = following[0]
-    return False
+    return reduced
 
 
 def over_rows(args: Any, kwargs: Any) -> bool:
@@ -140,7 +150,7 @@ def empty_rows(tensor: Tensor) -> Tensor:
 
 
 def different(a: Any, b: Any) -> int | Tensor:
-    """At how many places two values differ; 1 where they cannot be laid side by side."""
+    """At how many places two values differ; 1 where their shapes do."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _known((a != b).sum()) if a.shape == b.shape else 1
     return int(type(a) is not type(b) or not np.array_equal(a, b))

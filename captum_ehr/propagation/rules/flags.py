@@ -139,8 +139,8 @@ def masked_fill(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
     lacking = [1] * (y.input.dim() - c.input.dim())
     if not lacking:
         return choice(c, value, x)
-    wide = [side.view(*side.shape, *lacking) for side in c.sides]  # as an index is
-    share = choice(Pair(*wide, c.slot), value, x)
+    flag, flag0 = (side.view(*side.shape, *lacking) for side in c.sides)  # as an index
+    share = choice(Pair(flag, flag0, c.slot), value, x)
 
     def multiplier(upstream: Tensor) -> Shares:
         for operand, part in share(upstream):
@@ -218,4 +218,3 @@ def _unsqueezed(part: Tensor, dim: Any, x: Pair) -> Tensor:
     for d in sorted(d % x.input.dim() for d in dims):
         part = part.unsqueeze(d)
     return part
-
