@@ -191,7 +191,6 @@ NAMED: dict[str, Function] = {
     "norm": lambda t: torch.norm(t, 0, 1),
     "lp_pool1d": lambda t: F.lp_pool1d(t[:, None], 2, 2),
     "fmin": lambda t: torch.fmin(t, SQUARE),
-    "gt": lambda t: torch.where(t > 0, t.exp(), t),
     "mul": lambda t: torch.vmap(lambda row: row * row)(t),
     "matmul": lambda t: torch.vmap(lambda row: SQUARE @ row @ row)(t),
     "layer_norm": lambda t: torch.vmap(lambda row: F.layer_norm(row, (4,)))(t),
@@ -199,7 +198,7 @@ NAMED: dict[str, Function] = {
     "tensor": lambda t: torch.tensor([t[0, 0].tanh(), t[1, 0]]) + t[2, :2],
     "poisson": lambda t: torch.poisson(t.exp() * 9) + t,
     "normal": lambda t: torch.normal(t, 1.0) + t,
-    "gt_": lambda t: (t * 1).gt_(0.0) * t,
+    "gt": lambda t: (t * 1).gt_(0.0) * t,
     "tolist": lambda t: torch.tensor(t[0].tolist()) + t[1],
 }
 

@@ -22,6 +22,7 @@ from ..propagation import (
     module_types,
     multipliers,
     recorded,
+    settled,
     viewed,
     with_rules,
 )
@@ -201,18 +202,22 @@ class Engine(DeepLift):
         rows = range(len(own.inputs[0])) if apart else (None,)
         again = len(own.references) * len(rows) > 1
         tape = Tape(self.table, lasting=again)
-        found, reports = [], []
-        with recorded(forward, own.inputs, own.args, tape) as (output, against):
-            value, index = select(output, target, labels)
-            record = partial(recorded, forward, args=own.args)
-            for row in rows:
-                run = Run(output, value, index, against, record, row, again)
-                found.append(self._averaged(own, run, custom, each))
-                reports += run.reports
-        result = joined(found)
-        checked = custom is None and self.completeness != "off"
-        report = merged_diagnostics([tape.diagnostics(), *reports])
-        return replace(result, diagnostics=account(report, output, result, checked))
+        record = partial(recorded, forward, args=own.args)
+
+        def attempt() -> Result:
+            found, reports = [], []
+            with recorded(forward, own.inputs, own.args, tape) as (output, against):
+                value, index = select(output, target, labels)
+                for row in rows:
+                    run = Run(output, value, index, against, record, row, again)
+                    found.append(self._averaged(own, run, custom, each))
+                    reports += run.reports
+                report = merged_diagnostics([tape.diagnostics(), *reports])
+            result = joined(found)
+            checked = custom is None and self.completeness != "off"
+            return replace(result, diagnostics=account(report, output, result, checked))
+
+        return settled(tape, attempt)
 
     def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
         """The mean over the references: of a batch, or of one patient in it."""

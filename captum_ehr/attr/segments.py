@@ -16,11 +16,12 @@ there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, Tape, multipliers
+from ..propagation import Diagnostics, Tape, multipliers, settled
 from ..propagation.registry import Table
 from .result import Run
 from .targets import select_again
@@ -57,15 +58,23 @@ def averaged_over(
         start = [z.requires_grad_() for z in point(inputs, references, k / count)]
         end = point(inputs, references, (k + 1) / count)
         tape = Tape(table)
-        with run.record(start, tape=tape) as (output, against):
-            value = select_again(output, run.index)
-            if _unmet(run.f_baseline, value.detach()):
-                run.reports.append(Diagnostics(messages=(_UNMET,)))
-            run.f_baseline = select_again(against(end), run.index)
+        piece = partial(_piece, run, start, end, tape)
+        value, f_end = settled(tape, piece)
+        if _unmet(run.f_baseline, value.detach()):
+            run.reports.append(Diagnostics(messages=(_UNMET,)))
+        run.f_baseline = f_end
         value = value if run.row is None else value[run.row]
         found = tuple(a + b for a, b in zip(found, multipliers(value, start)))
         run.reports.append(tape.diagnostics())
     return tuple(m / count for m in found)
+
+
+def _piece(
+    run: Run, start: Sequence[Tensor], end: Sequence[Tensor], tape: Tape
+) -> tuple[Tensor, Tensor]:
+    """The explained values where a piece of the line starts and where it ends."""
+    with run.record(start, tape=tape) as (output, against):
+        return select_again(output, run.index), select_again(against(end), run.index)
 
 
 def _unmet(end: Tensor, start: Tensor) -> bool:

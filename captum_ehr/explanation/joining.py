@@ -89,7 +89,8 @@ def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
         for (name, rule, exact), count in sorted(calls.items())
     )
     messages = dict.fromkeys(m for report in reports for m in report.messages)
-    return Diagnostics(operations, tuple(messages))
+    structure = dict.fromkeys(kept for report in reports for kept in report.structure)
+    return Diagnostics(operations, tuple(messages), tuple(structure))
 
 
 def _check_alike(first: Explanation, other: Explanation, place: int) -> None:

@@ -5,7 +5,7 @@ Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 
 from .audit import AuditTape, Line
 from .calls import DivergenceError
-from .diagnostics import Diagnostics, Operation
+from .diagnostics import Diagnostics, Operation, Structure
 from .explain import (
     Attributions,
     TwoSided,
@@ -13,6 +13,7 @@ from .explain import (
     foreign_functions,
     multipliers,
     recorded,
+    settled,
     two_passes,
     viewed,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Operation",
     "Pair",
     "Rule",
+    "Structure",
     "Tape",
     "TwoSided",
     "attributions",
@@ -51,6 +53,7 @@ __all__ = [
     "product",
     "recorded",
     "secant_rule",
+    "settled",
     "sparsemax",
     "sum_to",
     "two_passes",

@@ -42,6 +42,11 @@ class Line(NamedTuple):
 class AuditTape(Tape):
     """A tape that weighs every call, and knows which module made it."""
 
+    @property
+    def call_type(self) -> type[Call]:  # type: ignore[override]
+        """What it notes."""
+        return AuditedCall
+
     def __init__(self, table: Table) -> None:
         super().__init__(table)
         self.modules: list[str] = []
@@ -50,9 +55,8 @@ class AuditTape(Tape):
         self, entry: Entry, function: Any, args: Any, kwargs: Any, output: Any
     ) -> Call:
         """Record the call that came last, and where it came from."""
-        call = AuditedCall(entry, function, args, kwargs, output)
-        call.module = self.modules[-1] if self.modules else ""
-        self.calls[len(self.functions) - 1] = call
+        call = super().note(entry, function, args, kwargs, output)
+        call.module = self.modules[-1] if self.modules else ""  # type: ignore[attr-defined]
         return call
 
     def follow(self, view: nn.Module) -> None:

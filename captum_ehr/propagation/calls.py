@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
 from itertools import count
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from .generators import States, put_back
+from .generators import undisturbed
 from .operations import label
 from .pairs import Multiplier, Pair
 from .registry import Entry, Kind
@@ -29,8 +28,8 @@ class Call:
     """One recorded call: what went in and came out, then the rule's multiplier."""
 
     __slots__ = (
-        *("args", "entry", "exact", "function", "kwargs", "lasting", "multiplier"),
-        *("output", "used"),
+        *("args", "asked", "entry", "exact", "function", "kwargs", "lasting"),
+        *("multiplier", "output", "rows", "used"),
     )
 
     def __init__(
@@ -50,6 +49,8 @@ class Call:
         self.exact = True
         self.lasting = True
         self.used = False
+        self.asked = 0  # how many calls that may be structure the model had made
+        self.rows = False  # whether it asks if there is anything in whole rows
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
@@ -69,7 +70,10 @@ class Call:
             served = self.entry.rule(result, *args, **kwargs)
         if served is NotImplemented:
             self.exact = False
-            rule = path_integral(self.function, FALLBACK_NODES)
+            function = self.function
+            if self.entry.random:
+                function = undisturbed(function)
+            rule = path_integral(function, FALLBACK_NODES)
             served = rule(result, *args, **kwargs)
         return served
 
@@ -155,17 +159,6 @@ def without_writing(func: Callable[..., Any]) -> Callable[..., Any]:
     if name.endswith("_") and not name.endswith("__"):
         return getattr(torch.Tensor, name[:-1], func)
     return func
-
-
-def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
-    """A function that draws the same random numbers whenever it is called."""
-
-    @wraps(func)
-    def replay(*args: Any, **kwargs: Any) -> Any:
-        put_back(state)
-        return func(*args, **kwargs)
-
-    return replay
 
 
 def positional(args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -270,13 +263,21 @@ def detached(value: Any) -> Any:
 def _pair(ours: Any, theirs: Any, slots: Iterator[int]) -> Any:
     """The two sides of an argument; pairs for what is attributed."""
     if isinstance(ours, Tensor):
-        return Pair(ours.detach(), theirs, next(slots)) if depends(ours) else ours
+        if not depends(ours):
+            return ours
+        return Pair(ours.detach(), _as(ours, theirs), next(slots))
     if type(ours) in (list, tuple):
         return type(ours)(_pair(a, b, slots) for a, b in zip(ours, theirs))
     return ours
 
 
+def _as(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Of a flag the numbers 0 and 1, if that is how the input's side is kept."""
+    number = ours.is_floating_point() and not theirs.is_floating_point()
+    return theirs.to(ours.dtype) if number and not theirs.is_complex() else theirs
+
+
 def _pair_outputs(ours: Any, theirs: Any) -> Any:
     if isinstance(ours, Tensor):
-        return Pair(ours, theirs)
+        return Pair(ours, _as(ours, theirs))
     return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]

@@ -31,8 +31,8 @@ class Copier:
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
-        self.ways: dict[type, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
-        self.ways[dict] = self.dict_
+        self.ways: dict[Any, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
+        self.ways[dict] = self._dict
         self.hooks: list[dict[Any, Any]] = []
         dynamo = sys.modules.get("torch._dynamo")
         self.compiled = getattr(dynamo, "OptimizedModule", ())
@@ -44,23 +44,23 @@ class Copier:
             way = self.ways[kind]
         except KeyError:
             name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
-            name = name or ("thing" if _is_plain(kind) else "")
+            name = name or ("_thing" if _is_plain(kind) else "")
             way = self.ways[kind] = getattr(self, name) if name else None
         if way is None:
             return value
         known = self.seen.get(id(value))
         return way(value) if known is None else known
 
-    def keep(self, value: Any, made: Any) -> Any:
+    def _keep(self, value: Any, made: Any) -> Any:
         self.seen[id(value)] = made
         self.alive.append(value)
         return made
 
     # Modules -------------------------------------------------------------------------
 
-    def module(self, module: nn.Module) -> nn.Module:
+    def _module(self, module: nn.Module) -> nn.Module:
         kind = type(module)
-        made: nn.Module = self.keep(module, _blank(kind))
+        made: nn.Module = self._keep(module, _blank(kind))
         state = made.__dict__
         state.update(module.__dict__)
         for name, value in state.items():
@@ -113,43 +113,43 @@ class Copier:
         if issubclass(kind, nn.Module):
             return self.value(value)
         if kind is types.FunctionType:
-            return self.function(value, self._hook)
+            return self._function(value, self._hook)
         if kind is types.MethodType:
-            return self.method(value, self._hook)
-        return self.partial_(value, self._hook) if kind is partial else value
+            return self._method(value, self._hook)
+        return self._partial(value, self._hook) if kind is partial else value
 
-    def script(self, module: Any) -> Any:
+    def _script(self, module: Any) -> Any:
         """A copy in full: no pass sees what TorchScript writes."""
-        made = self.keep(module, _scripted(module))
+        made = self._keep(module, _scripted(module))
         self.state.opaque[id(made)] = made, _scripted
         return made
 
     # Tensors, and what else is opaque ------------------------------------------------
 
-    def tensor(self, value: Tensor) -> Tensor:
+    def _tensor(self, value: Tensor) -> Tensor:
         made = value.detach()
         if made.is_inference():
             made = made.clone()
         self.state.memory.append(made)
-        return self.keep(value, made)  # type: ignore[no-any-return]
+        return self._keep(value, made)
 
-    def opaque(self, value: Any) -> Any:
-        made = self.keep(value, copy.deepcopy(value))
+    def _opaque(self, value: Any) -> Any:
+        made = self._keep(value, copy.deepcopy(value))
         self.state.opaque[id(made)] = made, copy.deepcopy
         return made
 
-    def generator(self, value: torch.Generator) -> torch.Generator:
-        made = self.keep(value, value.clone_state())
+    def _generator(self, value: torch.Generator) -> torch.Generator:
+        made = self._keep(value, value.clone_state())
         self.state.opaque[id(made)] = made, torch.Generator.clone_state
-        return made  # type: ignore[no-any-return]
+        return made
 
     # Containers ----------------------------------------------------------------------
 
-    def dict_(self, value: dict[Any, Any]) -> Any:
+    def _dict(self, value: dict[Any, Any]) -> Any:
         made = value.copy()
         if len(made) > _LARGE and self._is_table(value, made.values()):
             return value
-        self.keep(value, made)
+        self._keep(value, made)
         self.state.dicts.append(made)
         for key, item in made.items():
             if type(item) not in _PLAIN:
@@ -160,8 +160,8 @@ class Copier:
             made.update(items)
         return made
 
-    def mapping(self, value: dict[Any, Any]) -> Any:
-        made: Any = self.keep(value, _blank(type(value)))
+    def _mapping(self, value: dict[Any, Any]) -> Any:
+        made: Any = self._keep(value, _blank(type(value)))
         if isinstance(value, defaultdict):
             made.default_factory = self.value(value.default_factory)
         base = OrderedDict if isinstance(value, OrderedDict) else dict
@@ -169,20 +169,20 @@ class Copier:
             base.__setitem__(made, self.value(key), self.value(item))
         return self._container(value, made)
 
-    def list_(self, value: list[Any]) -> Any:
+    def _list(self, value: list[Any]) -> Any:
         if len(value) > _LARGE and self._is_table(value, value):
             return value
-        made = self.keep(value, _blank(type(value)))
+        made = self._keep(value, _blank(type(value)))
         list.extend(made, map(self.value, list(value)))
         return self._container(value, made)
 
-    def set_(self, value: set[Any]) -> Any:
-        made = self.keep(value, _blank(type(value)))
+    def _set(self, value: set[Any]) -> Any:
+        made = self._keep(value, _blank(type(value)))
         set.update(made, map(self.value, set.copy(value)))
         return self._container(value, made)
 
-    def deque_(self, value: deque[Any]) -> Any:
-        made = self.keep(value, copy.copy(value))
+    def _deque(self, value: deque[Any]) -> Any:
+        made = self._keep(value, copy.copy(value))
         items = [self.value(item) for item in made]
         deque.clear(made)
         deque.extend(made, items)
@@ -201,18 +201,18 @@ class Copier:
         self.state.tables.append((value, len(value)))
         return True
 
-    def tuple_(self, value: tuple[Any, ...]) -> Any:
+    def _tuple(self, value: tuple[Any, ...]) -> Any:
         items = [self.value(item) for item in value]
         if all(a is b for a, b in zip(items, value)):
             return value
-        return self.keep(value, rebuilt(value, items))
+        return self._keep(value, rebuilt(value, items))
 
-    def frozen(self, value: frozenset[Any]) -> Any:
-        return self.keep(value, type(value)(map(self.value, value)))
+    def _frozenset(self, value: frozenset[Any]) -> Any:
+        return self._keep(value, type(value)(map(self.value, value)))
 
-    def thing(self, value: Any) -> Any:
+    def _thing(self, value: Any) -> Any:
         """An object that is no more than its attributes."""
-        made = self.keep(value, _blank(type(value)))
+        made = self._keep(value, _blank(type(value)))
         self._attributes(value, made)
         return made
 
@@ -224,11 +224,11 @@ class Copier:
 
     # What leads to them --------------------------------------------------------------
 
-    def weak(self, value: weakref.ref[Any]) -> Any:
+    def _weak(self, value: weakref.ref[Any]) -> Any:
         target = value()
         return value if target is None else weakref.ref(self.value(target))
 
-    def method(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+    def _method(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
         owner = (inner or self.value)(value.__self__)
         if owner is value.__self__:
             return value
@@ -236,12 +236,12 @@ class Copier:
             return types.MethodType(value.__func__, owner)
         return getattr(owner, value.__name__)
 
-    def partial_(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+    def _partial(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
         own = inner or self.value
         named = {key: own(item) for key, item in value.keywords.items()}
         return partial(own(value.func), *map(own, value.args), **named)
 
-    def function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+    def _function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
         """The same function with other variables: those of its closure, its defaults.
 
         Args:
@@ -256,7 +256,7 @@ class Copier:
         closure, defaults = value.__closure__ or (), value.__defaults__ or ()
         if value.__module__.startswith("torch.") or not (closure or defaults):
             return value
-        self.keep(value, value)  # it may stand in its own closure
+        self._keep(value, value)  # it may stand in its own closure
         cells = tuple([self._cell(cell, inner) for cell in closure])
         given = tuple(map(own, defaults))
         if all(a is b for a, b in zip((*cells, *given), (*closure, *defaults))):
@@ -265,7 +265,7 @@ class Copier:
         made = types.FunctionType(code, scope, value.__name__, given or None, cells)
         made.__kwdefaults__ = value.__kwdefaults__
         made.__dict__.update(value.__dict__)
-        self.keep(value, made)
+        self._keep(value, made)
         if inner is None:
             for cell, theirs in zip(cells, closure):
                 self._fill(cell, theirs)
@@ -275,7 +275,7 @@ class Copier:
         if id(cell) in self.seen:
             return self.seen[id(cell)]
         if inner is None:
-            made = self.keep(cell, types.CellType())
+            made = self._keep(cell, types.CellType())
             self.state.places.append(made)
             return made
         try:
@@ -283,7 +283,7 @@ class Copier:
         except ValueError:  # the variable has no value yet
             return cell
         own = inner(content)
-        return cell if own is content else self.keep(cell, types.CellType(own))
+        return cell if own is content else self._keep(cell, types.CellType(own))
 
     def _fill(self, cell: Any, theirs: Any) -> None:
         try:
@@ -291,8 +291,8 @@ class Copier:
         except ValueError:
             pass
 
-    def cached(self, value: Any) -> Any:
-        return self.keep(value, self._cache_like(value, self.value(value.__wrapped__)))
+    def _cached(self, value: Any) -> Any:
+        return self._keep(value, self._cache_like(value, self.value(value.__wrapped__)))
 
     def _cache_like(self, cache: Any, function: Callable[..., Any]) -> Any:
         made = lru_cache(**cache.cache_parameters())(function)
@@ -313,7 +313,10 @@ def _is_plain(kind: type) -> bool:
     """Whether objects of this type are their attributes, and no more."""
     if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
         return False
-    if issubclass(kind, type) or kind.__module__.partition(".")[0] in ("torch", "numpy"):
+    if issubclass(kind, type) or kind.__module__.partition(".")[0] in (
+        "torch",
+        "numpy",
+    ):
         return False
     return not hasattr(kind, "__del__") and all(
         getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
@@ -373,28 +376,28 @@ _CACHE: Any = type(lru_cache(len))
 
 #: How each type is copied, by the name of the method; what has "" is no state.
 _KINDS: tuple[tuple[Any, str], ...] = (
-    (Tensor, "tensor"),
-    (torch.jit.ScriptModule, "script"),
-    (nn.Module, "module"),
+    (Tensor, "_tensor"),
+    (torch.jit.ScriptModule, "_script"),
+    (nn.Module, "_module"),
     (torch.utils.data.Dataset, ""),
-    (dict, "mapping"),
-    (list, "list_"),
-    (tuple, "tuple_"),
-    (set, "set_"),
-    (frozenset, "frozen"),
-    (deque, "deque_"),
-    (weakref.ref, "weak"),
-    (types.FunctionType, "function"),
-    (types.MethodType, "method"),
-    (types.BuiltinMethodType, "method"),
-    (partial, "partial_"),
-    (_CACHE, "cached"),
-    ((types.SimpleNamespace, UserDict, UserList), "thing"),
-    (torch.Generator, "generator"),
+    (dict, "_mapping"),
+    (list, "_list"),
+    (tuple, "_tuple"),
+    (set, "_set"),
+    (frozenset, "_frozenset"),
+    (deque, "_deque"),
+    (weakref.ref, "_weak"),
+    (types.FunctionType, "_function"),
+    (types.MethodType, "_method"),
+    (types.BuiltinMethodType, "_method"),
+    (partial, "_partial"),
+    (_CACHE, "_cached"),
+    ((types.SimpleNamespace, UserDict, UserList), "_thing"),
+    (torch.Generator, "_generator"),
     (random.SystemRandom, ""),
-    (random.Random, "opaque"),
-    (np.ndarray, "opaque"),
-    (np.random.Generator, "opaque"),
-    (np.random.RandomState, "opaque"),
-    (np.random.BitGenerator, "opaque"),
+    (random.Random, "_opaque"),
+    (np.ndarray, "_opaque"),
+    (np.random.Generator, "_opaque"),
+    (np.random.RandomState, "_opaque"),
+    (np.random.BitGenerator, "_opaque"),
 )

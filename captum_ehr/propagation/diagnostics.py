@@ -26,6 +26,37 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Structure:
+    """What is the input's in both passes, since it cannot be attributed.
+
+    Args:
+        operation: The torch function's name.
+        places: At how many places its answer at the reference would be another.
+        shift: How far, at most, f(x0) is from the model's own output at the reference
+            for all that was kept.
+        without: Why there is no such output, if there is none.
+    """
+
+    operation: str
+    places: int
+    shift: float = 0.0
+    without: str = ""
+
+    @property
+    def message(self) -> str:
+        """What to say of it; nothing if f(x0) is the model's own all the same."""
+        if not self.shift and not self.without:
+            return ""
+        much = f"up to {self.shift:.2g} from the model's own output at the reference"
+        return (
+            f"{self.operation}: differs between input and reference at {self.places} "
+            "place(s) that cannot be attributed (which positions there are, an index, a"
+            " length, a branch); the input's is kept for both, and f(x0) is "
+            + (self.without or much)
+        )
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """The account that every explanation gives of itself.
 
@@ -33,6 +64,8 @@ class Diagnostics:
         operations: The non-linear operations that the model ran, by name.
         messages: Everything that was approximated, fell back, could not be
             attributed or did not add up, in words; empty when all is exact.
+        structure: What was kept for the reference as it is at the input, also where
+            that changes nothing.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -42,6 +75,7 @@ class Diagnostics:
 
     operations: tuple[Operation, ...] = ()
     messages: tuple[str, ...] = field(default=())
+    structure: tuple[Structure, ...] = field(default=())
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -61,5 +95,7 @@ class Diagnostics:
     def from_dict(cls, data: Mapping[str, Any]) -> Diagnostics:
         """The inverse of :meth:`to_dict`."""
         return cls(
-            tuple(Operation(**op) for op in data["operations"]), tuple(data["messages"])
+            tuple(Operation(**op) for op in data["operations"]),
+            tuple(data["messages"]),
+            tuple(Structure(**kept) for kept in data.get("structure", ())),
         )

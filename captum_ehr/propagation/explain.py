@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .calls import DivergenceError
 from .diagnostics import Diagnostics
+from .flagging import FlaggedInputPass
 from .modules import call_module
 from .pairs import Rule
-from .passes import InputPass, Overwritten
+from .passes import InputPass
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
-from .rules.rows import together
-from .state import State
+from .runs import Runs, memory_of
 from .tape import Tape
-from .view import private_args, private_view
+from .view import private_view
 
 
 class TwoSided(NamedTuple):
@@ -85,8 +84,12 @@ def two_passes(
         DivergenceError: If the function runs other operations on the reference.
     """
     tape = Tape(default_table() if table is None else table) if tape is None else tape
-    with recorded(forward, inputs, args, tape) as (output, against):
-        return TwoSided(output, against(references), tape)
+
+    def attempt() -> TwoSided:
+        with recorded(forward, inputs, args, tape) as (output, against):
+            return TwoSided(output, against(references), tape)
+
+    return settled(tape, attempt)
 
 
 @contextmanager
@@ -108,67 +111,71 @@ def recorded(
         random numbers start where they did.
     """
     tape.clear()
-    further = private_args(args)
-    with _same_randomness(tape) as rewind:
-        lent, output = _memory(inputs), None
-        while output is None:
-            tape.lent = lent
-            try:
-                output = _run(forward, inputs, further, InputPass(tape))
-            except Overwritten as found:
-                rewind(whole=False)
-                tape.clear()
-                if found.args[0] in lent:
-                    lent = frozenset()
+    runs = Runs(forward, args, tape)
+    with runs.kept():
+        output = runs.first(inputs, FlaggedInputPass if tape.flagged else InputPass)
         if output.untyped_storage().data_ptr() in tape.lent:
             output = output.clone()
 
         def against(references: Sequence[Tensor]) -> Tensor:
-            rewind()
             reference_pass = ReferencePass(tape)
             try:
-                found = _run(forward, references, further, reference_pass)
-            finally:
-                rewind()
-            together(reference_pass.waiting)
-            seen = reference_pass.position + 1
-            if seen != len(tape.functions):
-                raise DivergenceError(
-                    "The model stopped earlier on the reference than on the input, "
-                    f"after {seen} of {len(tape.functions)} torch calls."
-                )
-            ours = found.untyped_storage().data_ptr() in _memory(references)
+                found = runs.next(references, reference_pass)
+                reference_pass.finish()
+            except Exception:
+                if not tape.crossed():
+                    raise  # else it may be what the other flags have led to
+                raise Crossed(tape) from None
+            if tape.crossed():
+                raise Crossed(tape)
+            if tape.kept:
+                own = partial(_shift, runs, references, found.detach())
+                tape.own_outputs.append(own)
+            ours = found.untyped_storage().data_ptr() in memory_of(references)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
 
 
-def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
-    return frozenset(x.untyped_storage().data_ptr() for x in tensors)
+class Crossed(Exception):
+    """Flags differ between input and reference: the passes are to be run again."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__("flags differ between input and reference")
+        self.flagged = tape.crossed()
 
 
-def _run(
-    forward: Callable[..., Tensor],
-    tensors: Sequence[Tensor],
-    further: tuple[list[Any], State],
-    mode: InputPass | ReferencePass,
-) -> Tensor:
-    """One pass over inputs or references, which are no leaves, and in rows of memory.
+def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
+    """What passes lead to that know which flags differ.
 
-    Copies cost as much as a small model, and are made only where it writes on them.
+    Args:
+        tape: What they are recorded on.
+        attempt: Runs them, and is called anew while they meet flags that differ; and
+            once more where they diverge, as it may be that the first one has filled
+            a cache which is not the model's own.
     """
-    args, state = further
-    lent = mode.tape.lent
-    with torch.enable_grad():
-        given = [
-            x.view_as(x) if lent and x.is_contiguous() else x.clone() for x in tensors
-        ]
+    diverged = False
+    while True:
         try:
-            mode.tape.enter(state)
-            with mode:
-                return forward(*given, *args)
-        finally:
-            mode.tape.leave()
+            return attempt()
+        except Crossed as crossed:
+            tape.begin_again(crossed.flagged)
+        except DivergenceError:
+            if diverged:
+                raise
+            diverged = True
+
+
+def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | str:
+    """How far f(x0) with the input's structure is from the model's own."""
+    try:
+        own = runs.aside(references)
+    except Exception as error:
+        return f"all there is: the model itself cannot run on the reference ({error})"
+    if own.shape != found.shape or not bool(torch.isfinite(own).all()):
+        return "all there is: the model's own at the reference is not finite"
+    gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
+    return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
 
 
 def attributions(
@@ -272,39 +279,6 @@ def _column(output: Tensor, target: int | None) -> Tensor:
             )
         return output.reshape(output.shape[0])
     return output[:, target]
-
-
-@contextmanager
-def _same_randomness(tape: Tape) -> Iterator[Callable[..., None]]:
-    """Rewinds the generators to where they were, in between and at the end.
-
-    torch's only where the model has drawn from them: they belong to all threads.
-    Python's and NumPy's are slow to ask, and not asked again if the input pass came to
-    its end (``whole``) and has not drawn from them.
-    """
-    python, legacy = random.getstate(), np.random.get_state()
-    drawn: list[bool] = []
-
-    def rewind(whole: bool = True) -> None:
-        tape.rewind()
-        if drawn == [False]:
-            return
-        moved = random.getstate() != python
-        if moved:
-            random.setstate(python)
-        if not _same_state(np.random.get_state(), legacy):
-            np.random.set_state(legacy)
-            moved = True
-        drawn[:] = [moved or not whole or any(drawn)]
-
-    try:
-        yield rewind
-    finally:
-        rewind()
-
-
-def _same_state(a: Any, b: Any) -> bool:
-    return a[2:] == b[2:] and a[1].tobytes() == b[1].tobytes()
 
 
 def foreign_functions(output: Tensor) -> tuple[str, ...]:

@@ -81,8 +81,37 @@ STRUCTURAL = """
     argwhere count_nonzero argmax argmin argsort searchsorted bucketize unique
     unique_consecutive bool int long short byte char item tolist __bool__ __int__
     __float__ __index__ __contains__ numpy __array__ multinomial bernoulli poisson
-    binomial normal __floordiv__ floor_divide histc bincount signbit is_nonzero
+    binomial normal histc bincount signbit is_nonzero
 """.split()
+
+#: Comparisons with a number that may ask whether there is anything.
+ABSENCE = frozenset(
+    """
+    eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ not_equal less
+    less_equal greater greater_equal bool
+    """.split()
+)
+
+#: Those that say there is nothing.
+EQUALITIES = frozenset("eq __eq__ le ge __le__ __ge__ less_equal greater_equal".split())
+
+#: Reduce rows to one number each, as sums and means do without a rule.
+ROW_REDUCTIONS = frozenset("max min amax amin any all count_nonzero".split())
+
+#: Linear calls that take several values, and not one value with indices or sizes.
+SEVERAL_VALUES = frozenset(
+    """
+    add sub subtract rsub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ add_ sub_
+    subtract_ cat concat concatenate stack hstack vstack dstack column_stack row_stack
+    where
+    """.split()
+)
+
+#: Pass on what they get.
+IDENTITIES = ("detach", "detach_", "data")
+
+#: Linear calls whose first argument is indices.
+INDICES_FIRST = frozenset("embedding one_hot embedding_bag".split())
 
 #: Draw from torch's generators; a dropout does so in training only.
 RANDOM = frozenset(

@@ -31,16 +31,16 @@ from .calls import (
     is_product,
     out_of_place,
     positional,
-    replaying,
     rewrapped,
     tensors_in,
     without_writing,
 )
-from .generators import moved, states
+from .generators import moved, replaying, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
 from .state import address_of
+from .structure import asks_for_rows
 from .tape import Tape
 from .writes import BESIDE, writes, written_beside
 
@@ -81,6 +81,7 @@ class InputPass(TorchFunctionMode):
         if maybe_current_level() is not None:
             return self._transformed(entry, func, args, kwargs)
         if entry is CAST:
+            self.tape.asked += 1
             return self._cast(func, args, kwargs)
         args, kwargs = positional(args, kwargs)
         attributed = attributed_tensors(args, kwargs)
@@ -94,6 +95,8 @@ class InputPass(TorchFunctionMode):
             if args and writes(func):
                 self._shelter(args[0])
             return func(*args, **kwargs)
+        if entry.kind in (Kind.STRUCTURE, Kind.CAST):
+            self.tape.asked += 1
         plain, rest, overwrites = out_of_place(entry, func, kwargs)
         if overwrites and args:
             self._shelter(args[0])
@@ -194,10 +197,11 @@ class InputPass(TorchFunctionMode):
             if overwrites:
                 self._shelter(args[0])
             return args[0].copy_(trial) if overwrites else trial
-        if moved(before):
+        random = moved(before)
+        if random:
             plain = replaying(plain, before)
             self.tape.generators = self.tape.generators or before
-        entry = Entry(Kind.RULE, None, plain if overwrites else None)
+        entry = Entry(Kind.RULE, None, plain if overwrites else None, random)
         return self.record(entry, plain, args, kwargs, attributed, overwrites)
 
     def _transformed(
@@ -224,13 +228,16 @@ class InputPass(TorchFunctionMode):
         output: Any = None,
         overwrites: bool = False,
     ) -> Any:
+        rows = asks_for_rows(func, args, kwargs)
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
         if isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
-        entry = Entry(Kind.STRUCTURE, None, func if overwrites else None)
-        self.tape.note(entry, func, args, kwargs, detached(output))
+        known = self.tape.table.get(func)
+        rule = None if known is None or overwrites else known.rule
+        entry = Entry(Kind.STRUCTURE, rule, func if overwrites else None)
+        self.tape.note(entry, func, args, kwargs, detached(output)).rows = rows
         return output
 
     def _shelter_beside(self, args: Any, kwargs: Any) -> None:

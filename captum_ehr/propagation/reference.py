@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from .calls import (
 )
 from .operations import label
 from .registry import NEUTRAL, Kind
-from .rules.rows import BLOCK, Rowwise, work_out
-from .structure import different, structural_value
+from .rules.rows import BLOCK, Rowwise, together, work_out
+from .structure import Kept, answer, compared_with_nothing, different, empty_rows
 from .tape import Tape
 
 
@@ -33,6 +32,7 @@ class ReferencePass(TorchFunctionMode):
         self.tape = tape
         self.position = -1
         self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
+        self.empty: dict[int, Tensor] = {}
         self.waiting: list[Rowwise] = []
         self.late: list[Rowwise] = []
         self.size = 0
@@ -60,6 +60,8 @@ class ReferencePass(TorchFunctionMode):
                 "a reference of the same structure, e.g. baselines='unk'."
             )
         call = tape.calls.get(position)
+        if position in tape.kept_arguments:
+            args, kwargs = self._as_kept(func, position, *positional(args, kwargs))
         if self.indices:
             self._watch(func, args, kwargs)
         if call is not None:
@@ -67,6 +69,16 @@ class ReferencePass(TorchFunctionMode):
         if position in tape.writes:
             self.settle(positional(args, kwargs)[0][0])
         return func(*args, **kwargs)
+
+    def finish(self) -> None:
+        """Leave what is small to be worked out together, and see that all was met."""
+        together(self.waiting)
+        seen, recorded = self.position + 1, len(self.tape.functions)
+        if seen != recorded:
+            raise DivergenceError(
+                "The model stopped earlier on the reference than on the input, after "
+                f"{seen} of {recorded} torch calls."
+            )
 
     def settle(self, target: Any = None) -> None:
         """Work out the multipliers that wait, before what they need is overwritten.
@@ -88,10 +100,8 @@ class ReferencePass(TorchFunctionMode):
             with self:
                 output = entry.rule(*args, **kwargs)
             return self._written(args[0], output) if overwrites else output
-        if entry.kind is Kind.STRUCTURE:
-            value, crossed = structural_value(call, args, kwargs)
-            threshold = isinstance(value, Tensor) and value.dtype == torch.bool
-            self.tape.say(crossed, partial(_crossing, func, threshold))
+        if entry.kind in (Kind.STRUCTURE, Kind.FLAG):
+            value = self._answer(call, args, kwargs)
             return self._written(args[0], value) if overwrites else value
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
@@ -102,6 +112,58 @@ class ReferencePass(TorchFunctionMode):
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
         return self._written(args[0], output) if overwrites else output
+
+    def _answer(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """The reference's own answer, or the input's where that is kept."""
+        own, ours = call.function(*args, **kwargs), call.output
+        if isinstance(own, Tensor) and isinstance(ours, Tensor):
+            ours = ours.to(own.dtype)
+        found = answer(call, own, ours, self._absent(call, args, kwargs))
+        self.tape.keep(label(call.function), found.kept)
+        if call.entry.kind is Kind.FLAG:
+            call.resolve(args, kwargs, found.value, self.tape.lasting)
+        else:
+            self.tape.crossings.append((call.asked, found.crossed))
+        return found.value
+
+    def _absent(self, call: Call, args: Any, kwargs: Any) -> Tensor | None:
+        """For a question about rows, which of them are 0 on one of the two sides."""
+        values = compared_with_nothing(call.function, args, kwargs)
+        if values is not None:
+            ours = compared_with_nothing(call.function, call.args, call.kwargs)
+            assert ours is not None
+            ours = ours.detach()
+            if call.rows:
+                return (values == 0) | (ours == 0)
+            if call.entry.kind is Kind.FLAG and values.dim() > 2:
+                self.empty[id(call)] = empty_rows(values) | empty_rows(ours)
+        if not call.rows:
+            return None
+        made = getattr(call.args[0].grad_fn, "call", None)
+        empty = self.empty.get(id(made))
+        if empty is None:
+            empty = empty_rows(args[0]) | empty_rows(call.args[0].detach())
+        keepdim = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+        return empty.unsqueeze(-1) if keepdim else empty
+
+    def _as_kept(self, func: Any, position: int, args: Any, kwargs: Any) -> Any:
+        """A call's arguments with the input's flags, and how many are others."""
+        places: int | Tensor = 0
+
+        def kept(ours: Any, theirs: Any) -> Any:
+            nonlocal places
+            if isinstance(ours, Kept):
+                places = places + different(theirs, ours.tensor)
+                return ours.tensor
+            if type(ours) in (list, tuple):
+                return type(ours)(map(kept, ours, theirs))
+            return theirs
+
+        given, named = self.tape.kept_arguments[position]
+        args = kept(tuple(given), tuple(args))
+        kwargs = {key: kept(named[key], value) for key, value in kwargs.items()}
+        self.tape.keep(label(func), places)
+        return args, kwargs
 
     def _wait(self, multiplier: Rowwise) -> None:
         """Keep what is small till there is a block of it, what is late to the end."""
@@ -123,7 +185,7 @@ class ReferencePass(TorchFunctionMode):
         """An operation's values at the reference, with the input's own indices."""
         kept = []
         for a, b in zip(ours, theirs):
-            if isinstance(b, Tensor) and b.dtype == torch.int64:
+            if isinstance(b, Tensor) and a.dtype == torch.int64:
                 apart = different(a, b)
                 if isinstance(apart, Tensor) or apart:
                     self.indices[id(a)] = (a, label(func), apart)
@@ -136,27 +198,5 @@ class ReferencePass(TorchFunctionMode):
         """Report indices that differ between the sides, where they are used."""
         for tensor in tensors_in((*args, *kwargs.values())):
             if id(tensor) in self.indices:
-                _, source, apart = self.indices[id(tensor)]
-                self.tape.say(apart, partial(_other_indices, source, func))
-
-
-def _crossing(func: Any, threshold: bool, count: int) -> str:
-    """What to say of a structural call that answers differently on both sides."""
-    if threshold:
-        return (
-            f"{label(func)}: a threshold on attributed values differs between input "
-            f"and reference ({count} values); the change that it makes is not "
-            "attributed"
-        )
-    return (
-        f"{label(func)}: differs between input and reference; the input's is kept for "
-        "both, so f(x0) is the model's output with the input's structure"
-    )
-
-
-def _other_indices(source: str, func: Any, _: int) -> str:
-    """What to say where indices that differ are used."""
-    return (
-        f"{source}: its indices differ between input and reference, and {label(func)} "
-        "uses them; the input's are kept for both"
-    )
+                _, source, apart = self.indices.pop(id(tensor))
+                self.tape.keep(source, apart)

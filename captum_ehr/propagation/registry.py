@@ -18,6 +18,7 @@ from torch import nn
 
 from .operations import (
     CASTS,
+    IDENTITIES,
     LINEAR,
     LINEAR_PROPERTIES,
     MULTILINEAR,
@@ -34,7 +35,7 @@ from .operations import (
 )
 from .pairs import Rule
 from .rules import elementwise as unary
-from .rules import extrema, normalization, products, recurrent
+from .rules import extrema, flags, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
@@ -52,7 +53,8 @@ class Kind(Enum):
     PRODUCT = auto()  #: a rule when two operands are attributed, else native
     QUOTIENT = auto()  #: a rule when the divisor is attributed, else native
     EXPAND = auto()  #: run as the entry's Python function, call by call
-    STRUCTURE = auto()  #: steers the computation; kept for the reference
+    STRUCTURE = auto()  #: steers the computation; kept, or a flag if it has a rule
+    FLAG = auto()  #: a structural call whose rule gives its share of the change
     CAST = auto()  #: native if its result is floating point, else structure
     IGNORE = auto()  #: no_grad inside a model: what it computes still depends
     IDENTITY = auto()  #: detach and the like: passes on what it gets
@@ -87,7 +89,7 @@ type Table = Mapping[Any, Entry]
 
 NATIVE = Entry(Kind.NATIVE)
 NEUTRAL = Entry(Kind.NEUTRAL)
-CAST = Entry(Kind.CAST)
+CAST = Entry(Kind.CAST, flags.step)
 
 
 @cache
@@ -107,7 +109,7 @@ def default_table() -> Table:
         (LINEAR, NATIVE),
         (STRUCTURAL, Entry(Kind.STRUCTURE)),
         (CASTS, CAST),
-        (("detach", "detach_", "data"), Entry(Kind.IDENTITY)),
+        (IDENTITIES, Entry(Kind.IDENTITY)),
     ):
         for name in names:
             table.update((function, entry) for function in named(name))
@@ -117,7 +119,7 @@ def default_table() -> Table:
             table[function] = Entry(Kind.OVERWRITE)
     for name in RANDOM:
         for function in named(name):
-            native = Entry(Kind.OVERWRITE if overwrites(name) else Kind.CAST)
+            native = Entry(Kind.OVERWRITE) if overwrites(name) else CAST
             known = table.get(function, native)
             known = native if known in (NATIVE, NEUTRAL) else known
             table[function] = known._replace(random=True)
@@ -133,6 +135,9 @@ def default_table() -> Table:
         kind = Kind.PRODUCT if kind is Kind.PRODUCT else Kind.RULE
         kind = Kind.QUOTIENT if rule is products.quotient else kind
         _add(table, name, Entry(kind, rule, output=output))
+    for name, rule in _flag_rules():
+        for function in named(name):
+            table[function] = Entry(Kind.STRUCTURE, rule)
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_sometimes_multilinear())
@@ -234,6 +239,28 @@ def _operand_rules() -> list[tuple[str, Rule, bool]]:
         for name in names.split()
     ]
     return [(name, rule, False) for name, rule in found]
+
+
+def _flag_rules() -> list[tuple[str, Rule]]:
+    """Structural calls whose answers are numbers that can be shared out."""
+    return [
+        (name, rule)
+        for rule, names in (
+            (
+                flags.step,
+                "eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ not_equal"
+                " less less_equal greater greater_equal bool int long short byte char"
+                " signbit",
+            ),
+            (flags.conjunction, "logical_and bitwise_and __and__ __rand__"),
+            (flags.disjunction, "logical_or bitwise_or __or__ __ror__"),
+            (flags.difference, "logical_xor bitwise_xor __xor__ __rxor__"),
+            (flags.negation, "logical_not bitwise_not __invert__"),
+            (flags.reduction, "any all"),
+            (flags.count, "count_nonzero"),
+        )
+        for name in names.split()
+    ]
 
 
 def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:

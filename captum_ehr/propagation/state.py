@@ -2,7 +2,7 @@
 
 Both passes of an explanation start from the state that the model is in. What stands in
 the attributes and containers of a private view is noted, which costs little. Arrays and
-generators are given to each pass as copies of its own; so is the model's own memory, but
+generators are given to each pass as copies of its own; so is the model's memory, but
 only once a pass is about to write on it: till then it is shared.
 """
 
@@ -87,7 +87,7 @@ class State:
         """Whether memory is the model's own; if so, the next pass has a copy of it.
 
         The first time of this memory alone, then of all: a model that counts its calls
-        is given a counter, one that prepares its weights one by one all of them at once.
+        is given a counter, one that prepares its weights all of them at once.
         """
         if not self._addresses:
             for tensor in self.memory:
@@ -180,7 +180,7 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
     return kind(items) if hasattr(kind, "n_fields") else tuple.__new__(kind, items)
 
 
-# Places: how to take what stands in them, and how to put it back -----------------------
+# Places: how to take what stands in them, and how to put it back ----------------------
 
 type _Way = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]
 

@@ -1,71 +1,158 @@
-"""Masks, lengths, indices and branches: the input's are kept for the reference.
+"""What steers a model: flags that are attributed, structure that is kept.
 
-Half of PyHealth's models derive a patient's mask from the embedding's values
-(``x.abs().sum(-1) != 0``). A reference of zeros would have no tokens at all, and
-often divide by their number; but which tokens there are belongs to the patient.
-So where a comparison differs because one of the sides is exactly zero, the input's
-answer stands. A threshold that the change really crosses is something else: there
-the reference keeps its own answer, and the crossing is reported.
+Which *positions* exist (tokens, time steps) belongs to the patient. Half of PyHealth's
+models derive them from whole rows of embeddings or values
+(``x.abs().sum(-1) != 0``), and a reference of zeros would otherwise have none at all,
+and often divide by their number. There, and there alone, the input's answer is kept
+for the reference, as it is for indices, lengths and branches in Python, which cannot
+be multiplied. A comparison of single values is a flag (:mod:`.rules.flags`): the
+reference has its own answer, and the difference is attributed.
 
-How many there are is known at once on the CPU; on other devices it stays a tensor,
-which nobody has to wait for before the passes are done.
+How many places there are is known at once on the CPU; on other devices it stays a
+tensor, which nobody has to wait for before the passes are done.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .operations import ABSENCE, CASTS, EQUALITIES, ROW_REDUCTIONS, label
+from .registry import Kind
 
-def structural_value(call: Any, args: Any, kwargs: Any) -> tuple[Any, int | Tensor]:
-    """The reference's value of a structural call, and how many thresholds it crossed.
+#: Numbers that ask whether there is anything at all, when a row's sum is compared.
+NEARLY_NOTHING = 1e-6
+
+
+class Answer(NamedTuple):
+    """A structural call at the reference.
 
     Args:
-        call: The recorded call, with its arguments and output at the input.
-        args: The same call's arguments at the reference.
-        kwargs: As ``args``.
+        value: What the model is given.
+        crossed: At how many places it is the reference's own, and not the input's.
+        kept: At how many places it is the input's, and not the reference's own.
     """
-    own = call.function(*args, **kwargs)
-    ours = call.output
-    if not isinstance(own, Tensor) or own.dtype != torch.bool:
-        return ours, different(own, ours)
+
+    value: Any
+    crossed: int | Tensor = 0
+    kept: int | Tensor = 0
+
+
+class Kept(NamedTuple):
+    """The input's flags, for an argument in whose place no numbers can stand."""
+
+    tensor: Tensor
+
+
+def answer(call: Any, own: Any, ours: Any, absent: Tensor | None) -> Answer:
+    """What a structural call answers at the reference.
+
+    Args:
+        call: The recorded call.
+        own: What it gives at the reference.
+        ours: What it gave at the input.
+        absent: For questions about rows, which of them are 0 on one of the sides.
+    """
+    flag = isinstance(own, Tensor) and not own.is_floating_point()
+    if not flag or call.entry.rule is None:
+        return Answer(ours, 0, different(own, ours))
     if own.shape != ours.shape:
-        return ours, 1
+        return Answer(ours, 0, 1)
     if on_cpu(own) and torch.equal(own, ours):
-        return ours, 0
-    differs = own ^ ours
-    presence = differs & _presence(call, args, ours)
-    crossed = differs & ~presence
-    return torch.where(crossed, own, ours), _known(crossed.sum())
+        return Answer(ours)
+    differs = own != ours
+    if absent is None:
+        return Answer(own, _known(differs.sum()))
+    kept = differs & absent
+    crossed = differs ^ kept
+    value = torch.where(kept, ours, own)
+    return Answer(value, _known(crossed.sum()), _known(kept.sum()))
 
 
-def _presence(call: Any, args: Any, like: Tensor) -> Tensor:
-    """Where the compared value is exactly zero on one of the two sides."""
-    found = torch.zeros_like(like)
-    for ours, theirs in zip(call.args, args):
-        if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-            zero = (ours == 0) | (theirs == 0)
-            if zero.dtype == torch.bool and _broadcasts(zero, like):
-                found = found | zero
-            elif zero.numel():
-                return torch.ones_like(like)
-    return found
+def asks_for_rows(function: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call asks of whole rows of a larger tensor if there is anything.
+
+    That is a sum, norm or maximum over the last dimension of at least three, of values
+    or of their comparisons with 0, that is compared with 0; or whether any of a row's
+    values is not 0, or all are.
+    """
+    name = label(function)
+    if name in ("any", "all"):
+        made = getattr(args[0].grad_fn, "call", None)
+        none = (
+            made is not None
+            and made.entry.kind is Kind.FLAG
+            and label(made.function) in EQUALITIES
+        )
+        asked = over_rows(args, kwargs) and none is (name == "all")
+        return asked and _of_rows(args[0], reduced=True)
+    compared = compared_with_nothing(function, args, kwargs)
+    return compared is not None and _of_rows(compared)
 
 
-def _broadcasts(a: Tensor, b: Tensor) -> bool:
-    try:
-        return torch.broadcast_shapes(a.shape, b.shape) == b.shape
-    except RuntimeError:
-        return False
+def compared_with_nothing(function: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """What a call compares with 0, if it does."""
+    name = label(function)
+    if name in CASTS and any(a is torch.bool for a in (*args, *kwargs.values())):
+        return args[0] if isinstance(args[0], Tensor) else None
+    if name not in ABSENCE:
+        return None
+    first, second = (*args, 0)[:2]
+    if isinstance(second, Tensor):
+        first, second = second, first
+    nothing = isinstance(second, (int, float)) and abs(second) <= NEARLY_NOTHING
+    return first if nothing and isinstance(first, Tensor) else None
+
+
+def _of_rows(tensor: Tensor, reduced: bool = False) -> bool:
+    """Whether autograd's graph says that each number stands for a row of values."""
+    node: Any = tensor.grad_fn
+    for _ in range(8):
+        call = getattr(node, "call", None)
+        if call is not None and call.entry.kind is Kind.FLAG and not reduced:
+            reduced = over_rows(call.args, call.kwargs)
+        elif call is not None and call.entry.kind is Kind.FLAG:
+            of = compared_with_nothing(call.function, call.args, call.kwargs)
+            made = getattr(getattr(of, "grad_fn", None), "call", None)
+            return of is not None and (made is None or made.entry.kind is not Kind.FLAG)
+        elif call is not None and label(call.function) in ROW_REDUCTIONS:
+            reduced = over_rows(call.args, call.kwargs)
+        elif call is None and hasattr(node, "_saved_self_sym_sizes"):
+            size, dims = len(node._saved_self_sym_sizes), getattr(node, "_saved_dim", 0)
+            last = isinstance(dims, tuple) and len(dims) == 1 and dims[0] in _last(size)
+            reduced = reduced or (size > 2 and last)
+        following = [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
+        if len(following) != 1:
+            break
+        node = following[0]
+    return reduced
+
+
+def over_rows(args: Any, kwargs: Any) -> bool:
+    """Whether a call reduces the last dimension of at least three, and no other."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    size = args[0].dim() if args else 0
+    return size > 2 and len(dims) == 1 and dims[0] in _last(size)
+
+
+def _last(size: int) -> tuple[int, ...]:
+    """What autograd and callers may write for the last dimension."""
+    return (-1, size - 1, 2**64 - 1)
+
+
+def empty_rows(tensor: Tensor) -> Tensor:
+    """Of which rows of the last dimension all is 0."""
+    return (tensor == 0).all(-1)
 
 
 def different(a: Any, b: Any) -> int | Tensor:
-    """1 where two values are not the same, else 0."""
+    """At how many places two values differ; 1 where their shapes do."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return _known((a != b).any()) if a.shape == b.shape else 1
+        return _known((a != b).sum()) if a.shape == b.shape else 1
     return int(type(a) is not type(b) or not np.array_equal(a, b))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FALLBACK_NODES, Call
-from .diagnostics import Diagnostics, Operation
+from .diagnostics import Diagnostics, Operation, Structure
 from .generators import States, put_back, states
 from .operations import label
 from .registry import Entry, Table
@@ -27,6 +27,8 @@ class Tape:
             as soon as the backward pass has used it.
     """
 
+    call_type: type[Call] = Call
+
     def __init__(self, table: Table, lasting: bool = False) -> None:
         self.table = table
         self.lasting = lasting
@@ -35,12 +37,31 @@ class Tape:
         self.writes: set[int] = set()
         self.generators: States = ()
         self.messages: list[str] = []
-        self.doubts: list[tuple[Tensor, Callable[[int], str]]] = []
         #: Memory of inputs that the model was given as they are.
         self.lent: frozenset[int] = frozenset()
         #: What the present pass has noted of views, each with what puts it back.
         self.entered: dict[State, Callable[[], str]] = {}
-        self.private: dict[torch.Generator, Tensor] = {}
+        #: Generators of users' own that were drawn from, and where they stood.
+        self.drawn_from: dict[torch.Generator, Tensor] = {}
+        #: How many calls that may be structure the input pass has met, and which of
+        #: them are flags that differ: found by one pair of passes, used by the next.
+        self.asked = 0
+        self.flagged: frozenset[int] = frozenset()
+        self.flags: dict[int, Any] = {}
+        self.kept_arguments: dict[int, tuple[Any, Any]] = {}
+        self.crossings: list[tuple[int, int | Tensor]] = []
+        self.kept: list[tuple[str, int | Tensor]] = []
+        self.own_outputs: list[Callable[[], float | str]] = []
+
+    def begin_again(self, flagged: frozenset[int]) -> None:
+        """Forget everything but which flags differ, to carry these."""
+        self.clear()
+        self.flagged |= flagged
+
+    def crossed(self) -> frozenset[int]:
+        """Which flags have been found to differ, of which that was not known."""
+        found = {asked for asked, count in self.crossings if _readable(count)}
+        return frozenset(found) - self.flagged
 
     def clear(self) -> None:
         """Forget everything, to begin again with copies of the inputs."""
@@ -48,16 +69,22 @@ class Tape:
         self.calls.clear()
         self.writes.clear()
         self.generators = ()
-        self.private.clear()
+        self.drawn_from.clear()
         self.messages.clear()
-        self.doubts.clear()
         self.lent = frozenset()
+        self.asked = 0
+        self.flags.clear()
+        self.kept_arguments.clear()
+        self.crossings.clear()
+        self.kept.clear()
+        self.own_outputs.clear()
 
     def note(
         self, entry: Entry, function: Any, args: Any, kwargs: Any, output: Any
     ) -> Call:
         """Record the call that came last."""
-        call = Call(entry, function, args, kwargs, output)
+        call = self.call_type(entry, function, args, kwargs, output)
+        call.asked = self.asked
         self.calls[len(self.functions) - 1] = call
         return call
 
@@ -87,27 +114,19 @@ class Tape:
         """
         if generator is None:
             self.generators = self.generators or states()
-        elif generator not in self.private:
-            self.private[generator] = generator.get_state()
+        elif generator not in self.drawn_from:
+            self.drawn_from[generator] = generator.get_state()
 
     def rewind(self) -> None:
         """Put the generators back, where the model has used them at all."""
         put_back(self.generators)
-        for generator, state in self.private.items():
+        for generator, state in self.drawn_from.items():
             generator.set_state(state)
 
-    def say(self, count: int | Tensor, message: Callable[[int], str]) -> None:
-        """Report what happened so many times, if it did.
-
-        Args:
-            count: How many times. A tensor is not waited for, but read when the
-                account is asked for.
-            message: What to say of that many.
-        """
-        if isinstance(count, Tensor):
-            self.doubts.append((count, message))
-        elif count:
-            self.messages.append(message(count))
+    def keep(self, name: str, count: int | Tensor) -> None:
+        """Note that so many answers are the input's, for the reference too."""
+        if isinstance(count, Tensor) or count:
+            self.kept.append((name, count))
 
     def diagnostics(self) -> Diagnostics:
         """The account of both passes, to be asked for after the backward pass.
@@ -132,7 +151,25 @@ class Tape:
             for op in fallbacks
         ]
         messages += self.messages
-        for found, message in self.doubts:
-            if count := int(found):
-                messages.append(message(count))
-        return Diagnostics(operations, tuple(dict.fromkeys(messages)))
+        structure = self._structure()
+        messages += [kept.message for kept in structure if kept.message]
+        return Diagnostics(operations, tuple(dict.fromkeys(messages)), structure)
+
+    def _structure(self) -> tuple[Structure, ...]:
+        """What was kept for the reference, and how far that moves f(x0)."""
+        places: Counter[str] = Counter()
+        for name, count in self.kept:
+            places[name] += int(count)
+        if not any(places.values()):
+            return ()
+        shifts = [own() for own in self.own_outputs]
+        words = [shift for shift in shifts if isinstance(shift, str)]
+        shift = max((s for s in shifts if not isinstance(s, str)), default=0.0)
+        why = words[0] if words else ""
+        found = ((name, count) for name, count in places.items() if count)
+        return tuple(Structure(name, count, shift, why) for name, count in found)
+
+
+def _readable(count: int | Tensor) -> bool:
+    """Whether there are any; a tensor without values has none."""
+    return not (isinstance(count, Tensor) and count.is_meta) and bool(count)

@@ -62,4 +62,4 @@ def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
     """
     copier = Copier(None)
     copier.seen.update((id(one), one) for one in args if isinstance(one, nn.Module))
-    return copier.list_(list(args)), copier.state
+    return copier.value(list(args)), copier.state

@@ -205,6 +205,11 @@ def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
     return over(y.delta, x.delta, 0.0)
 
 
+def sawtooth(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    """fmod, remainder, frac: slope 1 but for the jumps, which are shared out."""
+    return over(y.delta, x.delta, 1.0)
+
+
 # Smooth functions with an identity for their differences ------------------------
 
 
@@ -339,6 +344,8 @@ SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
     (hard, ("clamp_min", "clamp_max", "hardtanh", "relu6")),
     (hard, ("threshold", "hardshrink")),
     (step, ("floor", "ceil", "round", "trunc", "fix", "sign", "sgn", "heaviside")),
+    (step, ("floor_divide", "__floordiv__")),
+    (sawtooth, ("fmod", "remainder", "__mod__", "frac")),
     (tanh, ("tanh",)),
     (sigmoid, ("sigmoid", "expit")),
     (exp, ("exp",)),

@@ -1,0 +1,297 @@
+"""The input pass of a model whose flags differ between input and reference.
+
+A tensor of booleans or whole numbers can have no gradient. Where the first two passes
+have met comparisons that differ, both are run once more, and each of these flags gets
+a *twin*: the same numbers in floating point, in autograd's graph by the rule of
+:mod:`.rules.flags`. What the model makes of a flag (casts, logic, sums, products,
+``where``, writes) is made of its twin beside; the model itself is given what torch
+gives it. What cannot be made of numbers (an index, a length, a branch) takes the
+input's flags in both passes, and is reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .calls import (
+    Node,
+    attributed_tensors,
+    depends,
+    detached,
+    is_product,
+    positional,
+    rewrapped,
+    tensors_in,
+    without_writing,
+)
+from .operations import (
+    CASTS,
+    IDENTITIES,
+    INDICES_FIRST,
+    SEVERAL_VALUES,
+    label,
+    overwrites,
+)
+from .passes import InputPass
+from .registry import NATIVE, Entry, Kind
+from .rules import flags as rules
+from .structure import Kept, asks_for_rows
+
+
+class Flag(NamedTuple):
+    """A tensor of booleans or whole numbers and what stands for it in the graph.
+
+    Args:
+        tensor: What the model has.
+        twin: The same in floating point, with autograd's history.
+        version: Of the tensor's memory, when the two were the same.
+    """
+
+    tensor: Tensor
+    twin: Tensor
+    version: int
+
+
+class FlaggedInputPass(InputPass):
+    """An input pass that carries flags as numbers beside what the model is given."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        tape = self.tape
+        entry = tape.table.get(func)
+        passive = entry is not None and entry.kind in (Kind.NEUTRAL, Kind.IGNORE)
+        if passive or not self._has_flags((*args, *(kwargs or {}).values())):
+            return super().__torch_function__(func, types, args, kwargs)
+        tape.functions.append(func)
+        args, kwargs = positional(args, kwargs or {})
+        if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
+            tape.asked += 1
+        if entry is not None and entry.kind is Kind.EXPAND:
+            return self._expand(entry, func, args, kwargs, [], False)
+        if entry is not None and entry.kind is Kind.STRUCTURE:
+            return self._answered(entry, func, args, kwargs)
+        name = label(func)
+        writes = bool(kwargs.pop("inplace", name in _OPERATORS or overwrites(name)))
+        plain = _out_of_place(func) if writes else func
+        if self._cannot_be_numbers(plain, args, kwargs):
+            return self._kept(entry, func, args, kwargs)
+        return self._made(plain, args, kwargs, writes)
+
+    # Which tensors are flags --------------------------------------------------------
+
+    def _flag(self, value: Any) -> Flag | None:
+        flag = self.tape.flags.get(id(value))
+        if flag is not None and flag.version != flag.tensor._version:
+            del self.tape.flags[id(value)]
+            self.tape.messages.append(
+                "a flag of attributed values was overwritten through a view of it; the "
+                "change that it makes is not attributed"
+            )
+            return None
+        return flag
+
+    def _has_flags(self, value: Any) -> bool:
+        return any(self._flag(t) is not None for t in tensors_in(value))
+
+    def _twins(self, value: Any) -> Any:
+        """An argument with twins in the places of flags."""
+        if isinstance(value, Tensor):
+            flag = self._flag(value)
+            return value if flag is None else flag.twin
+        if type(value) in (list, tuple):
+            return type(value)(self._twins(item) for item in value)
+        if type(value) is dict:
+            return {key: self._twins(item) for key, item in value.items()}
+        return value
+
+    def _register(self, tensor: Tensor, twin: Tensor) -> None:
+        self.tape.flags[id(tensor)] = Flag(tensor, twin, tensor._version)
+
+    # Questions ----------------------------------------------------------------------
+
+    def _structure(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        output: Any = None,
+        overwrites: bool = False,
+    ) -> Any:
+        """A structural call on attributed values: a flag, if it is known to differ."""
+        entry = self.tape.table.get(func)
+        known = self.tape.asked in self.tape.flagged and not overwrites
+        if entry is None or entry.rule is None or not known:
+            return super()._structure(func, args, kwargs, output, overwrites)
+        entry = entry._replace(kind=Kind.FLAG)
+        with torch.no_grad():
+            given = func(*args, **kwargs)
+        return self._paired(given, self._node(entry, func, args, kwargs, given))
+
+    def _answered(self, entry: Entry, func: Any, args: Any, kwargs: Any) -> Any:
+        """A structural call on flags."""
+        with torch.no_grad():
+            given = func(*args, **kwargs)
+        known = isinstance(given, Tensor) and entry.rule is not None
+        if not known or (entry.rule in rules.LOGIC and given.dtype != torch.bool):
+            return super()._structure(func, args, kwargs, given)
+        cast = entry.rule is rules.step and len(args) == 1
+        if cast and (given.dtype != torch.bool or args[0].dtype == torch.bool):
+            self._register(given, self._twins(args[0]))  # the numbers that they are
+            return given
+        entry = entry._replace(kind=Kind.FLAG)
+        found = self._node(entry, func, self._twins(args), kwargs, given)
+        return self._paired(given, found)
+
+    # Numbers ------------------------------------------------------------------------
+
+    def _made(self, plain: Any, args: Any, kwargs: Any, writes: bool) -> Any:
+        """What a call makes of flags, and beside it what it makes of their twins."""
+        with torch.no_grad():
+            given = plain(*args, **kwargs)
+        twins, named = self._twins(args), self._twins(kwargs)
+        if writes and not twins[0].is_floating_point():
+            like = next(t for t in tensors_in((*twins, *named.values())) if depends(t))
+            twins = (twins[0].to(like.dtype), *twins[1:])
+        entry = self._rule_for(plain, twins, named, given)
+        if entry is None:
+            found = _linear(plain, twins, named, given)
+        else:
+            entry = entry._replace(inplace=plain if writes else None)
+            found = self._node(entry, plain, twins, named, given)
+        if not writes:
+            return self._paired(given, found)
+        self._shelter(args[0])
+        if args[0].is_floating_point():
+            return args[0].copy_(found)
+        with torch.no_grad():
+            args[0].copy_(given)
+        self._register(args[0], found)
+        return args[0]
+
+    def _rule_for(self, plain: Any, twins: Any, named: Any, given: Any) -> Entry | None:
+        """The entry of a call that is not linear in its twins."""
+        entry = self.tape.table.get(plain)
+        if (choice := rules.chooses(plain, twins)) is not None:
+            return Entry(Kind.RULE, choice)
+        if entry is None or entry.kind is Kind.NATIVE:
+            return None
+        if entry.kind is Kind.CAST:
+            truth = given.dtype == torch.bool and label(plain) not in IDENTITIES
+            return Entry(Kind.FLAG, rules.step) if truth else None
+        if entry.kind is Kind.STRUCTURE:
+            return entry._replace(kind=Kind.FLAG)
+        attributed = attributed_tensors(twins, named)
+        ruled = entry.kind is Kind.RULE or is_product(entry, twins, named, attributed)
+        return entry if ruled else None
+
+    def _node(
+        self, entry: Entry, function: Any, twins: Any, named: Any, given: Any
+    ) -> Any:
+        """A node of the graph, whose rule is given numbers."""
+        attributed = attributed_tensors(twins, named)
+        numbers = _numbers(given, attributed[0].dtype)
+        call = self.tape.note(entry, function, twins, named, detached(numbers))
+        call.rows = asks_for_rows(function, twins, named)
+        return rewrapped(numbers, Node.apply(call, [numbers], *attributed))
+
+    def _paired(self, given: Any, found: Any) -> Any:
+        """What the model is given, of which floating point is in the graph itself."""
+        if isinstance(given, (tuple, list)):
+            return rewrapped(given, [self._paired(a, b) for a, b in zip(given, found)])
+        if not isinstance(given, Tensor) or not found.requires_grad:
+            return given
+        if given.is_floating_point():
+            return found.to(given.dtype)
+        self._register(given, found)
+        return given
+
+    # What takes the input's in both passes ------------------------------------------
+
+    def _cannot_be_numbers(self, plain: Any, args: Any, kwargs: Any) -> bool:
+        """Whether flags stand where a call takes indices, lengths or anything else."""
+        entry, name = self.tape.table.get(plain, _WRITTEN.get(plain)), label(plain)
+        if entry is None or name in INDICES_FIRST or entry.kind not in _NUMERIC:
+            return True
+        if entry.kind not in (Kind.NATIVE, Kind.CAST):
+            return False
+        if name in SEVERAL_VALUES or plain is with_values:
+            return False
+        if rules.chooses(plain, self._twins(args)) is not None:
+            return False
+        others = args[1:2] if plain is with_item else (args[1:], *kwargs.values())
+        return self._has_flags(others)
+
+    def _kept(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
+        place = len(self.tape.functions) - 1
+        self.tape.kept_arguments[place] = self._marked(args), self._marked(kwargs)
+        if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST):
+            return func(*args, **kwargs)
+        return self.dispatch(entry, func, args, kwargs)
+
+    def _marked(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return Kept(value.clone()) if self._flag(value) is not None else value
+        if type(value) in (list, tuple):
+            return type(value)(self._marked(item) for item in value)
+        if type(value) is dict:
+            return {key: self._marked(item) for key, item in value.items()}
+        return value
+
+
+#: How a call is treated of which numbers can be made.
+_NUMERIC = frozenset(
+    {
+        *(Kind.NATIVE, Kind.OVERWRITE, Kind.RULE, Kind.PRODUCT, Kind.QUOTIENT),
+        *(Kind.CAST, Kind.IDENTITY, Kind.STRUCTURE),
+    }
+)
+
+#: Python's operators that write on what stands left of them.
+_OPERATORS = {
+    f"__i{name}__": getattr(torch.Tensor, f"__{name}__")
+    for name in ("and", "or", "xor", "add", "sub", "mul", "truediv", "pow")
+}
+
+
+def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
+    """``x[index] = value`` on a copy."""
+    made = x.clone()
+    made[index] = value
+    return made
+
+
+def with_values(x: Tensor, source: Tensor, *_: Any) -> Tensor:
+    """``x.copy_(source)`` on a copy."""
+    return x.clone().copy_(source)
+
+
+#: Linear calls that torch has in place alone.
+_WRITTEN = {with_item: NATIVE, with_values: NATIVE}
+
+
+def _out_of_place(func: Any) -> Any:
+    """The same call without its side effect; itself if there is none."""
+    name = label(func)
+    if name in ("__setitem__", "copy_"):
+        return with_item if name == "__setitem__" else with_values
+    return _OPERATORS.get(name, without_writing(func))
+
+
+def _linear(plain: Any, twins: Any, named: Any, given: Any) -> Any:
+    """A linear call of twins; a cast changes their dtype at most."""
+    if label(plain) in CASTS or label(plain) in IDENTITIES:
+        real = given.is_floating_point()
+        return twins[0].to(given.device, given.dtype if real else twins[0].dtype)
+    return plain(*twins, **named)
+
+
+def _numbers(given: Any, dtype: torch.dtype) -> Any:
+    """Flags as 0 and 1; of several outputs the first, the others being indices."""
+    if isinstance(given, (tuple, list)):
+        return rewrapped(given, [_numbers(given[0], dtype), *given[1:]])
+    real = isinstance(given, Tensor) and not given.is_floating_point()
+    return given.to(dtype) if real else given

@@ -1,0 +1,220 @@
+r"""Flags: comparisons of attributed values, and what is made of their answers.
+
+A flag is a step function with the values 0 and 1, and has a secant like any other
+function. With d what is compared (x - t for ``x > t``),
+
+.. math:: m = \frac{\Delta\,\mathrm{flag}}{\Delta d}
+
+(Shrikumar et al. 2017, eq. 4). Logic is arithmetic on 0 and 1: and = ab,
+or = a + b - ab, xor = a + b - 2ab, not = 1 - a, each with the product rule; and
+``where(c, a, b)`` = c·a + (1 - c)·b. ``all`` and ``any`` share their change equally
+among the flags that changed with it, which is Shapley's value of both: each of them
+alone decides, or all together do.
+
+What a rule here is given as booleans or whole numbers comes as the same in floating
+point, 0 and 1 for booleans.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Pair, Rule, Shares, sum_to
+from .elementwise import over
+from .softmax import _NOTHING as NOTHING
+
+
+def step(y: Pair, a: Any, b: Any = 0.0, *_: Any, **__: Any) -> Multiplier:
+    """A comparison of a with b, or a cast to whole numbers: Δy/(Δa - Δb)."""
+    b = b if isinstance(b, (Pair, Tensor, int, float)) else 0.0
+    da, db = _delta(a), _delta(b)
+    m = over(y.delta, torch.broadcast_to(da - db, y.input.shape), 0.0)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        for operand, sign in ((a, 1), (b, -1)):
+            if isinstance(operand, Pair):
+                yield operand, sum_to(sign * upstream * m, operand.input)
+
+    return multiplier
+
+
+def conjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
+    """A and b: ab."""
+    return _logic(y, a, b, lambda other: other)
+
+
+def disjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
+    """A or b: a + b - ab."""
+    return _logic(y, a, b, lambda other: 1 - other)
+
+
+def difference(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
+    """Either a or b: a + b - 2ab."""
+    return _logic(y, a, b, lambda other: 1 - 2 * other)
+
+
+def negation(y: Pair, a: Pair, *_: Any, **__: Any) -> Multiplier:
+    """Not a: 1 - a."""
+    slope = _truth_slope(a)
+    return lambda upstream: ((a, -upstream * slope),)
+
+
+#: The rules of what has another meaning for whole numbers, bit by bit.
+LOGIC = (conjunction, disjunction, difference, negation)
+
+
+def _logic(y: Pair, a: Any, b: Any, slope: Any) -> Multiplier:
+    """The product rule: each operand's slope is taken at the other's mean."""
+
+    def multiplier(upstream: Tensor) -> Shares:
+        for operand, other in ((a, b), (b, a)):
+            if isinstance(operand, Pair):
+                m = upstream * slope(_mean_truth(other)) * _truth_slope(operand)
+                yield operand, sum_to(m, operand.input)
+
+    return multiplier
+
+
+def reduction(
+    y: Pair, x: Pair, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Multiplier:
+    """``all`` or ``any``: equal shares for the flags that changed as it did."""
+    dims = tuple(range(x.input.dim())) if dim is None else dim
+    change = y.delta if keepdim or dim is None else _unsqueezed(y.delta, dims, x)
+    moved = _truths(x).delta
+    alike = ((moved == change) & (change != 0)).to(moved.dtype)
+    count = alike.sum(dims, keepdim=True).clamp_min(1)
+    slope = alike / count * _truth_slope(x)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        m = upstream if keepdim or dim is None else _unsqueezed(upstream, dims, x)
+        yield x, m * slope
+
+    return multiplier
+
+
+def count(y: Pair, x: Pair, dim: Any = None, *_: Any, **__: Any) -> Multiplier:
+    """``count_nonzero``: the sum of the flags x ≠ 0."""
+    slope = _truth_slope(x)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        m = upstream if dim is None else _unsqueezed(upstream, dim, x)
+        yield x, m * slope
+
+    return multiplier
+
+
+def choice(c: Pair, a: Any, b: Any) -> Multiplier:
+    """``where(c, a, b)`` = c·a + (1 - c)·b by the product rule.
+
+    Scores filled with -∞ go down by as much as :mod:`.softmax` takes for it.
+    """
+    crossed, weight = c.input != c.reference, c.mean
+    gap = _finite_mean(a) - _finite_mean(b)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        yield c, sum_to(torch.where(crossed, upstream * gap, 0.0), c.input)
+        for operand, part in ((a, weight), (b, 1 - weight)):
+            if isinstance(operand, Pair):
+                yield operand, sum_to(upstream * part, operand.input)
+
+    return multiplier
+
+
+def where(y: Pair, c: Pair, a: Any, b: Any, **_: Any) -> Multiplier:
+    """``torch.where(c, a, b)``."""
+    return choice(c, a, b)
+
+
+def method_where(y: Pair, a: Any, c: Pair, b: Any, **_: Any) -> Multiplier:
+    """``a.where(c, b)``."""
+    return choice(c, a, b)
+
+
+def masked_fill(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
+    """``x.masked_fill(c, value)``, and ``x[c] = value``: value where c, else x."""
+    lacking = [1] * (y.input.dim() - c.input.dim())
+    if not lacking:
+        return choice(c, value, x)
+    flag, flag0 = (side.view(*side.shape, *lacking) for side in c.sides)  # as an index
+    share = choice(Pair(flag, flag0, c.slot), value, x)
+
+    def multiplier(upstream: Tensor) -> Shares:
+        for operand, part in share(upstream):
+            mine = operand.slot == c.slot
+            yield operand, part.view(c.input.shape) if mine else part
+
+    return multiplier
+
+
+def chooses(function: Any, args: Any) -> Rule | None:
+    """The rule of a call that chooses between values by a flag in twin form.
+
+    Args:
+        function: ``where``, ``masked_fill``, or the write of one value at a flag.
+        args: Its arguments, flags being twins that depend on what is attributed.
+    """
+    name = getattr(function, "__name__", "")
+    if len(args) != 3 or name not in ("where", "masked_fill", "with_item"):
+        return None
+    place = 0 if name == "where" and function is not torch.Tensor.where else 1
+    flag, value = args[place], args[2]
+    attributed = isinstance(flag, Tensor) and flag.is_floating_point()
+    if not attributed or (name == "with_item" and _several(value)):
+        return None
+    if name == "where":
+        return method_where if place else where
+    return masked_fill
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1
+
+
+def _delta(value: Any) -> Any:
+    """Δ, of infinities too; 0 for a constant."""
+    if not isinstance(value, Pair):
+        return 0.0
+    if not value.input.is_floating_point():
+        return value.delta
+    high, low = (_bounded(side) for side in value.sides)
+    return high - low
+
+
+def _bounded(side: Tensor) -> Tensor:
+    wide = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
+    return wide.clamp(NOTHING, -NOTHING)
+
+
+def _finite_mean(value: Any) -> Any:
+    if isinstance(value, Pair):
+        return torch.lerp(_bounded(value.input), _bounded(value.reference), 0.5)
+    if isinstance(value, Tensor):
+        return _bounded(value) if value.is_floating_point() else value
+    return min(max(float(value), NOTHING), -NOTHING)
+
+
+def _truths(x: Any) -> Pair:
+    return Pair(*((side != 0).to(side.dtype) for side in x.sides))
+
+
+def _truth_slope(x: Pair) -> Tensor:
+    """Δ(x ≠ 0)/Δx: 1 for a flag that changed, as well as for one that did not."""
+    return over(_truths(x).delta, x.delta, 1.0)
+
+
+def _mean_truth(value: Any) -> Any:
+    if isinstance(value, Pair):
+        return _truths(value).mean
+    return (value != 0).float() if isinstance(value, Tensor) else float(value)
+
+
+def _unsqueezed(part: Tensor, dim: Any, x: Pair) -> Tensor:
+    """A reduced tensor with its lost dimensions back, of size 1."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    for d in sorted(d % x.input.dim() for d in dims):
+        part = part.unsqueeze(d)
+    return part

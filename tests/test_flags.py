@@ -1,0 +1,203 @@
+"""Flags: comparisons of attributed values, carried through all that is made of them.
+
+Over every comparison, every use of a flag and references of several kinds: f(x0) is
+the model's own output at the reference, or it is said that it is not and by how much;
+and the attributions sum to the change from that f(x0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_ehr.propagation import Attributions, attributions
+
+type Function = Callable[[Tensor], Tensor]
+type Use = Callable[[Tensor, Tensor], Tensor]
+
+#: From values to flags of their shape.
+COMPARISONS: dict[str, Function] = {
+    "gt": lambda x: x > 0.5,
+    "gt of 0": lambda x: x > 0,
+    "ge": lambda x: x.ge(0.0),
+    "lt": lambda x: torch.lt(x, 0.3),
+    "le": lambda x: x <= 0,
+    "eq": lambda x: x == 0,
+    "ne": lambda x: torch.ne(x, 0.0),
+    "ne of a bound": lambda x: x != 0.7,
+    "reversed": lambda x: 0.5 > x,  # noqa: SIM300
+    "two sides": lambda x: x > x.flip(1),
+    "tensor bound": lambda x: torch.greater(x, torch.full_like(x, 0.2)),
+    "bool": lambda x: x.bool(),
+    "to": lambda x: x.to(torch.bool),
+    "type": lambda x: x.type(torch.bool),
+    "signbit": lambda x: torch.signbit(x),
+    "long": lambda x: x.long(),
+    "int": lambda x: (3 * x).int(),
+    "to long": lambda x: (2 * x).to(torch.int64),
+    "bounds": lambda x: (x > -0.5) & (x < 0.8),
+    "after relu": lambda x: torch.relu(x - 0.4) > 0,
+    "logical": lambda x: torch.logical_and(x, x < 1),
+    "logical not": lambda x: torch.logical_not(x),
+    "of a flag": lambda x: (x > 0.1) == (x < 0.9),
+    "where": lambda x: torch.where(x > 0.5, 2, 1),
+}
+
+#: From values and flags to one number per patient.
+USES: dict[str, Use] = {
+    "float": lambda x, c: x + c.float(),
+    "to": lambda x, c: x + 2 * c.to(x.dtype),
+    "type": lambda x, c: x + c.type(x.dtype),
+    "type_as": lambda x, c: x + c.type_as(x),
+    "int": lambda x, c: x + c.int(),
+    "long, double": lambda x, c: x + c.long().double(),
+    "times": lambda x, c: x * c,
+    "in-place times": lambda x, c: (x * 1).mul_(c),
+    "added": lambda x, c: torch.add(x, c, alpha=2),
+    "in-place added": lambda x, c: (x * 1).add_(c),
+    "one minus": lambda x, c: x * (1 - c.float()),
+    "where": lambda x, c: torch.where(c.bool(), x.exp(), x * x),
+    "where of numbers": lambda x, c: x * torch.where(c.bool(), 2.0, -1.0),
+    "where's method": lambda x, c: x.where(c.bool(), x * x),
+    "masked_fill": lambda x, c: x.masked_fill(c.bool(), -2.0),
+    "masked_fill_": lambda x, c: (x * 1).masked_fill_(c.bool(), 2.0),
+    "item": lambda x, c: with_item(x * 1, c.bool(), 3.0),
+    "item of a row": lambda x, c: with_item(x * 1, c.bool().any(1), 3.0),
+    "not": lambda x, c: x * ~c.bool(),
+    "and": lambda x, c: x * (c.bool() & (x < 0.9)),
+    "or": lambda x, c: x * (c.bool() | (x > 0.9)),
+    "xor": lambda x, c: x * (c.bool() ^ (x.flip(1) > 0)),
+    "in-place and": lambda x, c: x * c.bool().clone().__iand__(x < 0.9),
+    "in-place or": lambda x, c: x * c.bool().clone().logical_or_(x > 0.9),
+    "any": lambda x, c: x * c.bool().any(1, keepdim=True),
+    "all": lambda x, c: x * c.bool().all(1, keepdim=True),
+    "all of several": lambda x, c: (
+        x * c.bool().unflatten(1, (2, 2)).all(2).all(1)[:, None]
+    ),
+    "sum": lambda x, c: x / (1 + c.bool().sum(1, keepdim=True)),
+    "clamped sum": lambda x, c: x / c.bool().sum(1, keepdim=True).clamp(min=1),
+    "mean": lambda x, c: x * c.float().mean(1, keepdim=True),
+    "cumsum": lambda x, c: x * c.bool().cumsum(1),
+    "max": lambda x, c: x * c.long().max(1, keepdim=True).values,
+    "matmul": lambda x, c: (x[:, None] @ c.double()[..., None])[..., 0],
+    "cat": lambda x, c: torch.cat([x, c], 1).tanh(),
+    "stack": lambda x, c: torch.stack([c.bool(), c.bool().flip(1)]).double()[1] * x,
+    "views": lambda x, c: x * c.unsqueeze(1).expand(-1, 2, -1).transpose(1, 2)[..., 0],
+    "slice": lambda x, c: x[:, 1:] * c[:, :-1],
+    "written": lambda x, c: x * with_item(c.bool().clone(), (slice(None), 0), True),
+    "written into": lambda x, c: x * written_into(c.bool()),
+    "copied into": lambda x, c: x * torch.zeros_like(c).copy_(c),
+    "padded": lambda x, c: x * F.pad(c, (1, -1)),
+    "compared": lambda x, c: x * (c.bool() == (x > 0.2)),
+    "counted": lambda x, c: x * torch.count_nonzero(c, 1)[:, None],
+    "counted, compared": lambda x, c: x * (c.bool().sum(1, keepdim=True) > 1),
+    "positions": lambda x, c: x * (torch.arange(4) < c.bool().sum(1, keepdim=True)),
+    "detached": lambda x, c: x * c.detach(),
+    "attention": lambda x, c: attention(x, c.bool()),
+    "filled with -inf": lambda x, c: x.masked_fill(blocked(c), -torch.inf).softmax(1),
+    "power": lambda x, c: (x.abs() + 1) ** c.double(),
+}
+
+#: What cannot be attributed, and is said.
+STEERING: dict[str, Use] = {
+    "branch": lambda x, c: x * 2 if c.bool().any() else x,
+    "number": lambda x, c: x * int(c.bool().sum()),
+    "item": lambda x, c: x * c.bool().sum().item(),
+    "list": lambda x, c: x * torch.tensor(c.double().tolist(), dtype=x.dtype),
+    "index": lambda x, c: x * torch.tensor([0.5, 2.0])[c.bool().long()],
+    "embedding": lambda x, c: x * F.embedding(c.bool().long(), TABLE)[..., 0],
+    "selected": lambda x, c: x * len(x[c.bool()]),
+    "masked_select": lambda x, c: x * len(x.masked_select(c.bool())),
+    "nonzero": lambda x, c: x * (1 + c.nonzero().sum()),
+    "gather": lambda x, c: x.gather(1, c.bool().long()),
+    "one hot": lambda x, c: x * F.one_hot(c.bool().long(), 2)[..., 0],
+    "argmax": lambda x, c: x.gather(1, c.double().argmax(1, keepdim=True)),
+    "written rows": lambda x, c: with_item(x * 1, (c.bool()[:, 0], 0), 5.0),
+    "numpy": lambda x, c: x * torch.from_numpy(c.double().numpy()),
+}
+
+TABLE = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+
+
+def with_item(x: Tensor, index: object, value: object) -> Tensor:
+    x[index] = value  # type: ignore[index]
+    return x
+
+
+def written_into(c: Tensor) -> Tensor:
+    made = torch.zeros(c.shape, dtype=torch.bool)
+    made[:, 1:] = c[:, 1:]
+    return made
+
+
+def blocked(c: Tensor) -> Tensor:
+    """All but one of the flags, so that something is left."""
+    return with_item(c.bool().clone(), (slice(None), 2), False)
+
+
+def attention(x: Tensor, mask: Tensor) -> Tensor:
+    seen = mask.clone()
+    seen[:, 0] = True
+    q = x[..., None] * torch.tensor([1.0, -0.5], dtype=x.dtype)
+    return F.scaled_dot_product_attention(q, q, q, attn_mask=seen[:, None])
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+X = torch.tensor(
+    [[1.0, 2.0, 0.7, -0.4], [0.6, -1.5, 0.2, 0.0], [0.0, 0.3, 3.0, -0.9]],
+    dtype=torch.float64,
+)
+REFERENCES = {
+    "zeros": torch.zeros_like(X),
+    "own values": torch.where(X > 0.5, X, torch.zeros_like(X)),
+    "others": torch.tensor([0.4, -0.7, 0.9, 0.55], dtype=torch.float64).expand(3, -1),
+    "itself": X,
+}
+
+
+def explained(use: Use, comparison: Function, reference: Tensor) -> Attributions:
+    def model(x: Tensor) -> Tensor:
+        return use(x, comparison(x)).flatten(1).sum(1)
+
+    run = attributions(model, (X,), (reference,))
+    with torch.no_grad():
+        torch.testing.assert_close(run.f_input, model(X.clone()))
+        try:
+            own = model(reference.clone())
+        except RuntimeError:
+            assert run.diagnostics.messages
+            return run
+    off = (run.f_reference - own).abs().max().item()
+    said = max((kept.shift for kept in run.diagnostics.structure), default=0.0)
+    assert off == pytest.approx(said, rel=1e-6, abs=1e-12)
+    assert bool(run.diagnostics.messages) == (off > 1e-12) or run.diagnostics.fallbacks
+    total = run.attributions[0].sum(1)
+    torch.testing.assert_close(total, run.f_input - run.f_reference)
+    return run
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("comparison", COMPARISONS)
+@pytest.mark.parametrize("use", USES)
+def test_flags_are_carried(use: str, comparison: str, reference: str) -> None:
+    run = explained(USES[use], COMPARISONS[comparison], REFERENCES[reference])
+    assert run.diagnostics.exact, run.diagnostics.messages
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("comparison", COMPARISONS)
+@pytest.mark.parametrize("use", STEERING)
+def test_what_steers_is_kept_and_said(
+    use: str, comparison: str, reference: str
+) -> None:
+    explained(STEERING[use], COMPARISONS[comparison], REFERENCES[reference])
