@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 from .state import State, rebuilt
 
@@ -34,6 +35,8 @@ class Copier:
         self.ways: dict[Any, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
         self.ways[dict] = self._dict
         self.hooks: list[dict[Any, Any]] = []
+        self.facts: dict[int, bool] = OrderedDict()
+        self.left_out: dict[int, Any] = OrderedDict()
         dynamo = sys.modules.get("torch._dynamo")
         self.compiled = getattr(dynamo, "OptimizedModule", ())
 
@@ -63,19 +66,20 @@ class Copier:
         made: nn.Module = self._keep(module, _blank(kind))
         state = made.__dict__
         state.update(module.__dict__)
-        for name, value in state.items():
-            if type(value) in _PLAIN or name in _SHARED:
-                continue
-            if name in _QUIET:
-                state[name] = own = value.copy() if value else type(value)()
-                self.state.places.append(own)
-                if own and type(own) is OrderedDict:
-                    self.hooks.append(own)
-            else:
+        for name in _PARTS:
+            state[name] = own = state[name].copy()
+            self.state.dicts.append(own)
+            for key, item in own.items():
+                if item is not None:
+                    own[key] = self.value(item)
+        for name in _QUIET:
+            state[name] = own = state[name].copy()
+            self.state.quiet.append(own)
+        self._take_hooks(state)
+        for name in state.keys() - _STANDARD:
+            if type(value := state[name]) not in _PLAIN:
                 state[name] = self.value(value)
         state["training"] = False
-        state["_get_backward_hooks"] = _no_backward_hooks
-        state["_get_backward_pre_hooks"] = list
         # What torch.compile made is bound to the model's modules, in their mode and
         # with their gradients, and would trace the passes too: the copy runs its own.
         state.pop("_compiled_call_impl", None)
@@ -97,6 +101,19 @@ class Copier:
                 if type(method) is _CACHE and getattr(kind, name) is method:
                     own = types.MethodType(method.__wrapped__, made)
                     made.__dict__.setdefault(name, self._cache_like(method, own))
+
+    def _take_hooks(self, state: dict[str, Any]) -> None:
+        """The user's hooks but for those of the backward pass, which are left out."""
+        state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
+        if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+            state["_get_backward_hooks"] = _no_backward_hooks
+            state["_get_backward_pre_hooks"] = list
+        if state["_forward_hooks"] or state["_forward_pre_hooks"]:
+            self.hooks += state["_forward_hooks"], state["_forward_pre_hooks"]
+            for name in _FACTS:
+                self.facts.update(state[name])
+        for name in _FACTS:
+            state[name] = self.facts
 
     def finish_hooks(self) -> None:
         """Hooks see the view in the model's place; what else they know is the user's.
@@ -337,29 +354,30 @@ def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
 #: What needs no copy, most of what modules hold.
 _PLAIN = frozenset({bool, float, int, str, type(None)})
 
-#: Attributes that a view shares with the model: what is asked when parameters are
-#: loaded and saved, and PyHealth's dataset, which is large and never written.
-_SHARED = frozenset(
+#: What a module consists of.
+_PARTS = ("_parameters", "_buffers", "_modules")
+
+#: Nearly always empty: hooks, and names of buffers.
+_QUIET = ("_forward_hooks", "_forward_pre_hooks", "_non_persistent_buffers_set")
+
+#: How a hook is called, by its number, which no other hook has.
+_FACTS = (
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+#: Attributes that are not looked into. Of these a view shares with the model what is
+#: asked when parameters are loaded and saved, and PyHealth's dataset, which is large
+#: and never written.
+_STANDARD = frozenset(
     {
+        *(*_PARTS, *_QUIET, *_FACTS, "_backward_hooks", "_backward_pre_hooks"),
         "_state_dict_hooks",
         "_state_dict_pre_hooks",
         "_load_state_dict_pre_hooks",
         "_load_state_dict_post_hooks",
         "dataset",
-    }
-)
-
-#: Attributes that are nearly always empty: hooks, and names of buffers.
-_QUIET = frozenset(
-    {
-        "_forward_hooks",
-        "_forward_pre_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_hooks_always_called",
-        "_forward_pre_hooks_with_kwargs",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-        "_non_persistent_buffers_set",
     }
 )
 

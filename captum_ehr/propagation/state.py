@@ -12,6 +12,7 @@ import operator
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain, islice
 from types import BuiltinMethodType, CellType
 from typing import Any
 from weakref import ref
@@ -25,8 +26,9 @@ class State:
 
     Attributes:
         dicts: Its plain dicts, also those of its modules' attributes.
+        quiet: What is nearly always empty: the dicts of its modules' hooks.
         places: Whatever else has contents: other containers, variables of closures,
-            caches of functions; the empty ones cost nothing.
+            caches of functions.
         opaque: What has none that can be noted (arrays, generators), by id, with the
             function that copies it.
         memory: Its tensors, which lie in the model's memory.
@@ -35,6 +37,7 @@ class State:
 
     def __init__(self) -> None:
         self.dicts: list[dict[Any, Any]] = []
+        self.quiet: list[Any] = []
         self.places: list[Any] = []
         self.opaque: dict[int, tuple[Any, Callable[[Any], Any]]] = {}
         self.memory: list[Tensor] = []
@@ -49,7 +52,7 @@ class State:
         """
         own = root.__dict__, root._forward_pre_hooks
         self.dicts = [one for one in self.dicts if one is not own[0]]
-        self.places = [one for one in self.places if one is not own[1]]
+        self.quiet = [one for one in self.quiet if one is not own[1]]
         return self
 
     def begin(self, *roots: nn.Module) -> Callable[[], str]:
@@ -58,26 +61,31 @@ class State:
         Returns:
             A function that puts everything back, and says what it cannot.
         """
-        plain = [*self.dicts, *(root.__dict__ for root in roots)]
-        others = [*self.places, *(root._forward_pre_hooks for root in roots)]
-        dicts = [(one, one.copy()) for one in plain if one]
-        places = [(one, *_way(one)) for one in others if one]
-        found = [(one, put, take(one)) for one, take, put in places]
-        empty = [one for one in others if not one]
+        dicts = [*self.dicts, *(root.__dict__ for root in roots)]
+        sizes, keys, values = list(map(len, dicts)), _keys(dicts), _values(dicts)
+        quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
+        ways = [(one, *_way(one)) for one in self.places]
+        places = [(one, put, take(one)) for one, take, put in ways]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
-            for known, items in dicts:
-                known.update((key, _other(x, copies)) for key, x in items.items())
-            for place, put, content in found:
+            _fill(dicts, sizes, keys, [_other(value, copies) for value in values])
+            for place, put, content in places:
                 put(place, _exchanged(content, copies))
 
         def end() -> str:
-            for one in (*plain, *filter(None, empty)):
-                one.clear()
-            for known, items in dicts:
-                known.update(items)
-            for place, put, content in found:
+            if not (
+                sizes == list(map(len, dicts))
+                and keys == _keys(dicts)
+                and _same(values, _values(dicts))
+            ):
+                _fill(dicts, sizes, keys, values)
+            if any(self.quiet):
+                for one in self.quiet:
+                    one.clear()
+                for one, content in quiet:
+                    one.update(content)
+            for place, put, content in places:
                 put(place, content)
             return self._lasting(versions)
 
@@ -178,6 +186,34 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
     """A tuple of the same type, named or torch's own, with other items."""
     kind = type(like)
     return kind(items) if hasattr(kind, "n_fields") else tuple.__new__(kind, items)
+
+
+# Many dicts at once, of which a pass changes hardly any -------------------------------
+
+
+def _keys(dicts: list[dict[Any, Any]]) -> list[Any]:
+    return list(chain.from_iterable(dicts))
+
+
+def _values(dicts: list[dict[Any, Any]]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, dicts)))
+
+
+def _same(before: list[Any], after: list[Any]) -> bool:
+    """Whether nothing has changed: equal is what is identical, to begin with."""
+    try:
+        return before == after
+    except Exception:  # what has changed cannot be compared, as tensors cannot
+        return False
+
+
+def _fill(
+    dicts: list[dict[Any, Any]], sizes: list[int], keys: list[Any], values: list[Any]
+) -> None:
+    items = zip(keys, values)
+    for one, size in zip(dicts, sizes):
+        one.clear()
+        one.update(islice(items, size))
 
 
 # Places: how to take what stands in them, and how to put it back ----------------------
