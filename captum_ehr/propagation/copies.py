@@ -32,8 +32,8 @@ class Copier:
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
-        self.ways: dict[Any, Callable[[Any], Any] | None] = dict.fromkeys(_PLAIN)
-        self.ways[dict] = self._dict
+        self.ways: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(_PLAIN)
+        self.ways[dict] = Copier._dict  # not its own: it would hold itself, and wait
         self.hooks: list[dict[Any, Any]] = []
         self.facts: dict[int, bool] = OrderedDict()
         self.left_out: dict[int, Any] = OrderedDict()
@@ -48,11 +48,11 @@ class Copier:
         except KeyError:
             name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
             name = name or ("_thing" if _is_plain(kind) else "")
-            way = self.ways[kind] = getattr(self, name) if name else None
+            way = self.ways[kind] = getattr(Copier, name) if name else None
         if way is None:
             return value
         known = self.seen.get(id(value))
-        return way(value) if known is None else known
+        return way(self, value) if known is None else known
 
     def _keep(self, value: Any, made: Any) -> Any:
         self.seen[id(value)] = made

@@ -68,7 +68,7 @@ class InputPass(TorchFunctionMode):
         if entry is NEUTRAL:
             return func(*args, **kwargs)
         if entry is not None and entry.kind is Kind.IGNORE:
-            return None
+            return entry.rule(*args) if entry.rule else None
         tape.functions.append(func)
         if entry is NATIVE:
             if kwargs:
