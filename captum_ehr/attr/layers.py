@@ -13,7 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..adapter import Baseline
-from ..propagation import Tape, multipliers, recorded
+from ..propagation import Tape, multipliers, recorded, settled
 from .completeness import AttributionWarning
 from .deep_lift import DeepLiftEHR
 from .engine import Engine
@@ -111,13 +111,17 @@ class LayerDeepLiftEHR(LayerDeepLift):
             forward, labels = engine.forward_view(probe.look)
             forward = probe.watched(forward)
             tape = Tape(engine.table)
-            with recorded(forward, own.inputs, own.args, tape) as (output, against):
-                value, index = select(output, target, labels)
-                found = probe.take()
-                reference_output = against(own.references[0])
-                references = tuple(r.detach() for r in probe.take())
-            reference = select_again(reference_output, index)
+
+            def attempt() -> tuple[Tensor, Tensor, Activations, Activations]:
+                with recorded(forward, own.inputs, own.args, tape) as (output, against):
+                    value, index = select(output, target, labels)
+                    found = probe.take()
+                    reference = select_again(against(own.references[0]), index)
+                    return value, reference, found, probe.take()
+
+            value, reference, found, references = settled(tape, attempt)
             ms = multipliers(value, found)
+            references = tuple(r.detach() for r in references)
         found = tuple(h.detach() for h in found)
         if custom_attribution_func is not None:
             parts = tuple(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
+from .objects import blank, is_plain, scripted
 from .state import State, rebuilt
 
 #: Given each copied module; what it returns, if anything, becomes its ``forward``.
@@ -47,7 +48,7 @@ class Copier:
             way = self.ways[kind]
         except KeyError:
             name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
-            name = name or ("_thing" if _is_plain(kind) else "")
+            name = name or ("_thing" if is_plain(kind) else "")
             way = self.ways[kind] = getattr(Copier, name) if name else None
         if way is None:
             return value
@@ -63,7 +64,7 @@ class Copier:
 
     def _module(self, module: nn.Module) -> nn.Module:
         kind = type(module)
-        made: nn.Module = self._keep(module, _blank(kind))
+        made: nn.Module = self._keep(module, blank(kind))
         state = made.__dict__
         state.update(module.__dict__)
         for name in _PARTS:
@@ -137,8 +138,8 @@ class Copier:
 
     def _script(self, module: Any) -> Any:
         """A copy in full: no pass sees what TorchScript writes."""
-        made = self._keep(module, _scripted(module))
-        self.state.opaque[id(made)] = made, _scripted
+        made = self._keep(module, scripted(module))
+        self.state.opaque[id(made)] = made, scripted
         return made
 
     # Tensors, and what else is opaque ------------------------------------------------
@@ -178,7 +179,7 @@ class Copier:
         return made
 
     def _mapping(self, value: dict[Any, Any]) -> Any:
-        made: Any = self._keep(value, _blank(type(value)))
+        made: Any = self._keep(value, blank(type(value)))
         if isinstance(value, defaultdict):
             made.default_factory = self.value(value.default_factory)
         base = OrderedDict if isinstance(value, OrderedDict) else dict
@@ -189,12 +190,12 @@ class Copier:
     def _list(self, value: list[Any]) -> Any:
         if len(value) > _LARGE and self._is_table(value, value):
             return value
-        made = self._keep(value, _blank(type(value)))
+        made = self._keep(value, blank(type(value)))
         list.extend(made, map(self.value, list(value)))
         return self._container(value, made)
 
     def _set(self, value: set[Any]) -> Any:
-        made = self._keep(value, _blank(type(value)))
+        made = self._keep(value, blank(type(value)))
         set.update(made, map(self.value, set.copy(value)))
         return self._container(value, made)
 
@@ -206,7 +207,7 @@ class Copier:
         return self._container(value, made)
 
     def _container(self, value: Any, made: Any) -> Any:
-        self.state.places.append(made)
+        self.state.add(made)
         if hasattr(value, "__dict__"):
             self._attributes(value, made)
         return made
@@ -229,7 +230,7 @@ class Copier:
 
     def _thing(self, value: Any) -> Any:
         """An object that is no more than its attributes."""
-        made = self._keep(value, _blank(type(value)))
+        made = self._keep(value, blank(type(value)))
         self._attributes(value, made)
         return made
 
@@ -292,9 +293,7 @@ class Copier:
         if id(cell) in self.seen:
             return self.seen[id(cell)]
         if inner is None:
-            made = self._keep(cell, types.CellType())
-            self.state.places.append(made)
-            return made
+            return self.state.add(self._keep(cell, types.CellType()))
         try:
             content = cell.cell_contents
         except ValueError:  # the variable has no value yet
@@ -312,39 +311,7 @@ class Copier:
         return self._keep(value, self._cache_like(value, self.value(value.__wrapped__)))
 
     def _cache_like(self, cache: Any, function: Callable[..., Any]) -> Any:
-        made = lru_cache(**cache.cache_parameters())(function)
-        self.state.places.append(made)
-        return made
-
-
-def _blank(kind: type) -> Any:
-    """An instance that nothing has been done to, whatever its class does at birth."""
-    try:
-        return object.__new__(kind)
-    except TypeError:  # its memory is another builtin type's
-        born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
-        return born.__new__(kind)  # type: ignore[call-overload]
-
-
-def _is_plain(kind: type) -> bool:
-    """Whether objects of this type are their attributes, and no more."""
-    if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
-        return False
-    if issubclass(kind, type) or kind.__module__.partition(".")[0] in (
-        "torch",
-        "numpy",
-    ):
-        return False
-    return not hasattr(kind, "__del__") and all(
-        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
-    )
-
-
-def _scripted(module: Any) -> Any:
-    made = copy.deepcopy(module).eval()
-    for parameter in made.parameters():
-        parameter.requires_grad_(False)
-    return made
+        return self.state.add(lru_cache(**cache.cache_parameters())(function))
 
 
 def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
@@ -383,12 +350,6 @@ _STANDARD = frozenset(
 
 #: So many plain values are data.
 _LARGE = 1000
-
-#: CPython's flag of types that are made by a class statement.
-_MADE_IN_PYTHON = 1 << 9
-
-#: What types define whose objects are more than their attributes.
-_STATED = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
 
 _CACHE: Any = type(lru_cache(len))
 

@@ -38,12 +38,17 @@ class State:
     def __init__(self) -> None:
         self.dicts: list[dict[Any, Any]] = []
         self.quiet: list[Any] = []
-        self.places: list[Any] = []
+        self.places: list[tuple[Any, _Take, _Put]] = []
         self.opaque: dict[int, tuple[Any, Callable[[Any], Any]]] = {}
         self.memory: list[Tensor] = []
         self.tables: list[tuple[Any, int]] = []
         self._written: frozenset[int] = frozenset()
         self._addresses: dict[int, list[Tensor]] = {}
+
+    def add(self, place: Any) -> Any:
+        """Something with contents that is no plain dict."""
+        self.places.append((place, *_way(place)))
+        return place
 
     def without(self, root: nn.Module) -> State:
         """The same but for the root's own, of which only :meth:`begin` is told.
@@ -64,8 +69,7 @@ class State:
         dicts = [*self.dicts, *(root.__dict__ for root in roots)]
         sizes, keys, values = list(map(len, dicts)), _keys(dicts), _values(dicts)
         quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
-        ways = [(one, *_way(one)) for one in self.places]
-        places = [(one, put, take(one)) for one, take, put in ways]
+        places = [(one, put, take(one)) for one, take, put in self.places]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
@@ -218,11 +222,13 @@ def _fill(
 
 # Places: how to take what stands in them, and how to put it back ----------------------
 
-type _Way = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]
+type _Take = Callable[[Any], Any]
+type _Put = Callable[[Any, Any], None]
 
 
-def _way(place: Any) -> _Way:
-    return next(way for kind, way in _WAYS.items() if isinstance(place, kind))
+def _way(place: Any) -> tuple[_Take, _Put]:
+    found = _WAYS.get(type(place))
+    return found or next(way for kind, way in _WAYS.items() if isinstance(place, kind))
 
 
 def _put_ordered(place: Any, content: Any) -> None:
@@ -274,7 +280,7 @@ def _forget(cache: Any, _: None) -> None:
 
 
 #: By type, the more special ones first; whatever has none is a cache of a function.
-_WAYS: dict[type, _Way] = {
+_WAYS: dict[type, tuple[_Take, _Put]] = {
     OrderedDict: (lambda one: dict(OrderedDict.items(one)), _put_ordered),
     dict: (dict.copy, _put_dict),
     list: (list.copy, _put_list),
