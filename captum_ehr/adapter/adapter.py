@@ -133,7 +133,7 @@ class PyHealthAdapter(nn.Module):
         Raises:
             TypeError: If the batch is no mapping, or an entry no tensor.
             KeyError: If a feature key is missing.
-            ValueError: If an entry does not fit its schema, holds NaN, is empty, or
+            ValueError: If an entry does not fit its schema, is infinite, is empty, or
                 has another number of patients than the others.
         """
         if not isinstance(batch, Mapping):

@@ -83,7 +83,7 @@ class Feature:
         Raises:
             TypeError: If it is neither a tensor nor a tuple of tensors.
             ValueError: If the tuple does not fit the processor's schema, or a value
-                is NaN or infinite.
+                is infinite.
         """
         parts = value if isinstance(value, (tuple, list)) else (value,)
         names: Sequence[str] = self.schema
@@ -136,11 +136,12 @@ class Feature:
                 f"Feature {self.key!r}: expected token ids (integers), got "
                 f"{value.dtype}. Give embeddings as a tuple of tensors instead."
             )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            rows = (~torch.isfinite(value)).flatten(1).any(1).nonzero().flatten()
+        if value.is_floating_point() and bool((infinite := torch.isinf(value)).any()):
+            rows = infinite.flatten(1).any(1).nonzero().flatten()
             raise ValueError(
-                f"Feature {self.key!r}: NaN or infinite values for patient(s) "
-                f"{rows.tolist()} of the batch. Impute them before explaining."
+                f"Feature {self.key!r}: infinite values for patient(s) "
+                f"{rows.tolist()} of the batch; give finite ones, or NaN where a value "
+                "is missing and the model knows what to do."
             )
 
     def record(self, named: dict[str, Tensor | None]) -> FeatureRecord:

@@ -19,11 +19,13 @@ from ..explanation.joining import merged_diagnostics
 from ..propagation import (
     Rule,
     Tape,
+    missing,
     module_types,
     multipliers,
     recorded,
     settled,
     viewed,
+    where_known,
     with_rules,
 )
 from ..propagation.registry import Table
@@ -240,17 +242,23 @@ class Engine(DeepLift):
         share = custom
         if custom is None and self.multiplies_by_inputs:
             share = summing(own.summed) if own.summed else times_change
+        run.places = [missing(x, b) for x, b in zip(own.inputs, baselines)]
+        inputs, references = own.inputs, baselines
+        if any(place is not None for place in run.places):
+            inputs = _known(inputs, run.places)
+            references = _known(references, run.places)
+            share = share and partial(_among_known, share, inputs, references)
         attributions = CAPTUM_ATTRIBUTE(
             self, own.inputs, baselines, None, own.args or None, False, share
         )
         with torch.no_grad():
             measured = attributions
             if custom is None and not self.multiplies_by_inputs:
-                sides = zip(run.multipliers, own.inputs, baselines)
+                sides = zip(run.multipliers, inputs, references)
                 measured = tuple(m * (x - b) for m, x, b in sides)
             index, row = run.index, run.row
             values = run.value.detach(), run.f_baseline
-            parts = [run.multipliers, own.inputs, baselines]
+            parts = [run.multipliers, inputs, references]
             if row is not None:
                 index, attributions = index[row : row + 1], _row(attributions, row)
                 values, measured = _row(values, row), _row(measured, row)
@@ -259,7 +267,7 @@ class Engine(DeepLift):
             gross = partial(absolute_sums, *parts) if own.summed else None
             found = balance(measured, *values, gross)
         detached = tuple(a.detach() for a in attributions)
-        return Result(detached, *values, index, found)
+        return Result(_nan_without_answer(detached, *values), *values, index, found)
 
     # What Captum's attribute calls ---------------------------------------------------
 
@@ -293,7 +301,7 @@ class Engine(DeepLift):
             if self.segments > 1:
                 line = inputs, run.references
                 found = averaged_over(self.segments, run, self.table, *line, found)
-            run.multipliers = found
+            run.multipliers = _known(found, run.places)
         return run.multipliers
 
     def _hook_main_model(self) -> list[Any]:
@@ -301,6 +309,31 @@ class Engine(DeepLift):
 
     def _register_hooks(self, module: nn.Module, **_: Any) -> None:
         return None
+
+
+def _known(
+    values: tuple[Tensor, ...], places: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Values with 0 where they are missing."""
+    return tuple(where_known(x.detach(), 0.0, p) for x, p in zip(values, places))
+
+
+def _nan_without_answer(
+    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
+) -> tuple[Tensor, ...]:
+    """NaN for all of a patient for whom the model has no finite answer."""
+    broken = ~torch.isfinite(f_input - f_baseline)
+    if not bool(broken.any()):
+        return attributions
+    rows = (broken.view(-1, *[1] * (a.dim() - 1)) for a in attributions)
+    return tuple(a.masked_fill(row, torch.nan) for a, row in zip(attributions, rows))
+
+
+def _among_known(
+    share: Any, inputs: Any, references: Any, multipliers: Any, *_: Any
+) -> tuple[Tensor, ...]:
+    """The attributions where nothing is missing; there, inputs are references."""
+    return share(multipliers, inputs, references)
 
 
 @cache

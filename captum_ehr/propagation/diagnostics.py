@@ -51,7 +51,7 @@ class Structure:
         return (
             f"{self.operation}: differs between input and reference at {self.places} "
             "place(s) that cannot be attributed (which positions there are, an index, a"
-            " length, a branch); the input's is kept for both, and f(x0) is "
+            " branch, what is missing); the input's is kept for both, and f(x0) is "
             + (self.without or much)
         )
 

@@ -128,8 +128,13 @@ def recorded(
         def against(references: Sequence[Tensor]) -> Tensor:
             rewind()
             reference_pass = ReferencePass(tape)
+            places = [missing(x, b) for x, b in zip(inputs, references)]
+            for place in places:
+                tape.keep("missing values (NaN)", 0 if place is None else place.sum())
+            sides = zip(inputs, references, places)
+            found_at = [where_known(b, x.detach(), place) for x, b, place in sides]
             try:
-                found = _run(forward, references, args, reference_pass)
+                found = _run(forward, found_at, args, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if not tape.crossed():
@@ -142,7 +147,7 @@ def recorded(
             if tape.kept:
                 own = partial(_shift, forward, references, args, found.detach(), rewind)
                 tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in _memory(references)
+            ours = found.untyped_storage().data_ptr() in _memory(found_at)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
@@ -190,6 +195,23 @@ def _shift(
         return "all there is: the model's own at the reference is not finite"
     gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
     return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
+
+
+def missing(x: Tensor, reference: Tensor) -> Tensor | None:
+    """Where a value is missing (NaN) on one of the sides; None if nowhere.
+
+    There the reference takes the input's value: that it is missing belongs to the
+    patient, and its place has no part in the change.
+    """
+    if x.is_meta or bool(torch.isfinite(x.detach().sum() + reference.sum())):
+        return None
+    places = torch.isnan(x.detach()) | torch.isnan(reference)
+    return places if bool(places.any()) else None
+
+
+def where_known(value: Tensor, other: Tensor | float, places: Tensor | None) -> Tensor:
+    """The value, and another one where it is missing."""
+    return value if places is None else torch.where(places, other, value)
 
 
 def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
@@ -254,7 +276,10 @@ def attributions(
         chosen = [_column(side, target) for side in run[:2]]
         gradients = multipliers(chosen[0], leaves)
     with torch.no_grad():
-        shares = tuple(g * (x - b) for g, x, b in zip(gradients, leaves, bases))
+        sides = zip(gradients, leaves, bases)
+        shares = tuple(
+            where_known(g * (x - b), 0.0, missing(x, b)) for g, x, b in sides
+        )
         f_input, f_reference = chosen[0].detach(), chosen[1]
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
