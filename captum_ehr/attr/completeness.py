@@ -67,10 +67,10 @@ def balance(
 ) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 
-    Rounding explains :data:`ROUNDINGS` times the dtype's eps of all that was summed and
-    subtracted: of Σ|attributions| and of both outputs. More is out of tolerance; and so
-    is more than a thousandth of the change, be it rounding or not, but for the last
-    digit of the outputs, of which a difference has no more.
+    Rounding explains :data:`ROUNDINGS` times the dtype's eps of what was summed,
+    Σ|attributions|, and :data:`DIGITS` times that of both outputs. More is out of
+    tolerance; and so is more than a thousandth of the change, be it rounding or not,
+    but for the last digit of the outputs, of which a difference has no more.
 
     Args:
         attributions: One tensor per input, which may be sums already.
@@ -91,13 +91,12 @@ def balance(
     wide = torch.promote_types(change.dtype, torch.float32)
     rough = ROUNDINGS * torch.finfo(wide).eps
     last = torch.finfo(change.dtype).eps * (f_input.abs() + f_baseline.abs()).double()
-    digits = last * (ROUNDINGS if wide == change.dtype else 16)  # half's are few
-    bound = rough * change.abs().double() + digits
+    bound = rough * change.abs().double() + DIGITS * last
     size = torch.zeros_like(total)
     if bool((delta.abs() <= bound).logical_not_().any()):
         absolute = [_row_sum(a.abs()) for a in attributions] if gross is None else []
         size = gross() if gross is not None else torch.stack(absolute).sum(0)
-        bound = torch.maximum(bound, rough * size + digits)
+        bound = torch.maximum(bound, rough * size + DIGITS * last)
     within = torch.minimum(bound, torch.maximum(LARGE * change.abs(), 2 * last))
     off = ~(delta.abs() <= within) & torch.isfinite(change)
     return Balance(delta.to(change.dtype), bound.to(change.dtype), off, size)
@@ -127,6 +126,9 @@ def polish(found: Balance, change: Tensor) -> Tensor:
 
 #: Roundings of a sum's terms that come together: over all models of the tests, 40.
 ROUNDINGS = 64
+
+#: The same for the outputs: 4.
+DIGITS = 8
 
 #: The part of the change from which on a residual is always said.
 LARGE = 1e-3
