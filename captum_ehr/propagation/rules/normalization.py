@@ -135,7 +135,7 @@ def _factors(
     x: Pair, dims: tuple[int, ...], eps: float, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """2ȳ, c̄/σ̄ over twice the count of what is normalised, negative, and 1/σ̄."""
-    c, c0 = (s - s.mean(dims, keepdim=True) if centred else s for s in x.sides)
+    c, c0 = (_centred(s, dims) if centred else s for s in x.sides)
     count = math.prod(c.shape[d] for d in dims)
     norms = (torch.linalg.vector_norm(s, dim=dims, keepdim=True) for s in (c, c0))
     sigma, sigma0 = (norm.square_().div_(count).add_(eps).sqrt_() for norm in norms)
@@ -143,6 +143,12 @@ def _factors(
     y = (c * sigma.reciprocal_()).addcmul_(c0, sigma0.reciprocal_())
     halfway = torch.Tensor.lerp_ if centred else torch.lerp  # not on what is x itself
     return y, halfway(c, c0, 0.5).mul_(slope / (-2 * count)), slope
+
+
+def _centred(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x less its mean, twice: a first mean is rounded as an offset of all x is."""
+    c = x - x.mean(dims, keepdim=True)
+    return c.sub_(c.mean(dims, keepdim=True))
 
 
 def _shared(
