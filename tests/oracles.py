@@ -248,8 +248,8 @@ inverse = each(SCALAR["reciprocal"], lambda x: -1 / x**2)
 
 
 def quotient(a: Any, b: Array) -> Array:
-    """a times 1/b."""
-    return a * inverse(b)
+    """What times b is a, for b of one sign."""
+    return np.frompyfunc(lambda a, b: solved_quotient(lift(a), b), 2, 1)(a, b)
 
 
 def power(base: Array, exponent: Array) -> Array:
