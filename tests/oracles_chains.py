@@ -36,7 +36,7 @@ def _variance(x: Array) -> Array:
 
 def _unit(x: Array, eps: float) -> Array:
     length = oracles.each(lambda v: max(v, D(eps)))(_norm(2)(x))
-    return x * oracles.inverse(length)[..., None]
+    return oracles.quotient(x, length[..., None])
 
 
 def _noise(shape: tuple[int, ...]) -> Array:

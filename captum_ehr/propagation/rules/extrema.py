@@ -223,7 +223,8 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
     size = x.input.shape[dim]
     if size > MAX_RANKED:
         return NotImplemented
-    high, low = (s.movedim(dim, -1) for s in x.sides)
+    # Where values differ by their last digits only, halfway between them is none left
+    high, low = (s.movedim(dim, -1).double() for s in x.sides)
     cuts = _crossings(high, low)
     edges = torch.cat([torch.zeros_like(cuts[..., :1]), cuts], -1)
     lengths = torch.diff(edges, append=torch.ones_like(cuts[..., :1]))
@@ -240,6 +241,8 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
             holder.unsqueeze(-2),
             width.unsqueeze(-1).expand(*holder.shape[:-1], 1, len(ranks)),
         )
+
+    held = held.to(x.input.dtype)
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
         m = upstream.movedim(dim, -1).unsqueeze(-2)

@@ -1,27 +1,15 @@
-r"""Layer, RMS, group and instance normalisation in one step.
-
-With :math:`c = x - \mathrm{mean}(x)` (linear; c = x for RMS norm),
-:math:`v = \mathrm{mean}(c^2)` and :math:`r = 1/\sqrt{v + \epsilon}`, the chain
-centre → square → mean → rsqrt → product gives
-
-.. math::
-    m_c = \bar r M + 2 k\, \bar c\, \mathrm{mean}\!\left(\bar c M\right), \qquad
-    k = -\frac{(r r_0)^2}{r + r_0},
-
-where the means run over the normalised values, and k is the secant of the inverse
-root. Plain gradients, as elsewhere, hold r constant or take it at the input alone.
-"""
+r"""'), s.index('"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Operand, Pair, wide
+from .rows import Rowwise
 
 
 def layer_norm(
@@ -37,8 +25,7 @@ def layer_norm(
     if isinstance(weight, Pair) or isinstance(bias, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    share = _standardise(wide(x), dims, eps, centred=True)
-    return _scaled(x, weight, share)
+    return _standardised(x, dims, eps, weight, centred=True)
 
 
 def rms_norm(
@@ -53,8 +40,7 @@ def rms_norm(
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
     eps = torch.finfo(x.input.dtype).eps if eps is None else eps
-    share = _standardise(wide(x), dims, eps, centred=False)
-    return _scaled(x, weight, share)
+    return _standardised(x, dims, eps, weight, centred=False)
 
 
 def group_norm(
@@ -69,12 +55,18 @@ def group_norm(
     """F.group_norm: layer norm over the channels of a group and all positions."""
     if isinstance(weight, Pair) or isinstance(bias, Pair):
         return NotImplemented
-    shape = x.input.shape
+    shape, operand = x.input.shape, x.operand
     grouped = (shape[0], num_groups, -1)
     flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
-    share = _standardise(wide(flat), (-1,), eps, True)
+    factors = _factors(wide(flat), (-1,), eps, centred=True)
     per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
-    return _scaled(x, per_channel, lambda m: share(m.reshape(grouped)).reshape(shape))
+
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+        m = upstream if per_channel is None else upstream * per_channel
+        share = _shared(m.reshape(grouped), *factors, (-1,), centred=True)
+        return ((operand, share.reshape(shape).to(operand.dtype)),)
+
+    return multiplier
 
 
 def batch_norm(
@@ -95,9 +87,10 @@ def batch_norm(
     scale = None if weight is None else weight.view(shape)
     if not training and running_var is not None:
         slope = torch.rsqrt(running_var.view(shape) + eps)
-        return _scaled(x, slope if scale is None else slope * scale, lambda m: m)
+        slope, operand = slope if scale is None else slope * scale, x.operand
+        return lambda upstream: ((operand, (upstream * slope).to(operand.dtype)),)
     dims = tuple(d for d in range(x.input.dim()) if d != 1)
-    return _scaled(x, scale, _standardise(wide(x), dims, eps, centred=True))
+    return _standardised(x, dims, eps, scale, centred=True)
 
 
 def instance_norm(
@@ -118,34 +111,56 @@ def instance_norm(
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
 
 
-def _scaled(
-    x: Pair, weight: Tensor | None, share: Callable[[Tensor], Tensor]
+def _standardised(
+    x: Pair, dims: tuple[int, ...], eps: float, weight: Tensor | None, *, centred: bool
 ) -> Multiplier:
+    """The multiplier of a norm over ``dims``, row by row if that is the last one."""
     operand = x.operand
 
-    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+    def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
+        return _factors(wide(Pair(side, side0)), dims, eps, centred)
+
+    def share(upstream: Tensor, *factors: Tensor) -> Tensor:
         m = upstream if weight is None else upstream * weight
-        return ((operand, share(m).to(operand.dtype)),)
+        return _shared(m, *factors, dims, centred).to(operand.dtype)
 
-    return multiplier
+    if dims == (-1,):
+        kind = (_factors, eps, centred)
+        return Rowwise(x, parts, share, row=operand.shape[-1], kind=kind)
+    factors = parts(*x.sides)
+    return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
-def _standardise(
+def _factors(
     x: Pair, dims: tuple[int, ...], eps: float, centred: bool
-) -> Callable[[Tensor], Tensor]:
-    """The formula above: from M to m_x, over ``dims``."""
-    sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x.sides]
-    r, r0 = (torch.rsqrt((c * c).mean(dims, keepdim=True) + eps) for c in sides)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """2ȳ, c̄/σ̄ over twice the count of what is normalised, negative, and 1/σ̄."""
+    c, c0 = (_centred(s, dims) if centred else s for s in x.sides)
+    count = math.prod(c.shape[d] for d in dims)
+    norms = (torch.linalg.vector_norm(s, dim=dims, keepdim=True) for s in (c, c0))
+    sigma, sigma0 = (norm.square_().div_(count).add_(eps).sqrt_() for norm in norms)
+    slope = 2 / (sigma + sigma0)
+    y = (c * sigma.reciprocal_()).addcmul_(c0, sigma0.reciprocal_())
     halfway = torch.Tensor.lerp_ if centred else torch.lerp  # not on what is x itself
-    c_mean = halfway(sides[0], sides[1], 0.5)
-    r_mean = (r + r0) / 2
-    both = r * r0
-    k = -2 / math.prod(x.input.shape[d] for d in dims) * both * (both / (r + r0))
+    return y, halfway(c, c0, 0.5).mul_(slope / (-2 * count)), slope
 
-    def share(m: Tensor) -> Tensor:
-        m = m.to(c_mean.dtype)
-        inner = (c_mean * m).sum(dims, keepdim=True) * k
-        out = m - m.mean(dims, keepdim=True) if centred else m.clone()
-        return out.mul_(r_mean).addcmul_(c_mean, inner)  # c_mean's own mean is 0
 
-    return share
+def _centred(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x less its mean, twice: a first mean is rounded as an offset of all x is."""
+    c = x - x.mean(dims, keepdim=True)
+    return c.sub_(c.mean(dims, keepdim=True))
+
+
+def _shared(
+    m: Tensor,
+    y: Tensor,
+    ratio: Tensor,
+    slope: Tensor,
+    dims: tuple[int, ...],
+    centred: bool,
+) -> Tensor:
+    """From M to m_x, by the formula above."""
+    m = m.to(y.dtype)
+    inner = (y * m).sum(dims, keepdim=True)
+    m = m - m.mean(dims, keepdim=True) if centred else m.clone()
+    return m.addcmul_(ratio, inner).mul_(slope)  # the ratio's own mean is 0
