@@ -159,6 +159,8 @@ class FlaggedInputPass(InputPass):
         entry = self._rule_for(plain, twins, named, given)
         if entry is None:
             found = _linear(plain, twins, named, given)
+            if not any(t.requires_grad for t in tensors_in(found)):
+                self._mark(args, kwargs)  # numbers, but none that follow the flags
         else:
             entry = entry._replace(inplace=plain if writes else None)
             found = self._node(entry, plain, twins, named, given)
@@ -226,11 +228,15 @@ class FlaggedInputPass(InputPass):
         return self._has_flags(others)
 
     def _kept(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
-        place = len(self.tape.functions) - 1
-        self.tape.kept_arguments[place] = self._marked(args), self._marked(kwargs)
+        self._mark(args, kwargs)
         if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST):
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
+
+    def _mark(self, args: Any, kwargs: Any) -> None:
+        """Have the call that came last take the input's flags at the reference too."""
+        place = len(self.tape.functions) - 1
+        self.tape.kept_arguments[place] = self._marked(args), self._marked(kwargs)
 
     def _marked(self, value: Any) -> Any:
         if isinstance(value, Tensor):
