@@ -168,24 +168,6 @@ def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
     return replay
 
 
-def positional(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A call's operands in the order of its arguments, however they were named."""
-    if len(args) < 2 and kwargs:
-        for place, names in enumerate(_OPERANDS):
-            key = next((name for name in names if name in kwargs), None)
-            if len(args) == place and key is not None:
-                args = (*args, kwargs[key])
-                kwargs = {k: v for k, v in kwargs.items() if k != key}
-    return args, kwargs
-
-
-#: torch's names for the first and the second operand of a call.
-_OPERANDS = (
-    ("input", "self", "A", "x", "tensor"),
-    ("other", "exponent", "mat2", "vec"),
-)
-
-
 def check_shapes(call: Call, output: Any) -> None:
     """Both sides must have the same shapes to be compared at all."""
     if isinstance(output, Tensor) and output.shape == call.output.shape:

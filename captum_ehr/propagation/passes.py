@@ -22,6 +22,7 @@ from torch._C import _set_grad_enabled
 from torch._C._functorch import maybe_current_level
 from torch.overrides import TorchFunctionMode
 
+from .arguments import positional
 from .calls import (
     Call,
     Node,
@@ -30,7 +31,6 @@ from .calls import (
     hides,
     is_product,
     out_of_place,
-    positional,
     replaying,
     rewrapped,
     tensors_in,
@@ -78,7 +78,7 @@ class InputPass(TorchFunctionMode):
             return self._transformed(entry, func, args, kwargs)
         if entry is CAST:
             return self._cast(func, args, kwargs)
-        args, kwargs = positional(args, kwargs)
+        args, kwargs = positional(func, args, kwargs)
         attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
             self.tape.draws()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .arguments import positional
 from .calls import (
     Call,
     DivergenceError,
     check_shapes,
     out_of_place,
-    positional,
     rewrapped,
     tensors_in,
 )
@@ -65,7 +65,7 @@ class ReferencePass(TorchFunctionMode):
         if call is not None:
             return self._meet(call, func, args, kwargs)
         if position in tape.writes:
-            self.settle(positional(args, kwargs)[0][0])
+            self.settle(positional(func, args, kwargs)[0][0])
         return func(*args, **kwargs)
 
     def settle(self, target: Any = None) -> None:
@@ -82,7 +82,7 @@ class ReferencePass(TorchFunctionMode):
 
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
-        args, kwargs = positional(args, kwargs)
+        args, kwargs = positional(func, args, kwargs)
         _, kwargs, overwrites = out_of_place(entry, func, kwargs)
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:

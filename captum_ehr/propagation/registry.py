@@ -254,14 +254,14 @@ def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:
 def _sometimes_multilinear() -> dict[Any, Entry]:
     """Functions that an option makes linear in each operand, or something else."""
     table: dict[Any, Entry] = {}
-    for name, option, place, values in SOMETIMES_MULTILINEAR:
+    for name, option, values in SOMETIMES_MULTILINEAR:
         for function in named(name):
             table[function] = Entry(
-                Kind.RULE, multilinear_if(function, option, place, values)
+                Kind.RULE, multilinear_if(function, option, values)
             )
         for function in named(name + "_"):
             plain = getattr(torch.Tensor, name)
-            rule = multilinear_if(plain, option, place, values)
+            rule = multilinear_if(plain, option, values)
             table[function] = Entry(Kind.RULE, rule, inplace=plain)
     return table
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import argument
 from ..pairs import Multiplier, Pair, Rule, Shares
 
 
@@ -63,20 +64,19 @@ def multilinear(function: Callable[..., Any]) -> Rule:
 
 
 def multilinear_if(
-    function: Callable[..., Any], option: str, place: int, values: Sequence[str]
+    function: Callable[..., Any], option: str, values: Sequence[str]
 ) -> Rule:
     """The same for a function that is only so with some values of an option.
 
     Args:
         function: The torch function.
         option: The option's name.
-        place: Where the option stands among the arguments.
-        values: With which the function is linear in each attributed operand.
+        values: With which the function is linear in each attributed operand; the
+            first is the default.
     """
 
     def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        chosen = args[place] if len(args) > place else kwargs.get(option, values[0])
-        if chosen not in values:
+        if argument(function, option, args, kwargs, values[0]) not in values:
             return NotImplemented
         return multilinear(function)(y, *args, **kwargs)
 
