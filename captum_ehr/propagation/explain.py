@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calls import DivergenceError
+from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .modules import call_module
 from .pairs import Rule
@@ -113,7 +113,10 @@ def recorded(
         tape.lent = _memory(inputs)
         try:
             output = _run(forward, inputs, args, InputPass(tape))
-        except Overwritten:
+        except (Overwritten, Exception):
+            if not tape.overwritten:
+                raise
+        if tape.overwritten:  # also where the model caught it
             rewind(whole=False)
             tape.clear()
             output = _run(forward, inputs, args, InputPass(tape))
@@ -314,7 +317,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         seen.add(node)
         name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            if name != "NodeBackward":
+            if not isinstance(node, RuleNode._backward_cls):
                 found[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
             found["TorchScript"] = None

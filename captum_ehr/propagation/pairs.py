@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .containers import leaves
+
 
 class Operand(NamedTuple):
     """Where a share goes, for rules that need not keep the operand's values.
@@ -79,11 +81,7 @@ type Rule = Callable[..., Multiplier]
 
 def pairs_in(value: Any) -> Iterator[Pair]:
     """Every pair in an argument, however nested, in order."""
-    if isinstance(value, Pair):
-        yield value
-    elif type(value) in (list, tuple):
-        for item in value:
-            yield from pairs_in(item)
+    return leaves(value, Pair)
 
 
 def middle(operand: Pair | Tensor | float) -> Tensor | float:

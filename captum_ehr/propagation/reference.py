@@ -10,14 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .arguments import positional
-from .calls import (
-    Call,
-    DivergenceError,
-    check_shapes,
-    out_of_place,
-    rewrapped,
-    tensors_in,
-)
+from .calls import Call, DivergenceError, check_shapes, out_of_place, written
+from .containers import rewrapped, tensors_in
 from .operations import label
 from .registry import NEUTRAL, Kind
 from .rules.rows import BLOCK, Rowwise, work_out
@@ -34,7 +28,6 @@ class ReferencePass(TorchFunctionMode):
         self.position = -1
         self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
         self.waiting: list[Rowwise] = []
-        self.late: list[Rowwise] = []
         self.size = 0
 
     def __torch_function__(
@@ -64,35 +57,21 @@ class ReferencePass(TorchFunctionMode):
             self._watch(func, args, kwargs)
         if call is not None:
             return self._meet(call, func, args, kwargs)
-        if position in tape.writes:
-            self.settle(positional(func, args, kwargs)[0][0])
         return func(*args, **kwargs)
-
-    def settle(self, target: Any = None) -> None:
-        """Work out the multipliers that wait, before what they need is overwritten.
-
-        Args:
-            target: What is about to be written on, if it is that.
-        """
-        work_out(self.waiting)
-        self.waiting, self.size = [], 0
-        if self.late and isinstance(target, Tensor):
-            memory = target.untyped_storage().data_ptr()
-            work_out([one for one in self.late if one.lies_in(memory)])
 
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
         args, kwargs = positional(func, args, kwargs)
-        _, kwargs, overwrites = out_of_place(entry, func, kwargs)
+        _, kwargs, target = out_of_place(entry, func, args, kwargs)
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:
                 output = entry.rule(*args, **kwargs)
-            return self._written(args[0], output) if overwrites else output
+            return _put(target, output)
         if entry.kind is Kind.STRUCTURE:
             value, crossed = structural_value(call, args, kwargs)
             threshold = isinstance(value, Tensor) and value.dtype == torch.bool
             self.tape.say(crossed, partial(_crossing, func, threshold))
-            return self._written(args[0], value) if overwrites else value
+            return _put(target, value)
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
         ours = call.output
@@ -101,23 +80,18 @@ class ReferencePass(TorchFunctionMode):
             self._wait(call.multiplier)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
-        return self._written(args[0], output) if overwrites else output
+        return _put(target, output)
 
     def _wait(self, multiplier: Rowwise) -> None:
-        """Keep what is small till there is a block of it, what is late to the end."""
+        """Keep what is small till there is a block of it, what is late for later."""
         if multiplier.small:
             self.waiting.append(multiplier)
             self.size += multiplier.operand.shape.numel()
             if self.size > BLOCK // 2:
-                self.settle()
-        elif multiplier.late:
-            self.late.append(multiplier)
-        else:
+                work_out(self.waiting)
+                self.waiting, self.size = [], 0
+        elif not multiplier.late:
             work_out([multiplier])
-
-    def _written(self, target: Tensor, value: Tensor) -> Tensor:
-        self.settle(target)
-        return target.copy_(value)
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
         """An operation's values at the reference, with the input's own indices."""
@@ -138,6 +112,10 @@ class ReferencePass(TorchFunctionMode):
             if id(tensor) in self.indices:
                 _, source, apart = self.indices[id(tensor)]
                 self.tape.say(apart, partial(_other_indices, source, func))
+
+
+def _put(target: Any, value: Any) -> Any:
+    return value if target is None else written(target, value)
 
 
 def _crossing(func: Any, threshold: bool, count: int) -> str:

@@ -256,9 +256,7 @@ def _sometimes_multilinear() -> dict[Any, Entry]:
     table: dict[Any, Entry] = {}
     for name, option, values in SOMETIMES_MULTILINEAR:
         for function in named(name):
-            table[function] = Entry(
-                Kind.RULE, multilinear_if(function, option, values)
-            )
+            table[function] = Entry(Kind.RULE, multilinear_if(function, option, values))
         for function in named(name + "_"):
             plain = getattr(torch.Tensor, name)
             rule = multilinear_if(plain, option, values)

@@ -30,18 +30,19 @@ class Tape:
         self.lasting = lasting
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
-        self.writes: set[int] = set()
         self.generators: States = ()
         self.messages: list[str] = []
         self.doubts: list[tuple[Tensor, Callable[[int], str]]] = []
         #: Memory that the model was given as it is, and must not write on.
         self.lent: frozenset[int] = frozenset()
+        #: Whether it was about to.
+        self.overwritten = False
 
     def clear(self) -> None:
         """Forget everything, to begin again with copies of the inputs."""
         self.functions.clear()
         self.calls.clear()
-        self.writes.clear()
+        self.overwritten = False
         self.generators = ()
         self.messages.clear()
         self.doubts.clear()
