@@ -34,7 +34,7 @@ from .operations import (
 )
 from .pairs import Rule
 from .rules import elementwise as unary
-from .rules import extrema, normalization, products, recurrent
+from .rules import extrema, normalization, norms, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
@@ -222,6 +222,12 @@ def _operand_rules() -> list[tuple[str, Rule, bool]]:
             (unary.modulus, "abs absolute __abs__ fabs"),
             (products.product, "mul multiply __mul__ __rmul__ __imul__"),
             (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
+            (norms.vector_norm, "linalg_vector_norm vector_norm"),
+            (norms.var, "var"),
+            (norms.std, "std"),
+            (norms.var_mean, "var_mean"),
+            (norms.std_mean, "std_mean"),
+            (norms.hypot, "hypot"),
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),
