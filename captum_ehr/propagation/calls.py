@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import count
 from typing import Any
@@ -14,7 +14,7 @@ from torch._C import _functorch as functorch
 from .containers import mapped, tensors_in
 from .generators import States, put_back
 from .operations import label
-from .pairs import Multiplier, Pair
+from .pairs import Multiplier, Operand, Pair
 from .registry import Entry, Kind
 from .rules.integral import path_integral
 
@@ -140,13 +140,25 @@ class RuleNode(torch.autograd.Function):
             )
         call.used = True
         shares: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
-        for pair, share in call.multiplier(*upstream):
-            if pair.slot >= 0:
-                earlier = shares[pair.slot]
-                shares[pair.slot] = share if earlier is None else earlier + share
+        for operand, share in _checked(call, call.multiplier(*upstream)):
+            if operand.slot >= 0:
+                earlier = shares[operand.slot]
+                shares[operand.slot] = share if earlier is None else earlier + share
         if not call.lasting:  # the rest of the backward pass can have its memory
             call.multiplier = _spent
         return (None, None, *shares)
+
+
+def _checked(call: Call, shares: Any) -> Iterator[tuple[Pair | Operand, Tensor]]:
+    """What a multiplier gives, as it gives it, if that is what it should."""
+    for item in shares if isinstance(shares, Iterable) else [shares]:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise TypeError(
+                f"The rule {call.entry.name!r} of {label(call.function)} shares the "
+                f"upstream gradient out in a {type(item).__name__}; expected was a list "
+                "of pairs, each of an operand and its share, of the operand's shape."
+            )
+        yield item
 
 
 def attached(call: Call, output: Any, attributed: Sequence[Tensor]) -> Any:

@@ -223,16 +223,27 @@ def multipliers(
 
     Zeros for an input that the value does not depend on. ``again`` keeps the graph for
     another reference, or another value, of a lasting tape.
+
+    Raises:
+        NotImplementedError: If the model has reentrant checkpoints.
     """
     if not value.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
-    return torch.autograd.grad(
-        value.sum(),
-        inputs,
-        retain_graph=again,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    try:
+        return torch.autograd.grad(
+            value.sum(),
+            inputs,
+            retain_graph=again,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    except RuntimeError as error:
+        if "CheckpointFunction" not in foreign_functions(value):
+            raise
+        raise NotImplementedError(
+            "The model uses torch.utils.checkpoint with use_reentrant=True, which runs "
+            "its part again where no pass can see it; say use_reentrant=False."
+        ) from error
 
 
 def viewed(

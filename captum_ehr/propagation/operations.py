@@ -37,7 +37,7 @@ LINEAR = """
     squeeze_ unsqueeze_ transpose_ t_ swapaxes_ requires_grad_ retain_grad
     register_hook __len__ split_copy unsafe_chunk unsafe_split nan_to_num
     _pack_padded_sequence _pad_packed_sequence pin_memory triu_ tril_ constant_pad_nd
-    fill_diagonal_ atleast_1d atleast_2d atleast_3d meshgrid block_diag cartesian_prod ravel
+    atleast_1d atleast_2d atleast_3d meshgrid block_diag cartesian_prod ravel
     embedding one_hot get_device
     fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft
     hfft2 ihfft2 hfftn ihfftn diagonal_copy squeeze_copy t_copy unbind_copy alias_copy
@@ -45,7 +45,7 @@ LINEAR = """
     fftshift ifftshift diff gradient deg2rad rad2deg complex conj_physical
     combinations channel_shuffle affine_grid sum_to_size
     to_dense narrow_copy negative_ swapdims_ cumsum_
-    unsafe_split_with_sizes
+    unsafe_split_with_sizes fill_diagonal_
 """.split()
 
 #: Tensor attributes that are linear maps; all others are queries.

@@ -63,6 +63,10 @@ class Pair(NamedTuple):
         """Both values, the input's first."""
         return self.input, self.reference
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> Pair:
+        """A function of both sides."""
+        return Pair(function(self.input), function(self.reference), self.slot)
+
     def at(self, alpha: float) -> Tensor:
         """The point of the straight line at ``alpha``: 0 reference, 1 input."""
         return torch.lerp(self.reference, self.input, alpha)
@@ -101,5 +105,5 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
 def wide(pair: Pair) -> Pair:
     """The pair in float32 at least: half precision has no room for differences."""
     if pair.input.dtype in (torch.float16, torch.bfloat16):
-        return Pair(pair.input.float(), pair.reference.float(), pair.slot)
+        return pair.each(Tensor.float)
     return pair

@@ -33,11 +33,11 @@ from .operations import (
     NEUTRAL as NEUTRAL_NAMES,
 )
 from .pairs import Rule
+from .rules import cumulative, extrema, normalization, norms, products, recurrent
 from .rules import elementwise as unary
-from .rules import extrema, normalization, norms, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
-from .rules.composites import COMPOSITES
+from .rules.composites import COMPOSITES, batch_norm, instance_norm
 from .rules.handlers import captum_handler, is_captum_handler
 from .rules.integral import multilinear, multilinear_if
 
@@ -136,7 +136,10 @@ def default_table() -> Table:
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_sometimes_multilinear())
+    del table[torch.embedding_bag]  # not F's, which models call: other arguments
     table.update(_recurrent())
+    table[torch.batch_norm] = Entry(Kind.EXPAND, batch_norm)
+    table[torch.instance_norm] = Entry(Kind.EXPAND, instance_norm)
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
         Kind.EXPAND, scaled_dot_product_attention
@@ -228,6 +231,9 @@ def _operand_rules() -> list[tuple[str, Rule, bool]]:
             (norms.var_mean, "var_mean"),
             (norms.std_mean, "std_mean"),
             (norms.hypot, "hypot"),
+            (cumulative.prod, "prod"),
+            (cumulative.cumprod, "cumprod"),
+            (cumulative.logcumsumexp, "logcumsumexp"),
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),

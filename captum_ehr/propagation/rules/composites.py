@@ -142,7 +142,8 @@ def cosine_similarity(
 ) -> Tensor:
     """The product of two normalised vectors, of which one may be broadcast."""
     dtype = torch.promote_types(x1.dtype, x2.dtype)
-    x1, x2 = torch.broadcast_tensors(x1.to(dtype), x2.to(dtype))
+    x1, x2 = (x if x.is_floating_point() else x.to(dtype) for x in (x1, x2))
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     return (normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps)).sum(dim)
 
 
@@ -162,32 +163,6 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """ln(e^a + e^b)."""
     return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
-
-
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Product after product."""
-    if not input.dim() or not input.numel():
-        return NotImplemented
-    products = list((input if dtype is None else input.to(dtype)).unbind(dim))
-    for k in range(1, len(products)):
-        products[k] = products[k - 1] * products[k]
-    return torch.stack(products, dim)
-
-
-def prod(
-    input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Tensor:
-    """The last of the cumulative products, halved like a tournament."""
-    if not input.dim() or not input.numel():
-        return NotImplemented
-    values = input if dtype is None else input.to(dtype)
-    values = values.flatten() if dim is None else values.movedim(dim, 0)
-    while values.shape[0] > 1:
-        half = values.shape[0] // 2
-        left, right, rest = values.split([half, half, values.shape[0] - 2 * half])
-        values = torch.cat([left * right, rest])
-    result = values.squeeze(0)
-    return result.unsqueeze(dim) if keepdim and dim is not None else result
 
 
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -229,14 +204,36 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
 
 
-def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """One logaddexp after logaddexp."""
-    if not input.dim() or not input.numel():
-        return NotImplemented
-    sums = list(input.unbind(dim))
-    for k in range(1, len(sums)):
-        sums[k] = logaddexp(sums[k - 1], sums[k])
-    return torch.stack(sums, dim)
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """torch.batch_norm, whose arguments stand in another order than F's."""
+    statistics, affine = (running_mean, running_var), (weight, bias)
+    return F.batch_norm(input, *statistics, *affine, training, momentum, eps)
+
+
+def instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """torch.instance_norm, likewise."""
+    statistics, affine = (running_mean, running_var), (weight, bias)
+    return F.instance_norm(input, *statistics, *affine, use_input_stats, momentum, eps)
 
 
 #: Have two names in torch.
@@ -263,8 +260,6 @@ COMPOSITES: tuple[tuple[str, Any], ...] = (
     ("addcdiv", addcdiv),
     ("logaddexp", logaddexp),
     ("logit", logit),
-    ("cumprod", cumprod),
-    ("prod", prod),
     ("aminmax", aminmax),
     ("msort", msort),
     ("dist", dist),
@@ -272,6 +267,5 @@ COMPOSITES: tuple[tuple[str, Any], ...] = (
     ("cdist", cdist),
     ("frac", frac),
     ("logaddexp2", logaddexp2),
-    ("logcumsumexp", logcumsumexp),
     *((f"arc{name}", getattr(torch, f"a{name}")) for name in _INVERSES),
 )

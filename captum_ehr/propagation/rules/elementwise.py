@@ -142,7 +142,9 @@ def guarded(
     same = dx == 0
     secant = y.delta / (dx + same.to(dx.dtype))
     slope = torch.where(straight & close | same, simpson, secant)
-    return slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    # What is infinite has no slope, and most often no part; what is NaN stays that
+    slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return slope.masked_fill_(y.input.isnan() | y.reference.isnan(), math.nan)
 
 
 def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
@@ -233,7 +235,8 @@ def sigmoid(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 def exp(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|e^a - e^b| = max·(1 - e^-|a-b|) of the two values."""
-    return phi(x.delta.abs_()).mul_(torch.maximum(y.input, y.reference))
+    gap = x.delta.nan_to_num_(nan=0.0).abs_()  # of two that are masked with -inf
+    return phi(gap).mul_(torch.maximum(y.input, y.reference))
 
 
 def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
@@ -255,7 +258,7 @@ def log1p(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 def sqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
     """√a - √b = (a - b)/(√a + √b); nothing between two zeros."""
-    return (y.input + y.reference).reciprocal_().nan_to_num_(posinf=0.0)
+    return (y.input + y.reference).reciprocal_().nan_to_num_(math.nan, posinf=0.0)
 
 
 def rsqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
@@ -317,13 +320,19 @@ def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     return guarded(x, Pair(own[0], own[1]), derivative)
 
 
-def elu(x: Pair, y: Pair, alpha: float = 1.0, *_: Any, **__: Any) -> Tensor:
+def elu(
+    x: Pair,
+    y: Pair,
+    alpha: float = 1.0,
+    scale: float = 1.0,
+    input_scale: float = 1.0,
+) -> Tensor:
     """X above 0, α(e^x - 1) below; between the two the plain secant."""
-    low = Pair(x.input.clamp(max=0), x.reference.clamp(max=0))
-    high = Pair(x.input.clamp(min=0), x.reference.clamp(min=0))
-    below = alpha * exp(low, Pair(low.input.exp(), low.reference.exp()))
+    low = x.each(lambda side: input_scale * side.clamp(max=0))
+    high = x.each(lambda side: side.clamp(min=0))
+    below = alpha * input_scale * exp(low, low.each(torch.exp))
     share = relu(x, high)
-    return share + below * (1 - share)
+    return scale * (share + below * (1 - share))
 
 
 def selu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:

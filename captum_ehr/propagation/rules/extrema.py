@@ -124,7 +124,7 @@ def cummin(y: Any, x: Pair, dim: int) -> Multiplier:
 
 def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
     where = torch.where(ours, y[1].input, y[1].reference)
-    slope = _part(y[0], Pair(*(side.gather(dim, where) for side in x.sides)))
+    slope = _part(y[0], x.each(lambda side: side.gather(dim, where)))
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
         share = torch.zeros_like(x.input).scatter_add_(dim, where, upstream * slope)
@@ -145,8 +145,8 @@ def max_pool(pool: Callable[..., Any]) -> Rule:
         (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x.sides)
         spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
         where = torch.where(top >= top0, at, at0).flatten(-spatial)
-        ends = (side.flatten(-spatial).gather(-1, where) for side in x.sides)
-        slope = _part(Pair(top.flatten(-spatial), top0.flatten(-spatial)), Pair(*ends))
+        ends = x.each(lambda side: side.flatten(-spatial).gather(-1, where))
+        slope = _part(Pair(top.flatten(-spatial), top0.flatten(-spatial)), ends)
 
         def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
             share = upstream.new_zeros(x.input.flatten(-spatial).shape)

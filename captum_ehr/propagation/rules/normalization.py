@@ -52,8 +52,9 @@ def rms_norm(
     if isinstance(weight, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(x.input.dtype).eps if eps is None else eps
-    share = _standardise(wide(x), dims, eps, centred=False)
+    values = wide(x)  # torch takes the eps of these
+    eps = torch.finfo(values.input.dtype).eps if eps is None else eps
+    share = _standardise(values, dims, eps, centred=False)
     return _scaled(x, weight, share)
 
 

@@ -14,7 +14,6 @@ nothing, for :math:`\sum_i \bar c_i = 0`. The same holds for complex numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,11 +38,11 @@ def vector_norm(
     if ord == 0 or (x.input.is_complex() and ord != 2):
         return NotImplemented
     operand, dims = x.operand, _dims(x, dim)
-    x = wide(_each(lambda side: side.to(dtype), x) if dtype is not None else x)
+    x = wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
     if ord == 2:
-        length = _each(lambda side: _norm(side, 2, dims), x).mean
+        length = x.each(lambda side: _norm(side, 2, dims)).mean
         return _spread(operand, _quotient(x.mean, length), dims, keepdim)
-    size = _each(torch.abs, x)
+    size = x.each(torch.abs)
     slope = absolute(x, size)
     if math.isinf(ord):
         (_, share), *_ = (amax if ord > 0 else amin)(size, size, dims, True)(
@@ -57,12 +56,12 @@ def vector_norm(
 
 def _powers(size: Pair, p: float, dims: Dims) -> Tensor:
     """Of (Σ s^p)^(1/p), in units of the larger norm, so that no power overflows."""
-    ends = _each(lambda side: _norm(side, p, dims), size)
+    ends = size.each(lambda side: _norm(side, p, dims))
     unit = torch.maximum(*ends.sides)
     unit = unit.masked_fill(unit == 0, 1.0)
-    size, ends = (_each(lambda side: side / unit, pair) for pair in (size, ends))
-    powers = _each(lambda side: side**p, size)
-    total = _each(lambda side: side.sum(dims, keepdim=True), powers)
+    size, ends = (pair.each(lambda side: side / unit) for pair in (size, ends))
+    powers = size.each(lambda side: side**p)
+    total = powers.each(lambda side: side.sum(dims, keepdim=True))
     root = guarded(total, ends, lambda at: at ** (1 / p - 1) / p)
     return root * guarded(size, powers, lambda at: p * at ** (p - 1))
 
@@ -117,10 +116,10 @@ class _Moments:
         """The slope of the root."""
 
         def root(side: Tensor) -> Tensor:
-            options = {"correction": self.correction, "keepdim": True}
-            return torch.std(side, self.dims, **options)
+            correction = self.correction
+            return torch.std(side, self.dims, correction=correction, keepdim=True)
 
-        return _quotient(self.variance, 2 * _each(root, self.x).mean)
+        return _quotient(self.variance, 2 * self.x.each(root).mean)
 
     def with_mean(self, slope: Tensor) -> Multiplier:
         """Of a call that gives the mean too."""
@@ -168,7 +167,3 @@ def _dims(x: Pair, dim: Any) -> Dims:
 
 def _norm(side: Tensor, ord: float, dims: Dims) -> Tensor:
     return torch.linalg.vector_norm(side, ord, dims, keepdim=True)
-
-
-def _each(function: Callable[[Tensor], Tensor], pair: Pair) -> Pair:
-    return Pair(function(pair.input), function(pair.reference), pair.slot)

@@ -54,7 +54,7 @@ def log_softmax(
     """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    weights = _of_logits(x, dim)
+    weights = logsumexp_weights(x, dim)
     return lambda upstream: ((x, upstream - weights * upstream.sum(dim, keepdim=True)),)
 
 
@@ -64,7 +64,7 @@ def logsumexp(
     """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
-    weights = _of_logits(x, dim)
+    weights = logsumexp_weights(x, dim)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
         return ((x, weights * (upstream if keepdim else upstream.unsqueeze(dim))),)
@@ -80,7 +80,8 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
     return phi(dlog.abs_()).mul_(torch.maximum(u, v))
 
 
-def _of_logits(x: Pair, dim: int) -> Tensor:
+def logsumexp_weights(x: Pair, dim: int) -> Tensor:
+    """Multipliers of ln Σ e^x along ``dim``."""
     change, y, dz, _ = _normaliser(wide(x), dim)
     return _weights(change, y, dz).to(x.input.dtype)
 
