@@ -154,11 +154,11 @@ def _checked(call: Call, shares: Any) -> Iterator[tuple[Pair | Operand, Tensor]]
     for item in shares if isinstance(shares, Iterable) else [shares]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise TypeError(
-                f"The rule {call.entry.name!r} of {label(call.function)} shares the "
-                f"upstream gradient out in a {type(item).__name__}; expected was a list "
+                f"The rule {call.entry.name!r} of {label(call.function)} shares the up"
+                f"stream gradient out in a {type(item).__name__}; expected was a list "
                 "of pairs, each of an operand and its share, of the operand's shape."
             )
-        yield item
+        yield item[0], item[1]
 
 
 def attached(call: Call, output: Any, attributed: Sequence[Tensor]) -> Any:

@@ -37,7 +37,7 @@ from .rules import cumulative, extrema, normalization, norms, products, recurren
 from .rules import elementwise as unary
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
-from .rules.composites import COMPOSITES, batch_norm, instance_norm
+from .rules.composites import COMPOSITES
 from .rules.handlers import captum_handler, is_captum_handler
 from .rules.integral import multilinear, multilinear_if
 
@@ -138,8 +138,12 @@ def default_table() -> Table:
     table.update(_sometimes_multilinear())
     del table[torch.embedding_bag]  # not F's, which models call: other arguments
     table.update(_recurrent())
-    table[torch.batch_norm] = Entry(Kind.EXPAND, batch_norm)
-    table[torch.instance_norm] = Entry(Kind.EXPAND, instance_norm)
+    for function, rule in (
+        (torch.batch_norm, normalization.batch_norm),
+        (torch.instance_norm, normalization.instance_norm),
+    ):
+        weights_first = unary.of_one(normalization.weights_first(rule))
+        table[function] = Entry(Kind.RULE, weights_first, output=False)
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
         Kind.EXPAND, scaled_dot_product_attention
@@ -237,11 +241,11 @@ def _operand_rules() -> list[tuple[str, Rule, bool]]:
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),
-            (normalization.layer_norm, "layer_norm"),
-            (normalization.rms_norm, "rms_norm"),
-            (normalization.group_norm, "group_norm"),
-            (normalization.batch_norm, "batch_norm"),
-            (normalization.instance_norm, "instance_norm"),
+            (unary.of_one(normalization.layer_norm), "layer_norm"),
+            (unary.of_one(normalization.rms_norm), "rms_norm"),
+            (unary.of_one(normalization.group_norm), "group_norm"),
+            (unary.of_one(normalization.batch_norm), "batch_norm"),
+            (unary.of_one(normalization.instance_norm), "instance_norm"),
         )
         for name in names.split()
     ]

@@ -204,38 +204,6 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
 
 
-def batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    """torch.batch_norm, whose arguments stand in another order than F's."""
-    statistics, affine = (running_mean, running_var), (weight, bias)
-    return F.batch_norm(input, *statistics, *affine, training, momentum, eps)
-
-
-def instance_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    """torch.instance_norm, likewise."""
-    statistics, affine = (running_mean, running_var), (weight, bias)
-    return F.instance_norm(input, *statistics, *affine, use_input_stats, momentum, eps)
-
-
 #: Have two names in torch.
 _INVERSES = "sin cos tan sinh cosh tanh".split()
 

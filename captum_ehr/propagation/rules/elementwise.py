@@ -47,7 +47,7 @@ def secant_rule(secant: Secant) -> Rule:
         (m,) = slope(*x[:2], *y[:2])
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    return _of_one(rule, secant.__name__)
+    return of_one(rule, secant.__name__)
 
 
 def late_rule(secant: Secant) -> Rule:
@@ -66,7 +66,7 @@ def late_rule(secant: Secant) -> Rule:
 
         return Rowwise(x, slope, torch.mul, kind=None if args or kwargs else secant)
 
-    return _of_one(rule, secant.__name__)
+    return of_one(rule, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:
@@ -92,10 +92,10 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         m = m.to(x.input.dtype)
         return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    return _of_one(rule, "elementwise")
+    return of_one(rule, "elementwise")
 
 
-def _of_one(rule: Rule, name: str) -> Rule:
+def of_one(rule: Rule, name: str = "") -> Rule:
     """The rule for calls of which the first operand is all that is attributed."""
 
     def checked(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
@@ -105,7 +105,7 @@ def _of_one(rule: Rule, name: str) -> Rule:
             return NotImplemented
         return rule(y, x, *args, **kwargs)
 
-    checked.__name__ = name
+    checked.__name__ = name or rule.__name__
     return checked
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, Rule, wide
 
 
 def layer_norm(
@@ -117,6 +117,19 @@ def instance_norm(
     if not use_input_stats:
         return NotImplemented
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
+
+
+def weights_first(rule: Rule) -> Rule:
+    """The rule for torch's own function, which takes its arguments in another order."""
+
+    def reordered(
+        y: Pair, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
+    ) -> Multiplier:
+        options = rest[:3]  # and whether it may use cuDNN
+        return rule(y, x, mean, var, weight, bias, *options)
+
+    reordered.__name__ = rule.__name__
+    return reordered
 
 
 def _scaled(
