@@ -63,6 +63,10 @@ def _grouped(x: Array, groups: int) -> Array:
     return oracles.standardise(flat, (-1,), 1e-5, True).reshape(x.shape)
 
 
+#: Of a batch norm by torch's own order, after its weight: those of the batch.
+STATISTICS = (None, None, None, True, 0.1, 1e-5, False)
+
+
 def _batch_normed(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, x.new_tensor(WEIGHT), training=True)
 
@@ -147,6 +151,15 @@ CHAINS: dict[str, Case] = {
     "batch_norm": Case(
         _batch_normed,
         lambda x: oracles.standardise(x, (0,), 1e-5, True) * np.array(WEIGHT),
+    ),
+    "torch.batch_norm": Case(
+        lambda x: torch.batch_norm(x, x.new_tensor(WEIGHT), *STATISTICS),
+        lambda x: oracles.standardise(x, (0,), 1e-5, True) * np.array(WEIGHT),
+    ),
+    "torch.instance_norm": Case(
+        lambda x: torch.instance_norm(x, None, *STATISTICS),
+        lambda x: _grouped(x, 2),
+        ((2, 2, 3),),
     ),
     "glu": Case(
         F.glu, lambda x: x[:, :2] * oracles.sigmoid(x[:, 2:]), scales=(1e-30, 1.0, 30.0)

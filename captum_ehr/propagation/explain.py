@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .calls import RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
 from .modules import call_module
@@ -118,7 +119,10 @@ def recorded(
         tape.lent = _memory(inputs)
         try:
             output = _run(forward, inputs, args, input_pass(tape))
-        except Overwritten:
+        except (Overwritten, Exception):
+            if not tape.overwritten:
+                raise
+        if tape.overwritten:  # also where the model caught it
             rewind(whole=False)
             tape.clear()
             output = _run(forward, inputs, args, input_pass(tape))
@@ -297,16 +301,27 @@ def multipliers(
 
     Zeros for an input that the value does not depend on. ``again`` keeps the graph for
     another reference, or another value, of a lasting tape.
+
+    Raises:
+        NotImplementedError: If the model has reentrant checkpoints.
     """
     if not value.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
-    return torch.autograd.grad(
-        value.sum(),
-        inputs,
-        retain_graph=again,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    try:
+        return torch.autograd.grad(
+            value.sum(),
+            inputs,
+            retain_graph=again,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    except RuntimeError as error:
+        if "CheckpointFunction" not in foreign_functions(value):
+            raise
+        raise NotImplementedError(
+            "The model uses torch.utils.checkpoint with use_reentrant=True, which runs "
+            "its part again where no pass can see it; say use_reentrant=False."
+        ) from error
 
 
 def viewed(
@@ -391,7 +406,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         seen.add(node)
         name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            if name != "NodeBackward":
+            if not isinstance(node, RuleNode._backward_cls):
                 found[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
             found["TorchScript"] = None

@@ -32,11 +32,12 @@ class Tape:
         self.lasting = lasting
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
-        self.writes: set[int] = set()
         self.generators: States = ()
         self.messages: list[str] = []
         #: Memory that the model was given as it is, and must not write on.
         self.lent: frozenset[int] = frozenset()
+        #: Whether it was about to.
+        self.overwritten = False
         #: How many calls that may be structure the input pass has met, and which of
         #: them are flags that differ: found by one pair of passes, used by the next.
         self.asked = 0
@@ -61,7 +62,7 @@ class Tape:
         """Forget everything, to begin again with copies of the inputs."""
         self.functions.clear()
         self.calls.clear()
-        self.writes.clear()
+        self.overwritten = False
         self.generators = ()
         self.messages.clear()
         self.lent = frozenset()

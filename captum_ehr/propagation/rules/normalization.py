@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, Rule, wide
 from .rows import Rowwise
 
 
@@ -39,7 +39,8 @@ def rms_norm(
     if isinstance(weight, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(x.input.dtype).eps if eps is None else eps
+    values = wide(x)  # torch takes the eps of these
+    eps = torch.finfo(values.input.dtype).eps if eps is None else eps
     return _standardised(x, dims, eps, weight, centred=False)
 
 
@@ -109,6 +110,19 @@ def instance_norm(
     if not use_input_stats:
         return NotImplemented
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
+
+
+def weights_first(rule: Rule) -> Rule:
+    """The rule for torch's own function, which takes its arguments in another order."""
+
+    def reordered(
+        y: Pair, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
+    ) -> Multiplier:
+        options = rest[:3]  # and whether it may use cuDNN
+        return rule(y, x, mean, var, weight, bias, *options)
+
+    reordered.__name__ = rule.__name__
+    return reordered
 
 
 def _standardised(

@@ -56,7 +56,7 @@ def log_softmax(
     """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    weights, operand = _weights(_means(wide(x), dim), dim).to(x.input.dtype), x.operand
+    weights, operand = logsumexp_weights(x, dim), x.operand
     return lambda m: ((operand, _less_their_sum(m.clone(), weights, dim)),)
 
 
@@ -66,7 +66,7 @@ def logsumexp(
     """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
-    weights, operand = _weights(_means(wide(x), dim), dim).to(x.input.dtype), x.operand
+    weights, operand = logsumexp_weights(x, dim), x.operand
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         m = upstream if keepdim else upstream.unsqueeze(dim)
@@ -81,6 +81,11 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
     The difference is overwritten.
     """
     return phi(dlog.abs_()).mul_(torch.maximum(u, v))
+
+
+def logsumexp_weights(x: Pair, dim: int) -> Tensor:
+    """Multipliers of ln Σ e^x along ``dim``."""
+    return _weights(_means(wide(x), dim), dim).to(x.input.dtype)
 
 
 def _means(x: Pair, dim: int) -> Tensor:
