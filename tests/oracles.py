@@ -271,8 +271,12 @@ def logarithmic_mean(u: Any, v: Any) -> Any:
 
 def _log_sum_exp(row: Sequence[Number]) -> Number:
     """Σ Δy = 0 with Δy = L(y, y0)(Δx - Δ ln Z); no shift by the maximum is needed."""
-    z, z0 = (sum(map(mp.exp, side)) for side in zip(*((n.value, n.reference) for n in row)))
-    means = [logarithmic_mean(mp.exp(n.value) / z, mp.exp(n.reference) / z0) for n in row]
+    z, z0 = (
+        sum(map(mp.exp, side)) for side in zip(*((n.value, n.reference) for n in row))
+    )
+    means = [
+        logarithmic_mean(mp.exp(n.value) / z, mp.exp(n.reference) / z0) for n in row
+    ]
     weights = [mean / sum(means) for mean in means]
     return Number(mp.log(z), mp.log(z0), list(zip(row, weights)))
 

@@ -173,7 +173,8 @@ def normalize(
 def cosine_similarity(
     x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
 ) -> Tensor:
-    """The product of two normalised vectors."""
+    """The product of two normalised vectors, of the shape that both broadcast to."""
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     a = x1 / torch.clamp_min(vector_norm(x1, 2, dim, True), eps)
     b = x2 / torch.clamp_min(vector_norm(x2, 2, dim, True), eps)
     return (a * b).sum(dim)
