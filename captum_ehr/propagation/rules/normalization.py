@@ -1,4 +1,23 @@
-r"""'), s.index('"""
+r"""Layer, RMS, group and instance normalisation in one step.
+
+With :math:`c = x - \mathrm{mean}(x)` (linear; c = x for RMS norm) and
+:math:`\sigma = \sqrt{\mathrm{mean}(c^2) + \epsilon}`, the output is what times
+:math:`\sigma` gives c. That product's rule, :math:`\Delta c = \bar\sigma\,\Delta y +
+\bar y\,\Delta\sigma`, and the chain :math:`\Delta\sigma = \mathrm{mean}(\bar c\,
+\Delta c)/\bar\sigma` of square, mean and root, solved for :math:`\Delta y`, give
+
+.. math::
+    m_c = \frac{1}{\bar\sigma}\left(M - \frac{\bar c}{\bar\sigma}\,
+          \mathrm{mean}(\bar y M)\right), \qquad
+    \bar y = \tfrac12\left(\frac{c}{\sigma} + \frac{c_0}{\sigma_0}\right),
+
+where the means run over the normalised values: the derivative of the norm, with the
+mean of both sides for each quantity. All of it is bounded by the larger side. As c
+times :math:`1/\sigma` it would add up too, but :math:`1/\sigma_0` of a flat reference,
+a zero embedding say, is 300 times as large as any other, and the shares with it, to
+cancel in the sum. Plain gradients, as elsewhere, hold :math:`\sigma` constant or take
+it at the input alone.
+"""
 
 from __future__ import annotations
 
@@ -134,9 +153,9 @@ def _standardised(
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
         return _factors(wide(Pair(side, side0)), dims, eps, centred)
 
-    def share(upstream: Tensor, *factors: Tensor) -> Tensor:
+    def share(upstream: Tensor, y: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
         m = upstream if weight is None else upstream * weight
-        return _shared(m, *factors, dims, centred).to(operand.dtype)
+        return _shared(m, y, ratio, slope, dims, centred).to(operand.dtype)
 
     if dims == (-1,):
         kind = (_factors, eps, centred)
@@ -160,7 +179,7 @@ def _factors(
 
 
 def _centred(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """x less its mean, twice: a first mean is rounded as an offset of all x is."""
+    """What is left of x without its mean; the second time, what the first rounded."""
     c = x - x.mean(dims, keepdim=True)
     return c.sub_(c.mean(dims, keepdim=True))
 

@@ -6,11 +6,12 @@ With :math:`L(u, v) = (u - v)/(\ln u - \ln v)` and :math:`Z = \sum e^x`,
     \Delta y_i = L_i\,(\Delta x_i - \Delta \ln Z), \quad L_i = L(y_i, y^0_i), \qquad
     \Delta \ln Z = \sum_j w_j \Delta x_j, \quad w_j = L_j / \sum_k L_k,
 
-the second because probabilities add up to 1 on both sides, :math:`\sum_i \Delta y_i = 0`.
-So :math:`m_i = s_i - w_i \sum_j s_j`, with :math:`s_i = M_i L_i` for softmax and
-:math:`s_i = M_i` for log_softmax. A number that is added to all logits changes nothing,
-here either. Elementwise Δy/Δx, as in other DeepLIFT implementations, is wrong wherever
-one Δx is 0, which is at every pad. (L: Carlson, The Logarithmic Mean, 1972.)
+the second because probabilities add up to 1 on both sides, so that
+:math:`\sum_i \Delta y_i = 0`. Hence :math:`m_i = s_i - w_i \sum_j s_j`, with
+:math:`s_i = M_i L_i` for softmax and :math:`s_i = M_i` for log_softmax. A number that
+is added to all logits changes nothing, here either. Elementwise Δy/Δx, as in other
+DeepLIFT implementations, is wrong wherever one Δx is 0, which is at every pad.
+(L: Carlson, The Logarithmic Mean, 1972.)
 
 A logit of -inf stands for :data:`NOTHING`: on both sides (masked) it gets no share, on
 one side it carries its part of the change.
