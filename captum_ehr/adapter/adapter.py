@@ -12,12 +12,14 @@ from ..propagation import private_view
 from .descriptions import description
 from .encoded import EncodedBatch, Pairs
 from .features import Feature
-from .lookups import Lookup, rows, run
+from .lookups import rows, run
 from .masks import FeatureMask, feature_mask
 from .packing import Entry, assumed, misfits, packed, unpacked
+from .patients import as_batch
 from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, times, zero_labels
+from .token_ids import Lookup
 
 #: Puts a model's modules aside for an explanation; see propagation.private_view.
 Viewer = Callable[[nn.Module], Any]
@@ -128,7 +130,8 @@ class PyHealthAdapter(nn.Module):
         Args:
             batch: What PyHealth's data loader yields, one entry per feature key: a
                 tensor, or a tuple of tensors in the processor's schema, with or
-                without a mask appended. Labels and other entries are not needed.
+                without a mask appended. Labels and other entries are not needed. A
+                single sample of the dataset is a batch of one patient.
 
         Returns:
             The encoded batch, on the model's device.
@@ -139,11 +142,7 @@ class PyHealthAdapter(nn.Module):
             ValueError: If an entry does not fit its schema, holds NaN, is empty, or
                 has another number of patients than the others.
         """
-        if not isinstance(batch, Mapping):
-            raise TypeError(
-                f"Expected a batch as PyHealth's data loader yields it (a dict), got "
-                f"{type(batch).__name__}."
-            )
+        batch = as_batch(batch)
         read = {f.key: f.key if f.owner is None else f.owner.key for f in self.features}
         missing = [k for k in (*read.values(), *self.extra_keys) if k not in batch]
         if missing:

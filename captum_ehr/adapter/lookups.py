@@ -3,7 +3,7 @@
 A table that is called with the batch's own ids gives them at once. A model that looks
 ids up in another way (``F.embedding(ids, table.weight)``, ``table.weight[ids]``), or
 other ids than the batch's (turned round, shifted, sorted, cut, repeated, of two
-features in one table), is run with ids that know where they stood (:class:`TokenIds`).
+features in one table), is run with ids that know where they stood.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .token_ids import Lookup, TokenIds, traced
+from .token_ids import Lookup, traced
 
 
 class Moved(BaseException):
@@ -107,6 +106,3 @@ def _is_ours(table: Any) -> bool:
 def _put_back(table: Any) -> None:
     if _is_ours(table):
         del table.__dict__["forward"]
-
-
-__all__ = ["Lookup", "Moved", "TokenIds", "rows", "run"]

@@ -128,4 +128,3 @@ def _next(left: Iterator[Any], feature: Feature, name: str) -> Any:
         f"Feature {feature.key!r}: its {name} is missing among the additional "
         "arguments. Pass additional_forward_args=enc.additional_forward_args."
     )
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,7 @@ class Lookup:
         return weight.shape == own.shape and 0 != weight.data_ptr() == own.data_ptr()
 
     def put_in(self, places: Tensor, found: Tensor) -> Tensor:
-        """The embeddings at hand where places are this feature's, else what is found."""
+        """The embeddings at hand at this feature's places, elsewhere what is found."""
         self.asked = True
         at = places - self.start
         here = (at >= 0) & (at < self.ids.numel())
@@ -216,7 +216,7 @@ def _sorted(name: str, func: Any, args: Any, kwargs: Any) -> Any:
 def _computed(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     """What is computed of ids: where an id is still the same, it is that one."""
     owners = _owners(args, kwargs)
-    first = next(t for t in tensors_in((*args, *kwargs.values())) if _is_ids(t))
+    first = next(_all_ids(args, kwargs))
     before = first.clone() if _overwrites(name) else first
     result = func(*args, **kwargs)
     if isinstance(result, (Tensor, list, tuple)) or name in _NUMBERS:
@@ -289,12 +289,14 @@ def _sides(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _owners(args: Any, kwargs: Any) -> tuple[Lookup, ...]:
-    found = filter(_is_ids, tensors_in((*args, *kwargs.values())))
+    found = _all_ids(args, kwargs)
     return tuple(dict.fromkeys(one for ids in found for one in ids.owners))
 
 
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, TokenIds)
+def _all_ids(args: Any, kwargs: Any) -> Iterator[TokenIds]:
+    for value in tensors_in((*args, *kwargs.values())):
+        if isinstance(value, TokenIds):
+            yield value
 
 
 def _read(ids: TokenIds) -> None:
@@ -316,9 +318,7 @@ def _version(ids: Tensor) -> int:
     return 0 if ids.is_inference() else ids._version
 
 
-_INTEGERS = frozenset(
-    {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
-)
+_INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
 #: An index that takes all of a dimension, as it is written.
 _ALL = frozenset({str(slice(None)), str(Ellipsis)})
