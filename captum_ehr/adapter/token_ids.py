@@ -183,8 +183,9 @@ def _merged(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     if name in ("pad", "pad_sequence") and len(args) <= values[-1]:
         named["value" if name == "pad" else "padding_value"] = OWN
     if name in _WRITES and type(args[0]) is Tensor:
-        args[0].__class__ = TokenIds  # from now on it holds ids of the batch
-        args[0].places, args[0].owners = places[0], ()
+        written: Any = args[0]
+        written.__class__ = TokenIds  # from now on it holds ids of the batch
+        written.places, written.owners = places[0], ()
     result = func(*args, **kwargs)
     moved = func(*places, **named)
     if name not in _WRITES:

@@ -160,10 +160,8 @@ class Engine(DeepLift):
             targets = None if target is None else per_patient(target, size)
             self._doubt(targets or ())
             parts = [
-                self._unmixed(
-                    piece, targets and targets[k * step :][:step], custom, each
-                )
-                for k, piece in enumerate(sliced(prepared, step, self._output))
+                self._unmixed(piece, targets and targets[k : k + step], custom, each)
+                for k, piece in sliced(prepared, step, self._output)
             ]
             result = joined(parts)
         looked_after = custom is None and self.multiplies_by_inputs
@@ -186,9 +184,8 @@ class Engine(DeepLift):
         """The model's output, without any explanation."""
         forward, _ = self.forward_view()
         with torch.no_grad():
-            return forward(
-                *(x.detach().clone() for x in prepared.inputs), *prepared.args
-            )
+            own = (x.detach().clone() for x in prepared.inputs)
+            return forward(*own, *prepared.args)
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool

@@ -109,16 +109,14 @@ def prepare(
         if not isinstance(model, PyHealthAdapter):
             raise TypeError(
                 f"A batch ({type(inputs).__name__}) was given, but "
-                f"{type(model).__name__} is no PyHealth model; give tensors, or a model "
-                "with feature keys."
+                f"{type(model).__name__} is no PyHealth model; give tensors, or a "
+                "model with feature keys."
             )
         whole = inputs if isinstance(inputs, EncodedBatch) else model.encode(inputs)
         form = "encoded" if isinstance(inputs, EncodedBatch) else "mapping"
         args = whole.additional_forward_args if args is None else args
         references = model.baseline(whole, baselines)
-        return Prepared(
-            whole.inputs, (references,), _arguments(args, model), form, whole
-        )
+        return Prepared(whole.inputs, (references,), _tuple(args), form, whole)
     if _is_pair(inputs):
         inputs = (inputs,)
     if isinstance(inputs, (tuple, list)) and inputs and all(map(_is_pair, inputs)):

@@ -59,14 +59,14 @@ def _tensor(output: Any, name: str) -> Tensor:
         if isinstance(output, Mapping):
             what += f" with {', '.join(map(repr, output))}"
         raise TypeError(
-            f"{name} returned {'no tensor' if not found else 'several tensors'} ({what})"
-            "; one tensor of scores is explained. Give a module whose forward returns "
+            f"{name} returned {'several tensors' if found else 'no tensor'}: {what}; "
+            "one tensor of scores is explained. Give a module whose forward returns "
             "that one, e.g. forward(self, *x): return self.model(*x).logits."
         )
     if not found[0].is_floating_point():
         raise TypeError(
-            f"{name} returned a tensor of {found[0].dtype}; only real-valued scores can "
-            "be explained, not classes or flags."
+            f"{name} returned a tensor of {found[0].dtype}; only real-valued scores "
+            "can be explained, not classes or flags."
         )
     return found[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,59 +13,77 @@ from torch import Tensor
 
 from .forms import Prepared
 
-#: From inputs and arguments to the model's output.
+#: The model's output for inputs and arguments.
 type Forward = Callable[[Prepared], Tensor]
 
+#: Which of the additional arguments are one per patient.
+type Follow = tuple[bool, ...]
 
-def sliced(prepared: Prepared, step: int, forward: Forward) -> list[Prepared]:
-    """The same in slices of ``step`` patients.
 
-    What a PyHealth batch brings along is one per patient. A user's own argument is
-    taken to be so where it has as many entries as there are patients, but that may be
-    a coincidence (a mask of steps by steps): the model's output decides, which must
-    not change where a batch is cut.
+def sliced(
+    prepared: Prepared, step: int, forward: Forward
+) -> list[tuple[int, Prepared]]:
+    """Slices of ``step`` patients, and where each begins.
+
+    What a PyHealth batch brings along is one per patient. A user's own argument is,
+    as for Captum, where it has as many entries as there are patients. That may be a
+    coincidence (a mask of steps by steps, a matrix of weights), so where the model
+    takes it whole as well, its output decides, which must not change by slicing.
 
     Raises:
         ValueError: If it does.
     """
     size = len(prepared.inputs[0])
     if step >= size:
-        return [prepared]
-    follow = [_entries(a) == size for a in prepared.args]
-    known = prepared.form in ("mapping", "encoded") or not any(follow)
-    if not known:
-        follow = _checked(prepared, step, follow, forward)
-    return [_piece(prepared, slice(k, k + step), follow) for k in range(0, size, step)]
-
-
-def _checked(
-    prepared: Prepared, step: int, follow: list[bool], forward: Forward
-) -> list[bool]:
-    """Which arguments are one per patient, as the model's own output tells."""
-    size = len(prepared.inputs[0])
-    square = [
-        isinstance(a, Tensor) and a.shape[:2] == (size, size) for a in prepared.args
+        return [(0, prepared)]
+    follow = tuple(_entries(a) == size for a in prepared.args)
+    if any(follow) and prepared.encoded is None:
+        follow = _decided(prepared, step, follow, forward)
+    return [
+        (k, _piece(prepared, slice(k, k + step), follow)) for k in range(0, size, step)
     ]
-    ways = [follow, [f and not s for f, s in zip(follow, square)]]
-    whole = forward(prepared)
-    last = (size - 1) // step * step
-    for way in ways[: 2 if any(square) else 1]:
+
+
+def _decided(prepared: Prepared, step: int, follow: Follow, forward: Forward) -> Follow:
+    """Which arguments are one per patient, asked of the model where there is doubt."""
+    first = slice(0, step)
+    ways: list[tuple[Follow, Tensor]] = []
+    for way in _ways(follow):
         try:
-            ends = [
-                (forward(_piece(prepared, part, way)), whole[part])
-                for part in (slice(0, step), slice(last, size))
-            ]
-        except (RuntimeError, ValueError, IndexError, TypeError):
+            ways.append((way, forward(_piece(prepared, first, way))))
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
             continue
-        if all(torch.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in ends):
-            return way
-    cut = [k for k, one in enumerate(follow) if one]
+    if not ways or all(_close(output, ways[0][1]) for _, output in ways):
+        return ways[0][0] if ways else follow
+    whole = forward(prepared)
+    last = slice((len(whole) - 1) // step * step, None)
+    for way, output in ways:
+        if _close(output, whole[first]):
+            if _close(forward(_piece(prepared, last, way)), whole[last]):
+                return way
+    named = [k for k, one in enumerate(follow) if one]
     raise ValueError(
-        f"internal_batch_size={step}: with the additional argument(s) {cut} cut along "
-        f"their first dimension, which has as many entries as the batch ({size}), the "
-        "model's output changes. If these are not one per patient, keep them in the "
-        "module; if its patients influence each other, explain them all at once."
+        f"internal_batch_size={step}: the additional argument(s) {named} have as many "
+        f"entries as the batch ({len(whole)}), but whether they are cut with it or "
+        "not, the model's output for a slice is not that for the whole batch. Explain "
+        "all patients at once."
     )
+
+
+def _ways(follow: Follow) -> list[Follow]:
+    """All ways to cut these arguments or not, the ones that cut most first."""
+    doubtful = sum(follow) <= _MANY
+    choices = [(True, False) if f and doubtful else (f,) for f in follow]
+    return sorted(product(*choices), key=sum, reverse=True)
+
+
+#: So many arguments whose length is the batch's are tried one by one; more are no
+#: coincidence.
+_MANY = 4
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, 1e-4, 1e-5, equal_nan=True)
 
 
 def _piece(prepared: Prepared, part: slice, follow: Sequence[bool]) -> Prepared:

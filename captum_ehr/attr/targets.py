@@ -92,8 +92,8 @@ def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
     words = {str(label): index for label, index in labels.items()}
     names = {index: label for label, index in labels.items()}
     said = {
-        f"target={one} is taken as an index: the label {names[one]!r}, not {str(one)!r},"
-        f" which is target={words[str(one)]} or target='{one}'"
+        f"target={one} is taken as an index, that of the label {names[one]!r}; the "
+        f"label {one} is target='{one}'"
         for one in targets
         if _whole(one) and words.get(str(one), one) != one and one in names
     }
@@ -143,7 +143,7 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     return tuple(int(i) % size for i, size in zip(indices, shape))
 
 
-def _labelled(one: str | bool, labels: Mapping[Any, int]) -> int:
+def _labelled(one: Any, labels: Mapping[Any, int]) -> int:
     """The index of a label, or of what a label is written like."""
     found = [labels[one]] if one in labels else []
     found = found or [k for label, k in labels.items() if str(label) == str(one)]
