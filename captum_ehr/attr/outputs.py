@@ -46,7 +46,9 @@ def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., 
     """
 
     def rows(*args: Any) -> Tensor:
-        return _rows(_tensor(forward(*args), name), len(args[0]), name)
+        output = forward(*args)
+        with torch._C.DisableTorchFunction():  # no part of the model
+            return _rows(_tensor(output, name), args[0].shape[0], name)
 
     return rows
 

@@ -58,7 +58,8 @@ class Watch:
 
         def kept(*args: Any) -> Any:
             self._count(forward, args)
-            own = (self._integers(a) for a in args[: self.inputs])
+            with torch._C.DisableTorchFunction():
+                own = [self._integers(a) for a in args[: self.inputs]]
             output = forward(*own, *args[self.inputs :])
             parts = tuple(part for probe in self.probes for part in probe.take())
             self.passes.append(Seen(parts, tuple(self.numbers)))
@@ -111,10 +112,9 @@ class Watch:
         late = [p for p in self.probes if p.call is not None and p.call < 0]
         if not late or self.passes:
             return
-        given = [a.clone() if isinstance(a, Tensor) else a for a in args]
         alone = torch.random.fork_rng(devices=[])
         with torch._C.DisableTorchFunction(), torch.no_grad(), alone:
-            forward(*given)
+            forward(*(a.clone() if isinstance(a, Tensor) else a for a in args))
         for probe in late:
             probe.take()  # says if there is no such call
             probe.call = len(probe.seen) + (probe.call or 0)
