@@ -73,6 +73,21 @@ class Feature:
             return None
         return tuple(str(label) for label, _ in sorted(vocab.items(), key=_index))
 
+    @cached_property
+    def dims(self) -> int | None:
+        """Dimensions of one patient's value, None where the processor does not say."""
+        try:
+            return int(self.processor.dim()[self.schema.index("value")])
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):
+            return None
+
+    @cached_property
+    def width(self) -> int | None:
+        """Columns of a continuous feature, None where the processor does not say."""
+        size = getattr(self.processor, "size", None)
+        found = size() if callable(size) else size
+        return found if self.embedding is None and isinstance(found, int) else None
+
     def special(self, token: str, default: int) -> int:
         """The id of ``<pad>`` or ``<unk>``."""
         return int(self.ids.get(token, default))
@@ -131,6 +146,19 @@ class Feature:
                 f"Feature {self.key!r}: the batch is empty (shape "
                 f"{tuple(value.shape)}); there is nobody to explain."
             )
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            raise TypeError(
+                f"Feature {self.key!r}: expected a dense tensor of real numbers, got "
+                f"{value.dtype} of layout {value.layout}."
+            )
+        if self.owner is None and self.dims is not None and value.dim() <= self.dims:
+            raise ValueError(
+                f"Feature {self.key!r}: shape {tuple(value.shape)}, expected "
+                f"{self.dims + 1} dimensions, the batch first, as PyHealth's data "
+                "loader gives them. Is it a single sample of the dataset?"
+            )
+        if self.embedding is not None and value.dtype == torch.bool:
+            raise TypeError(f"Feature {self.key!r}: expected token ids, got booleans.")
         if self.embedding is not None and value.is_floating_point():
             raise TypeError(
                 f"Feature {self.key!r}: expected token ids (integers), got "

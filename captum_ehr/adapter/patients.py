@@ -47,6 +47,43 @@ def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any
     return batch
 
 
+def as_batch(given: Any) -> Mapping[str, Any]:
+    """A data loader's batch as it is, a single sample as a batch of one patient.
+
+    Raises:
+        TypeError: If it is neither; the message says how to get there.
+    """
+    if isinstance(given, Mapping):
+        if not isinstance(given.get("patient_id"), str):
+            return given
+        return {key: batched(entry) for key, entry in given.items()}
+    wanted = "Expected a batch as PyHealth's data loader yields it (a dict), got "
+    kind = type(given).__name__
+    if hasattr(given, "input_processors"):
+        how = "a dataset. Explain the batches of get_dataloader(dataset, batch_size=32)"
+    elif hasattr(given, "batch_size") and hasattr(given, "dataset"):
+        how = f"{kind}. Explain its batches one by one: for batch in loader"
+    elif isinstance(given, (list, tuple)) and any(
+        isinstance(g, Mapping) for g in given
+    ):
+        how = (
+            f"a {kind} of samples. Make them a batch with pyhealth.datasets.utils."
+            "collate_fn_dict_with_padding(samples)"
+        )
+    else:
+        how = kind
+    raise TypeError(f"{wanted}{how}.")
+
+
+def batched(entry: Any) -> Any:
+    """A sample's entry as a batch of one."""
+    if isinstance(entry, Tensor):
+        return entry.unsqueeze(0)
+    if isinstance(entry, tuple):
+        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
+    return [entry]
+
+
 def fitted(
     adapter: PyHealthAdapter,
     encoded: EncodedBatch,

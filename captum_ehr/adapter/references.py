@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .encoded import EncodedBatch
 from .features import Feature
+from .patients import batched
 from .records import FeatureKeyError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _statistic(
     rows = []
     for sample in dataset:
         owner = feature if feature.owner is None else feature.owner
-        named = feature.read(_batched(sample[owner.key]))
+        named = feature.read(batched(sample[owner.key]))
         record = feature.record(named)
         if feature.embedding:
             rows.append(record.values[record.mask])
@@ -200,10 +201,3 @@ def _statistic(
     points = adapter.embed(feature, table) if feature.embedding else table.to(value)
     centre = points.mean(0) if name == "mean" else points.median(0).values
     return centre.expand(value.shape)
-
-
-def _batched(entry: Any) -> Any:
-    """A sample's entry as a batch of one."""
-    if isinstance(entry, (tuple, list)):
-        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
-    return entry.unsqueeze(0)

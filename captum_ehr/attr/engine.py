@@ -40,11 +40,12 @@ from .completeness import (
 from .diagnosis import APART, MIXED, account, noted
 from .forms import Prepared, prepare
 from .options import check, explained
-from .outputs import scored
+from .outputs import per_patient_output, scored
 from .result import Result, Run, averaged, joined
 from .segments import averaged_over, point
 from .shares import absolute_sums, summing, times_change
-from .targets import Target, per_patient, select, select_again
+from .slicing import sliced
+from .targets import Target, confusion, per_patient, select, select_again
 
 
 class Engine(DeepLift):
@@ -110,6 +111,14 @@ class Engine(DeepLift):
         Args:
             look: Called with the view of the model before it runs.
         """
+        forward, labels = self.model_view(look)
+        inside = getattr(self.model, "model", self.model)
+        return per_patient_output(forward, type(inside).__name__), labels
+
+    def model_view(
+        self, look: Callable[[nn.Module], object] | None = None
+    ) -> tuple[Callable[..., Any], Mapping[Any, int]]:
+        """The same, whatever the model returns."""
 
         def view(model: nn.Module) -> Any:
             seen = viewed(model, self.table, self.types)
@@ -152,12 +161,10 @@ class Engine(DeepLift):
             size = prepared.inputs[0].shape[0]
             step = self.internal_batch_size or size
             targets = None if target is None else per_patient(target, size)
-            slices = [slice(start, start + step) for start in range(0, size, step)]
+            self._doubt(targets or ())
             parts = [
-                self._unmixed(
-                    prepared.rows(part), targets and targets[part], custom, each
-                )
-                for part in slices
+                self._unmixed(piece, targets and targets[k : k + step], custom, each)
+                for k, piece in sliced(prepared, step, self._output)
             ]
             result = joined(parts)
         looked_after = custom is None and self.multiplies_by_inputs
@@ -169,6 +176,19 @@ class Engine(DeepLift):
         for message in result.diagnostics.messages:
             warnings.warn(message, AttributionWarning, stacklevel=4)
         return prepared, result
+
+    def _doubt(self, targets: Sequence[Any]) -> None:
+        """Say of a number that is one class's index and another's label what it is."""
+        labels = getattr(self.model, "labels", None) if targets else None
+        if labels and (words := confusion(targets, labels)):
+            warnings.warn(words, AttributionWarning, stacklevel=5)
+
+    def _output(self, prepared: Prepared) -> Tensor:
+        """The model's output, without any explanation."""
+        forward, _ = self.forward_view()
+        with torch.no_grad():
+            own = (x.detach().clone() for x in prepared.inputs)
+            return forward(*own, *prepared.args)
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import nn
 
 from ..adapter import PyHealthAdapter, is_pyhealth_model
@@ -26,8 +28,12 @@ def check(
         raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
     if mixing not in ("apart", "together"):
         raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
+    if internal_batch_size is not None and not (
+        isinstance(internal_batch_size, Integral) and internal_batch_size >= 1
+    ):
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
+        )
     if not isinstance(segments, int) or segments < 1:
         raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
 
