@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,12 +88,21 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         tensor([[0.7500]])
     """
 
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
-        m = m.to(x.input.dtype)
-        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+    rule: Any = partial(_by_derivative, derivative)  # pickles where its part does
+    rule.__name__ = "elementwise"
+    return rule
 
-    return _of_one(rule, "elementwise")
+
+def _by_derivative(
+    derivative: Callable[..., Tensor], y: Any, x: Any, *args: Any, **kwargs: Any
+) -> Multiplier:
+    if isinstance(y, nn.Module):  # which comes first where it has the rule
+        y, x, *args = x, *args
+    if not only(x, args, kwargs):
+        return NotImplemented
+    m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+    m = m.to(x.input.dtype)
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 
 def _of_one(rule: Rule, name: str) -> Rule:
