@@ -89,7 +89,8 @@ def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
         for (name, rule, exact), count in sorted(calls.items())
     )
     messages = dict.fromkeys(m for report in reports for m in report.messages)
-    return Diagnostics(operations, tuple(messages))
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    return Diagnostics(operations, tuple(messages), tuple(notes))
 
 
 def _check_alike(first: Explanation, other: Explanation, place: int) -> None:

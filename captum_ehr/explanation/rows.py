@@ -140,6 +140,7 @@ def _feature_rows(
         "_index": flat,
         "_integer": integer,
         "_not_whole": np.full(count, not whole),
+        "_no_value": np.full(count, record.is_token),
     }
 
 
@@ -173,9 +174,10 @@ def _no_rows() -> dict[str, np.ndarray]:
     integers = ("sample", "visit", "position", "_index", "_integer")
     floats = ("time", "value", "attribution")
     words = ("feature", "code", "name", "unit")
+    flags = ("_no_visit", "_not_whole", "_no_value")
     return {
         **{name: np.zeros(0, dtype=np.int64) for name in integers},
-        **{name: np.zeros(0, dtype=bool) for name in ("_no_visit", "_not_whole")},
+        **{name: np.zeros(0, dtype=bool) for name in flags},
         **{name: np.zeros(0) for name in floats},
         **{name: np.zeros(0, dtype=object) for name in words},
     }

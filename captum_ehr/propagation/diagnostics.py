@@ -33,6 +33,7 @@ class Diagnostics:
         operations: The non-linear operations that the model ran, by name.
         messages: Everything that was approximated, fell back, could not be
             attributed or did not add up, in words; empty when all is exact.
+        notes: What to know when reading the numbers, although nothing is inexact.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -42,6 +43,7 @@ class Diagnostics:
 
     operations: tuple[Operation, ...] = ()
     messages: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -61,5 +63,7 @@ class Diagnostics:
     def from_dict(cls, data: Mapping[str, Any]) -> Diagnostics:
         """The inverse of :meth:`to_dict`."""
         return cls(
-            tuple(Operation(**op) for op in data["operations"]), tuple(data["messages"])
+            tuple(Operation(**op) for op in data["operations"]),
+            tuple(data["messages"]),
+            tuple(data.get("notes", ())),
         )
