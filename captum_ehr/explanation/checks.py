@@ -71,8 +71,8 @@ def check_sums(explanation: Explanation) -> None:
         row = int(off.nonzero()[0])
         raise ValueError(
             f"the attributions of {int(off.sum())} patient(s), such as "
-            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by f_input, "
-            f"f_baseline, delta and rescale_factor it should be "
+            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
+            "f_input, f_baseline, delta and rescale_factor it should be "
             f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
             "delta has to say what is missing or too much."
         )

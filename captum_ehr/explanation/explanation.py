@@ -164,7 +164,8 @@ class Explanation:
             A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
             row of the explanation: a patient may have several), ``visit`` (Int64),
             ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
-            unknown), ``feature`` (string), ``code`` (string), ``name`` (string),
+            unknown or where a patient's do not run forward: gaps since the visit
+            before stand in ``features[key].time``), ``feature`` (string), ``code`` (string), ``name`` (string),
             ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
             and ``attribution`` (float).
 

@@ -79,7 +79,9 @@ def _is_of(value: Any, kind: Kind) -> bool:
     if kind is None or not isinstance(kind, type):
         return value is None and kind is None
     if kind is str and isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
+        return value.isascii() or not any(
+            "\ud800" <= sign <= "\udfff" for sign in value
+        )
     return type(value) is kind
 
 
@@ -124,7 +126,9 @@ def unpack(packed: Mapping[str, Any]) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     stream = zlib.decompressobj()
     try:
-        data = stream.decompress(base64.b64decode(packed["zlib"], validate=True), size + 1)
+        data = stream.decompress(
+            base64.b64decode(packed["zlib"], validate=True), size + 1
+        )
     except zlib.error as error:
         raise ValueError(f"a tensor's bytes are broken ({error}).") from error
     if len(data) != size or not stream.eof:

@@ -300,7 +300,9 @@ def _columns(
     table, repeated = parquet.read(columns=[*_READ]), len(set(keys)) < len(keys)
     feature = pa.chunked_array(
         [
-            pc.index_in(chunk.dictionary, pa.array(keys, pa.string())).take(chunk.indices)
+            pc.index_in(chunk.dictionary, pa.array(keys, pa.string())).take(
+                chunk.indices
+            )
             for chunk in table["feature"].chunks
         ],
         pa.int32(),

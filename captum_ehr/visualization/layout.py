@@ -119,8 +119,15 @@ class Band:
 
     @property
     def is_ordered(self) -> bool:
-        """True where there are steps: times or visits."""
-        return self.is_timed or any(step.visit is not None for step in self.steps)
+        """True where there are steps: of a series, by time or by visit."""
+        has_visits = any(step.visit is not None for step in self.steps)
+        return self.kind == "series" or self.is_timed or has_visits
+
+    @property
+    def numbers(self) -> list[float]:
+        """Per step its visit's number from 1, else its place in the order."""
+        order = enumerate(self.steps, 1)
+        return [float(i if s.visit is None else s.visit + 1) for i, s in order]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,6 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         >>> run.attributions[0]
         tensor([[0.7500]])
     """
-
     rule: Any = partial(_by_derivative, derivative)  # pickles where its part does
     rule.__name__ = "elementwise"
     return rule
@@ -97,7 +96,7 @@ def _by_derivative(
     derivative: Callable[..., Tensor], y: Any, x: Any, *args: Any, **kwargs: Any
 ) -> Multiplier:
     if isinstance(y, nn.Module):  # which comes first where it has the rule
-        y, x, *args = x, *args
+        return _by_derivative(derivative, x, *args, **kwargs)
     if not only(x, args, kwargs):
         return NotImplemented
     m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
