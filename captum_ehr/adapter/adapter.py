@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..propagation import private_view
 from .descriptions import description
-from .encoded import EncodedBatch, Pairs
+from .encoded import EncodedBatch
 from .features import Feature
 from .masks import FeatureMask, feature_mask
+from .ranges import value_ranges
 from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, times, zero_labels
@@ -79,6 +80,8 @@ class PyHealthAdapter(nn.Module):
         self.extra_keys = (*structure, *extra_keys)
         self._losses = known.losses
         self._is_view = False
+
+    ranges = cached_property(value_ranges)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -394,6 +397,3 @@ def _patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if isinstance(ids, (list, tuple)) and len(ids) == count:
         return tuple(map(str, ids))
     return tuple(map(str, range(count)))
-
-
-__all__ = ["EncodedBatch", "Pairs", "PyHealthAdapter"]

@@ -165,9 +165,9 @@ class Explanation:
             row of the explanation: a patient may have several), ``visit`` (Int64),
             ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
             unknown or where a patient's do not run forward: gaps since the visit
-            before stand in ``features[key].time``), ``feature`` (string), ``code`` (string), ``name`` (string),
-            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
-            and ``attribution`` (float).
+            before stand in ``features[key].time``), ``feature`` (string), ``code``
+            (string), ``name`` (string), ``value`` (float, NaN for tokens), ``unit``
+            (string, None where unknown) and ``attribution`` (float).
 
             - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
             - Nested tokens: ``visit`` is axis 1, ``position`` the place in it.

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from captum_ehr.explanation.rows import build_rows, frame_of
 from captum_ehr.visualization.colors import ColorScale
 
 if TYPE_CHECKING:
@@ -243,20 +246,24 @@ def patient_view(
         IndexError: If there is no such patient.
     """
     one = explanation[patient]
-    frame = one.to_frame()
+    rows = build_rows(one)
+    frame = frame_of(rows)
+    if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
+        # One clock for all: where some times are gaps, the others may be too.
+        frame["time"] = math.nan
     bands = []
     for key, record in one.features.items():
-        rows = frame[frame["feature"] == key]
-        if not len(rows):
+        own = frame[frame["feature"] == key]
+        if not len(own):
             continue
         # A token is an item; a time series is a row of values per step.
         kind: Kind = "codes"
         if not record.is_token:
             is_stepped = record.values.ndim > 2 or _is_flat_series(explanation, key)
             kind = "series" if is_stepped else "columns"
-        visits = [None if one < 0 else one for one in _integers(rows["visit"])]
-        items = _row_items(key, rows, ranges or {})
-        times = rows["time"].tolist()
+        visits = [None if one < 0 else one for one in _integers(own["visit"])]
+        items = _row_items(key, own, ranges or {})
+        times = own["time"].tolist()
         if kind == "columns":
             times = [math.nan] * len(items)
         apart = kind == "series" and record.values.ndim == 2

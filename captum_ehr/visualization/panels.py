@@ -208,7 +208,7 @@ class ChipRows:
 def plan_panels(view: PatientView, canvas: Canvas, limits: Limits) -> list[Panel]:
     """The panel of each band of a patient.
 
-    Where some features have times that run forward and others only an order, the latter are spread
+    Where some features have times and others only an order, the latter are spread
     evenly over the axis and say so.
     """
     any_time = any(band.is_timed for band in view.bands)
