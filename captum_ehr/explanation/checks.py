@@ -66,7 +66,8 @@ def check_sums(explanation: Explanation) -> None:
     for one in explanation.attributions.values():
         size = size + one.detach().to("cpu", torch.float64).abs().flatten(1).sum(1)
     raw = f_input - f_baseline + delta
-    off = ~((total - raw * factor).abs() <= 64 * digits * size) & torch.isfinite(raw)
+    fits = (total - raw * factor).abs() <= 64 * digits * size
+    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
     if bool(off.any()):
         row = int(off.nonzero()[0])
         raise ValueError(

@@ -175,10 +175,13 @@ def _is_clock(record: FeatureRecord) -> np.ndarray:
     """Per patient, whether times run forward from step to step, as on a clock.
 
     Gaps since the visit before do not, nor times that begin again at each admission.
-    Flat codes, and values one by one, may stand at the same time.
+    Flat codes, and values one by one, may stand at the same time. Where the values are
+    the times themselves they are given as they are.
     """
     count = record.values.shape[0]
     if record.time is None or not record.values.numel():
+        return np.ones(count, dtype=bool)
+    if is_series(record) and torch.equal(record.values, record.time):
         return np.ones(count, dtype=bool)
     times = _array(record.time, torch.float64)
     real = _array(record.mask, torch.bool).reshape(*record.mask.shape[:2], -1).any(2)
