@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from ..propagation import private_view
 from .descriptions import description
-from .encoded import EncodedBatch, Pairs
+from .encoded import EncodedBatch
 from .features import Feature
 from .lookups import rows, run
 from .masks import FeatureMask, feature_mask
 from .packing import Entry, assumed, misfits, packed, unpacked
 from .patients import as_batch
+from .ranges import value_ranges
 from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, times, zero_labels
@@ -84,6 +86,8 @@ class PyHealthAdapter(nn.Module):
         self._is_view = False
         self._traces = False
         self._habits = {"traces": False}  # shared with private copies
+
+    ranges = cached_property(value_ranges)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -378,6 +382,3 @@ def _patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if isinstance(ids, (list, tuple)) and len(ids) == count:
         return tuple(map(str, ids))
     return tuple(map(str, range(count)))
-
-
-__all__ = ["EncodedBatch", "Pairs", "PyHealthAdapter"]

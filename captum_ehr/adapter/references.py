@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,14 +181,26 @@ def _statistic(
     adapter: PyHealthAdapter, feature: Feature, value: Tensor, name: str, dataset: Any
 ) -> Tensor:
     """Mean or median over all real tokens, or over all steps, of a dataset."""
+    table = observed(feature, dataset).to(value.device)
+    points = adapter.embed(feature, table) if feature.embedding else table.to(value)
+    centre = points.mean(0) if name == "mean" else points.median(0).values
+    return centre.expand(value.shape)
+
+
+def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
+    """All real tokens of some samples, ``(tokens,)``, or values, ``(steps, columns)``.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
     rows = []
-    for sample in dataset:
+    for sample in samples:
         owner = feature if feature.owner is None else feature.owner
         named = feature.read(batched(sample[owner.key]))
         record = feature.record(named)
         if feature.embedding:
             rows.append(record.values[record.mask])
-        elif value.dim() == 2 and record.time is not None:
+        elif record.values.dim() == 2 and record.time is not None:
             rows.append(record.values[record.mask].unsqueeze(-1))
         elif feature.columns is not None:
             rows.append(record.values)
@@ -197,7 +209,4 @@ def _statistic(
             rows.append(record.values[record.mask].reshape(-1, width))
     if not rows:
         raise ValueError("The dataset is empty: it has no mean or median.")
-    table = torch.cat(rows).to(value.device)
-    points = adapter.embed(feature, table) if feature.embedding else table.to(value)
-    centre = points.mean(0) if name == "mean" else points.median(0).values
-    return centre.expand(value.shape)
+    return torch.cat(rows)

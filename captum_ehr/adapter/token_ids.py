@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..propagation.calls import positional, tensors_in
+from ..propagation.arguments import positional
+from ..propagation.containers import tensors_in
 
 #: Places that are none of the batch's: an id of the model's own, such as padding; and
 #: one that nobody can follow.
@@ -105,7 +106,7 @@ class TokenIds(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run the call on plain tensors, and the places beside it."""
-        args, kwargs = positional(args, kwargs or {})
+        args, kwargs = positional(func, args, kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
             return _seen(func, args, kwargs)
 

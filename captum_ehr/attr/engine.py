@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from captum.attr import DeepLift
@@ -90,14 +90,34 @@ class Engine(DeepLift):
         self.sum_tokens = sum_tokens
         self.completeness = completeness
         self.output = output
-        own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        table = _table_of(tuple(own.items()))
-        self.table = with_rules(rules, table)
-        self.types = module_types({**own, **(rules or {})})
+        self.rules = dict(rules or {})
+        self._tabulate()
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.segments = segments
         self._run: Run | None = None
+
+    def _tabulate(self) -> None:
+        """Look up the table of rules: the model's, and the user's on top."""
+        own = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
+        self.table = with_rules(self.rules, _table_of(tuple(own.items())))
+        self.types = module_types({**own, **self.rules})
+
+    def __copy__(self) -> Self:
+        """The same with attributes of its own; for every slice, so without detours."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the table, which holds closures and is looked up again."""
+        state = dict(self.__dict__)
+        del state["table"], state["types"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tabulate()
 
     def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
         """Inputs and references as plain tensors."""

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..propagation.calls import depends, tensors_in
+from ..propagation.calls import depends
+from ..propagation.containers import tensors_in
 from .probes import Activations, Owner, Probe, patients_axis
 
 

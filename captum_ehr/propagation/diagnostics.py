@@ -66,6 +66,7 @@ class Diagnostics:
             attributed or did not add up, in words; empty when all is exact.
         structure: What was kept for the reference as it is at the input, also where
             that changes nothing.
+        notes: What to know when reading the numbers, although nothing is inexact.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -76,6 +77,7 @@ class Diagnostics:
     operations: tuple[Operation, ...] = ()
     messages: tuple[str, ...] = field(default=())
     structure: tuple[Structure, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -98,4 +100,5 @@ class Diagnostics:
             tuple(Operation(**op) for op in data["operations"]),
             tuple(data["messages"]),
             tuple(Structure(**kept) for kept in data.get("structure", ())),
+            tuple(data.get("notes", ())),
         )

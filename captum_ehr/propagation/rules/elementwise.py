@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,21 +34,23 @@ def secant_rule(secant: Secant) -> Rule:
         secant: Called as ``secant(x, y, *args, **kwargs)`` with :class:`Pair` s and
             the function's other arguments; returns (y - y0) / (x - x0).
     """
+    return of_one(partial(_by_secant, secant), secant.__name__)
 
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        dtype = x.input.dtype
 
-        def slope(*sides: Tensor) -> tuple[Tensor]:
-            x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
-            return (secant(x_, y_, *args, **kwargs).to(dtype),)
+def _by_secant(
+    secant: Secant, y: Pair, x: Pair, *args: Any, **kwargs: Any
+) -> Multiplier:
+    dtype = x.input.dtype
 
-        if y.input.shape == x.input.shape:
-            kind = None if args or kwargs else secant
-            return Rowwise(x, slope, torch.mul, y=y, kind=kind)
-        (m,) = slope(*x[:2], *y[:2])
-        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+    def slope(*sides: Tensor) -> tuple[Tensor]:
+        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
+        return (secant(x_, y_, *args, **kwargs).to(dtype),)
 
-    return of_one(rule, secant.__name__)
+    if y.input.shape == x.input.shape:
+        kind = None if args or kwargs else secant
+        return Rowwise(x, slope, torch.mul, y=y, kind=kind)
+    (m,) = slope(*x[:2], *y[:2])
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 
 def late_rule(secant: Secant) -> Rule:
@@ -86,27 +89,33 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         >>> run.attributions[0]
         tensor([[0.7500]])
     """
+    return of_one(partial(_by_derivative, derivative), "elementwise")
 
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
-        m = m.to(x.input.dtype)
-        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    return of_one(rule, "elementwise")
+def _by_derivative(
+    derivative: Callable[..., Tensor], y: Pair, x: Pair, *args: Any, **kwargs: Any
+) -> Multiplier:
+    m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+    m = m.to(x.input.dtype)
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 
 def of_one(rule: Rule, name: str = "") -> Rule:
-    """The rule for calls of which the first operand is all that is attributed."""
+    """The rule for calls of which the first operand is all that is attributed.
 
-    def checked(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if isinstance(y, nn.Module):  # which comes first where it has the rule
-            return checked(x, *args, **kwargs)
-        if not only(x, args, kwargs):
-            return NotImplemented
-        return rule(y, x, *args, **kwargs)
+    Of parts and no closure: it pickles where they do.
+    """
+    made: Any = partial(_checked, rule)
+    made.__name__ = name or rule.__name__
+    return made
 
-    checked.__name__ = name or rule.__name__
-    return checked
+
+def _checked(rule: Rule, y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    if isinstance(y, nn.Module):  # which comes first where it has the rule
+        return _checked(rule, x, *args, **kwargs)
+    if not only(x, args, kwargs):
+        return NotImplemented
+    return rule(y, x, *args, **kwargs)
 
 
 def only(x: Any, args: Any, kwargs: Any) -> bool:
