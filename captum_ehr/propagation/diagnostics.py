@@ -64,9 +64,9 @@ class Diagnostics:
         operations: The non-linear operations that the model ran, by name.
         messages: Everything that was approximated, fell back, could not be
             attributed or did not add up, in words; empty when all is exact.
+        notes: What to know when reading the numbers, although nothing is inexact.
         structure: What was kept for the reference as it is at the input, also where
             that changes nothing.
-        notes: What to know when reading the numbers, although nothing is inexact.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -76,8 +76,8 @@ class Diagnostics:
 
     operations: tuple[Operation, ...] = ()
     messages: tuple[str, ...] = field(default=())
-    structure: tuple[Structure, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    structure: tuple[Structure, ...] = field(default=())
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -99,6 +99,6 @@ class Diagnostics:
         return cls(
             tuple(Operation(**op) for op in data["operations"]),
             tuple(data["messages"]),
-            tuple(Structure(**kept) for kept in data.get("structure", ())),
             tuple(data.get("notes", ())),
+            tuple(Structure(**kept) for kept in data.get("structure", ())),
         )

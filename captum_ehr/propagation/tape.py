@@ -120,7 +120,8 @@ class Tape:
         messages += self.messages
         structure = self._structure()
         messages += [kept.message for kept in structure if kept.message]
-        return Diagnostics(operations, tuple(dict.fromkeys(messages)), structure)
+        said = tuple(dict.fromkeys(messages))
+        return Diagnostics(operations, said, structure=structure)
 
     def _structure(self) -> tuple[Structure, ...]:
         """What was kept for the reference, and how far that moves f(x0)."""
