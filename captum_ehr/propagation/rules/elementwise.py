@@ -98,7 +98,7 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
 def of_one(rule: Rule, name: str = "") -> Rule:
     """The rule for calls of which the first operand is all that is attributed."""
 
-    def checked(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def checked(y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
         if isinstance(y, nn.Module):  # which comes first where it has the rule
             return checked(x, *args, **kwargs)
         if not only(x, args, kwargs):
