@@ -69,7 +69,8 @@ def copies(value: Any) -> Any:
 
 def same(one: Ran, other: Ran) -> None:
     """Two runs of one function."""
-    torch.testing.assert_close(other.output, one.output, rtol=0, atol=0, equal_nan=True)
+    for a, b in ((other.output, one.output), (other.reference, one.reference)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(
         other.reference, one.reference, rtol=0, atol=0, equal_nan=True
     )

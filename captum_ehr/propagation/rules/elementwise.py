@@ -110,7 +110,7 @@ def of_one(rule: Rule, name: str = "") -> Rule:
     return made
 
 
-def _checked(rule: Rule, y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+def _checked(rule: Rule, y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
     if isinstance(y, nn.Module):  # which comes first where it has the rule
         return _checked(rule, x, *args, **kwargs)
     if not only(x, args, kwargs):

@@ -44,7 +44,7 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
         eps: What Captum passes for "no difference".
     """
 
-    def rule(module: Any, y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(module: Any, y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
         pairs = list(pairs_in((args, kwargs)))
         if len(pairs) != 1 or not isinstance(y, Pair):
             return NotImplemented

@@ -34,7 +34,7 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
     points, weights = np.polynomial.legendre.leggauss(nodes)
     grid = [((p + 1) / 2, w / 2) for p, w in zip(points.tolist(), weights.tolist())]
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
         pairs = list(pairs_in((*args, *kwargs.values())))
 
         def multiplier(*upstream: Tensor | None) -> Shares:
@@ -56,7 +56,7 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
 def multilinear(function: Callable[..., Any]) -> Rule:
     """A rule for a function that is linear in each of its attributed operands."""
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
         degree = len(list(pairs_in((*args, *kwargs.values()))))
         return path_integral(function, max(1, (degree + 1) // 2))(y, *args, **kwargs)
 
@@ -76,7 +76,7 @@ def multilinear_if(
             first is the default.
     """
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
         if argument(function, option, args, kwargs, values[0]) not in values:
             return NotImplemented
         return multilinear(function)(y, *args, **kwargs)
