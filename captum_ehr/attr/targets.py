@@ -116,6 +116,8 @@ def _predicted(output: Tensor) -> list[Index]:
 def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     """One patient's target as a tuple of non-negative indices."""
     single = len(shape) == 1 and shape[0] == 1
+    if isinstance(one, list) and len(one) == 1:
+        one = one[0]  # of a column
     if isinstance(one, (str, bool, np.bool_)):
         one = _labelled(one, labels)
         if single and one == 0:
