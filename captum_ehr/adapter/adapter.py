@@ -146,7 +146,7 @@ class PyHealthAdapter(nn.Module):
             ValueError: If an entry does not fit its schema, is infinite, is empty, or
                 has another number of patients than the others.
         """
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.features)
         read = {f.key: f.key if f.owner is None else f.owner.key for f in self.features}
         missing = [k for k in (*read.values(), *self.extra_keys) if k not in batch]
         if missing:
@@ -250,7 +250,15 @@ class PyHealthAdapter(nn.Module):
     def embed(self, feature: Feature, ids: Tensor) -> Tensor:
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""
         assert feature.embedding is not None
-        return rows(self.model.get_submodule(feature.embedding), ids)
+        table = self.model.get_submodule(feature.embedding)
+        try:
+            return rows(table, ids)
+        except IndexError:
+            raise ValueError(
+                f"Feature {feature.key!r}: token ids from {int(ids.min())} to "
+                f"{int(ids.max())}, but its table {feature.embedding!r} has "
+                f"{len(table.weight)} rows. Is the batch of another dataset?"
+            ) from None
 
     def private(self, viewer: Viewer = private_view) -> PyHealthAdapter:
         """This adapter over a private view of the model, made once for many calls."""

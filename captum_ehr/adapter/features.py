@@ -151,17 +151,19 @@ class Feature:
                 f"Feature {self.key!r}: expected a dense tensor of real numbers, got "
                 f"{value.dtype} of layout {value.layout}."
             )
+        if value.is_meta:
+            raise ValueError(
+                f"Feature {self.key!r}: on the meta device, without values."
+            )
         if self.owner is None and self.dims is not None and value.dim() <= self.dims:
             raise ValueError(
                 f"Feature {self.key!r}: shape {tuple(value.shape)}, expected "
                 f"{self.dims + 1} dimensions, the batch first, as PyHealth's data "
                 "loader gives them. Is it a single sample of the dataset?"
             )
-        if self.embedding is not None and value.dtype == torch.bool:
-            raise TypeError(f"Feature {self.key!r}: expected token ids, got booleans.")
-        if self.embedding is not None and value.is_floating_point():
+        if self.embedding is not None and value.dtype not in _IDS:
             raise TypeError(
-                f"Feature {self.key!r}: expected token ids (integers), got "
+                f"Feature {self.key!r}: expected token ids (int64 or int32), got "
                 f"{value.dtype}. Give embeddings as a tuple of tensors instead."
             )
         if value.is_floating_point() and bool((infinite := torch.isinf(value)).any()):
@@ -213,6 +215,10 @@ class Feature:
                 given = given.unsqueeze(-1)
             real = real & given.expand_as(real)
         return real
+
+
+#: The integers that torch's embedding takes.
+_IDS = (torch.int64, torch.int32)
 
 
 def _index(item: tuple[Any, int]) -> int:

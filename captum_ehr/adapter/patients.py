@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encoded import EncodedBatch
+from .features import Feature
 
 if TYPE_CHECKING:
     from .adapter import PyHealthAdapter
@@ -47,14 +48,14 @@ def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any
     return batch
 
 
-def as_batch(given: Any) -> Mapping[str, Any]:
+def as_batch(given: Any, features: Sequence[Feature]) -> Mapping[str, Any]:
     """A data loader's batch as it is, a single sample as a batch of one patient.
 
     Raises:
         TypeError: If it is neither; the message says how to get there.
     """
     if isinstance(given, Mapping):
-        if not isinstance(given.get("patient_id"), str):
+        if not _is_sample(given, features):
             return given
         return {key: batched(entry) for key, entry in given.items()}
     wanted = "Expected a batch as PyHealth's data loader yields it (a dict), got "
@@ -73,6 +74,21 @@ def as_batch(given: Any) -> Mapping[str, Any]:
     else:
         how = kind
     raise TypeError(f"{wanted}{how}.")
+
+
+def _is_sample(given: Mapping[str, Any], features: Sequence[Feature]) -> bool:
+    """Whether a mapping is a sample of the dataset: of one patient, without a batch."""
+    if not isinstance(given.get("patient_id"), str):
+        return False
+    values = ((f.dims, _value(given.get(f.key), f)) for f in features)
+    return all(v.dim() == dims for dims, v in values if isinstance(v, Tensor) and dims)
+
+
+def _value(entry: Any, feature: Feature) -> Any:
+    if not isinstance(entry, (tuple, list)):
+        return entry
+    names = dict(zip(feature.schema, entry))
+    return names.get("value")
 
 
 def batched(entry: Any) -> Any:

@@ -159,7 +159,7 @@ def _fitted(
     if feature.embedding and not spec.is_floating_point():
         try:
             return adapter.embed(feature, spec.expand(ids.shape))
-        except (RuntimeError, IndexError):
+        except (RuntimeError, ValueError):
             raise _misfit(feature, spec, ids.shape, value.shape) from None
     try:
         return spec.to(value.dtype).expand(value.shape)

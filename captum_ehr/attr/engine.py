@@ -39,7 +39,7 @@ from .completeness import (
 )
 from .diagnosis import APART, MIXED, account, noted
 from .forms import Prepared, prepare
-from .options import check, explained
+from .options import check, check_rules, explained
 from .outputs import per_patient_output, scored
 from .result import Result, Run, averaged, joined
 from .segments import averaged_over, point
@@ -85,6 +85,7 @@ class Engine(DeepLift):
         segments: int = 1,
     ) -> None:
         check(output, completeness, mixing, internal_batch_size, segments)
+        check_rules(rules)
         model = explained(model, output, attribute_time)
         DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
         self.sum_tokens = sum_tokens

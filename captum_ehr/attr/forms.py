@@ -122,6 +122,8 @@ def prepare(
     if isinstance(inputs, (tuple, list)) and inputs and all(map(_is_pair, inputs)):
         return _pairs(model, inputs, baselines, args)
     parts = _tuple(inputs)
+    if not parts:
+        raise ValueError("There are no inputs: give at least one tensor.")
     for k, part in enumerate(parts):
         if not isinstance(part, Tensor) or not _countable(part, integers):
             kind = part.dtype if isinstance(part, Tensor) else type(part).__name__

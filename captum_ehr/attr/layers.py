@@ -136,8 +136,7 @@ class LayerDeepLiftEHR(LayerDeepLift):
         *rows, past = result.attributions
         if engine.multiplies_by_inputs and custom_attribution_func is None:
             self._say(result, past)
-        owners, _ = watch.owners(len(past))
-        parts = [_put_back(part, owner) for part, owner in zip(rows, owners)]
+        parts = [_put_back(part, owner) for part, owner in zip(rows, watch.placed)]
         grouped = [
             group[0] if len(group) == 1 else tuple(group)
             for group in ([parts.pop(0) for _ in p.take()] for p in watch.probes)

@@ -116,7 +116,11 @@ def _predicted(output: Tensor) -> list[Index]:
 def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     """One patient's target as a tuple of non-negative indices."""
     single = len(shape) == 1 and shape[0] == 1
-    if isinstance(one, (str, bool, np.bool_)):
+    if isinstance(one, (Tensor, np.ndarray, np.generic)):
+        one = one.tolist()
+    if isinstance(one, list) and len(one) == 1:
+        one = one[0]  # of a column
+    if isinstance(one, (str, bool)):
         one = _labelled(one, labels)
         if single and one == 0:
             raise ValueError(
@@ -162,7 +166,7 @@ def _by_name(one: Any, labels: Mapping[Any, int]) -> str:
 
 def _whole(value: Any) -> bool:
     """Whether something is an index: also NumPy's, and a float that is one."""
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool):
         return False
     return isinstance(value, Integral) or (
         isinstance(value, float) and value.is_integer()

@@ -38,6 +38,7 @@ class Watch:
         self.inputs = 0
         self.numbers: list[Tensor] = []
         self.shapes: list[torch.Size] = []
+        self.placed: list[Owner] = []
 
     def look(self, view: nn.Module) -> None:
         """Watch the layers of a view, anew each time that it starts to run."""
@@ -71,7 +72,12 @@ class Watch:
     def owners(self, size: int) -> tuple[list[Owner], list[Owner]]:
         """Where the patients are, in the layers' tensors and in the numbers."""
         numbers: list[Owner] = [patients_axis(n, size) for n in self.numbers]
-        return [one for p in self.probes for one in p.owners(size)], numbers
+        owners = [one for p in self.probes for one in p.owners(size)]
+        if self.placed:  # a later slice, which may be shorter
+            pairs = zip(owners, self.placed)
+            owners = [old if isinstance(old, int) else new for new, old in pairs]
+        self.placed = owners
+        return owners, numbers
 
     def same_shapes(self, rows: Sequence[Tensor]) -> None:
         """Check that slices of patients can be put together again.
