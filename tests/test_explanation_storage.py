@@ -4,7 +4,6 @@ import base64
 import copy
 import json
 import math
-import os
 import resource
 import zlib
 from collections.abc import Callable
@@ -365,76 +364,3 @@ class TestPacking:
             expect({"a": [1.5]}, kind, "x")
         with pytest.raises(ValueError, match=r"x\.a is 'missing', expected a list"):
             expect({}, kind, "x")
-
-
-class TestWriting:
-    """Files of patients are whole or not there, and their owner's alone."""
-
-    def written(self, folder: Path) -> dict[str, Callable[[Path], Any]]:
-        made = explain({"c": tokens([[2, 3]]), "l": values([[1.0]])})
-
-        def report(path: Path) -> None:
-            from captum_ehr.visualization import write_report
-
-            write_report(made, path, title="x")
-
-        return {
-            "save": made.save,
-            "to_csv": made.to_csv,
-            "to_html": made.to_html,
-            "report": report,
-        }
-
-    @pytest.mark.parametrize("way", ["save", "to_csv", "to_html", "report"])
-    def test_only_the_owner_reads(self, way: str, tmp_path: Path) -> None:
-        path, elsewhere = tmp_path / "x", tmp_path / "elsewhere"
-        write = self.written(tmp_path)[way]
-        mask = os.umask(0)
-        try:
-            write(path)
-            assert path.stat().st_mode & 0o777 == 0o600
-            path.chmod(0o644)
-            write(path)
-            assert path.stat().st_mode & 0o777 == 0o600
-        finally:
-            os.umask(mask)
-        elsewhere.write_text("mine")
-        path.unlink()
-        path.symlink_to(elsewhere)
-        write(path)
-        assert elsewhere.read_text() == "mine" and not path.is_symlink()
-        assert sorted(tmp_path.iterdir()) == [elsewhere, path]
-
-    def test_after_an_error_the_old_file_is_there(self, tmp_path: Path) -> None:
-        from captum_ehr.explanation.writing import private
-
-        path = tmp_path / "x"
-        path.write_text("old")
-        with pytest.raises(KeyboardInterrupt), private(path) as file:
-            file.write(b"ne")
-            raise KeyboardInterrupt
-        assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-    def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="no such folder.*nowhere"):
-            explain({"c": tokens([[2]])}).save(tmp_path / "nowhere" / "x.parquet")
-
-
-class TestCsv:
-    def test_no_spreadsheet_runs_it(self, tmp_path: Path) -> None:
-        words = ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "\rx", "\nx", "x=1", "a\rb"]
-        vocabulary = ("<pad>", *words)
-        record = tokens([list(range(len(vocabulary)))])
-        record = type(record)(record.values, record.mask, None, vocabulary)
-        made = explain({"c": record}, patient_ids=("=p",), names={"x=1": "=named"})
-        frame = pd.read_csv(made.to_csv(tmp_path / "x.csv"), dtype={"code": str})
-        assert frame["code"].tolist() == [f"'{w}" for w in words[:7]] + words[7:]
-        assert frame["name"][7] == "'=named" and set(frame["patient_id"]) == {"'=p"}
-        expected = made.to_frame()["attribution"].to_numpy()
-        assert frame["attribution"].to_numpy() == pytest.approx(expected)
-        assert made.to_frame()["code"].tolist() == words
-
-    def test_another_table(self, tmp_path: Path) -> None:
-        made = explain({"c": tokens([[2, 2, 3]])})
-        path = made.to_csv(tmp_path / "x.csv", made.by_code())
-        assert list(pd.read_csv(path)) == list(made.by_code())
