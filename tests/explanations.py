@@ -19,7 +19,10 @@ def explain(
     attributions: dict[str, Tensor] | None = None,
     **changes: object,
 ) -> Explanation:
-    """An explanation of some features; attributions are random on the mask."""
+    """An explanation of some features; attributions are random on the mask.
+
+    What they do not explain of the outputs is the delta.
+    """
     count = next(iter(features.values())).values.shape[0] if features else 2
     if attributions is None:
         attributions = {
@@ -29,13 +32,18 @@ def explain(
     given: dict[str, object] = {
         "f_input": torch.linspace(0.5, 1.5, count),
         "f_baseline": torch.zeros(count),
-        "delta": torch.full((count,), 1e-7),
         "rescale_factor": torch.ones(count),
         "target": (0,) * count,
         "diagnostics": Diagnostics(),
         "patient_ids": tuple(f"p{i}" for i in range(count)),
     }
-    return Explanation(attributions=attributions, features=features, **given | changes)
+    given |= changes
+    if "delta" not in given:
+        total = torch.zeros(count, dtype=torch.float64)
+        for one in attributions.values():
+            total += one.detach().double().flatten(1).sum(1)
+        given["delta"] = total - (given["f_input"] - given["f_baseline"])
+    return Explanation(attributions=attributions, features=features, **given)
 
 
 def tokens(ids: list, time: Tensor | None = None) -> FeatureRecord:
@@ -94,7 +102,10 @@ INTEGERS = st.sampled_from([torch.int64, torch.int32, torch.uint8])
 
 @st.composite
 def explanations(draw: st.DrawFn) -> Explanation:
-    """Any explanation: odd texts, dtypes, NaN, padding that is not zero."""
+    """Any explanation: odd texts, dtypes, NaN, padding that is not zero.
+
+    The delta is what the attributions lack; it is NaN where they are.
+    """
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     count = draw(st.integers(0, 3))
 
@@ -130,17 +141,24 @@ def explanations(draw: st.DrawFn) -> Explanation:
     if features:
         own = st.dictionaries(st.sampled_from(list(features)), words)
         words = st.builds(lambda common, own: common | own, words, own)
+    f_input, f_baseline = floats(count), floats(count)
+    factor = 1 + torch.rand(count, generator=random)
+    total = torch.zeros(count, dtype=torch.float64)
+    for one in attributions.values():
+        total += one.double().flatten(1).sum(1)
+    change = f_input.double() - f_baseline.double()
     index = st.integers(0, 5) | st.tuples(st.integers(0, 5), st.integers(0, 5))
     return explain(
         features,
         attributions,
-        f_input=floats(count),
-        f_baseline=floats(count),
-        delta=floats(count),
-        rescale_factor=floats(count),
+        f_input=f_input,
+        f_baseline=f_baseline,
+        delta=total / factor - change,
+        rescale_factor=factor,
         target=tuple(draw(index) for _ in range(count)),
         diagnostics=Diagnostics(
             (Operation(draw(TEXT), draw(TEXT), 2, draw(st.booleans())),),
+            tuple(draw(st.lists(TEXT, max_size=2))),
             tuple(draw(st.lists(TEXT, max_size=2))),
         ),
         patient_ids=tuple(draw(TEXT) for _ in range(count)),

@@ -7,6 +7,9 @@ It knows three rules, and everything else is a chain of them:
 - a product gives each factor the mean of the other;
 - f(x) has the multiplier (f(x) - f(x0)) / (x - x0), or f'(x) where x = x0.
 
+Two are what a rule says of what is sought, solved for it: :func:`solved_quotient` of
+a = y·b, and :func:`log_sum_exp` of Σ e^(x - ln Z) = 1.
+
 Arrays of numbers are numpy object arrays, so ``@``, ``.sum()`` and broadcasting are
 Python loops over these three rules. Nothing here knows torch's implementation.
 
@@ -239,15 +242,14 @@ tanh = each(mp.tanh, lambda x: 1 - mp.tanh(x) ** 2)
 sigmoid = each(_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x)))
 relu = each(SCALAR["relu"], lambda x: mp.mpf(x > 0))
 inverse = each(SCALAR["reciprocal"], lambda x: -1 / x**2)
-inverse_root = each(SCALAR["rsqrt"], lambda x: -1 / (2 * x * mp.sqrt(x)))
 
 
 # Chains ---------------------------------------------------------------------------
 
 
 def quotient(a: Any, b: Array) -> Array:
-    """a times 1/b."""
-    return a * inverse(b)
+    """What times b is a, for b of one sign."""
+    return np.frompyfunc(lambda a, b: solved_quotient(lift(a), b), 2, 1)(a, b)
 
 
 def power(base: Array, exponent: Array) -> Array:
@@ -255,9 +257,34 @@ def power(base: Array, exponent: Array) -> Array:
     return exp(exponent * log(base))
 
 
+def solved_quotient(a: Number, b: Number) -> Number:
+    """a/b as the y of a = y·b: b̄ Δy = Δa - ȳ Δb."""
+    y, y0 = a.value / b.value, a.reference / b.reference
+    return Number(y, y0, [(a, 1 / b.mean), (b, -(y + y0) / 2 / b.mean)])
+
+
+def logarithmic_mean(u: Any, v: Any) -> Any:
+    """(u - v)/(ln u - ln v); forty digits leave enough of close ones."""
+    apart = abs(u - v) > max(u, v) * mp.mpf(10) ** (-mp.mp.dps // 2)
+    return (u - v) / (mp.log(u) - mp.log(v)) if apart else (u + v) / 2
+
+
+def _log_sum_exp(row: Sequence[Number]) -> Number:
+    """Σ Δy = 0 with Δy = L(y, y0)(Δx - Δ ln Z); no shift by the maximum is needed."""
+    z, z0 = (
+        sum(map(mp.exp, side)) for side in zip(*((n.value, n.reference) for n in row))
+    )
+    means = [
+        logarithmic_mean(mp.exp(n.value) / z, mp.exp(n.reference) / z0) for n in row
+    ]
+    weights = [mean / sum(means) for mean in means]
+    return Number(mp.log(z), mp.log(z0), list(zip(row, weights)))
+
+
 def log_sum_exp(x: Array, axis: int) -> Array:
-    """ln Σ exp; forty digits need no shift by the maximum."""
-    return log(np.asarray(exp(x).sum(axis=axis, keepdims=True)))
+    """ln Σ exp."""
+    found = np.apply_along_axis(lambda row: [_log_sum_exp(row)], axis, np.asarray(x))
+    return np.asarray(found)
 
 
 def log_softmax(x: Array, axis: int) -> Array:
@@ -271,13 +298,14 @@ def softmax(x: Array, axis: int) -> Array:
 
 
 def standardise(x: Array, axes: tuple[int, ...], eps: float, centred: bool) -> Array:
-    """Centre, square, mean, inverse root, product."""
+    """Centre, square, mean, root, and what times the root is the centred value."""
     count = int(np.prod([x.shape[a] for a in axes]))
     if centred:
         x = x - x.sum(axis=axes, keepdims=True) * (1 / mp.mpf(count))
     squares = np.frompyfunc(lambda n: n.through(lambda v: v * v), 1, 1)(x)
     mean = np.asarray(squares.sum(axis=axes, keepdims=True)) * (1 / mp.mpf(count))
-    return x * inverse_root(mean + eps)
+    sigma = each(mp.sqrt)(mean + eps)
+    return np.asarray(np.frompyfunc(solved_quotient, 2, 1)(x, sigma))
 
 
 def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:

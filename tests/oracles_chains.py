@@ -36,7 +36,7 @@ def _variance(x: Array) -> Array:
 
 def _unit(x: Array, eps: float) -> Array:
     length = oracles.each(lambda v: max(v, D(eps)))(_norm(2)(x))
-    return x * oracles.inverse(length)[..., None]
+    return oracles.quotient(x, length[..., None])
 
 
 def _noise(shape: tuple[int, ...]) -> Array:
@@ -61,6 +61,10 @@ def _tournament(row: Sequence[Number]) -> Number:
 def _grouped(x: Array, groups: int) -> Array:
     flat = x.reshape(x.shape[0], groups, -1)
     return oracles.standardise(flat, (-1,), 1e-5, True).reshape(x.shape)
+
+
+#: Of a batch norm by torch's own order, after its weight: those of the batch.
+STATISTICS = (None, None, None, True, 0.1, 1e-5, False)
 
 
 def _batch_normed(x: Tensor) -> Tensor:
@@ -147,6 +151,15 @@ CHAINS: dict[str, Case] = {
     "batch_norm": Case(
         _batch_normed,
         lambda x: oracles.standardise(x, (0,), 1e-5, True) * np.array(WEIGHT),
+    ),
+    "torch.batch_norm": Case(
+        lambda x: torch.batch_norm(x, x.new_tensor(WEIGHT), *STATISTICS),
+        lambda x: oracles.standardise(x, (0,), 1e-5, True) * np.array(WEIGHT),
+    ),
+    "torch.instance_norm": Case(
+        lambda x: torch.instance_norm(x, None, *STATISTICS),
+        lambda x: _grouped(x, 2),
+        ((2, 2, 3),),
     ),
     "glu": Case(
         F.glu, lambda x: x[:, :2] * oracles.sigmoid(x[:, 2:]), scales=(1e-30, 1.0, 30.0)

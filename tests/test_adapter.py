@@ -10,7 +10,7 @@ import zoo
 from pyhealth.datasets.utils import collate_fn_dict_with_padding
 from torch import Tensor, nn
 
-from captum_ehr import DeepLiftEHR, PyHealthAdapter
+from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
 
 STAGENET = zoo.Config("StageNet", "stagenet_nested", "binary", zoo.STAGES)
 MLP = zoo.Config("MLP", "tensor", "binary", zoo.HIDDEN)
@@ -178,7 +178,17 @@ class TestBadBatches:
         model, batch = mlp
         labs = batch["labs"].clone()
         labs[4, 1] = float("nan")
-        with pytest.raises(ValueError, match=r"'labs': NaN.*\[4\]"):
+        with pytest.warns(AttributionWarning, match=r"not finite.*\[4\]"):
+            found = DeepLiftEHR(model).attribute({**batch, "labs": labs})
+        for attribution in found.values():  # a model that cannot do without them
+            assert bool(attribution[4].isnan().all())
+            assert bool(torch.isfinite(attribution[:4]).all())
+
+    def test_infinite_labs(self, mlp: Any) -> None:
+        model, batch = mlp
+        labs = batch["labs"].clone()
+        labs[4, 1] = float("-inf")
+        with pytest.raises(ValueError, match=r"'labs': infinite.*\[4\]"):
             DeepLiftEHR(model).attribute({**batch, "labs": labs})
 
     def test_an_empty_batch(self, mlp: Any) -> None:

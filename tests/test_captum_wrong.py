@@ -214,7 +214,7 @@ def test_convolutions_each_with_a_relu_and_a_max_pool(dims: int, scale: float) -
 def test_softmax_of_large_logits_that_move_together(rows: int, dtype: Any) -> None:
     """Logits of up to 1.6 million, whose softmax does not change at all.
 
-    Float32 knows them to a tenth. No residual may be larger than that.
+    Float32 knows them to a tenth. No residual may be larger than an eighth of that.
     """
     torch.manual_seed(0)
     model = ones(40, 20, 20, 10, head=nn.Softmax(1)).to(dtype)
@@ -222,7 +222,7 @@ def test_softmax_of_large_logits_that_move_together(rows: int, dtype: Any) -> No
     references = torch.randn(5, 40, dtype=dtype)
     with torch.no_grad():
         largest = float(model[:-1](x).max())
-    digits = torch.finfo(dtype).eps * largest
+    digits = torch.finfo(dtype).eps * largest / 8
     for x0 in (0.0, torch.arange(1.0, 41.0, dtype=dtype).reshape(1, 40)):
         _, delta = DeepLiftEHR(model, completeness="off").attribute(
             x, x0, [2] * rows, return_convergence_delta=True

@@ -96,6 +96,37 @@ def test_a_rule_in_float32_is_the_rule_in_float64(name: str) -> None:
             assert apart(single, double) <= SINGLE, (name, seed, t)
 
 
+#: Where an offset leaves operands their digits and the result some of its own.
+MOVABLE = [
+    f"chain {name}"
+    for name in (
+        *("layer_norm", "group_norm", "instance_norm", "batch_norm", "softmax"),
+        *("log_softmax", "logsumexp", "amax", "sort", "topk", "median", "kthvalue"),
+    )
+]
+
+
+@pytest.mark.parametrize("name", MOVABLE)
+def test_a_large_number_that_is_added_to_all_takes_no_digits(name: str) -> None:
+    case = CASES[name]
+    for seed in (10, 11):
+        inputs, others = ([x + 1e6 for x in side] for side in two_points(case, seed))
+        single = of_call(case.function, inputs, others)
+        double = of_call(case.function, doubles(inputs), doubles(others))
+        assert apart(single, double) <= SINGLE, seed
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "elementwise exp2"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_sides_of_different_sizes_take_no_digits(name: str, scale: float) -> None:
+    case = CASES[name]
+    inputs, others = two_points(case, 10)
+    inputs = [scale * x for x in inputs]
+    single = of_call(case.function, inputs, others)
+    double = of_call(case.function, doubles(inputs), doubles(others))
+    assert not double.isfinite().all() or apart(single, double) <= SINGLE
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_approaches_the_gradient_in_proportion(name: str) -> None:
     case = CASES[name]

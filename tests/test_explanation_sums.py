@@ -1,6 +1,7 @@
 """Sums by visit, code, feature and group; and the strongest codes. None is lost."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_ehr import Explanation
+from captum_ehr.propagation import Diagnostics
 
 
 def assert_totals(explanation: Explanation, table: pd.DataFrame) -> None:
@@ -98,6 +100,43 @@ class TestByVisit:
             "attribution": [11.0, 20.0],
         }
 
+    @pytest.mark.parametrize(
+        "time", [[0.0, 600.0, 20.0], [3.0, 2.0, 1.0], [0.0, 5.0, 5.0], [0.0, 0.0, 1.0]]
+    )
+    def test_times_that_are_gaps_are_no_order(self, time: list[float]) -> None:
+        times = torch.tensor([time, [0.0, 1.0, 2.0]])
+        features = {
+            "c": tokens([[[2], [3], [4]]] * 2, times),
+            "l": values([[[1.0], [2.0], [3.0]]] * 2, times.tolist()),
+        }
+        made = explain(features)
+        table = made.by_visit()
+        assert table["visit"].tolist() == [0, 1, 2] * 2
+        assert set(table["features"]) == {"c, l"}
+        assert table["time"].isna().tolist() == [True] * 3 + [False] * 3
+        frame = made.to_frame().sort_values("time", kind="stable")
+        assert frame.query("sample == 0 and feature == 'l'")["value"].tolist() == [
+            1.0,
+            2.0,
+            3.0,
+        ]
+        # What the model read is still there, and each patient is judged alone.
+        assert torch.equal(made.features["c"].time, times)
+        for i in range(2):
+            mine = made.to_frame().query("sample == @i")["time"].to_numpy()
+            np.testing.assert_array_equal(made[i].to_frame()["time"], mine)
+
+    def test_padding_is_no_time(self) -> None:
+        times = torch.tensor([[0.0, 4.0, 0.0]])
+        made = explain({"c": tokens([[[2], [3], [0]]], times)})
+        assert made.by_visit()["time"].tolist() == [0.0, 4.0]
+
+    def test_codes_one_by_one_may_share_a_time(self) -> None:
+        times = torch.tensor([[1.0, 1.0, 2.0], [1.0, 3.0, 2.0]])
+        table = explain({"c": tokens([[2, 3, 4]] * 2, times)}).by_visit()
+        assert table.query("sample == 0")["count"].tolist() == [2, 1]
+        assert table.query("sample == 1")["time"].isna().all()
+
     def test_two_visits_at_one_time_stay_two(self) -> None:
         time = torch.tensor([[2.0, 2.0]])
         table = explain({"c": tokens([[[2], [3]]], time)}).by_visit()
@@ -174,3 +213,79 @@ class TestTop:
             ["a", 5.0],
             ["none", 2.0],
         ]
+
+
+class TestNotes:
+    def unlike(self) -> Explanation:
+        features = {"c": tokens([[2], [3], [2]])}
+        return explain(features, target=(0, 2, 0), target_names=("low", "mid", "high"))
+
+    def test_sums_of_unlike_outputs_say_so(self) -> None:
+        made = self.unlike()
+        for table in (
+            lambda: made.top(),
+            lambda: made.top(1, {"I50": "heart"}),
+            lambda: made.by_code(),
+            lambda: made.by_visit(),
+            lambda: made.by_feature(),
+            lambda: made.by_group({}),
+        ):
+            with pytest.warns(UserWarning, match="2 different targets .'high', 'low'"):
+                note = table().attrs["note"]
+            assert "different targets" in note
+        assert "! patients are explained for 2 different targets" in repr(made)
+        assert "different targets" in made.to_html() + made._repr_html_()
+
+    def test_sums_of_one_output_say_nothing(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for made in (self.unlike()[[0, 2]], self.unlike()[1]):
+                assert made.top().attrs == made.by_code().attrs == {}
+                assert "!" not in repr(made)
+            repr(self.unlike())
+
+    def test_notes_are_said_but_nothing_is_inexact(self) -> None:
+        report = Diagnostics(notes=("mind the <reference>",))
+        made = explain({"c": tokens([[2]])}, diagnostics=report)
+        assert made.diagnostics.exact
+        assert "! mind the <reference>" in repr(made)
+        for html in (made.to_html(), made._repr_html_()):
+            assert "mind the &lt;reference&gt;" in html
+        both = Explanation.concat([made, explain({"c": tokens([[2]])})])
+        assert both.diagnostics.notes == report.notes
+        assert Diagnostics.from_dict(report.to_dict()) == report
+
+
+class TestNoNumber:
+    """NaN stays NaN: a sum with it is none."""
+
+    def made(self) -> Explanation:
+        given = {"c": torch.tensor([[math.nan, 1.0], [2.0, 4.0]])}
+        return explain({"c": tokens([[2, 3], [3, 4]])}, given)
+
+    def test_in_sums(self) -> None:
+        made = self.made()
+        with pytest.warns(UserWarning, match="1 of 2 patient"):
+            for table, expected in (
+                (made.by_feature(), [math.nan, 6.0]),
+                (made.by_visit(), [math.nan, 6.0]),
+                (made.by_group({}), [math.nan, 6.0]),
+                (made.by_code(), [1.0, math.nan, 4.0, 2.0]),
+            ):
+                np.testing.assert_array_equal(table["attribution"], expected)
+                assert "1 of 2 patient(s)" in table.attrs["note"]
+        np.testing.assert_array_equal(made.total, [math.nan, 6.0])
+
+    def test_in_top(self) -> None:
+        with pytest.warns(UserWarning, match="no numbers"):
+            table = self.made().top(None).set_index("code")
+        assert list(table.index) == ["N18", "E11", "I50"]  # what is no number is last
+        for column in ("mean", "mean_abs", "sum"):
+            assert math.isnan(table.loc["I50", column])
+            assert table.loc["E11", column] in (1.5, 3.0)
+        assert table.loc["I50", ["count", "samples", "patients"]].tolist() == [1, 1, 1]
+
+    def test_in_compare(self) -> None:
+        made = self.made()
+        frame = made.compare(explain(made.features))
+        assert frame["difference"].isna().tolist() == [True, False, False, False]

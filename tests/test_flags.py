@@ -113,6 +113,7 @@ STEERING: dict[str, Use] = {
     "selected": lambda x, c: x * len(x[c.bool()]),
     "masked_select": lambda x, c: x * len(x.masked_select(c.bool())),
     "nonzero": lambda x, c: x * (1 + c.nonzero().sum()),
+    "where alone": lambda x, c: x * (1 + torch.where(c)[0].sum()),
     "gather": lambda x, c: x.gather(1, c.bool().long()),
     "one hot": lambda x, c: x * F.one_hot(c.bool().long(), 2)[..., 0],
     "argmax": lambda x, c: x.gather(1, c.double().argmax(1, keepdim=True)),

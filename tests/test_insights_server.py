@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -100,6 +101,60 @@ class TestGuard:
 
     def test_the_token_is_in_no_repr(self, server: Server) -> None:
         assert server.token not in repr(server)
+
+
+class TestHeaders:
+    """Of every answer: nothing is kept, framed or told to others."""
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "NONE"])
+    @pytest.mark.parametrize(
+        "path", ["/", "/static/js/bokeh.min.js", "/nothing", "/ws"]
+    )
+    @pytest.mark.parametrize("known", [True, False])
+    def test_on_all_answers(
+        self, server: Server, method: str, path: str, known: bool
+    ) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request(method, entry(server, path) + "&v=1" if known else path)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status in ((200, 400, 404, 405) if known else (403, 405))
+        assert answer.headers.get_all("Cache-Control") == ["no-store"]
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+        connection.close()
+
+    def test_a_notebook_may_show_it_in_a_frame(self) -> None:
+        with visualizer().serve(framed=True) as framed:
+            connection = http.client.HTTPConnection("127.0.0.1", framed.port)
+            connection.request("GET", entry(framed))
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.headers["X-Frame-Options"] is None
+            connection.close()
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_body_is_not_waited_for(self, server: Server, known: bool) -> None:
+        path = entry(server) if known else "/?token=wrong"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+            host = f"Host: 127.0.0.1:{server.port}"
+            head = f"POST {path} HTTP/1.1\r\n{host}\r\nContent-Length: {2**26}\r\n\r\n"
+            one.sendall(head.encode())
+            answer = b""
+            while part := one.recv(4096):  # until it hangs up, with no byte sent
+                answer += part
+        assert answer.split()[1] == (b"400" if known else b"403")
+
+    def test_the_token_is_in_no_log(
+        self, server: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(0)
+        for path in ("/", "/nothing"):
+            get(server, entry(server, path))
+        assert server.token not in caplog.text
 
 
 class TestSocket:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from calls import explained, run_call, sides, total
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from captum_ehr.propagation import attributions
 
@@ -150,3 +152,38 @@ def test_attention_of_patients_without_keys_is_torchs_own(
     # Torch's fast path gives NaN where its own slow path gives a number.
     if grad:
         torch.testing.assert_close(run.f_input, plain, equal_nan=True)
+
+
+class Node(torch.autograd.Function):
+    """A user's own, of the most common name."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.exp())
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("name", ["Node", "RuleNode"])
+def test_an_autograd_function_of_any_name_is_foreign(name: str) -> None:
+    own = type(name, (Node,), {})
+    x, x0 = sides((3, 4), 5)
+    run = attributions(lambda t: total(own.apply(t.tanh())), (x,), (x0,))
+    assert any(
+        m.startswith(f"{name}: came past no rule") for m in run.diagnostics.messages
+    )
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_checkpoints_are_explained_or_refused() -> None:
+    x, x0 = sides((3, 4), 5)
+
+    def model(x: Tensor, reentrant: bool) -> Tensor:
+        return checkpoint(lambda t: total(t.exp() * t), x, use_reentrant=reentrant)
+
+    explained(lambda t: model(t, False), x, x0)
+    with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+        attributions(lambda t: model(t, True), (x,), (x0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captum_ehr.propagation import Pair, elementwise
+from captum_ehr.propagation import Pair, attributions, elementwise
+from captum_ehr.propagation.rules import elementwise as rules
 
 Function = Callable[[Tensor], Tensor]
 
@@ -309,3 +311,45 @@ def test_half_precision_of_close_points_is_not_their_rounding(
         for a, b, slope in zip(x.tolist(), x0.tolist(), slopes.tolist())
     ]
     assert_close(slopes, np.array(expected), 0.1)
+
+
+def _plain(name: str) -> Callable[[Tensor], Tensor]:
+    function = getattr(torch, name, None) or getattr(F, name, None)
+    function = function or getattr(torch.special, name)
+    arguments = {"clamp_min": (0.1,), "clamp_max": (0.1,), "threshold": (0.1, 0.0)}
+    return lambda x: function(x, *arguments.get(name, ()))
+
+
+NAMES = [
+    *(name for _, names in rules.SECANTS for name in names if name != "heaviside"),
+    *(name for _, name in rules.LATE),
+    *(name for name, _ in rules.DERIVATIVES if name != "acosh"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_number_gets_no_share(name: str) -> None:
+    """A patient whose output is NaN has no attributions that look like some."""
+    nan = float("nan")
+    x = torch.tensor([[0.5, 0.3], [nan, 0.2], [0.1, 0.4]], dtype=torch.float64)
+    x0 = torch.tensor([[0.2, 0.1], [0.1, 0.1], [nan, 0.1]], dtype=torch.float64)
+    function = _plain(name)
+    run = attributions(lambda t: function(t).sum(1), (x,), (x0,))
+    assert name in ("sign", "sgn") or bool(run.f_input[1].isnan())
+    assert bool(run.attributions[0][0].isfinite().all())
+    for row, output in ((1, run.f_input[1]), (2, run.f_reference[2])):
+        assert not output.isnan() or run.attributions[0][row].isnan().any()
+
+
+@pytest.mark.parametrize("name", "sqrt log log10 log2 log1p asin acos atanh".split())
+def test_outside_of_a_functions_domain_there_is_no_share(name: str) -> None:
+    x, x0 = torch.tensor([[-3.0], [0.5]]), torch.tensor([[0.5], [0.2]])
+    run = attributions(lambda t: _plain(name)(t).sum(1), (x,), (x0,))
+    assert run.attributions[0].isnan().tolist() == [[True], [False]]
+
+
+def test_infinities_that_the_model_drops_have_no_share() -> None:
+    x, x0 = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    run = attributions(lambda t: t.log10().masked_fill(t == 0, 0.0).sum(1), (x,), (x0,))
+    expected = torch.tensor([[0.0, math.log10(2)]])
+    torch.testing.assert_close(run.attributions[0], expected)

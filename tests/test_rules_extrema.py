@@ -137,7 +137,9 @@ def test_indices_that_are_used_and_differ_are_reported() -> None:
     used = attributions(
         lambda t: t.gather(1, t.max(1, keepdim=True).indices).squeeze(1), (x,), (x0,)
     )
-    assert any("gather uses them" in m for m in used.diagnostics.messages)
+    (kept,) = used.diagnostics.structure
+    assert (kept.operation, kept.places, kept.shift) == ("max", 1, 1.0)
+    assert used.diagnostics.messages == (kept.message,)
     unused = attributions(lambda t: t.max(1).values, (x,), (x0,))
     assert unused.diagnostics.exact
 
@@ -191,3 +193,89 @@ def test_composites_are_torchs_and_add_up(function: Function) -> None:
     assert run.diagnostics.exact, run.diagnostics
     scale = (run.f_input - run.f_reference).abs().clamp_min(1e-3)
     assert bool((run.delta.abs() <= 1e-9 * scale).all()), run.delta
+
+
+INF = float("inf")
+PRESENT = torch.tensor([True, True, False, True, True, False])
+ABSENT = torch.zeros(6, dtype=torch.float64).masked_fill(~PRESENT, -INF)
+
+
+@pytest.mark.parametrize(
+    "masked", [lambda t: t.masked_fill(~PRESENT, -INF), lambda t: t + ABSENT]
+)
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda t: t.topk(2, 1).values,
+        lambda t: t.sort(1, descending=True).values[:, :4],
+        lambda t: torch.msort(t.T).T[:, 2:],
+        lambda t: t.kthvalue(4, 1, True).values,
+        lambda t: t.amax(1, True),
+        lambda t: t.cummax(1).values,
+        lambda t: F.max_pool1d(t[:, None], 2).flatten(1),
+        lambda t: t.exp(),
+    ],
+)
+def test_what_is_masked_with_infinity_has_no_part(pick: Function, masked: Any) -> None:
+    """As what is masked with a number far below all others."""
+    x, x0 = sides(3, 6, seed=3)
+    ours = attributions(lambda t: pick(masked(t)).sum(1), (x,), (x0,))
+    low = x.new_zeros(6).masked_fill(~PRESENT, -1e3)
+    theirs = attributions(lambda t: pick(t + low).sum(1), (x,), (x0,))
+    present = x.new_zeros(6).masked_fill(PRESENT, 1.0)
+    torch.testing.assert_close(ours.attributions[0], theirs.attributions[0] * present)
+    torch.testing.assert_close(ours.delta, torch.zeros_like(ours.delta))
+    assert ours.diagnostics.exact
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda t: t.topk(1, 1).values,
+        lambda t: t.sort(1).values,
+        lambda t: t.median(1, True).values,
+        lambda t: t.kthvalue(1, 1, True).values,
+        lambda t: torch.msort(t.T).T,
+        lambda t: torch.stack([v.sum().sort().values for v in t]),
+        lambda t: torch.stack([v.sum().topk(1).values for v in t]),
+        lambda t: torch.stack([v.sum().median() for v in t]),
+        lambda t: torch.stack([v.sum().median(0).values for v in t]),
+        lambda t: torch.stack([v.sum().kthvalue(1).values for v in t]),
+        lambda t: torch.stack([v.sum().amax(0) for v in t]),
+        lambda t: torch.stack([v.sum().max(0).values for v in t]),
+        lambda t: torch.stack([v.sum().prod(0) for v in t]),
+    ],
+)
+def test_of_one_element_all_is_its_own(pick: Function) -> None:
+    x, x0 = sides(3, 1)
+    run = attributions(lambda t: pick(t).reshape(3), (x,), (x0,))
+    torch.testing.assert_close(run.attributions[0], x - x0)
+    assert run.diagnostics.exact
+
+
+def test_a_rank_between_infinity_and_a_number() -> None:
+    """It is infinite till the end of the line, and the change has no share."""
+    x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    x0 = torch.tensor([[-INF, 2.5, 2.0]], dtype=torch.float64)
+    ran = multiplier(lambda t: t.topk(2, 1).values, x, x0, torch.ones(1, 2).double())
+    assert torch.equal(ran, torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64))
+
+
+def test_the_highest_in_no_order() -> None:
+    """Exact where both sides have them in the same order, else said."""
+    x = torch.linspace(-1, 2, 40, dtype=torch.float64).repeat(2, 1)
+    weights = torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0], dtype=torch.float64)
+
+    def model(t: Tensor) -> Tensor:
+        return (t.topk(5, 1, sorted=False).values * weights).sum(1)
+
+    alike = attributions(model, (2 * x,), (x,))
+    assert alike.diagnostics.exact
+    torch.testing.assert_close(alike.delta, torch.zeros(2, dtype=torch.float64))
+    others = [
+        attributions(model, *((s,) for s in sides(2, 40, seed=k))) for k in range(4)
+    ]
+    assert all(
+        not run.diagnostics.exact for run in others if run.delta.abs().max() > 1e-9
+    )
+    assert any(run.diagnostics.fallbacks == ("topk",) for run in others)

@@ -139,6 +139,64 @@ def test_huge_logits() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["torch.softmax", "log_softmax"])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, 1e6), (torch.float64, 1e6), (torch.float64, 1e16)],
+)
+def test_a_winner_keeps_the_digits_in_which_it_differs_from_1(
+    name: str, dtype: torch.dtype, size: float
+) -> None:
+    """Its multiplier is as small as the others' are, its change as large."""
+    function, formula = SOFT[name]
+    x = torch.tensor([[2 * size, size, 0.0], [-size, 3.0, 2.0]], dtype=dtype)
+    x0 = torch.tensor([[0.0, 0.0, 0.0], [1.0, size, -size]], dtype=dtype)
+    ran = run_call(lambda x: function(x, 1), (x,), (x0,))
+    expected, _ = oracles.oracle(lambda x: formula(x, 1), (x,), (x0,), ran.upstream)
+    change = x.double() - x0.double()
+    found = ran.multipliers[0].double() * change
+    for row, right in zip(found, torch.from_numpy(expected[0]) * change):
+        tolerance = 32 * torch.finfo(dtype).eps * float(right.abs().max())
+        torch.testing.assert_close(row, right, rtol=0.0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["torch.softmax", "log_softmax"])
+def test_what_is_added_to_all_logits_gets_nothing(
+    name: str, dtype: torch.dtype
+) -> None:
+    function, _ = SOFT[name]
+    x, x0 = ((64 * t).round() / 64 for t in sides((6, 5), 3, dtype, 3.0))
+    ran = run_call(lambda x: function(x, 1), (x,), (x0,))
+    total = ran.multipliers[0].sum(1).abs()
+    assert (total <= 8 * torch.finfo(dtype).eps * ran.multipliers[0].abs().sum(1)).all()
+    for by, by0 in ((1024.0, 1024.0), (-512.0, 2048.0)):  # no digit of x is lost
+        moved = run_call(lambda x: function(x, 1), (x + by,), (x0 + by0,))
+        assert_close(moved.multipliers[0], ran.multipliers[0].double().numpy(), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["torch.softmax", "logsumexp"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_logit_that_is_there_on_one_side_only_carries_its_part(
+    name: str, dtype: torch.dtype, side: int
+) -> None:
+    """-inf counts as -1e30, in the logarithms and in the change alike."""
+    function, _ = SOFT[name]
+    both = list(sides((2, 4), 5, dtype))
+    both[side] = both[side].index_fill(1, torch.tensor([1, 3]), -math.inf)
+    ran = run_call(lambda x: function(x, 1), (both[0],), (both[1],))
+    found = ran.multipliers[0].double()
+    assert found.isfinite().all() and (found[:, [1, 3]] != 0).all()
+    x, x0 = (t.double().clamp_min(-1e30) for t in both)
+    change = ran.upstream.double() * (ran.output.double() - ran.reference.double())
+    torch.testing.assert_close(
+        (found * (x - x0)).sum(1), change.sum(1), rtol=1e-5, atol=1e-6
+    )
+    low = run_call(lambda x: function(x, 1), *((t.clamp_min(-1e30),) for t in both))
+    assert_close(low.multipliers[0], found.numpy(), 1e-6)
+
+
 def test_equal_sides_give_the_derivative() -> None:
     x, _ = sides((2, 4), 8)
     for function, _ in SOFT.values():

@@ -18,7 +18,7 @@ from captum_ehr.propagation import (
     default_table,
     operations,
 )
-from captum_ehr.propagation.calls import tensors_in
+from captum_ehr.propagation.containers import tensors_in
 
 Function = Callable[..., Any]
 

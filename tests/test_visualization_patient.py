@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.explanation import Explanation
-from captum_ehr.visualization import heatmap, timeline, waterfall
+from captum_ehr.insights.views import view_of
+from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
 from captum_ehr.visualization.colors import ColorScale
+from captum_ehr.visualization.layout import patient_view, visit_rows
 
 ODD = "$\\frac{a}$ _b^2 <b>" + "long name " * 20
 PICTURES = (timeline, waterfall, heatmap)
@@ -320,3 +322,69 @@ class TestLimits:
         once = explain({"conditions": tokens([[[2]]], torch.tensor([[3.5]]))})
         _, axes = timeline(once)
         assert [t.get_text() for t in axes.get_xticklabels()] == ["3.5"]
+
+
+class TestGaps:
+    """Times that do not run forward are no axis: visits stand in their order."""
+
+    def gaps(self, time: list[float], labs: list[float]) -> Explanation:
+        times = torch.tensor([time])
+        return explain(
+            {
+                "c": tokens([[[2], [3], [4]]], times),
+                "l": values([[[1.0], [2.0], [3.0]]], [labs]),
+            }
+        )
+
+    @pytest.mark.parametrize(
+        ("time", "labs"),
+        [
+            ([0.0, 600.0, 20.0], [0.0, 600.0, 20.0]),
+            ([0.0, 600.0, 20.0], [1.0, 2.0, 3.0]),
+            ([0.0, 20.0, 600.0], [3.0, 2.0, 1.0]),
+            ([0.0, 20.0, 20.0], [0.0, 20.0, 20.0]),
+        ],
+    )
+    def test_from_left_to_right_by_visit(
+        self, time: list[float], labs: list[float]
+    ) -> None:
+        made = self.gaps(time, labs)
+        figure, ax = timeline(made)
+        assert ax.get_xlabel() == "visit (in order; no times to go by)"
+        at = {text.get_text(): text.get_position()[0] for text in ax.texts}
+        assert at["I50"] < at["E11"] < at["N18"]
+        assert at["1"] < at["2"] < at["3"]
+        view = view_of(made, True)
+        assert [v["groups"][0]["items"][0]["code"] for v in view["visits"]] == [
+            "I50",
+            "E11",
+            "N18",
+        ]
+        assert [v["time"] for v in view["visits"]] == [None] * 3
+        points = view["series"][0]["lines"][0]["points"]
+        assert [(p["value"], p["time"]) for p in points] == [
+            (1.0, None),
+            (2.0, None),
+            (3.0, None),
+        ]
+        rows = visit_rows(patient_view(made, 0))
+        assert [row.label for row in rows] == ["visit 1", "visit 2", "visit 3"]
+        assert [row.groups[0][1][0].code for row in rows] == ["I50", "E11", "N18"]
+
+    def test_a_flat_series_stands_in_order(self) -> None:
+        made = explain({"hr": values([[70.0, 80.0, 90.0]], [[3.0, 2.0, 2.5]])})
+        _, ax = timeline(made)
+        at = {text.get_text(): text.get_position()[0] for text in ax.texts}
+        assert at["70"] < at["80"] < at["90"]
+
+    def test_times_that_run_forward_are_the_axis(self) -> None:
+        made = self.gaps([0.0, 20.0, 600.0], [0.0, 20.0, 600.0])
+        _, ax = timeline(made, time_label="hours")
+        assert ax.get_xlabel() == "hours"
+        assert [v["time"] for v in view_of(made, True)["visits"]] == [0.0, 20.0, 600.0]
+
+    def test_unlike_targets_are_in_the_title(self) -> None:
+        made = explain({"c": tokens([[2], [3]])}, target=(0, 1))
+        with pytest.warns(UserWarning, match="different targets"):
+            figure, _ = cohort_bar(made)
+        assert "2 different targets" in all_words(figure)

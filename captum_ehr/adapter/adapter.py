@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from ..propagation import private_view
 from .descriptions import description
-from .encoded import EncodedBatch, Pairs
+from .encoded import EncodedBatch
 from .features import Feature
+from .lookups import rows, run
 from .masks import FeatureMask, feature_mask
+from .packing import Entry, assumed, misfits, packed, unpacked
+from .patients import as_batch
+from .ranges import value_ranges
 from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, times, zero_labels
+from .token_ids import Lookup
 
 #: Puts a model's modules aside for an explanation; see propagation.private_view.
 Viewer = Callable[[nn.Module], Any]
@@ -79,6 +84,10 @@ class PyHealthAdapter(nn.Module):
         self.extra_keys = (*structure, *extra_keys)
         self._losses = known.losses
         self._is_view = False
+        self._traces = False
+        self._habits = {"traces": False}  # shared with private copies
+
+    ranges = cached_property(value_ranges)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -125,7 +134,8 @@ class PyHealthAdapter(nn.Module):
         Args:
             batch: What PyHealth's data loader yields, one entry per feature key: a
                 tensor, or a tuple of tensors in the processor's schema, with or
-                without a mask appended. Labels and other entries are not needed.
+                without a mask appended. Labels and other entries are not needed. A
+                single sample of the dataset is a batch of one patient.
 
         Returns:
             The encoded batch, on the model's device.
@@ -133,14 +143,10 @@ class PyHealthAdapter(nn.Module):
         Raises:
             TypeError: If the batch is no mapping, or an entry no tensor.
             KeyError: If a feature key is missing.
-            ValueError: If an entry does not fit its schema, holds NaN, is empty, or
+            ValueError: If an entry does not fit its schema, is infinite, is empty, or
                 has another number of patients than the others.
         """
-        if not isinstance(batch, Mapping):
-            raise TypeError(
-                f"Expected a batch as PyHealth's data loader yields it (a dict), got "
-                f"{type(batch).__name__}."
-            )
+        batch = as_batch(batch, self.features)
         read = {f.key: f.key if f.owner is None else f.owner.key for f in self.features}
         missing = [k for k in (*read.values(), *self.extra_keys) if k not in batch]
         if missing:
@@ -157,7 +163,7 @@ class PyHealthAdapter(nn.Module):
                 parts = named[feature.key]
                 ids = parts["value"]
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
-                rest += self._pack(feature, parts)
+                rest += packed(feature, parts)
             rest += [self._own({"": batch[key]})[""] for key in self.extra_keys]
             records = {f.key: f.record(named[f.key]) for f in self.features}
         sizes = {key: len(record.values) for key, record in records.items()}
@@ -245,7 +251,14 @@ class PyHealthAdapter(nn.Module):
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""
         assert feature.embedding is not None
         table = self.model.get_submodule(feature.embedding)
-        return nn.functional.embedding(ids, table.weight.detach())
+        try:
+            return rows(table, ids)
+        except IndexError:
+            raise ValueError(
+                f"Feature {feature.key!r}: token ids from {int(ids.min())} to "
+                f"{int(ids.max())}, but its table {feature.embedding!r} has "
+                f"{len(table.weight)} rows. Is the batch of another dataset?"
+            ) from None
 
     def private(self, viewer: Viewer = private_view) -> PyHealthAdapter:
         """This adapter over a private view of the model, made once for many calls."""
@@ -255,6 +268,7 @@ class PyHealthAdapter(nn.Module):
         copy.extra_keys, copy._losses = self.extra_keys, self._losses
         copy.model = _without_loss(viewer(self.model), self._losses)
         copy._is_view = True
+        copy._habits, copy._traces = self._habits, self._habits["traces"]
         copy.training = False
         return copy
 
@@ -268,28 +282,56 @@ class PyHealthAdapter(nn.Module):
         Returns:
             ``(batch, outputs)``, what the model itself returns as its logit.
         """
-        view = self.model if self._is_view else self.private().model
+        if not self._is_view:
+            grad = torch.is_grad_enabled()
+            return self.private().forward(*map(_tracked, args) if grad else args)
         count = len(self.features)
         inputs = [x[0] if isinstance(x, (tuple, list)) else x for x in args[:count]]
-        if torch.is_grad_enabled() and not self._is_view:
-            inputs = [_tracked(x) for x in inputs]
-        rest = iter(args[count:] if len(args) > count else self.assumed_args(args))
-        times = {f.owner.key: x for f, x in zip(self.features, inputs) if f.owner}
-        batch: dict[str, Any] = {
-            feature.key: self._unpack(
-                view, feature, given, times.get(feature.key), rest
+        given = args[count:] if len(args) > count else self.assumed_args(args)
+        entries, rest = unpacked(self.features, inputs, given)
+        if len(rest) != len(self.extra_keys):
+            raise ValueError(
+                f"{len(given)} additional arguments, expected "
+                f"{len(given) - len(rest) + len(self.extra_keys)} as in "
+                "enc.additional_forward_args."
             )
-            for feature, given in zip(self.features, inputs)
-            if feature.owner is None
+        more = dict(zip(self.extra_keys, rest))
+        more |= zero_labels(self.model, len(inputs[0]), inputs[0].device)
+        return self._score(self._run(entries, more))
+
+    def _run(self, entries: Sequence[Entry], more: Mapping[str, Any]) -> Any:
+        """What the view returns, the embeddings put in where it looks tokens up."""
+        lookups = {
+            e.feature.key: Lookup(
+                e.feature.key,
+                e.feature.embedding,
+                self.model.get_submodule(e.feature.embedding),
+                e.given,
+                e.parts["value"],
+            )
+            for e in entries
+            if e.feature.embedding is not None
         }
-        batch.update(zip(self.extra_keys, rest))
-        batch.update(zero_labels(self.model, inputs[0].shape[0], inputs[0].device))
-        return self._score(view(**batch))
+
+        def model(ids: Callable[[Lookup], Tensor]) -> Any:
+            own = {key: ids(lookup) for key, lookup in lookups.items()}
+            batch = {e.feature.key: e.whole(own.get(e.feature.key)) for e in entries}
+            return self.model(**batch, **more)
+
+        try:
+            output, traced = run(model, tuple(lookups.values()), self._traces)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            said = misfits(entries, next(iter(self.model.parameters())).dtype)
+            if not said:
+                raise
+            raise ValueError(" ".join(said)) from error
+        self._habits["traces"] = traced
+        return output
 
     def _score(self, output: Any) -> Tensor:
         try:
             score = output[self.score]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, IndexError):
             keys = ", ".join(map(repr, output)) if isinstance(output, Mapping) else "?"
             raise FeatureKeyError(
                 f"{type(self.model).__name__} returns no {self.score!r}; it returns "
@@ -307,73 +349,27 @@ class PyHealthAdapter(nn.Module):
             for name, part in parts.items()
         }
 
-    def _pack(self, feature: Feature, parts: Mapping[str, Any]) -> list[Tensor]:
-        """Ids, times and masks as additional arguments; ``(batch, 0)`` if absent."""
-        value = parts["value"]
-        packed = [value] if feature.embedding else []
-        for name in feature.companions:
-            part = parts.get(name)
-            packed.append(value.new_empty(len(value), 0) if part is None else part)
-        return packed
-
-    def _unpack(
-        self, view: Any, feature: Feature, given: Tensor, time: Tensor | None, rest: Any
-    ) -> Any:
-        """The batch entry that the model's forward expects for one feature."""
-        value = given
-        if feature.embedding is not None:
-            value = next(rest)
-            table = view.get_submodule(feature.embedding)
-            table.__dict__["forward"] = partial(_lookup, feature.key, given, value)
-        parts: dict[str, Tensor | None] = {"value": value}
-        for name in feature.companions:
-            part = next(rest)
-            absent = part.dim() == 2 and part.shape[1] == 0 and value.shape[1:] != (0,)
-            parts[name] = None if absent else part
-        if time is not None:
-            parts["time"] = time
-        entry = [parts[name] for name in feature.schema]
-        if "mask" not in feature.schema and parts["mask"] is not None:
-            entry.append(parts["mask"])
-        return tuple(entry) if len(entry) > 1 else entry[0]
-
-    def assumed_args(self, args: Sequence[Any]) -> list[Tensor]:
+    def assumed_args(self, pairs: Sequence[Any]) -> list[Tensor]:
         """The additional arguments of bare pairs: ids that have the mask's padding.
 
         Raises:
             ValueError: If the model needs more than embeddings and masks.
         """
-        rest: list[Tensor] = []
-        for feature, pair in zip(self.features, args):
-            timed = any(name != "mask" for name in feature.companions)
-            if timed or self.extra_keys or not isinstance(pair, (tuple, list)):
-                raise ValueError(
-                    f"Feature {feature.key!r}: the model needs more than embeddings "
-                    f"({', '.join(feature.companions)}). Pass additional_forward_args="
-                    "enc.additional_forward_args, or enc.pairs as it is."
-                )
-            ids = torch.where(pair[1], feature.special("<unk>", 1), 0)
-            parts = {"value": ids if feature.embedding else pair[0]}
-            rest += self._pack(feature, parts)
-        return rest
+        if self.extra_keys:
+            raise ValueError(
+                f"The model needs more than embeddings: {', '.join(self.extra_keys)}. "
+                "Pass additional_forward_args=enc.additional_forward_args."
+            )
+        return assumed(self.features, pairs)
 
 
-def _tracked(given: Tensor) -> Tensor:
+def _tracked(given: Any) -> Any:
     """Needing a gradient, as a model's activations do; Captum hooks them for it."""
-    if given.requires_grad or given.is_inference():
+    if isinstance(given, (tuple, list)):
+        return (_tracked(given[0]), *given[1:])
+    if not given.is_floating_point() or given.requires_grad or given.is_inference():
         return given
     return given.detach().requires_grad_()
-
-
-def _lookup(key: str, given: Tensor, expected: Tensor, ids: Tensor) -> Tensor:
-    """What the model's table would have returned for ``ids``."""
-    if ids.numel() != expected.numel():
-        raise ValueError(
-            f"Feature {key!r}: the model looks up {tuple(ids.shape)} ids, the batch "
-            f"has {tuple(expected.shape)}; it selects tokens before embedding them, so "
-            "their embeddings cannot be put in."
-        )
-    return given if ids.shape == expected.shape else given.reshape(*ids.shape, -1)
 
 
 def _without_loss(view: Any, losses: Sequence[str]) -> Any:
@@ -394,6 +390,3 @@ def _patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if isinstance(ids, (list, tuple)) and len(ids) == count:
         return tuple(map(str, ids))
     return tuple(map(str, range(count)))
-
-
-__all__ = ["EncodedBatch", "Pairs", "PyHealthAdapter"]

@@ -73,6 +73,21 @@ class Feature:
             return None
         return tuple(str(label) for label, _ in sorted(vocab.items(), key=_index))
 
+    @cached_property
+    def dims(self) -> int | None:
+        """Dimensions of one patient's value, None where the processor does not say."""
+        try:
+            return int(self.processor.dim()[self.schema.index("value")])
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):
+            return None
+
+    @cached_property
+    def width(self) -> int | None:
+        """Columns of a continuous feature, None where the processor does not say."""
+        size = getattr(self.processor, "size", None)
+        found = size() if callable(size) else size
+        return found if self.embedding is None and isinstance(found, int) else None
+
     def special(self, token: str, default: int) -> int:
         """The id of ``<pad>`` or ``<unk>``."""
         return int(self.ids.get(token, default))
@@ -83,7 +98,7 @@ class Feature:
         Raises:
             TypeError: If it is neither a tensor nor a tuple of tensors.
             ValueError: If the tuple does not fit the processor's schema, or a value
-                is NaN or infinite.
+                is infinite.
         """
         parts = value if isinstance(value, (tuple, list)) else (value,)
         names: Sequence[str] = self.schema
@@ -131,16 +146,32 @@ class Feature:
                 f"Feature {self.key!r}: the batch is empty (shape "
                 f"{tuple(value.shape)}); there is nobody to explain."
             )
-        if self.embedding is not None and value.is_floating_point():
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
             raise TypeError(
-                f"Feature {self.key!r}: expected token ids (integers), got "
+                f"Feature {self.key!r}: expected a dense tensor of real numbers, got "
+                f"{value.dtype} of layout {value.layout}."
+            )
+        if value.is_meta:
+            raise ValueError(
+                f"Feature {self.key!r}: on the meta device, without values."
+            )
+        if self.owner is None and self.dims is not None and value.dim() <= self.dims:
+            raise ValueError(
+                f"Feature {self.key!r}: shape {tuple(value.shape)}, expected "
+                f"{self.dims + 1} dimensions, the batch first, as PyHealth's data "
+                "loader gives them. Is it a single sample of the dataset?"
+            )
+        if self.embedding is not None and value.dtype not in _IDS:
+            raise TypeError(
+                f"Feature {self.key!r}: expected token ids (int64 or int32), got "
                 f"{value.dtype}. Give embeddings as a tuple of tensors instead."
             )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            rows = (~torch.isfinite(value)).flatten(1).any(1).nonzero().flatten()
+        if value.is_floating_point() and bool((infinite := torch.isinf(value)).any()):
+            rows = infinite.flatten(1).any(1).nonzero().flatten()
             raise ValueError(
-                f"Feature {self.key!r}: NaN or infinite values for patient(s) "
-                f"{rows.tolist()} of the batch. Impute them before explaining."
+                f"Feature {self.key!r}: infinite values for patient(s) "
+                f"{rows.tolist()} of the batch; give finite ones, or NaN where a value "
+                "is missing and the model knows what to do."
             )
 
     def record(self, named: dict[str, Tensor | None]) -> FeatureRecord:
@@ -184,6 +215,10 @@ class Feature:
                 given = given.unsqueeze(-1)
             real = real & given.expand_as(real)
         return real
+
+
+#: The integers that torch's embedding takes.
+_IDS = (torch.int64, torch.int32)
 
 
 def _index(item: tuple[Any, int]) -> int:

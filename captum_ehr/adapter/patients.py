@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encoded import EncodedBatch
+from .features import Feature
 
 if TYPE_CHECKING:
     from .adapter import PyHealthAdapter
@@ -45,6 +46,58 @@ def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any
     samples = [dataset[int(k)] for k in order[:count]]
     batch: dict[str, Any] = collate_fn_dict_with_padding(samples)
     return batch
+
+
+def as_batch(given: Any, features: Sequence[Feature]) -> Mapping[str, Any]:
+    """A data loader's batch as it is, a single sample as a batch of one patient.
+
+    Raises:
+        TypeError: If it is neither; the message says how to get there.
+    """
+    if isinstance(given, Mapping):
+        if not _is_sample(given, features):
+            return given
+        return {key: batched(entry) for key, entry in given.items()}
+    wanted = "Expected a batch as PyHealth's data loader yields it (a dict), got "
+    kind = type(given).__name__
+    if hasattr(given, "input_processors"):
+        how = "a dataset. Explain the batches of get_dataloader(dataset, batch_size=32)"
+    elif hasattr(given, "batch_size") and hasattr(given, "dataset"):
+        how = f"{kind}. Explain its batches one by one: for batch in loader"
+    elif isinstance(given, (list, tuple)) and any(
+        isinstance(g, Mapping) for g in given
+    ):
+        how = (
+            f"a {kind} of samples. Make them a batch with pyhealth.datasets.utils."
+            "collate_fn_dict_with_padding(samples)"
+        )
+    else:
+        how = kind
+    raise TypeError(f"{wanted}{how}.")
+
+
+def _is_sample(given: Mapping[str, Any], features: Sequence[Feature]) -> bool:
+    """Whether a mapping is a sample of the dataset: of one patient, without a batch."""
+    if not isinstance(given.get("patient_id"), str):
+        return False
+    values = ((f.dims, _value(given.get(f.key), f)) for f in features)
+    return all(v.dim() == dims for dims, v in values if isinstance(v, Tensor) and dims)
+
+
+def _value(entry: Any, feature: Feature) -> Any:
+    if not isinstance(entry, (tuple, list)):
+        return entry
+    names = dict(zip(feature.schema, entry))
+    return names.get("value")
+
+
+def batched(entry: Any) -> Any:
+    """A sample's entry as a batch of one."""
+    if isinstance(entry, Tensor):
+        return entry.unsqueeze(0)
+    if isinstance(entry, tuple):
+        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
+    return [entry]
 
 
 def fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .encoded import EncodedBatch
 from .features import Feature
+from .patients import batched
 from .records import FeatureKeyError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _fitted(
     if feature.embedding and not spec.is_floating_point():
         try:
             return adapter.embed(feature, spec.expand(ids.shape))
-        except (RuntimeError, IndexError):
+        except (RuntimeError, ValueError):
             raise _misfit(feature, spec, ids.shape, value.shape) from None
     try:
         return spec.to(value.dtype).expand(value.shape)
@@ -180,14 +181,26 @@ def _statistic(
     adapter: PyHealthAdapter, feature: Feature, value: Tensor, name: str, dataset: Any
 ) -> Tensor:
     """Mean or median over all real tokens, or over all steps, of a dataset."""
+    table = observed(feature, dataset).to(value.device)
+    points = adapter.embed(feature, table) if feature.embedding else table.to(value)
+    centre = points.mean(0) if name == "mean" else points.median(0).values
+    return centre.expand(value.shape)
+
+
+def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
+    """All real tokens of some samples, ``(tokens,)``, or values, ``(steps, columns)``.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
     rows = []
-    for sample in dataset:
+    for sample in samples:
         owner = feature if feature.owner is None else feature.owner
-        named = feature.read(_batched(sample[owner.key]))
+        named = feature.read(batched(sample[owner.key]))
         record = feature.record(named)
         if feature.embedding:
             rows.append(record.values[record.mask])
-        elif value.dim() == 2 and record.time is not None:
+        elif record.values.dim() == 2 and record.time is not None:
             rows.append(record.values[record.mask].unsqueeze(-1))
         elif feature.columns is not None:
             rows.append(record.values)
@@ -196,14 +209,4 @@ def _statistic(
             rows.append(record.values[record.mask].reshape(-1, width))
     if not rows:
         raise ValueError("The dataset is empty: it has no mean or median.")
-    table = torch.cat(rows).to(value.device)
-    points = adapter.embed(feature, table) if feature.embedding else table.to(value)
-    centre = points.mean(0) if name == "mean" else points.median(0).values
-    return centre.expand(value.shape)
-
-
-def _batched(entry: Any) -> Any:
-    """A sample's entry as a batch of one."""
-    if isinstance(entry, (tuple, list)):
-        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
-    return entry.unsqueeze(0)
+    return torch.cat(rows)

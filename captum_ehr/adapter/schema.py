@@ -80,9 +80,12 @@ def _table(
 ) -> str | None:
     """The path of the module that embeds a feature, None for continuous ones."""
     if key in embeddings:
-        table = model.get_submodule(embeddings[key])
+        table = dict(model.named_modules()).get(embeddings[key])
         if not isinstance(getattr(table, "weight", None), Tensor):
-            raise ValueError(f"{embeddings[key]} has no table of embeddings (weight).")
+            raise ValueError(
+                f"Feature {key!r}: {type(model).__name__} has no module "
+                f"{embeddings[key]!r} with a table of embeddings (weight)."
+            )
         return embeddings[key]
     if not _is_token(processor):
         return None

@@ -19,6 +19,7 @@ from .auditing import audited
 from .engine import Engine
 from .fingerprint import fingerprint
 from .forms import Prepared, in_form
+from .remarks import outside
 from .result import Result
 from .targets import Target, select, select_again
 
@@ -217,10 +218,15 @@ class DeepLiftEHR(Engine):
             )
         adapter, encoded = self.model, prepared.encoded
         sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
+        answered = torch.isfinite(result.f_input - result.f_baseline)
+        report = result.diagnostics
+        if len(prepared.references) == 1:
+            notes = outside(adapter, encoded, prepared.references[0])
+            report = replace(report, notes=(*report.notes, *notes))
         return Explanation(
             attributions=dict(zip(encoded.feature_keys, sums)),
             features={
-                key: _attributed(record, a)
+                key: _attributed(record, a, answered)
                 for (key, record), a in zip(encoded.features.items(), sums)
             },
             f_input=result.f_input,
@@ -228,7 +234,7 @@ class DeepLiftEHR(Engine):
             delta=result.balance.delta,
             rescale_factor=result.factor,
             target=tuple(i[0] if len(i) == 1 else i for i in result.index),
-            diagnostics=result.diagnostics,
+            diagnostics=report,
             patient_ids=encoded.patient_ids,
             model_name=type(adapter.model).__name__,
             output=self.output,
@@ -239,12 +245,16 @@ class DeepLiftEHR(Engine):
         )
 
 
-def _attributed(record: FeatureRecord, attribution: Tensor) -> FeatureRecord:
+def _attributed(
+    record: FeatureRecord, attribution: Tensor, answered: Tensor
+) -> FeatureRecord:
     """A feature with all that has an attribution unmasked, so that rows add up.
 
     Absent categories and padding have none, but where a given reference changes them.
+    Where the model has no answer nothing adds up, and padding stays padding.
     """
-    extra = (attribution != 0) & ~record.mask
+    known = answered.view(-1, *[1] * (attribution.dim() - 1))
+    extra = (attribution != 0) & ~record.mask & known
     return replace(record, mask=record.mask | extra) if bool(extra.any()) else record
 
 

@@ -47,19 +47,31 @@ def account(
             "the model's output is not finite, at the input or at the reference, for "
             f"patient(s) {_rows(broken)} of the batch; they have no attributions"
         )
-    off = found.off & ~broken
-    if checked and bool(off.any()):
-        change = (f_input - f_baseline).abs()
-        worst = (found.delta.abs() / change)[off].max().item()
-        size = "all, as it is 0," if worst == float("inf") else f"{worst:.2g} of it"
+    change = (f_input - f_baseline).abs()
+    off = found.off & ~broken & ~found.rounded if checked else broken & False
+    if bool(off.any()):
         suspects = [*report.fallbacks, *foreign_functions(output)]
         names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
         messages.append(
             f"{_SUMS} {_rows(off)} do not add up to f(x) - "
-            f"f(x0): off by up to {size} before any rescaling, which was "
-            f"not done; operations that are not exact: {names}"
+            f"f(x0): off by up to {_part(found.delta, change, off)} before any "
+            f"rescaling, which was not done; operations that are not exact: {names}"
         )
-    return Diagnostics(report.operations, tuple(messages))
+    lost = found.off & ~broken & found.rounded if checked else broken & False
+    if bool(lost.any()):
+        times = (found.gross / change)[lost].max().item()
+        messages.append(
+            f"{_SUMS} {_rows(lost)} cancel, and do not add up to a thousandth: "
+            f"Σ|attributions| is up to {times:.2g} times f(x) - f(x0), and rounding "
+            f"takes up to {_part(found.delta, change, lost)}; explain the model in "
+            "float64, or against a reference that is less unlike the input"
+        )
+    return replace(report, messages=tuple(messages))
+
+
+def _part(delta: Tensor, change: Tensor, rows: Tensor) -> str:
+    worst = (delta.abs() / change)[rows].max().item()
+    return "all, as it is 0," if worst == float("inf") else f"{worst:.2g} of it"
 
 
 def _rows(flags: Tensor) -> list[int]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from captum.attr import DeepLift
@@ -19,11 +19,13 @@ from ..explanation.joining import merged_diagnostics
 from ..propagation import (
     Rule,
     Tape,
+    missing,
     module_types,
     multipliers,
     recorded,
     settled,
     viewed,
+    where_known,
     with_rules,
 )
 from ..propagation.registry import Table
@@ -37,12 +39,13 @@ from .completeness import (
 )
 from .diagnosis import APART, MIXED, account, noted
 from .forms import Prepared, prepare
-from .options import check, explained
-from .outputs import scored
+from .options import check, check_rules, explained
+from .outputs import per_patient_output, scored
 from .result import Result, Run, averaged, joined
 from .segments import averaged_over, point
 from .shares import absolute_sums, summing, times_change
-from .targets import Target, per_patient, select, select_again
+from .slicing import sliced
+from .targets import Target, confusion, per_patient, select, select_again
 
 
 class Engine(DeepLift):
@@ -82,19 +85,40 @@ class Engine(DeepLift):
         segments: int = 1,
     ) -> None:
         check(output, completeness, mixing, internal_batch_size, segments)
+        check_rules(rules)
         model = explained(model, output, attribute_time)
         DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
         self.sum_tokens = sum_tokens
         self.completeness = completeness
         self.output = output
-        own = module_rules() if isinstance(model, PyHealthAdapter) else {}
-        table = _table_of(tuple(own.items()))
-        self.table = with_rules(rules, table)
-        self.types = module_types({**own, **(rules or {})})
+        self.rules = dict(rules or {})
+        self._tabulate()
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.segments = segments
         self._run: Run | None = None
+
+    def _tabulate(self) -> None:
+        """Look up the table of rules: the model's, and the user's on top."""
+        own = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
+        self.table = with_rules(self.rules, _table_of(tuple(own.items())))
+        self.types = module_types({**own, **self.rules})
+
+    def __copy__(self) -> Self:
+        """The same with attributes of its own; for every slice, so without detours."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the table, which holds closures and is looked up again."""
+        state = dict(self.__dict__)
+        del state["table"], state["types"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tabulate()
 
     def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
         """Inputs and references as plain tensors."""
@@ -108,6 +132,14 @@ class Engine(DeepLift):
         Args:
             look: Called with the view of the model before it runs.
         """
+        forward, labels = self.model_view(look)
+        inside = getattr(self.model, "model", self.model)
+        return per_patient_output(forward, type(inside).__name__), labels
+
+    def model_view(
+        self, look: Callable[[nn.Module], object] | None = None
+    ) -> tuple[Callable[..., Any], Mapping[Any, int]]:
+        """The same, whatever the model returns."""
 
         def view(model: nn.Module) -> Any:
             seen = viewed(model, self.table, self.types)
@@ -150,12 +182,10 @@ class Engine(DeepLift):
             size = prepared.inputs[0].shape[0]
             step = self.internal_batch_size or size
             targets = None if target is None else per_patient(target, size)
-            slices = [slice(start, start + step) for start in range(0, size, step)]
+            self._doubt(targets or ())
             parts = [
-                self._unmixed(
-                    prepared.rows(part), targets and targets[part], custom, each
-                )
-                for part in slices
+                self._unmixed(piece, targets and targets[k : k + step], custom, each)
+                for k, piece in sliced(prepared, step, self._output)
             ]
             result = joined(parts)
         looked_after = custom is None and self.multiplies_by_inputs
@@ -167,6 +197,19 @@ class Engine(DeepLift):
         for message in result.diagnostics.messages:
             warnings.warn(message, AttributionWarning, stacklevel=4)
         return prepared, result
+
+    def _doubt(self, targets: Sequence[Any]) -> None:
+        """Say of a number that is one class's index and another's label what it is."""
+        labels = getattr(self.model, "labels", None) if targets else None
+        if labels and (words := confusion(targets, labels)):
+            warnings.warn(words, AttributionWarning, stacklevel=5)
+
+    def _output(self, prepared: Prepared) -> Tensor:
+        """The model's output, without any explanation."""
+        forward, _ = self.forward_view()
+        with torch.no_grad():
+            own = (x.detach().clone() for x in prepared.inputs)
+            return forward(*own, *prepared.args)
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool
@@ -240,17 +283,23 @@ class Engine(DeepLift):
         share = custom
         if custom is None and self.multiplies_by_inputs:
             share = summing(own.summed) if own.summed else times_change
+        run.places = [missing(x, b) for x, b in zip(own.inputs, baselines)]
+        inputs, references = own.inputs, baselines
+        if any(place is not None for place in run.places):
+            inputs = _known(inputs, run.places)
+            references = _known(references, run.places)
+            share = share and partial(_among_known, share, inputs, references)
         attributions = CAPTUM_ATTRIBUTE(
             self, own.inputs, baselines, None, own.args or None, False, share
         )
         with torch.no_grad():
             measured = attributions
             if custom is None and not self.multiplies_by_inputs:
-                sides = zip(run.multipliers, own.inputs, baselines)
+                sides = zip(run.multipliers, inputs, references)
                 measured = tuple(m * (x - b) for m, x, b in sides)
             index, row = run.index, run.row
             values = run.value.detach(), run.f_baseline
-            parts = [run.multipliers, own.inputs, baselines]
+            parts = [run.multipliers, inputs, references]
             if row is not None:
                 index, attributions = index[row : row + 1], _row(attributions, row)
                 values, measured = _row(values, row), _row(measured, row)
@@ -259,7 +308,7 @@ class Engine(DeepLift):
             gross = partial(absolute_sums, *parts) if own.summed else None
             found = balance(measured, *values, gross)
         detached = tuple(a.detach() for a in attributions)
-        return Result(detached, *values, index, found)
+        return Result(_nan_without_answer(detached, *values), *values, index, found)
 
     # What Captum's attribute calls ---------------------------------------------------
 
@@ -293,7 +342,7 @@ class Engine(DeepLift):
             if self.segments > 1:
                 line = inputs, run.references
                 found = averaged_over(self.segments, run, self.table, *line, found)
-            run.multipliers = found
+            run.multipliers = _known(found, run.places)
         return run.multipliers
 
     def _hook_main_model(self) -> list[Any]:
@@ -301,6 +350,31 @@ class Engine(DeepLift):
 
     def _register_hooks(self, module: nn.Module, **_: Any) -> None:
         return None
+
+
+def _known(
+    values: tuple[Tensor, ...], places: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Values with 0 where they are missing."""
+    return tuple(where_known(x.detach(), 0.0, p) for x, p in zip(values, places))
+
+
+def _nan_without_answer(
+    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
+) -> tuple[Tensor, ...]:
+    """NaN for all of a patient for whom the model has no finite answer."""
+    broken = ~torch.isfinite(f_input - f_baseline)
+    if not bool(broken.any()):
+        return attributions
+    rows = (broken.view(-1, *[1] * (a.dim() - 1)) for a in attributions)
+    return tuple(a.masked_fill(row, torch.nan) for a, row in zip(attributions, rows))
+
+
+def _among_known(
+    share: Any, inputs: Any, references: Any, multipliers: Any, *_: Any
+) -> tuple[Tensor, ...]:
+    """The attributions where nothing is missing; there, inputs are references."""
+    return share(multipliers, inputs, references)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,21 +46,6 @@ class Prepared:
         embedded = (k for k, f in enumerate(model.features) if f.embedding)
         return replace(self, summed=frozenset(embedded))
 
-    def rows(self, part: slice) -> Prepared:
-        """The same for some of the patients."""
-        size = self.inputs[0].shape[0]
-        args = tuple(
-            a[part] if isinstance(a, Tensor) and a.dim() and a.shape[0] == size else a
-            for a in self.args
-        )
-        return Prepared(
-            tuple(x[part] for x in self.inputs),
-            tuple(tuple(x[part] for x in one) for one in self.references),
-            args,
-            self.form,
-            summed=self.summed,
-        )
-
     def but(self, row: int) -> Prepared:
         """The same with every other patient's reference at that patient's input."""
         first = self.inputs[0]
@@ -89,7 +75,7 @@ class Prepared:
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
         return Prepared(
-            tuple(_ordinary(x).detach().requires_grad_() for x in self.inputs),
+            tuple(_leaf(_ordinary(x).detach()) for x in self.inputs),
             tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
             tuple(_ordinary(a) for a in self.args),
             self.form,
@@ -98,9 +84,20 @@ class Prepared:
 
 
 def prepare(
-    model: nn.Module, inputs: Any, baselines: Any, additional_forward_args: Any
+    model: nn.Module,
+    inputs: Any,
+    baselines: Any,
+    additional_forward_args: Any,
+    integers: bool = False,
 ) -> Prepared:
     """Recognise the form of the inputs and find their references.
+
+    Args:
+        model: The explained model.
+        inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`.
+        baselines: The references.
+        additional_forward_args: Of the model's forward.
+        integers: Whether tensors of integers will do, as nothing is attributed to them.
 
     Raises:
         TypeError: If the form needs a PyHealth model and this is none, or inputs
@@ -108,11 +105,12 @@ def prepare(
         ValueError: If a reference's shape does not fit its input.
     """
     args = additional_forward_args
-    if isinstance(inputs, (Mapping, EncodedBatch)):
+    if _is_batch(inputs, model):
         if not isinstance(model, PyHealthAdapter):
             raise TypeError(
-                f"A {type(inputs).__name__} was given, but {type(model).__name__} is "
-                "no PyHealth model; give tensors, or a model with feature keys."
+                f"A batch ({type(inputs).__name__}) was given, but "
+                f"{type(model).__name__} is no PyHealth model; give tensors, or a "
+                "model with feature keys."
             )
         whole = inputs if isinstance(inputs, EncodedBatch) else model.encode(inputs)
         form = "encoded" if isinstance(inputs, EncodedBatch) else "mapping"
@@ -124,12 +122,15 @@ def prepare(
     if isinstance(inputs, (tuple, list)) and inputs and all(map(_is_pair, inputs)):
         return _pairs(model, inputs, baselines, args)
     parts = _tuple(inputs)
+    if not parts:
+        raise ValueError("There are no inputs: give at least one tensor.")
     for k, part in enumerate(parts):
-        if not isinstance(part, Tensor) or not part.is_floating_point():
+        if not isinstance(part, Tensor) or not _countable(part, integers):
             kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(
                 f"Input {k} is {kind}, expected a floating-point tensor: embeddings of "
-                "tokens, raw values of continuous features."
+                "tokens, raw values of continuous features. (LayerDeepLiftEHR of an "
+                "embedding takes token ids.)"
             )
         if part.dim() == 0 or part.shape[0] == 0:
             raise ValueError(
@@ -137,7 +138,7 @@ def prepare(
             )
     references = _references(parts, baselines)
     form = "tensor" if isinstance(inputs, Tensor) else "tuple"
-    return Prepared(parts, (references,), _tuple(args), form)
+    return Prepared(parts, (references,), _arguments(args, model), form)
 
 
 def in_form(
@@ -181,7 +182,7 @@ def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
         references = model.baseline(whole, baselines)
     else:
         references = _references(inputs, baselines)
-    bare = Prepared(inputs, (), _tuple(args), "pairs", masks=masks)
+    bare = Prepared(inputs, (), _arguments(args, model), "pairs", masks=masks)
     return bare.against((references,))
 
 
@@ -198,7 +199,7 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
         raise ValueError(f"{len(parts)} baseline(s) for {len(inputs)} input(s).")
     made = []
     for k, (x, part) in enumerate(zip(inputs, parts)):
-        if isinstance(part, (int, float)):
+        if isinstance(part, Real):
             made.append(torch.full_like(x, float(part)))
             continue
         if not isinstance(part, Tensor):
@@ -212,6 +213,10 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
             )
         made.append(part.to(x).expand_as(x))
     return tuple(made)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.requires_grad_() if x.is_floating_point() else x
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:
@@ -230,6 +235,22 @@ def _is_pair(value: Any) -> bool:
     )
 
 
+def _is_batch(inputs: Any, model: nn.Module) -> bool:
+    """Whether inputs are a PyHealth batch, or what is meant to be one."""
+    if isinstance(inputs, (Mapping, EncodedBatch)):
+        return True
+    if not isinstance(model, PyHealthAdapter):
+        return False
+    if isinstance(inputs, (list, tuple)):
+        return any(isinstance(part, Mapping) for part in inputs)
+    return not isinstance(inputs, Tensor)
+
+
+def _countable(part: Tensor, integers: bool) -> bool:
+    """Whether a tensor can be an input."""
+    return part.is_floating_point() or (integers and part.dtype != torch.bool)
+
+
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
@@ -238,6 +259,12 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _arguments(value: Any, model: nn.Module) -> tuple[Any, ...]:
+    """Additional arguments as Captum reads them: a list is one, a tuple several."""
+    several = isinstance(value, tuple) or isinstance(model, PyHealthAdapter)
+    return _tuple(value) if several or value is None else (value,)
 
 
 def _ordinary(value: Any) -> Any:

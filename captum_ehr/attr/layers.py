@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from captum.attr import LayerDeepLift, NeuronDeepLift
-from captum.attr._utils.common import _call_custom_attribution_func
 from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..adapter import Baseline
-from ..propagation import Tape, multipliers, recorded, settled
-from .completeness import AttributionWarning
+from .completeness import (
+    AttributionWarning,
+    Completeness,
+    CompletenessError,
+    balance,
+)
 from .deep_lift import DeepLiftEHR
-from .engine import Engine
-from .probes import Activations, Probe, Selector, layer_path, neuron
-from .targets import Target, select, select_again
+from .inside import LayerEngine
+from .outputs import per_patient_output
+from .probes import Owner, Probe, Selector, layer_path, neuron
+from .result import Result
+from .targets import Target
+from .watching import Watch
 
 
 class LayerDeepLiftEHR(LayerDeepLift):
     r"""DeepLIFT of what a layer gives (or takes): :math:`m_h\,(h(x) - h(x_0))`.
 
+    The layer's tensors are taken as if they were the model's own inputs: the graph is
+    cut there. So where a layer gives several tensors, one made of the other (all steps
+    and the last one), nothing is counted twice: what goes through the last one counts
+    there alone, and together they add up to what passes the layer. What goes past it
+    (a residual connection, other features) is in none of them, also where what the
+    layer takes is used elsewhere too; it is said, and left in the delta. Captum's own
+    counts both several times.
+
     Args:
         model: See :class:`DeepLiftEHR`.
         layer: A module of the model (of the PyHealth model, not of its adapter), or
-            its path in it.
+            its path in it; or a list of these, which are then cut all at once: of two
+            in a row the first has what does not go through the second.
         multiply_by_inputs: As in Captum: False returns multipliers.
-        **options: Of :class:`DeepLiftEHR`: ``rules``, ``output``, ``attribute_time``.
+        completeness: ``"check"`` warns if the layer's attributions do not add up to
+            f(x) - f(x0), and says how much goes past the layer; ``"raise"`` raises;
+            ``"off"`` does nothing. Nothing is rescaled.
+        **options: Of :class:`DeepLiftEHR`, but for ``sum_tokens`` and ``segments``.
 
     Raises:
-        ValueError: If the model has no such layer, or it embeds a feature; or if
-            ``segments`` are asked for, as a layer's values follow no straight line.
+        ValueError: If the model has no such layer, or it embeds a feature; or if an
+            option is given that a layer cannot have.
 
     Example:
         >>> from captum_ehr.datasets import tiny_model
@@ -47,19 +65,19 @@ class LayerDeepLiftEHR(LayerDeepLift):
     def __init__(
         self,
         model: nn.Module,
-        layer: nn.Module | str,
+        layer: nn.Module | str | Sequence[nn.Module | str],
         multiply_by_inputs: bool = True,
+        *,
+        completeness: Completeness = "check",
         **options: Any,
     ) -> None:
-        self.engine = Engine(model, multiply_by_inputs, **options)
-        if self.engine.segments != 1:
-            raise ValueError(
-                f"segments={self.engine.segments}: a layer's values do not follow the "
-                "inputs' straight line, so there are no pieces of it; leave it at 1."
-            )
-        path = layer_path(self.engine.model, layer)
+        _refuse(completeness, options)
+        options["completeness"] = completeness
+        self.engine = LayerEngine(model, multiply_by_inputs, **options)
+        self.several = isinstance(layer, (list, tuple, nn.ModuleList))
+        layers: Any = layer if self.several else [layer]
+        self.paths = [layer_path(self.engine.model, one) for one in layers]
         super().__init__(self.engine.model, layer, multiply_by_inputs)
-        self.path = path
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -78,7 +96,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
         """Attributions of the target output to the layer.
 
         Args:
-            inputs: See :meth:`DeepLiftEHR.attribute`.
+            inputs: See :meth:`DeepLiftEHR.attribute`; also integers, such as token ids
+                in front of an embedding, with integers as reference.
             baselines: See :meth:`DeepLiftEHR.attribute`.
             target: See :meth:`DeepLiftEHR.attribute`.
             additional_forward_args: As for Captum.
@@ -93,52 +112,89 @@ class LayerDeepLiftEHR(LayerDeepLift):
 
         Returns:
             A tensor shaped like what the layer gives (or takes); a tuple of them if
-            these are several.
+            these are several; for a list of layers a list of these.
 
         Raises:
+            CompletenessError: If they do not add up and ``completeness="raise"``.
             ValueError: If the layer does not run, or several times and ``call`` does
-                not say which is meant.
+                not say which is meant; if its tensors have no patients and the delta
+                is asked for.
         """
         if grad_kwargs and dict(grad_kwargs) != {"materialize_grads": True}:
             raise ValueError(
                 f"grad_kwargs={dict(grad_kwargs)}: the multipliers are no gradients of "
                 "torch's that these could be passed to."
             )
-        engine = self.engine
-        probe = Probe(engine.model, self.path, attribute_to_layer_input, call)
-        with torch.inference_mode(False):
-            own = engine.prepare(inputs, baselines, additional_forward_args).fresh()
-            forward, labels = engine.forward_view(probe.look)
-            forward = probe.watched(forward)
-            tape = Tape(engine.table)
-
-            def attempt() -> tuple[Tensor, Tensor, Activations, Activations]:
-                with recorded(forward, own.inputs, own.args, tape) as (output, against):
-                    value, index = select(output, target, labels)
-                    found = probe.take()
-                    reference = select_again(against(own.references[0]), index)
-                    return value, reference, found, probe.take()
-
-            value, reference, found, references = settled(tape, attempt)
-            ms = multipliers(value, found)
-            references = tuple(r.detach() for r in references)
-        found = tuple(h.detach() for h in found)
-        if custom_attribution_func is not None:
-            parts = tuple(
-                _call_custom_attribution_func(
-                    custom_attribution_func, ms, found, references
-                )
-            )
-        elif self.multiplies_by_inputs:
-            parts = tuple(m * (h - r) for m, h, r in zip(ms, found, references))
-        else:
-            parts = ms
-        for message in tape.diagnostics().messages:
-            warnings.warn(message, AttributionWarning, stacklevel=3)
-        shaped = parts if len(parts) > 1 else parts[0]
+        engine = copy.copy(self.engine)
+        to_input = attribute_to_layer_input
+        engine.watch = watch = Watch(
+            [Probe(engine.model, path, to_input, call, cut=True) for path in self.paths]
+        )
+        _, result = engine.run(
+            inputs, baselines, target, additional_forward_args, custom_attribution_func
+        )
+        *rows, past = result.attributions
+        if engine.multiplies_by_inputs and custom_attribution_func is None:
+            self._say(result, past)
+        parts = [_put_back(part, owner) for part, owner in zip(rows, watch.placed)]
+        grouped = [
+            group[0] if len(group) == 1 else tuple(group)
+            for group in ([parts.pop(0) for _ in p.take()] for p in watch.probes)
+        ]
+        shaped = grouped if self.several else grouped[0]
         if not return_convergence_delta:
             return shaped
-        return shaped, _residual(parts, value.detach() - reference, self.path)
+        if bool(past.isnan().any()) and not bool(result.f_input.isnan().any()):
+            raise ValueError(
+                f"The layer {', '.join(self.paths)!r} gives or takes a tensor without "
+                "an axis for the patients: there is no residual per patient."
+            )
+        return shaped, result.balance.delta - past
+
+    def _say(self, result: Result, past: Tensor) -> None:
+        """Say how much goes past the layer, if it is more than rounding."""
+        mode = self.engine.completeness
+        change = result.f_input - result.f_baseline
+        own = change + result.balance.delta - past
+        off = balance((own.unsqueeze(1),), result.f_input, result.f_baseline).off
+        off = off & ~result.balance.off
+        if mode == "off" or not bool(off.any()):
+            return
+        part = (past.abs() / change.abs())[off].max().item()
+        size = "all of it" if part == float("inf") else f"up to {part:.2g} of it"
+        words = (
+            f"layer {', '.join(map(repr, self.paths))}: f(x) - f(x0) goes past it, for "
+            f"patient(s) {off.nonzero().flatten().tolist()} {size}; that is in none of "
+            "its attributions"
+        )
+        if mode == "raise":
+            raise CompletenessError(words)
+        warnings.warn(words, AttributionWarning, stacklevel=4)
+
+
+def _refuse(completeness: str, options: Mapping[str, Any]) -> None:
+    """Refuse what makes no sense of a layer."""
+    if completeness == "rescale":
+        raise ValueError(
+            "completeness='rescale': what goes past a layer is in none of its "
+            "attributions, so there is nothing to scale them to; it is 'check', "
+            "'raise' or 'off'."
+        )
+    if options.get("sum_tokens"):
+        raise ValueError(
+            "sum_tokens=True: a layer's tensors keep their shape; sum them over the "
+            "dimension that you mean."
+        )
+    if options.get("segments", 1) != 1:
+        raise ValueError(
+            f"segments={options['segments']}: a layer's values do not follow the "
+            "inputs' straight line, so there are no pieces of it; leave it at 1."
+        )
+
+
+def _put_back(part: Tensor, owner: Owner) -> Tensor:
+    """The patients where the layer has them."""
+    return part.movedim(0, owner) if isinstance(owner, int) else part
 
 
 class NeuronDeepLiftEHR(NeuronDeepLift):
@@ -171,9 +227,8 @@ class NeuronDeepLiftEHR(NeuronDeepLift):
         multiply_by_inputs: bool = True,
         **options: Any,
     ) -> None:
-        self.options = {"multiply_by_inputs": multiply_by_inputs, **options}
-        engine = Engine(model, **self.options)
-        self.path = layer_path(engine.model, layer)
+        self.engine = _NeuronEngine(model, multiply_by_inputs, **options)
+        self.path = layer_path(self.engine.model, layer)
         super().__init__(model, layer, multiply_by_inputs)
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -207,7 +262,7 @@ class NeuronDeepLiftEHR(NeuronDeepLift):
             ValueError: If the selector does not fit the layer, or the layer runs
                 several times and ``call`` does not say which is meant.
         """
-        engine = _NeuronEngine(self.forward_func, **self.options)
+        engine = copy.copy(self.engine)
         engine.probe = Probe(engine.model, self.path, attribute_to_neuron_input, call)
         engine.selector = neuron_selector
         return engine.attribute(
@@ -230,23 +285,10 @@ class _NeuronEngine(DeepLiftEHR):
         self, look: Callable[[nn.Module], object] | None = None
     ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
         """A forward that returns the neuron."""
-        forward, _ = super().forward_view(self.probe.look)
-        forward = self.probe.watched(forward)
+        forward, _ = self.model_view(Watch([self.probe]).look)
 
         def chosen(*args: Any) -> Tensor:
             forward(*args)
             return neuron(self.probe.take(), self.selector)
 
-        return chosen, {}
-
-
-def _residual(parts: Activations, change: Tensor, path: str) -> Tensor:
-    """Σ attributions - (f(x) - f(x0)), per patient."""
-    for part in parts:
-        if part.dim() == 0 or len(part) != len(change):
-            raise ValueError(
-                f"The layer {path!r} has shape {tuple(part.shape)}, not {len(change)} "
-                "patients along dimension 0: there is no residual per patient."
-            )
-    total = torch.stack([p.reshape(len(p), -1).double().sum(1) for p in parts]).sum(0)
-    return (total - change.double()).to(change.dtype)
+        return per_patient_output(chosen, "The neuron's layer"), {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
+
 from torch import nn
 
 from ..adapter import PyHealthAdapter, is_pyhealth_model
@@ -26,10 +29,30 @@ def check(
         raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
     if mixing not in ("apart", "together"):
         raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size={internal_batch_size}; at least 1.")
-    if not isinstance(segments, int) or segments < 1:
+    if internal_batch_size is not None and not _counts(internal_batch_size):
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
+        )
+    if not _counts(segments):
         raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
+
+
+def check_rules(rules: object) -> None:
+    """Refuse what is no table of rules.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if rules is not None and not isinstance(rules, Mapping):
+        raise TypeError(
+            "rules: expected a mapping from torch functions or module types to rules, "
+            f"got {type(rules).__name__}."
+        )
+
+
+def _counts(value: object) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and value >= 1  # type: ignore[operator]
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:

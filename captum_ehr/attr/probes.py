@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..adapter import PyHealthAdapter
 
 #: What one call of a layer took or gave: its floating-point tensors.
 type Activations = tuple[Tensor, ...]
+
+#: Where the patients of a tensor are: an axis, the patient of each row (of a packed
+#: sequence), or None where there are no patients.
+type Owner = int | Tensor | None
 
 
 class Probe:
@@ -21,45 +28,49 @@ class Probe:
         layer: A module of it, or its path.
         of_input: Look at what the layer takes, not at what it gives.
         call: Which of its calls, where it runs several times.
+        cut: Let the model go on from tensors of their own, as if these were its
+            inputs: several tensors of a layer, one made of the other, are then
+            independent of each other.
 
     Raises:
         ValueError: If the model has no such layer, or it embeds a feature.
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module | str, of_input: bool, call: int | None
+        self,
+        model: nn.Module,
+        layer: nn.Module | str,
+        of_input: bool,
+        call: int | None,
+        cut: bool = False,
     ) -> None:
         self.path = layer_path(model, layer)
         self.of_input = of_input
         self.call = call
-        self.seen: list[Activations] = []
+        self.cut = cut
+        self.module: nn.Module | None = None
+        self.seen: list[list[tuple[Tensor, Tensor | None]]] = []
 
     def look(self, view: nn.Module) -> None:
         """Have the layer of a view show what passes it."""
-        module = view.get_submodule(self.path)
+        module = self.module = view.get_submodule(self.path)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"The layer {self.path!r} is TorchScript: nobody sees it.")
         forward = module.forward
 
         def shown(*args: Any, **kwargs: Any) -> Any:
-            found: list[Tensor] = []
+            found: list[tuple[Tensor, Tensor | None]] = []
+            cut = self.cut and (self.call or 0) == len(self.seen)
             if self.of_input:
-                args = tuple(_split(a, found) for a in args)
-                kwargs = {key: _split(a, found) for key, a in kwargs.items()}
-                self.seen.append(tuple(found))
+                args = tuple(_split(a, found, cut) for a in args)
+                kwargs = {key: _split(a, found, cut) for key, a in kwargs.items()}
+                self.seen.append(found)
                 return forward(*args, **kwargs)
-            output = _split(forward(*args, **kwargs), found)
-            self.seen.append(tuple(found))
+            output = _split(forward(*args, **kwargs), found, cut)
+            self.seen.append(found)
             return output
 
         module.__dict__["forward"] = shown
-
-    def watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A forward of that view, which may begin again after it was broken off."""
-
-        def anew(*args: Any) -> Any:
-            self.seen = []
-            return forward(*args)
-
-        return anew
 
     def take(self) -> Activations:
         """What one call showed in the pass that has just run.
@@ -68,7 +79,22 @@ class Probe:
             ValueError: If the layer did not run, or several times and ``call`` does
                 not say which is meant, or has no floating-point tensors.
         """
-        seen, self.seen = self.seen, []
+        return tuple(tensor for tensor, _ in self._taken())
+
+    def owners(self, size: int) -> list[Owner]:
+        """Where the patients of each of these tensors are."""
+        owners: list[Owner] = []
+        for k, (tensor, rows) in enumerate(self._taken()):
+            if rows is not None:
+                owners.append(rows)
+            elif isinstance(self.module, nn.RNNBase) and tensor.dim() == 3:
+                owners.append(int(k > 0 or not self.module.batch_first))
+            else:
+                owners.append(patients_axis(tensor, size))
+        return owners
+
+    def _taken(self) -> list[tuple[Tensor, Tensor | None]]:
+        seen = self.seen
         where = f"The layer {self.path!r}"
         if not seen:
             raise ValueError(
@@ -88,6 +114,14 @@ class Probe:
             side = "takes" if self.of_input else "gives"
             raise ValueError(f"{where} {side} no floating-point tensor.")
         return seen[call]
+
+
+def patients_axis(tensor: Tensor, size: int) -> int | None:
+    """The axis along which a tensor has its patients, None if it cannot be told."""
+    if tensor.dim() and tensor.shape[0] == size:
+        return 0
+    axes = [axis for axis, length in enumerate(tensor.shape) if length == size]
+    return axes[0] if len(axes) == 1 else None
 
 
 def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
@@ -112,18 +146,40 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
     return path
 
 
-def _split(value: Any, found: list[Tensor]) -> Any:
+def _split(value: Any, found: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
     """Keep each tensor, and hand on a copy, which may then be written on."""
     if isinstance(value, Tensor):
         if not (value.is_floating_point() or value.is_complex()):
             return value
-        found.append(value)
-        return value.clone()
+        if not cut:
+            found.append((value, None))
+            return value.clone()
+        with torch._C.DisableTorchFunction(), torch.enable_grad():
+            leaf = value.detach().requires_grad_()
+            found.append((leaf, None))
+            return leaf.clone()
+    if isinstance(value, PackedSequence):
+        data: list[tuple[Tensor, Tensor | None]] = []
+        made = value._replace(data=_split(value.data, data, cut))
+        found += [(tensor, _packed_patients(value)) for tensor, _ in data]
+        return made
     if type(value) in (tuple, list):
-        return type(value)(_split(item, found) for item in value)
-    if isinstance(value, tuple):  # a named one, such as a packed sequence
-        return type(value)(*(_split(item, found) for item in value))
+        return type(value)(_split(item, found, cut) for item in value)
+    if isinstance(value, tuple):  # a named one
+        return type(value)(*(_split(item, found, cut) for item in value))
+    if type(value) is dict or isinstance(value, OrderedDict):  # a model's output too
+        return type(value)((k, _split(item, found, cut)) for k, item in value.items())
     return value
+
+
+def _packed_patients(packed: PackedSequence) -> Tensor:
+    """The patient of each row of a packed sequence's data."""
+    with torch._C.DisableTorchFunction():
+        sizes = packed.batch_sizes.tolist()
+        order = packed.sorted_indices
+        if order is None:
+            order = torch.arange(sizes[0], device=packed.data.device)
+        return torch.cat([order[:n] for n in sizes])
 
 
 #: From what a layer shows to one value per patient.

@@ -28,6 +28,7 @@ class Run:
         record: Records an input pass over other inputs.
         row: The only patient whose value counts, or None for all.
         again: Whether another reference may follow.
+        places: Where values are missing, of each input.
     """
 
     output: Tensor
@@ -41,6 +42,7 @@ class Run:
     multipliers: tuple[Tensor, ...] = ()
     references: Sequence[Tensor] = ()
     reports: list[Diagnostics] = field(default_factory=list)
+    places: Sequence[Tensor | None] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class Result:
 
     def rescaled(self) -> Result:
         """With rounding polished away in place, where it is no more than that."""
-        factor = self.balance.factor
+        factor = polish(self.balance, self.f_input - self.f_baseline)
 
         def scaled(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             shaped = (factor.view(-1, *[1] * (a.dim() - 1)) for a in parts)
@@ -99,12 +101,13 @@ def averaged(parts: list[Result], each: bool) -> Result:
     f_baseline = torch.stack([p.f_baseline for p in parts]).mean(0)
     delta = deltas.double().mean(1).to(deltas.dtype)
     off = torch.stack([p.balance.off for p in parts]).any(0)
+    bound = torch.stack([p.balance.bound for p in parts]).mean(0)
     gross = torch.stack([p.balance.gross for p in parts]).mean(0)
     return replace(
         first,
         attributions=tuple(torch.stack(column).mean(0) for column in columns),
         f_baseline=f_baseline,
-        balance=Balance(delta, polish(delta, first.f_input - f_baseline), off, gross),
+        balance=Balance(delta, bound, off, gross),
     )
 
 

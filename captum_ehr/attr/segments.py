@@ -21,7 +21,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..propagation import Diagnostics, Tape, multipliers, settled
+from ..propagation import (
+    Diagnostics,
+    Tape,
+    missing,
+    multipliers,
+    settled,
+    where_known,
+)
 from ..propagation.registry import Table
 from .result import Run
 from .targets import select_again
@@ -30,9 +37,15 @@ from .targets import select_again
 def point(
     inputs: Sequence[Tensor], references: Sequence[Tensor], part: float
 ) -> list[Tensor]:
-    """The point of the line that lies so far from the input; at 1 the reference."""
+    """The point of the line that lies so far from the input; at 1 the reference.
+
+    What is missing at one of the ends is, or is not, as at the input.
+    """
+    if part == 1:
+        return list(references)
     with torch.no_grad():
-        return [torch.lerp(x, x0, part) for x, x0 in zip(inputs, references)]
+        line = ((x.detach(), x0, missing(x, x0)) for x, x0 in zip(inputs, references))
+        return [where_known(torch.lerp(x, x0, part), x, gap) for x, x0, gap in line]
 
 
 def averaged_over(

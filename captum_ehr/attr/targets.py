@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,20 +71,33 @@ def select_again(output: Tensor, index: list[Index]) -> Tensor:
 
 def per_patient(target: Target, rows: int) -> list[Any]:
     """One target for each of ``rows`` patients."""
-    if isinstance(target, Tensor):
+    if isinstance(target, (Tensor, np.ndarray)):
         target = target.tolist()
-    if isinstance(target, list) or (
-        isinstance(target, Sequence) and not isinstance(target, (str, tuple))
-    ):
-        if len(target) == 1:
-            return list(target) * rows
-        if len(target) != rows:
+    listed = isinstance(target, Sequence) and not isinstance(target, (str, tuple))
+    if listed or hasattr(target, "to_numpy"):  # a column of a table
+        each: list[Any] = list(target)  # type: ignore[arg-type]
+        if len(each) == 1:
+            return each * rows
+        if len(each) != rows:
             raise ValueError(
-                f"target has {len(target)} entries for {rows} patients; give one for "
+                f"target has {len(each)} entries for {rows} patients; give one for "
                 "all, or one for each."
             )
-        return list(target)
+        return each
     return [target] * rows
+
+
+def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
+    """What to say of numbers that are an index of one class and another's label."""
+    words = {str(label): index for label, index in labels.items()}
+    names = {index: label for label, index in labels.items()}
+    said = {
+        f"target={one} is taken as an index, that of the label {names[one]!r}; the "
+        f"label {one} is target='{one}'"
+        for one in targets
+        if _whole(one) and words.get(str(one), one) != one and one in names
+    }
+    return "; ".join(sorted(said))
 
 
 def _predicted(output: Tensor) -> list[Index]:
@@ -101,22 +116,21 @@ def _predicted(output: Tensor) -> list[Index]:
 def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     """One patient's target as a tuple of non-negative indices."""
     single = len(shape) == 1 and shape[0] == 1
-    if isinstance(one, str):
-        if one not in labels:
-            raise FeatureKeyError(
-                f"target {one!r} is no label of the dataset; the labels are "
-                f"{list(labels)}."
-            )
-        one = labels[one]
+    if isinstance(one, (Tensor, np.ndarray, np.generic)):
+        one = one.tolist()
+    if isinstance(one, list) and len(one) == 1:
+        one = one[0]  # of a column
+    if isinstance(one, (str, bool)):
+        one = _labelled(one, labels)
         if single and one == 0:
             raise ValueError(
                 f"The model has one logit, for the label {_positive(labels)!r}; explain"
                 " that one and read the signs the other way round."
             )
-    if single and one == 1 and len(labels) == 2:
+    if single and _whole(one) and one == 1 and len(labels) == 2:
         one = 0  # the positive label of a binary dataset is its only logit
     indices = one if isinstance(one, (tuple, list)) else (one,)
-    if not shape and indices == (0,):
+    if not shape and all(_whole(i) and i == 0 for i in indices) and indices:
         return ()
     if len(indices) != len(shape) or not all(_whole(i) for i in indices):
         raise ValueError(
@@ -127,14 +141,37 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
         if not -size <= i < size:
             raise IndexError(
                 f"target {i} is out of range: the model has {size} output(s), so it "
-                f"must be {'0' if size == 1 else f'between 0 and {size - 1}'}."
+                f"must be {'0' if size == 1 else f'between 0 and {size - 1}'}"
+                f"{_by_name(i, labels)}."
             )
     return tuple(int(i) % size for i, size in zip(indices, shape))
 
 
+def _labelled(one: Any, labels: Mapping[Any, int]) -> int:
+    """The index of a label, or of what a label is written like."""
+    found = [labels[one]] if one in labels else []
+    found = found or [k for label, k in labels.items() if str(label) == str(one)]
+    if len(found) == 1:
+        return found[0]
+    if not isinstance(one, str):  # no label, but the index of two classes
+        return int(one)
+    raise FeatureKeyError(
+        f"target {one!r} is no label of the dataset; the labels are {list(labels)}."
+    )
+
+
+def _by_name(one: Any, labels: Mapping[Any, int]) -> str:
+    return f"; the label is target='{one}'" if str(one) in map(str, labels) else ""
+
+
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether something is an index: also NumPy's, and a float that is one."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Integral) or (
+        isinstance(value, float) and value.is_integer()
+    )
 
 
 def _positive(labels: Mapping[Any, int]) -> Any:
-    return next((label for label, index in labels.items() if index == 1), None)
+    return next((label for label, index in labels.items() if index == 1), True)

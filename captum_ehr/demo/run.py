@@ -16,6 +16,7 @@ from captum_ehr.demo.synthetic import N_PATIENTS, synthetic_demo_cohort
 from captum_ehr.demo.terminal import account_table, top_table
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
 from captum_ehr.demo.writing import write_files
+from captum_ehr.explanation.words import remarks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,7 @@ def run_demo(
         console.print()
         console.print(account_table(results, cohort))
         for explained in results:
-            for message in explained.explanation.diagnostics.messages:
+            for message in remarks(explained.explanation):
                 console.print(f"! {explained.name}: {message}", markup=False)
         with console.status("Writing the report …"):
             return write_files(results, cohort, out)

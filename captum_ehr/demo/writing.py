@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from captum_ehr.demo.cohort import Cohort
 from captum_ehr.demo.explaining import Explained, shown_patients, timeline_patient
+from captum_ehr.explanation.writing import private
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +60,11 @@ def write_files(results: Sequence[Explained], cohort: Cohort, out: Path) -> list
     )
     picture = out / "timeline.png"
     figure, _ = timeline(first, timeline_patient(first), time_label=cohort.time_label)
-    figure.savefig(picture, dpi=150)
+    with private(picture) as file:
+        figure.savefig(file, dpi=150, format="png")
     table = out / "attributions.parquet"
-    combined_frame(results).to_parquet(table, index=False)
+    with private(table) as file:
+        combined_frame(results).to_parquet(file, index=False)
     saved = [
         explained.explanation.save(out / f"{explained.name.lower()}.parquet")
         for explained in results

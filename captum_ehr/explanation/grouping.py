@@ -9,6 +9,7 @@ from captum_ehr.adapter.records import FeatureKeyError
 
 from .coding import GROUPINGS
 from .rows import codes_of
+from .words import caution
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -87,7 +88,13 @@ def _labelled(
     """The label of each code that has one."""
     if isinstance(given, str):
         _known(given, ready, what)
-        return ready[given](codes)
+        known = ready[given](codes)
+        if codes and not known:
+            caution(
+                f"the {what} {given!r} knows none of the {len(codes)} codes, such as "
+                f"{codes[-1]!r}."
+            )
+        return known
     if isinstance(given, Mapping):
         found = {code: given.get(code) for code in codes}
     elif callable(given):

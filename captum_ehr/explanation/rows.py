@@ -112,6 +112,7 @@ def _feature_rows(
     count, shape = flat.size, record.values.shape
     index = np.unravel_index(flat, shape) if count else (flat,) * len(shape)
     visit, position = _places(record, flat, index)
+    given = _times(record, index)
     whole = not record.values.is_floating_point()
     integer = np.zeros(count, dtype=np.int64)
     if whole:
@@ -131,7 +132,8 @@ def _feature_rows(
         "visit": np.zeros(count, dtype=np.int64) if visit is None else visit,
         "_no_visit": np.full(count, visit is None),
         "position": position,
-        "time": _times(record, index),
+        "time": np.where(_is_clock(record)[index[0]], given, np.nan),
+        "_time": given,
         "code": _objects(codes)[place],
         "name": _objects([names.get(code, code) for code in codes])[place],
         "unit": _objects([units.get(code) for code in codes])[place],
@@ -140,6 +142,7 @@ def _feature_rows(
         "_index": flat,
         "_integer": integer,
         "_not_whole": np.full(count, not whole),
+        "_no_value": np.full(count, record.is_token),
     }
 
 
@@ -158,7 +161,7 @@ def _places(
 
 
 def _times(record: FeatureRecord, index: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The time of each row, NaN where unknown."""
+    """The time of each row as the record has it, NaN where it has none."""
     count = index[0].size
     if record.time is None or not count:
         return np.full(count, np.nan)
@@ -168,14 +171,38 @@ def _times(record: FeatureRecord, index: tuple[np.ndarray, ...]) -> np.ndarray:
     return times[index[0], step]
 
 
+def _is_clock(record: FeatureRecord) -> np.ndarray:
+    """Per patient, whether times run forward from step to step, as on a clock.
+
+    Gaps since the visit before do not, nor times that begin again at each admission.
+    Flat codes, and values one by one, may stand at the same time. Where the values are
+    the times themselves they are given as they are.
+    """
+    count = record.values.shape[0]
+    if record.time is None or not record.values.numel():
+        return np.ones(count, dtype=bool)
+    if is_series(record) and torch.equal(record.values, record.time):
+        return np.ones(count, dtype=bool)
+    times = _array(record.time, torch.float64)
+    real = _array(record.mask, torch.bool).reshape(*record.mask.shape[:2], -1).any(2)
+    if times.shape[1] == real.shape[1]:
+        times = np.where(real, times, np.nan)
+    before = np.fmax.accumulate(times, axis=1)[:, :-1]
+    falls = times[:, 1:] < before
+    if record.values.ndim > 2:
+        falls |= times[:, 1:] == before
+    return ~falls.any(1)
+
+
 def _no_rows() -> dict[str, np.ndarray]:
     """The columns of an explanation without features."""
     integers = ("sample", "visit", "position", "_index", "_integer")
-    floats = ("time", "value", "attribution")
+    floats = ("time", "_time", "value", "attribution")
     words = ("feature", "code", "name", "unit")
+    flags = ("_no_visit", "_not_whole", "_no_value")
     return {
         **{name: np.zeros(0, dtype=np.int64) for name in integers},
-        **{name: np.zeros(0, dtype=bool) for name in ("_no_visit", "_not_whole")},
+        **{name: np.zeros(0, dtype=bool) for name in flags},
         **{name: np.zeros(0) for name in floats},
         **{name: np.zeros(0, dtype=object) for name in words},
     }

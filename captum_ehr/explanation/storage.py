@@ -9,65 +9,75 @@ metadata as JSON, tensors compressed. Nothing is pickled.
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 
-from .checks import PER_PATIENT
+from .checks import PER_PATIENT, check_sums
+from .packing import TENSOR, expect, pack, room, unpack
 from .rows import COLUMNS, Words, build_rows, frame_of
+from .writing import private
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .explanation import Explanation
 
 FORMAT = 2
 """The version of the file's layout that this module writes."""
 
 _KEY = b"captum_ehr"
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.bool,
-        torch.uint8,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
-    )
-}
-
-
-def _pack(tensor: Tensor) -> dict[str, Any]:
-    """A tensor's bits, fit for JSON."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-    return {
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "shape": list(tensor.shape),
-        "zlib": base64.b64encode(zlib.compress(data)).decode("ascii"),
+_READ: Mapping[str, str] = MappingProxyType(
+    {
+        "feature": "string",
+        "value": "double",
+        "attribution": "double",
+        "_index": "int64",
+        "_integer": "int64",
     }
+)
+"""The columns that are read again, and their types."""
 
-
-def _unpack(packed: Mapping[str, Any]) -> Tensor:
-    """The inverse of :func:`_pack`."""
-    data = bytearray(zlib.decompress(base64.b64decode(packed["zlib"])))
-    dtype = _DTYPES[packed["dtype"]]
-    if not data:
-        return torch.empty(packed["shape"], dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype).reshape(packed["shape"])
+_WORDS = {str: (str, {str: str})}
+_HEADER = {
+    "features": [
+        {
+            "key": str,
+            "shape": [int],
+            "values": TENSOR,
+            "attributions": TENSOR,
+            "time": (TENSOR, None),
+            "vocabulary": ([str], None),
+            "columns": ([str], None),
+        }
+    ],
+    "tensors": dict.fromkeys(PER_PATIENT, TENSOR),
+    "target": [(int, [int])],
+    "diagnostics": {
+        "operations": [{"name": str, "rule": str, "calls": int, "exact": bool}],
+        "messages": [str],
+        "notes?": [str],
+    },
+    "patient_ids": [str],
+    "model_name": str,
+    "output": str,
+    "target_names": ([str], None),
+    "baseline": str,
+    "names": _WORDS,
+    # Since format 2; an older file leaves them to their defaults.
+    "units?": _WORDS,
+    "mode?": (str, None),
+    "fingerprint?": str,
+}
 
 
 def _describe(explanation: Explanation) -> dict[str, Any]:
@@ -79,9 +89,9 @@ def _describe(explanation: Explanation) -> dict[str, Any]:
             {
                 "key": key,
                 "shape": list(record.values.shape),
-                "values": _pack(record.values[padding]),
-                "attributions": _pack(explanation.attributions[key][padding]),
-                "time": None if record.time is None else _pack(record.time),
+                "values": pack(record.values[padding]),
+                "attributions": pack(explanation.attributions[key][padding]),
+                "time": None if record.time is None else pack(record.time),
                 "vocabulary": record.vocabulary,
                 "columns": record.columns,
             }
@@ -89,7 +99,7 @@ def _describe(explanation: Explanation) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "features": features,
-        "tensors": {name: _pack(getattr(explanation, name)) for name in PER_PATIENT},
+        "tensors": {name: pack(getattr(explanation, name)) for name in PER_PATIENT},
         "target": [
             list(map(int, one)) if isinstance(one, tuple) else int(one)
             for one in explanation.target
@@ -120,6 +130,7 @@ def write(explanation: Explanation, path: str | Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_sums(explanation)
     rows = build_rows(explanation)
     words = ("patient_id", "feature", "code", "name", "unit")
     fields = [(name, pa.string()) for name in words]
@@ -128,111 +139,77 @@ def write(explanation: Explanation, path: str | Path) -> Path:
     types = dict(fields)
     schema = pa.schema([(name, types[name]) for name in COLUMNS])
     table = pa.Table.from_pandas(frame_of(rows), schema=schema, preserve_index=False)
-    for name in ("time", "value", "attribution"):
-        # from_pandas turns NaN into null, and a NaN that was measured is no null.
+    # from_pandas turns NaN into null, and a NaN that was measured is no null.
+    for name, absent in (("value", rows["_no_value"]), ("attribution", None)):
         place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, pa.array(rows[name]))
+        table = table.set_column(place, name, pa.array(rows[name], mask=absent))
     integers = pa.array(rows["_integer"], mask=rows["_not_whole"])
     table = table.append_column("_index", pa.array(rows["_index"], pa.int64()))
     table = table.append_column("_integer", integers)
-    path = Path(path)
     options = {
         "compression": "zstd",
         "use_dictionary": [name for name in COLUMNS if name != "attribution"],
         "column_encoding": {"_index": "DELTA_BINARY_PACKED"},
     }
-    with pq.ParquetWriter(path, table.schema, **options) as writer:
-        writer.write_table(table)
-        # In the table's schema it would be stored twice: Arrow keeps its own copy.
-        writer.add_key_value_metadata({_KEY: json.dumps(_describe(explanation))})
-    return path
+    with private(path) as file:
+        with pq.ParquetWriter(file, table.schema, **options) as writer:
+            writer.write_table(table)
+            # In the table's schema it would be stored twice: Arrow keeps its own copy.
+            header = json.dumps(_describe(explanation))
+            writer.add_key_value_metadata({_KEY: header})
+    return Path(path)
 
 
-def _header(metadata: Mapping[bytes, bytes] | None, path: Path) -> dict[str, Any]:
-    """The checked metadata of a file of ours.
+def read(
+    path: str | Path, build: Callable[..., Explanation], max_bytes: int
+) -> Explanation:
+    """Read a file that :func:`write` may have written; see :meth:`Explanation.load`.
 
-    Raises:
-        ValueError: If the file was not written by :func:`write`, or by a newer
-            version of it.
+    Args:
+        path: The file.
+        build: Makes an explanation of its parts.
+        max_bytes: What its tensors may take.
     """
-    raw = (metadata or {}).get(_KEY)
-    if raw is None:
-        raise ValueError(
-            f"{path} is a Parquet file but not a saved Explanation: its metadata has "
-            "no 'captum_ehr' entry. Load files that Explanation.save wrote."
-        )
-    header: dict[str, Any] = json.loads(raw)
-    version = header.get("format")
-    if not isinstance(version, int) or version > FORMAT:
-        raise ValueError(
-            f"{path} has format {version!r}; this version of captum_ehr reads up to "
-            f"format {FORMAT}. Install a newer captum_ehr to load it."
-        )
-    return header
-
-
-def _restore(
-    part: Mapping[str, Any], columns: Mapping[str, np.ndarray]
-) -> tuple[FeatureRecord, Tensor]:
-    """One feature's record and attributions from its rows and its padding."""
-    index = torch.from_numpy(columns["_index"].copy())
-    shape = part["shape"]
-    mask = torch.zeros(int(np.prod(shape)), dtype=torch.bool)
-    mask[index] = True
-
-    def fill(padding: Tensor, real: np.ndarray) -> Tensor:
-        whole = torch.empty(mask.numel(), dtype=padding.dtype)
-        whole[~mask] = padding
-        whole[index] = torch.from_numpy(real.copy()).to(padding.dtype)
-        return whole.reshape(shape)
-
-    padding = _unpack(part["values"])
-    real = "value" if padding.dtype.is_floating_point else "_integer"
-    record = FeatureRecord(
-        fill(padding, columns[real]),
-        mask.reshape(shape),
-        None if part["time"] is None else _unpack(part["time"]),
-        _words(part["vocabulary"]),
-        _words(part["columns"]),
-    )
-    return record, fill(_unpack(part["attributions"]), columns["attribution"])
-
-
-def _words(words: list[str] | None) -> tuple[str, ...] | None:
-    return None if words is None else tuple(words)
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """The keyword arguments of a saved explanation; see :meth:`Explanation.load`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    try:
-        header = _header(pq.read_metadata(path).metadata, path)
-        table = pq.read_table(path, partitioning=None)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} is not a Parquet file. Load files that Explanation.save wrote."
-        ) from error
-    numbers = {
-        name: pc.fill_null(table[name], 0).to_numpy()
-        for name in ("value", "attribution", "_index", "_integer")
-    }
-    feature = table["feature"].to_numpy()
+    with open(path, "rb") as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except Exception as error:
+            raise ValueError(
+                f"{path} is not a Parquet file. Load files that Explanation.save wrote."
+            ) from error
+        # Of a broken or forged file the libraries raise errors of every kind.
+        try:
+            explanation = build(**_parts(file, parquet, max_bytes))
+            check_sums(explanation)
+        except Exception as error:
+            words = str(error) or type(error).__name__
+            raise ValueError(f"{path} cannot be loaded: {words}") from error
+    return explanation
+
+
+def _parts(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
+    """The keyword arguments of a saved explanation."""
+    import pyarrow.compute as pc
+
+    header = _header(parquet.metadata.metadata)
+    _check_room(header, parquet.metadata, max_bytes)
+    _check_columns(parquet.schema_arrow)
+    columns, feature = _columns(file, [part["key"] for part in header["features"]])
     features, attributions = {}, {}
-    for part in header["features"]:
-        mine = feature == part["key"]
-        own = {name: column[mine] for name, column in numbers.items()}
-        features[part["key"]], attributions[part["key"]] = _restore(part, own)
+    for place, part in enumerate(header["features"]):
+        mine = pc.equal(feature, place)
+        own = {name: column.filter(mine) for name, column in columns.items()}
+        try:
+            features[part["key"]], attributions[part["key"]] = _restore(part, own)
+        except ValueError as error:
+            raise ValueError(f"feature {part['key']!r}: {error}") from error
     plain = ("model_name", "output", "baseline", "names")
-    # Since format 2; an older file leaves them to their defaults.
     newer = [name for name in ("units", "mode", "fingerprint") if name in header]
     return {
-        **{name: header[name] for name in newer},
-        **{name: header[name] for name in plain},
-        **{name: _unpack(header["tensors"][name]) for name in PER_PATIENT},
+        **{name: header[name] for name in (*plain, *newer)},
+        **{name: unpack(header["tensors"][name]) for name in PER_PATIENT},
         "features": features,
         "attributions": attributions,
         "target": tuple(
@@ -242,3 +219,139 @@ def read(path: str | Path) -> dict[str, Any]:
         "patient_ids": tuple(header["patient_ids"]),
         "diagnostics": Diagnostics.from_dict(header["diagnostics"]),
     }
+
+
+def _header(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """The checked metadata of a file of ours.
+
+    Raises:
+        ValueError: If the file was not written by :func:`write`, or by a newer
+            version of it.
+    """
+    raw = (metadata or {}).get(_KEY)
+    if raw is None:
+        raise ValueError(
+            "it is a Parquet file but not a saved Explanation: its metadata has no "
+            "'captum_ehr' entry. Load files that Explanation.save wrote."
+        )
+    header = json.loads(raw)
+    expect(header, {"format": int}, "the header")
+    if not 1 <= header["format"] <= FORMAT:
+        raise ValueError(
+            f"it has format {header['format']}; this version of captum_ehr reads up to "
+            f"format {FORMAT}. Install a newer captum_ehr to load it."
+        )
+    expect(header, _HEADER, "the header")
+    return cast(dict[str, Any], header)
+
+
+def _check_room(header: Mapping[str, Any], metadata: Any, max_bytes: int) -> None:
+    """Refuse what is too large, or fits no rows, before anything is unpacked."""
+    needed, rows, count = 0, 0, len(header["patient_ids"])
+    for name in PER_PATIENT:
+        shape = header["tensors"][name]["shape"]
+        if shape != [count]:
+            raise ValueError(f"{name} has shape {shape}, expected [{count}].")
+    for part in header["features"]:
+        values, shares = part["values"], part["attributions"]
+        needed += sum(room(one["dtype"], part["shape"]) for one in (values, shares))
+        needed += room("bool", part["shape"])
+        if part["time"] is not None:
+            needed += room(part["time"]["dtype"], part["time"]["shape"])
+        own = math.prod(part["shape"]) - math.prod(values["shape"])
+        if values["shape"] != shares["shape"] or len(values["shape"]) != 1 or own < 0:
+            raise ValueError(f"feature {part['key']!r}: its padding does not fit.")
+        rows += own
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    needed += sum(
+        group.column(i).total_uncompressed_size
+        for group in groups
+        for i in range(group.num_columns)
+        if group.column(i).path_in_schema in _READ
+    )
+    if needed > max_bytes:
+        raise ValueError(
+            f"its tensors take {needed:,} bytes, more than max_bytes={max_bytes:,}. If "
+            "you know where it comes from: Explanation.load(path, max_bytes=...)."
+        )
+    if rows != metadata.num_rows:
+        raise ValueError(f"it has {metadata.num_rows} rows, its shapes have {rows}.")
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    """Refuse columns that are missing, there twice, or of another type."""
+    for name, kind in _READ.items():
+        found = [str(field.type) for field in schema if field.name == name]
+        if found != [kind]:
+            came = " and ".join(found) or "missing"
+            raise ValueError(f"its column {name!r} is {came}, expected {kind}.")
+
+
+def _columns(
+    file: IO[bytes], keys: Sequence[str]
+) -> tuple[dict[str, pa.ChunkedArray], pa.ChunkedArray]:
+    """The columns that place rows in tensors, and per row the place of its feature."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    # As a dictionary, for a long word in many rows is kept once.
+    parquet = pq.ParquetFile(file, read_dictionary=["feature"])
+    table, repeated = parquet.read(columns=[*_READ]), len(set(keys)) < len(keys)
+    feature = pa.chunked_array(
+        [
+            pc.index_in(chunk.dictionary, pa.array(keys, pa.string())).take(
+                chunk.indices
+            )
+            for chunk in table["feature"].chunks
+        ],
+        pa.int32(),
+    )
+    if repeated or feature.null_count:
+        raise ValueError("a feature stands twice in it, or a row belongs to none.")
+    return {name: table[name] for name in _READ if name != "feature"}, feature
+
+
+def _restore(
+    part: Mapping[str, Any], columns: Mapping[str, pa.ChunkedArray]
+) -> tuple[FeatureRecord, Tensor]:
+    """One feature's record and attributions from its rows and its padding."""
+    index = _numbers(columns["_index"])
+    shape, size = part["shape"], math.prod(part["shape"])
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
+        raise ValueError(f"rows stand outside of its {size} places.")
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[index] = True
+
+    def fill(packed: Mapping[str, Any], numbers: Tensor) -> Tensor:
+        padding = unpack(packed)
+        if int(mask.sum()) != len(index) or len(padding) != size - len(index):
+            raise ValueError("rows stand twice in it, or are missing.")
+        real = numbers.to(padding.dtype)
+        if not (padding.is_floating_point() or torch.equal(real.to(numbers), numbers)):
+            raise ValueError(f"its values are no {packed['dtype']}.")
+        whole = torch.empty(size, dtype=padding.dtype)
+        whole[~mask], whole[index] = padding, real
+        return whole.reshape(shape)
+
+    is_whole = "float" not in part["values"]["dtype"]
+    record = FeatureRecord(
+        fill(part["values"], _numbers(columns["_integer" if is_whole else "value"])),
+        mask.reshape(shape),
+        None if part["time"] is None else unpack(part["time"]),
+        _words(part["vocabulary"]),
+        _words(part["columns"]),
+    )
+    if "float" not in part["attributions"]["dtype"]:
+        raise ValueError("its attributions are whole numbers.")
+    return record, fill(part["attributions"], _numbers(columns["attribution"]))
+
+
+def _numbers(column: pa.ChunkedArray) -> Tensor:
+    if column.null_count:
+        raise ValueError("a row has no number where one is needed.")
+    return torch.from_numpy(column.to_numpy().copy())
+
+
+def _words(words: list[str] | None) -> tuple[str, ...] | None:
+    return None if words is None else tuple(words)

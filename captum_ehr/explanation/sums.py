@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .grouping import Grouping, group_labels
+from .rows import build_rows, frame_of
+from .words import caution, mixed_targets, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,16 +17,17 @@ if TYPE_CHECKING:
 
 
 def by_visit(explanation: Explanation) -> pd.DataFrame:
-    """The sum of each visit of each patient, in order of time, then of visit.
+    """The sum of each visit of each patient, in the order of the record.
 
-    Features share a visit where its number and time are the same. Each step of a
-    time series without times stands for itself, and what belongs to no visit
-    makes one row per time, or one in all.
+    Features share a visit where its number and the time that the record gives it
+    are the same. Each step of a time series without times stands for itself, and
+    what belongs to no visit comes last, a row per time, or one in all.
 
     Returns:
         A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
-        where there is none), ``time`` (NaN where unknown), ``features`` (those
-        that it has, joined by commas), ``count`` (rows) and ``attribution``.
+        where there is none), ``time`` (NaN where unknown, or where the record's
+        times do not run forward), ``features`` (those that it has, joined by
+        commas), ``count`` (rows) and ``attribution``.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -34,18 +37,19 @@ def by_visit(explanation: Explanation) -> pd.DataFrame:
         >>> explanation.by_visit()["features"].tolist()[:1]
         ['conditions, labs']
     """
-    frame = explanation.to_frame()
+    rows = build_rows(explanation)
+    frame = frame_of(rows).assign(_time=rows["_time"])
     tokens = [key for key, one in explanation.features.items() if one.is_token]
     # Steps of an untimed series are no visits: number 3 is not the third admission.
-    alone = ~frame["feature"].isin(tokens) & frame["time"].isna()
+    alone = ~frame["feature"].isin(tokens) & frame["_time"].isna()
     frame["_own"] = frame["feature"].where(alone & frame["visit"].notna(), "")
-    keys = ["sample", "visit", "time", "_own"]
+    keys = ["sample", "visit", "_time", "_own"]
     frame["_visit"] = frame.groupby(keys, dropna=False, sort=False).ngroup()
     places = frame[["_visit", "feature"]].drop_duplicates()
     features = places.groupby("_visit")["feature"].agg(", ".join)
     table = _added(frame, ["_visit"], sample="sample", visit="visit", time="time")
     table["features"] = features.reindex(table["_visit"]).to_numpy()
-    table = table.sort_values(["sample", "time", "visit"], kind="stable")
+    table = table.sort_values(["sample", "visit", "time"], kind="stable")
     columns = ["patient_id", "sample", "visit", "time", "features", "count"]
     return _finished(explanation, table, [*columns, "attribution"])
 
@@ -157,6 +161,9 @@ def top(
         ``samples`` and ``patients`` (who have it), and over all samples
         explained, counting 0 for those that do not have it, ``mean`` of its sum
         in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+        These are NaN, and come last, where a patient's attribution is. Where
+        patients are explained for different outputs, or have no attributions,
+        ``attrs["note"]`` says so, and a warning.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -168,6 +175,14 @@ def top(
     """
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
+    table = strongest(explanation, mapping, rest)
+    return noted(explanation, table.head(len(table) if k is None else k))
+
+
+def strongest(
+    explanation: Explanation, mapping: Grouping | None = None, rest: str = "other"
+) -> pd.DataFrame:
+    """All rows of :func:`top`, without its note."""
     if mapping is None:
         keys, words = ["feature", "code"], {"name": "name"}
         frame = explanation.to_frame()
@@ -179,7 +194,10 @@ def top(
     each["patient_id"] = np.array([*explanation.patient_ids, ""], dtype=object)[
         each["sample"]
     ]
-    table = each.groupby(keys, as_index=False).agg(
+    table = _aggregated(
+        each,
+        keys,
+        True,
         **{word: (word, "first") for word in words},
         count=("count", "sum"),
         samples=("sample", "size"),
@@ -190,17 +208,46 @@ def top(
     )
     table[["mean", "mean_abs"]] /= max(len(explanation), 1)
     table = table.sort_values("mean_abs", ascending=False, kind="stable")
-    return table.head(len(table) if k is None else k).reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def _added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
     """Rows with the same keys as one: the count, the sum, and the first word."""
-    grouped = frame.groupby(keys, as_index=False, sort=False, dropna=False)
-    return grouped.agg(
+    return _aggregated(
+        frame,
+        keys,
+        False,
         **{name: (column, "first") for name, column in words.items()},
         count=("attribution", "size"),
         attribution=("attribution", "sum"),
     )
+
+
+def _aggregated(
+    frame: pd.DataFrame, keys: list[str], sort: bool, **columns: tuple[str, str]
+) -> pd.DataFrame:
+    """Rows with the same keys as one; a sum with something that is no number is none.
+
+    pandas leaves NaN out of sums, and can be told otherwise since version 3.
+    """
+    groups = frame.groupby(keys, as_index=False, sort=sort, dropna=False)
+    table = groups.agg(**columns)
+    for name, (column, how) in columns.items():
+        lost = frame[column].isna()
+        if how == "sum" and lost.any():
+            own = lost.groupby([frame[key] for key in keys], sort=sort, dropna=False)
+            table.loc[own.any().to_numpy(), name] = np.nan
+    return table
+
+
+def noted(explanation: Explanation, table: pd.DataFrame) -> pd.DataFrame:
+    """With a note, and a warning, of what its sums are not good for."""
+    words = [mixed_targets(explanation), unanswered(explanation)]
+    note = " ".join(word[0].upper() + word[1:] for word in words if word)
+    if note:
+        caution(note)
+        table.attrs["note"] = note
+    return table
 
 
 def _grouped(explanation: Explanation, mapping: Grouping, rest: str) -> pd.DataFrame:
@@ -227,4 +274,4 @@ def _finished(
     """The asked columns, with each sample's patient."""
     ids = np.array([*explanation.patient_ids, ""], dtype=object)
     table = table.assign(patient_id=ids[table["sample"].to_numpy()])
-    return table[columns].reset_index(drop=True)
+    return noted(explanation, table[columns].reset_index(drop=True))

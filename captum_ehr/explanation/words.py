@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,11 +40,50 @@ def completeness(explanation: Explanation) -> list[str]:
     ]
 
 
+def mixed_targets(explanation: Explanation) -> str:
+    """What to know where patients are explained for different outputs; else empty."""
+    labels = {target: i for i, target in enumerate(explanation.target)}
+    if len(labels) < 2:
+        return ""
+    some = sorted({explanation.target_label(i) for i in labels.values()})
+    words = ", ".join(map(repr, some[:5])) + (", …" if len(some) > 5 else "")
+    return (
+        f"patients are explained for {len(labels)} different targets ({words}): sums "
+        "and means over them add unlike outputs. Explain one, target=..., or select "
+        "the patients of one."
+    )
+
+
+def unanswered(explanation: Explanation) -> str:
+    """What to know where some attributions are no numbers; else empty."""
+    count = int((~explanation.total.isfinite()).sum())
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(explanation)} patient(s) have attributions that are no "
+        "numbers (NaN), as where the model has no answer; sums with them are NaN."
+    )
+
+
+def remarks(explanation: Explanation) -> list[str]:
+    """All that is to be said of it: what is not exact, and what to know."""
+    report, mixed = explanation.diagnostics, mixed_targets(explanation)
+    return [*report.messages, *report.notes, *([mixed] if mixed else [])]
+
+
+def caution(message: str) -> None:
+    """Warn, at the line outside of this package that asked."""
+    package = str(Path(__file__).parents[1])
+    warnings.warn(message, UserWarning, stacklevel=2, skip_file_prefixes=(package,))
+
+
 def described(explanation: Explanation) -> str:
     """A few lines: what was explained, whether it adds up, the top codes."""
+    from .sums import strongest
+
     lines = [" | ".join(summary(explanation)), *completeness(explanation)]
-    lines += [f"! {message}" for message in explanation.diagnostics.messages]
-    for row in explanation.top(5).to_dict("records"):
+    lines += [f"! {message}" for message in remarks(explanation)]
+    for row in strongest(explanation).head(5).to_dict("records"):
         code = row["code"]
         if row["name"] != code:
             code += f" ({row['name']})"

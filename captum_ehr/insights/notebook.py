@@ -41,7 +41,7 @@ def render(
     from IPython.display import HTML, IFrame, display
 
     if live:
-        server = serve(visualizer)
+        server = serve(visualizer, framed=True)
         display(IFrame(server.url, width="100%", height=height))
         return server
     chosen = range(len(visualizer)) if patients is None else patients

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from ..explanation.writing import write_text
 from ..visualization.colors import STOPS
 from .store import Setting
 
@@ -59,7 +60,7 @@ def save(
 
     Args:
         visualizer: What to show.
-        path: Where to; an existing file is replaced.
+        path: Where to, readable by its owner alone; an existing file is replaced.
         patients: Places or identifiers; all by default.
         methods: Names of methods; the first on offer by default.
         targets: Indices or names of outputs; None is the predicted one.
@@ -86,9 +87,7 @@ def save(
     ]
     chosen = range(len(visualizer)) if patients is None else patients
     rows = list(dict.fromkeys(map(visualizer.row, chosen)))
-    path = Path(path)
-    path.write_text(saved(visualizer, rows, settings, limit), encoding="utf-8")
-    return path
+    return write_text(path, saved(visualizer, rows, settings, limit))
 
 
 def saved(

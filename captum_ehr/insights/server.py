@@ -8,7 +8,6 @@ Bokeh itself checks the WebSocket's origin and its signed session.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import secrets
@@ -28,13 +27,10 @@ from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from markupsafe import Markup
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
-from tornado.routing import AnyMatches, Matcher, Rule, RuleRouter
-from tornado.web import Application as Site
-from tornado.web import RequestHandler
 
 from .answers import answer
+from .guard import guarded
 from .page import embedded, page_template, policy, shown
 from .ports import bound, has_port, is_loopback
 
@@ -62,6 +58,7 @@ class Server:
         port: The port; 0 for a free one.
         address: The address to listen on.
         hosts: More names that a browser may call it by, see :func:`serve`.
+        framed: Whether another page may show it in a frame, see :func:`serve`.
 
     Raises:
         PortInUseError: If the port is taken.
@@ -74,8 +71,10 @@ class Server:
         port: int = 0,
         address: str = "127.0.0.1",
         hosts: Sequence[str] = (),
+        framed: bool = False,
     ) -> None:
         self.address = address
+        self._framed = framed
         self._named = tuple(hosts)
         self.token = secrets.token_urlsafe(24)
         self._visualizer = visualizer
@@ -182,13 +181,8 @@ class Server:
             include_cookies=[],
             websocket_max_message_size_bytes=_LARGEST,
         )
-        guard = RuleRouter(
-            [
-                Rule(_Guard(self.token, self.hosts), site),
-                Rule(AnyMatches(), Site([(".*", _Refusal)])),
-            ]
-        )
-        http = HTTPServer(guard)
+        front = guarded(site, self.token, self.hosts, self._framed)
+        http = HTTPServer(front, max_body_size=_LARGEST)
         http.add_sockets(self._sockets)
         server = BaseServer(IOLoop.current(), site, http)
         server.start()
@@ -199,21 +193,6 @@ class Server:
         server.stop()
         # Bokeh 3.10 cleans up in a task of its own, those before it at once.
         await getattr(server, "wait_until_stopped", _nothing)()
-
-
-class _Guard(Matcher):
-    """Lets a request through that has the token and the right host."""
-
-    def __init__(self, token: str, hosts: tuple[str, ...]) -> None:
-        self._token = token.encode()
-        self._hosts = frozenset(hosts)
-
-    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """An empty dict where it may pass, else None."""
-        given = request.query_arguments.get("token", [b""])[-1]
-        if request.host.lower() not in self._hosts:
-            return None
-        return {} if hmac.compare_digest(given, self._token) else None
 
 
 async def _hang_up(site: BokehTornado) -> None:
@@ -234,21 +213,13 @@ async def _nothing() -> None:
     return None
 
 
-class _Refusal(RequestHandler):
-    """Says no, and nothing about why."""
-
-    def prepare(self) -> None:
-        """Refuse whatever is asked."""
-        self.set_status(403)
-        self.finish("Refused: open the address that was printed, with its token.\n")
-
-
 def serve(
     visualizer: AttributionVisualizer,
     port: int = 0,
     address: str = "127.0.0.1",
     *,
     hosts: Sequence[str] = (),
+    framed: bool = False,
     blocking: bool = False,
 ) -> Server:
     """Serve the page on this machine, in a thread of its own.
@@ -265,6 +236,7 @@ def serve(
             of this machine where it listens on ``0.0.0.0``, of a proxy, or
             ``"localhost:8000"`` for the other end of a tunnel. Requests for any other
             are refused.
+        framed: Let another page, a notebook for example, show it in a frame.
         blocking: Return only when it is stopped: by Ctrl-C, SIGTERM, or ``stop()``
             from another thread.
 
@@ -286,7 +258,7 @@ def serve(
             address,
         )
     visualizer.overview()
-    server = Server(visualizer, port, address, hosts)
+    server = Server(visualizer, port, address, hosts, framed)
     if blocking:
         server.wait()
     return server

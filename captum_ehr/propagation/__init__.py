@@ -11,11 +11,13 @@ from .explain import (
     TwoSided,
     attributions,
     foreign_functions,
+    missing,
     multipliers,
     recorded,
     settled,
     two_passes,
     viewed,
+    where_known,
 )
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
 from .registry import default_table, module_types, with_rules
@@ -46,6 +48,7 @@ __all__ = [
     "elementwise",
     "foreign_functions",
     "middle",
+    "missing",
     "module_types",
     "multipliers",
     "path_integral",
@@ -58,5 +61,6 @@ __all__ = [
     "sum_to",
     "two_passes",
     "viewed",
+    "where_known",
     "with_rules",
 ]

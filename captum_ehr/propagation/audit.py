@@ -119,7 +119,7 @@ class AuditedCall(Call):
         served = super().serve(result, args, kwargs)
         if isinstance(served, Rowwise):
             work_out([served])
-        outputs = result if isinstance(result, list) else [result]
+        outputs = list(pairs_in(result))
         operands = {p.slot: p for p in pairs_in((*args, *kwargs.values()))}
 
         def measured(*upstream: Tensor) -> Any:

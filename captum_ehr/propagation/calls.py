@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from itertools import count
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from .containers import mapped, tensors_in
 from .generators import undisturbed
 from .operations import label
-from .pairs import Multiplier, Pair
+from .pairs import Multiplier, Operand, Pair
 from .registry import Entry, Kind
 from .rules.integral import path_integral
 
@@ -29,7 +31,7 @@ class Call:
 
     __slots__ = (
         *("args", "asked", "entry", "exact", "function", "kwargs", "lasting"),
-        *("multiplier", "output", "rows", "used"),
+        *("multiplier", "output", "rows", "sheltered", "used"),
     )
 
     def __init__(
@@ -48,16 +50,23 @@ class Call:
         self.multiplier: Multiplier | None = None
         self.exact = True
         self.lasting = True
+        self.sheltered = False
         self.used = False
         self.asked = 0  # how many calls that may be structure the model had made
-        self.rows = False  # whether it asks if there is anything in whole rows
+        self.rows: Any = False  # whether it asks if there is anything in whole rows
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
         slots = count()
-        paired = [_pair(a, b, slots) for a, b in zip(self.args, args)]
-        named = {k: _pair(a, kwargs[k], slots) for k, a in self.kwargs.items()}
-        result = _pair_outputs(self.output, output)
+        own = Tensor.clone if self.sheltered else _itself
+
+        def pair(ours: Tensor, theirs: Tensor) -> Any:
+            if not depends(ours):
+                return ours
+            return Pair(ours.detach(), own(_as(ours, theirs)), next(slots))
+
+        paired, named = mapped(pair, self.args, args), mapped(pair, self.kwargs, kwargs)
+        result = _pair_outputs(self.output, mapped(own, output))
         self.multiplier = self.serve(result, paired, named)
         self.lasting = lasting
         if not lasting:
@@ -75,13 +84,34 @@ class Call:
                 function = undisturbed(function)
             rule = path_integral(function, FALLBACK_NODES)
             served = rule(result, *args, **kwargs)
+        if not callable(served):
+            raise TypeError(
+                f"The rule {self.entry.name!r} of {label(self.function)} returned "
+                f"{served!r}. A rule returns a function that takes the upstream "
+                "gradients and gives pairs of an operand and its share, or "
+                "NotImplemented. See captum_ehr.propagation.elementwise."
+            )
         return served
 
     def shelter(self, memory: int) -> None:
-        """Copy what is recorded in memory that is about to be overwritten."""
-        self.args = _sheltered(self.args, memory)
-        self.kwargs = {k: _sheltered(v, memory) for k, v in self.kwargs.items()}
-        self.output = _sheltered(self.output, memory)
+        """Copy what is recorded in memory that is about to be overwritten.
+
+        In the reference pass it will be too, and is copied when it is met.
+        """
+        recorded = (self.args, self.kwargs, self.output)
+        if any(_lies_in(tensor, memory) for tensor in tensors_in(recorded)):
+            self.sheltered = True
+            self.args, self.kwargs, self.output = mapped(
+                lambda t: t.clone() if _lies_in(t, memory) else t, recorded
+            )
+
+
+def _lies_in(tensor: Tensor, memory: int) -> bool:
+    return tensor.untyped_storage().data_ptr() == memory
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _shape_of(output: Any) -> Any:
@@ -95,15 +125,7 @@ def _shape_of(output: Any) -> Any:
 _LITTLE = 1 << 12
 
 
-def _sheltered(value: Any, memory: int) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone() if value.untyped_storage().data_ptr() == memory else value
-    if type(value) in (list, tuple):
-        return type(value)(_sheltered(item, memory) for item in value)
-    return value
-
-
-class Node(torch.autograd.Function):
+class RuleNode(torch.autograd.Function):
     """A call's place in autograd's graph: its backward is the rule's multiplier."""
 
     @staticmethod
@@ -111,7 +133,7 @@ class Node(torch.autograd.Function):
         """Hand on what the call gave; its list hides it from autograd till then."""
         ctx.call = call
         made = output[0]
-        return tuple(made) if isinstance(made, (tuple, list)) else made
+        return made if isinstance(made, Tensor) else tuple(tensors_in(made))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -123,13 +145,34 @@ class Node(torch.autograd.Function):
             )
         call.used = True
         shares: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
-        for pair, share in call.multiplier(*upstream):
-            if pair.slot >= 0:
-                earlier = shares[pair.slot]
-                shares[pair.slot] = share if earlier is None else earlier + share
+        for operand, share in _checked(call, call.multiplier(*upstream)):
+            if operand.slot >= 0:
+                earlier = shares[operand.slot]
+                shares[operand.slot] = share if earlier is None else earlier + share
         if not call.lasting:  # the rest of the backward pass can have its memory
             call.multiplier = _spent
         return (None, None, *shares)
+
+
+def _checked(call: Call, shares: Any) -> Iterator[tuple[Pair | Operand, Tensor]]:
+    """What a multiplier gives, as it gives it, if that is what it should."""
+    for item in shares if isinstance(shares, Iterable) else [shares]:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise TypeError(
+                f"The rule {call.entry.name!r} of {label(call.function)} shares the up"
+                f"stream gradient out in a {type(item).__name__}; expected was a list "
+                "of pairs, each of an operand and its share, of the operand's shape."
+            )
+        yield item[0], item[1]
+
+
+def attached(call: Call, output: Any, attributed: Sequence[Tensor]) -> Any:
+    """What a call gave, with its rule in the place of autograd's derivatives."""
+    result = RuleNode.apply(call, [output], *attributed)
+    if isinstance(output, Tensor):
+        return result
+    parts = iter(result)
+    return mapped(lambda _: next(parts), output)
 
 
 def _spent(*_: Tensor) -> Any:
@@ -140,55 +183,67 @@ def _spent(*_: Tensor) -> Any:
 
 
 def out_of_place(
-    entry: Entry, func: Any, kwargs: Any
-) -> tuple[Any, dict[str, Any], bool]:
-    """The same call without its side effect, and whether it had one."""
+    entry: Entry | None, func: Any, args: Any, kwargs: Any
+) -> tuple[Any, dict[str, Any], Any]:
+    """The same call without its side effect, and what it writes on (or None)."""
+    if "out" in kwargs:
+        rest = {key: value for key, value in kwargs.items() if key != "out"}
+        return func, rest, kwargs["out"]
+    if entry is None:
+        plain = without_writing(func)
+        return plain, kwargs, args[0] if plain is not func else None
     if entry.kind is Kind.OVERWRITE:
-        return func, kwargs, True
+        return func, kwargs, args[0]
     if entry.inplace is not None:
-        return entry.inplace, kwargs, True
+        return entry.inplace, kwargs, args[0]
     if "inplace" in kwargs:
         rest = {key: value for key, value in kwargs.items() if key != "inplace"}
-        return func, rest, bool(kwargs["inplace"])
-    return func, kwargs, False
+        return func, rest, args[0] if kwargs["inplace"] else None
+    return func, kwargs, None
 
 
 def without_writing(func: Callable[..., Any]) -> Callable[..., Any]:
     """The function that an in-place one is named after; others are themselves."""
     name = label(func)
-    if name.endswith("_") and not name.endswith("__"):
-        return getattr(torch.Tensor, name[:-1], func)
-    return func
+    if not name.endswith("_") or name.endswith("__"):
+        return func
+
+    @wraps(func)
+    def on_a_copy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return func(tensor.clone(), *args, **kwargs)
+
+    return getattr(torch.Tensor, name[:-1], on_a_copy)
 
 
-def positional(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """A call's operands in the order of its arguments, however they were named."""
-    if len(args) < 2 and kwargs:
-        for place, names in enumerate(_OPERANDS):
-            key = next((name for name in names if name in kwargs), None)
-            if len(args) == place and key is not None:
-                args = (*args, kwargs[key])
-                kwargs = {k: v for k, v in kwargs.items() if k != key}
-    return args, kwargs
+def written(target: Any, value: Any) -> Any:
+    """Put a call's value where it was to be written; with its gradient."""
+    targets = tensors_in(target)
 
+    def put(part: Tensor) -> Tensor:
+        place = next(targets)
+        if place.shape != part.shape:  # as torch does with what is given for out=
+            place.resize_(part.shape)
+        return place.copy_(part)
 
-#: torch's names for the first and the second operand of a call.
-_OPERANDS = (
-    ("input", "self", "A", "x", "tensor"),
-    ("other", "exponent", "mat2", "vec"),
-)
+    return mapped(put, value)
 
 
 def check_shapes(call: Call, output: Any) -> None:
     """Both sides must have the same shapes to be compared at all."""
     if isinstance(output, Tensor) and output.shape == call.output.shape:
         return
-    for ours, theirs in zip(tensors_in(call.output), tensors_in(output)):
-        if ours.shape != theirs.shape:
-            raise DivergenceError(
-                f"{label(call.function)} gave shape {tuple(theirs.shape)} on the "
-                f"reference and {tuple(ours.shape)} on the input."
-            )
+    ours, theirs = (
+        [tuple(t.shape) for t in tensors_in(side)] for side in (call.output, output)
+    )
+    if ours != theirs:
+        raise DivergenceError(
+            f"{label(call.function)} gave shape {_listed(theirs)} on the reference and "
+            f"{_listed(ours)} on the input."
+        )
+
+
+def _listed(shapes: Sequence[Any]) -> str:
+    return ", ".join(map(str, shapes)) or "none"
 
 
 def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -> bool:
@@ -208,7 +263,7 @@ def attributed_tensors(args: Any, kwargs: Any) -> list[Tensor]:
         if isinstance(value, Tensor):
             if value.requires_grad and not value.is_leaf:
                 found.append(value)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple, dict)):
             found += filter(depends, tensors_in(value))
     return found
 
@@ -231,46 +286,6 @@ def hides(tensor: Tensor) -> bool:
     return depends(tensor)
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in an argument or output, however nested, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item)
-
-
-def rewrapped(like: Any, parts: Any) -> Any:
-    """Several outputs in the type that torch returns them in, e.g. with names."""
-    if isinstance(like, tuple) and type(like) is not tuple:
-        return type(like)(parts)
-    return parts if isinstance(like, Tensor) else type(like)(parts)
-
-
-def detached(value: Any) -> Any:
-    """The same without autograd's history."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, dict):
-        return {key: detached(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(detached(item) for item in value)
-    if type(value) is list:
-        return [detached(item) for item in value]
-    return value
-
-
-def _pair(ours: Any, theirs: Any, slots: Iterator[int]) -> Any:
-    """The two sides of an argument; pairs for what is attributed."""
-    if isinstance(ours, Tensor):
-        if not depends(ours):
-            return ours
-        return Pair(ours.detach(), _as(ours, theirs), next(slots))
-    if type(ours) in (list, tuple):
-        return type(ours)(_pair(a, b, slots) for a, b in zip(ours, theirs))
-    return ours
-
-
 def _as(ours: Tensor, theirs: Tensor) -> Tensor:
     """Of a flag the numbers 0 and 1, if that is how the input's side is kept."""
     number = ours.is_floating_point() and not theirs.is_floating_point()
@@ -278,6 +293,11 @@ def _as(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _pair_outputs(ours: Any, theirs: Any) -> Any:
+    """Pairs of the outputs; in a list where there are several, or by name."""
     if isinstance(ours, Tensor):
         return Pair(ours, _as(ours, theirs))
-    return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]
+    if isinstance(ours, (list, tuple)):
+        return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]
+    if isinstance(ours, dict):
+        return {key: _pair_outputs(a, theirs[key]) for key, a in ours.items()}
+    return ours

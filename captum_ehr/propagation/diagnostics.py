@@ -51,7 +51,7 @@ class Structure:
         return (
             f"{self.operation}: differs between input and reference at {self.places} "
             "place(s) that cannot be attributed (which positions there are, an index, a"
-            " length, a branch); the input's is kept for both, and f(x0) is "
+            " branch, what is missing); the input's is kept for both, and f(x0) is "
             + (self.without or much)
         )
 
@@ -64,6 +64,7 @@ class Diagnostics:
         operations: The non-linear operations that the model ran, by name.
         messages: Everything that was approximated, fell back, could not be
             attributed or did not add up, in words; empty when all is exact.
+        notes: What to know when reading the numbers, although nothing is inexact.
         structure: What was kept for the reference as it is at the input, also where
             that changes nothing.
 
@@ -75,6 +76,7 @@ class Diagnostics:
 
     operations: tuple[Operation, ...] = ()
     messages: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
     structure: tuple[Structure, ...] = field(default=())
 
     @property
@@ -97,5 +99,6 @@ class Diagnostics:
         return cls(
             tuple(Operation(**op) for op in data["operations"]),
             tuple(data["messages"]),
+            tuple(data.get("notes", ())),
             tuple(Structure(**kept) for kept in data.get("structure", ())),
         )

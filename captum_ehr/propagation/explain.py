@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calls import DivergenceError
+from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
 from .modules import call_module
@@ -119,8 +119,13 @@ def recorded(
 
         def against(references: Sequence[Tensor]) -> Tensor:
             reference_pass = ReferencePass(tape)
+            places = [missing(x, b) for x, b in zip(inputs, references)]
+            for place in places:
+                tape.keep("missing values (NaN)", 0 if place is None else place.sum())
+            sides = zip(inputs, references, places)
+            found_at = [where_known(b, x.detach(), place) for x, b, place in sides]
             try:
-                found = runs.next(references, reference_pass)
+                found = runs.next(found_at, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if not tape.crossed():
@@ -131,7 +136,7 @@ def recorded(
             if tape.kept:
                 own = partial(_shift, runs, references, found.detach())
                 tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in memory_of(references)
+            ours = found.untyped_storage().data_ptr() in memory_of(found_at)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
@@ -178,6 +183,23 @@ def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | s
     return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
 
 
+def missing(x: Tensor, reference: Tensor) -> Tensor | None:
+    """Where a value is missing (NaN) on one of the sides; None if nowhere.
+
+    There the reference takes the input's value: that it is missing belongs to the
+    patient, and its place has no part in the change.
+    """
+    if x.is_meta or bool(torch.isfinite(x.detach().sum() + reference.sum())):
+        return None
+    places = torch.isnan(x.detach()) | torch.isnan(reference)
+    return places if bool(places.any()) else None
+
+
+def where_known(value: Tensor, other: Tensor | float, places: Tensor | None) -> Tensor:
+    """The value, and another one where it is missing."""
+    return value if places is None else torch.where(places, other, value)
+
+
 def attributions(
     model: Callable[..., Tensor],
     inputs: Sequence[Tensor],
@@ -217,7 +239,10 @@ def attributions(
         chosen = [_column(side, target) for side in run[:2]]
         gradients = multipliers(chosen[0], leaves)
     with torch.no_grad():
-        shares = tuple(g * (x - b) for g, x, b in zip(gradients, leaves, bases))
+        sides = zip(gradients, leaves, bases)
+        shares = tuple(
+            where_known(g * (x - b), 0.0, missing(x, b)) for g, x, b in sides
+        )
         f_input, f_reference = chosen[0].detach(), chosen[1]
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
@@ -235,16 +260,27 @@ def multipliers(
 
     Zeros for an input that the value does not depend on. ``again`` keeps the graph for
     another reference, or another value, of a lasting tape.
+
+    Raises:
+        NotImplementedError: If the model has reentrant checkpoints.
     """
     if not value.requires_grad:
         return tuple(torch.zeros_like(x) for x in inputs)
-    return torch.autograd.grad(
-        value.sum(),
-        inputs,
-        retain_graph=again,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    try:
+        return torch.autograd.grad(
+            value.sum(),
+            inputs,
+            retain_graph=again,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    except RuntimeError as error:
+        if "CheckpointFunction" not in foreign_functions(value):
+            raise
+        raise NotImplementedError(
+            "The model uses torch.utils.checkpoint with use_reentrant=True, which runs "
+            "its part again where no pass can see it; say use_reentrant=False."
+        ) from error
 
 
 def viewed(
@@ -296,7 +332,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         seen.add(node)
         name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            if name != "NodeBackward":
+            if not isinstance(node, RuleNode._backward_cls):
                 found[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
             found["TorchScript"] = None

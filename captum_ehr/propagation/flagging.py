@@ -16,17 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import positional
 from .calls import (
-    Node,
+    RuleNode,
     attributed_tensors,
     depends,
-    detached,
     is_product,
-    positional,
-    rewrapped,
-    tensors_in,
     without_writing,
 )
+from .containers import detached, mapped, rewrapped, tensors_in
 from .operations import (
     CASTS,
     IDENTITIES,
@@ -67,18 +65,18 @@ class FlaggedInputPass(InputPass):
         if passive or not self._has_flags((*args, *(kwargs or {}).values())):
             return super().__torch_function__(func, types, args, kwargs)
         tape.functions.append(func)
-        args, kwargs = positional(args, kwargs or {})
+        args, kwargs = positional(func, args, kwargs or {})
         if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             tape.asked += 1
         if entry is not None and entry.kind is Kind.EXPAND:
-            return self._expand(entry, func, args, kwargs, [], False)
+            return self._expand(entry, func, args, kwargs, [], None)
         if entry is not None and entry.kind is Kind.STRUCTURE:
             return self._answered(entry, func, args, kwargs)
         name = label(func)
         writes = bool(kwargs.pop("inplace", name in _OPERATORS or overwrites(name)))
         plain = _out_of_place(func) if writes else func
         if self._cannot_be_numbers(plain, args, kwargs):
-            return self._kept(entry, func, args, kwargs)
+            return self._kept(entry, func, args, kwargs, writes)
         return self._made(plain, args, kwargs, writes)
 
     # Which tensors are flags --------------------------------------------------------
@@ -99,14 +97,12 @@ class FlaggedInputPass(InputPass):
 
     def _twins(self, value: Any) -> Any:
         """An argument with twins in the places of flags."""
-        if isinstance(value, Tensor):
-            flag = self._flag(value)
-            return value if flag is None else flag.twin
-        if type(value) in (list, tuple):
-            return type(value)(self._twins(item) for item in value)
-        if type(value) is dict:
-            return {key: self._twins(item) for key, item in value.items()}
-        return value
+
+        def twin(tensor: Tensor) -> Tensor:
+            flag = self._flag(tensor)
+            return tensor if flag is None else flag.twin
+
+        return mapped(twin, value)
 
     def _register(self, tensor: Tensor, twin: Tensor) -> None:
         self.tape.flags[id(tensor)] = Flag(tensor, twin, tensor._version)
@@ -119,13 +115,13 @@ class FlaggedInputPass(InputPass):
         args: Any,
         kwargs: Any,
         output: Any = None,
-        overwrites: bool = False,
+        inplace: Any = None,
     ) -> Any:
         """A structural call on attributed values: a flag, if it is known to differ."""
         entry = self.tape.table.get(func)
-        known = self.tape.asked in self.tape.flagged and not overwrites
+        known = self.tape.asked in self.tape.flagged and inplace is None
         if entry is None or entry.rule is None or not known:
-            return super()._structure(func, args, kwargs, output, overwrites)
+            return super()._structure(func, args, kwargs, output, inplace)
         entry = entry._replace(kind=Kind.FLAG)
         with torch.no_grad():
             given = func(*args, **kwargs)
@@ -159,6 +155,8 @@ class FlaggedInputPass(InputPass):
         entry = self._rule_for(plain, twins, named, given)
         if entry is None:
             found = _linear(plain, twins, named, given)
+            if not any(t.requires_grad for t in tensors_in(found)):
+                self._mark(args, kwargs)  # numbers, but none that follow the flags
         else:
             entry = entry._replace(inplace=plain if writes else None)
             found = self._node(entry, plain, twins, named, given)
@@ -196,7 +194,8 @@ class FlaggedInputPass(InputPass):
         numbers = _numbers(given, attributed[0].dtype)
         call = self.tape.note(entry, function, twins, named, detached(numbers))
         call.rows = asks_for_rows(function, twins, named)
-        return rewrapped(numbers, Node.apply(call, [numbers], *attributed))
+        found = RuleNode.apply(call, [numbers], *attributed)
+        return found if isinstance(numbers, Tensor) else rewrapped(numbers, found)
 
     def _paired(self, given: Any, found: Any) -> Any:
         """What the model is given, of which floating point is in the graph itself."""
@@ -225,21 +224,25 @@ class FlaggedInputPass(InputPass):
         others = args[1:2] if plain is with_item else (args[1:], *kwargs.values())
         return self._has_flags(others)
 
-    def _kept(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
-        place = len(self.tape.functions) - 1
-        self.tape.kept_arguments[place] = self._marked(args), self._marked(kwargs)
+    def _kept(
+        self, entry: Entry | None, func: Any, args: Any, kwargs: Any, writes: bool
+    ) -> Any:
+        self._mark(args, kwargs, targets=int(writes))
         if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST):
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
+    def _mark(self, args: Any, kwargs: Any, targets: int = 0) -> None:
+        """Have the call that came last take the input's flags at the reference too."""
+        place = len(self.tape.functions) - 1
+        given = *args[:targets], *self._marked(tuple(args[targets:]))
+        self.tape.kept_arguments[place] = given, self._marked(kwargs)
+
     def _marked(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return Kept(value.clone()) if self._flag(value) is not None else value
-        if type(value) in (list, tuple):
-            return type(value)(self._marked(item) for item in value)
-        if type(value) is dict:
-            return {key: self._marked(item) for key, item in value.items()}
-        return value
+        def mark(tensor: Tensor) -> Any:
+            return tensor if self._flag(tensor) is None else Kept(tensor.clone())
+
+        return mapped(mark, value)
 
 
 #: How a call is treated of which numbers can be made.

@@ -45,7 +45,7 @@ LINEAR = """
     fftshift ifftshift diff gradient deg2rad rad2deg complex conj_physical
     combinations channel_shuffle affine_grid sum_to_size
     to_dense narrow_copy negative_ swapdims_ cumsum_
-    unsafe_split_with_sizes
+    unsafe_split_with_sizes fill_diagonal_
 """.split()
 
 #: Tensor attributes that are linear maps; all others are queries.
@@ -65,11 +65,11 @@ MULTILINEAR = """
 """.split()
 
 #: The same with some values of an option, the first of which is its default: the
-#: function's name, the option's name and place, and these values.
-SOMETIMES_MULTILINEAR: tuple[tuple[str, str, int, tuple[str, ...]], ...] = (
-    ("embedding_bag", "mode", 6, ("mean", "sum")),
-    ("scatter_reduce", "reduce", 4, ("sum", "mean")),
-    ("index_reduce", "reduce", 4, ("mean",)),
+#: function's name, the option's name, and these values.
+SOMETIMES_MULTILINEAR: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("embedding_bag", "mode", ("mean", "sum")),
+    ("scatter_reduce", "reduce", ("sum", "mean")),
+    ("index_reduce", "reduce", ("mean",)),
 )
 
 #: Results that steer the computation instead of flowing through it: booleans,

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .containers import leaves
+
 
 class Operand(NamedTuple):
     """Where a share goes, for rules that need not keep the operand's values.
@@ -61,6 +63,10 @@ class Pair(NamedTuple):
         """Both values, the input's first."""
         return self.input, self.reference
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> Pair:
+        """A function of both sides."""
+        return Pair(function(self.input), function(self.reference), self.slot)
+
     def at(self, alpha: float) -> Tensor:
         """The point of the straight line at ``alpha``: 0 reference, 1 input."""
         return torch.lerp(self.reference, self.input, alpha)
@@ -79,11 +85,7 @@ type Rule = Callable[..., Multiplier]
 
 def pairs_in(value: Any) -> Iterator[Pair]:
     """Every pair in an argument, however nested, in order."""
-    if isinstance(value, Pair):
-        yield value
-    elif type(value) in (list, tuple):
-        for item in value:
-            yield from pairs_in(item)
+    return leaves(value, Pair)
 
 
 def middle(operand: Pair | Tensor | float) -> Tensor | float:
@@ -103,5 +105,5 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
 def wide(pair: Pair) -> Pair:
     """The pair in float32 at least: half precision has no room for differences."""
     if pair.input.dtype in (torch.float16, torch.bfloat16):
-        return Pair(pair.input.float(), pair.reference.float(), pair.slot)
+        return pair.each(Tensor.float)
     return pair

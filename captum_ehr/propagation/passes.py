@@ -22,19 +22,17 @@ from torch._C import _set_grad_enabled
 from torch._C._functorch import maybe_current_level
 from torch.overrides import TorchFunctionMode
 
+from .arguments import positional
 from .calls import (
     Call,
-    Node,
+    attached,
     attributed_tensors,
-    detached,
     hides,
     is_product,
     out_of_place,
-    positional,
-    rewrapped,
-    tensors_in,
-    without_writing,
+    written,
 )
+from .containers import detached, mapped, tensors_in
 from .generators import moved, replaying, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
@@ -42,13 +40,13 @@ from .rules.linear import large, linear
 from .state import address_of
 from .structure import asks_for_rows
 from .tape import Tape
-from .writes import BESIDE, writes, written_beside
+from .writes import BESIDE, written_beside
 
 
-class Overwritten(BaseException):
-    """The model is about to write on memory of the user's, of which it has no copy.
+class BeginAgain(BaseException):
+    """The pass is to be run anew: it was about to write on what is the user's.
 
-    No exception that a model could catch; it says which memory.
+    No exception that a model is likely to catch; if it does, the tape knows.
     """
 
 
@@ -70,7 +68,7 @@ class InputPass(TorchFunctionMode):
         if entry is not None and entry.kind is Kind.IGNORE:
             return entry.rule(*args) if entry.rule else None
         tape.functions.append(func)
-        if entry is NATIVE:
+        if entry is NATIVE and "out" not in kwargs:
             if kwargs:
                 self._shelter_beside(args, kwargs)
             return func(*args, **kwargs)
@@ -83,32 +81,30 @@ class InputPass(TorchFunctionMode):
         if entry is CAST:
             self.tape.asked += 1
             return self._cast(func, args, kwargs)
-        args, kwargs = positional(args, kwargs)
+        args, kwargs = positional(func, args, kwargs)
         attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
             self.tape.draws(kwargs.get("generator"))
         if kwargs:
             self._shelter_beside(args, kwargs)
-        if entry is None:
-            if attributed:
-                return self._unknown(func, args, kwargs, attributed)
-            if args and writes(func):
-                self._shelter(args[0])
-            return func(*args, **kwargs)
-        if entry.kind in (Kind.STRUCTURE, Kind.CAST):
+        if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             self.tape.asked += 1
-        plain, rest, overwrites = out_of_place(entry, func, kwargs)
-        if overwrites and args:
-            self._shelter(args[0])
+        plain, rest, target = out_of_place(entry, func, args, kwargs)
+        if target is not None:
+            self._shelter(target)
         if not attributed:
             output = func(*args, **kwargs)
             if isinstance(output, np.ndarray):
                 self._check_lent(args[0])  # NumPy may write on it, unseen
             return output
+        if entry is None:
+            return self._unknown(plain, args, rest, attributed, target)
         if entry.kind is Kind.RULE or is_product(entry, args, kwargs, attributed):
-            return self.record(entry, plain, args, rest, attributed, overwrites)
+            return self.record(entry, plain, args, rest, attributed, target)
         if entry.kind is Kind.EXPAND:
-            return self._expand(entry, plain, args, rest, attributed, overwrites)
+            return self._expand(entry, plain, args, rest, attributed, target)
+        if "out" in kwargs:
+            return self._write(target, self.dispatch(entry, func, args, rest))
         if entry.kind is Kind.STRUCTURE:
             return self._structure(func, args, kwargs)
         if entry.kind is Kind.IDENTITY:
@@ -126,7 +122,7 @@ class InputPass(TorchFunctionMode):
             output = F.linear(*args)
         call = Call(entry, F.linear, (), {}, None)
         call.multiplier = linear(*args)
-        return Node.apply(call, [output], x)
+        return attached(call, output, [x])
 
     def _cast(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that is structure where its result can have no gradient."""
@@ -144,7 +140,7 @@ class InputPass(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         attributed: list[Tensor],
-        overwrites: bool,
+        target: Any,
     ) -> Any:
         """Run a function's parts instead of the function."""
         assert entry.rule is not None
@@ -152,12 +148,9 @@ class InputPass(TorchFunctionMode):
         with self:
             result = entry.rule(*args, **kwargs)
         if result is NotImplemented:
-            return self._unknown(plain, args, kwargs, attributed)
+            return self._unknown(plain, args, kwargs, attributed, target)
         self.tape.calls[position] = Call(entry, plain, (), {}, None)
-        if overwrites:
-            self._shelter(args[0])
-            return args[0].copy_(result)
-        return result
+        return self._write(target, result)
 
     def record(
         self,
@@ -166,43 +159,40 @@ class InputPass(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         attributed: list[Tensor],
-        overwrites: bool = False,
+        target: Any = None,
     ) -> Any:
         """Run the call, and put its rule where autograd would have its derivative."""
         _set_grad_enabled(False)  # the context manager takes as long as a small call
         try:
-            output = plain(*args, **kwargs)
-            if isinstance(output, Tensor) and output._is_view():
-                output = output.clone()  # a node's views may not be written on
+            # a node's views may not be written on
+            output = mapped(_of_its_own, plain(*args, **kwargs))
         finally:
             _set_grad_enabled(True)
         call = self.tape.note(entry, plain, args, kwargs, detached(output))
-        result = rewrapped(output, Node.apply(call, [output], *attributed))
-        if overwrites:
-            self._shelter(args[0])
-            return args[0].copy_(result)
-        return result
+        return self._write(target, attached(call, output, attributed))
 
     def _unknown(
-        self, func: Any, args: Any, kwargs: Any, attributed: list[Tensor]
+        self,
+        plain: Any,
+        args: Any,
+        kwargs: Any,
+        attributed: list[Tensor],
+        target: Any,
     ) -> Any:
         """A call that no rule names: integrated, if it is differentiable at all."""
-        plain = without_writing(func)
         before = states()
         with torch.enable_grad():
             trial = plain(*args, **kwargs)
-        overwrites = plain is not func
+        inplace = plain if args and target is args[0] else None
         if not any(t.requires_grad for t in tensors_in(trial)):
-            self._structure(plain, args, kwargs, trial, overwrites)
-            if overwrites:
-                self._shelter(args[0])
-            return args[0].copy_(trial) if overwrites else trial
+            self._structure(plain, args, kwargs, trial, inplace)
+            return self._write(target, trial)
         random = moved(before)
         if random:
             plain = replaying(plain, before)
             self.tape.generators = self.tape.generators or before
-        entry = Entry(Kind.RULE, None, plain if overwrites else None, random)
-        return self.record(entry, plain, args, kwargs, attributed, overwrites)
+        entry = Entry(Kind.RULE, None, inplace and plain, random)
+        return self.record(entry, plain, args, kwargs, attributed, target)
 
     def _transformed(
         self, entry: Entry | None, func: Any, args: Any, kwargs: Any
@@ -226,7 +216,7 @@ class InputPass(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         output: Any = None,
-        overwrites: bool = False,
+        inplace: Any = None,
     ) -> Any:
         rows = asks_for_rows(func, args, kwargs)
         with torch.no_grad():
@@ -235,10 +225,17 @@ class InputPass(TorchFunctionMode):
         if isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
         known = self.tape.table.get(func)
-        rule = None if known is None or overwrites else known.rule
-        entry = Entry(Kind.STRUCTURE, rule, func if overwrites else None)
+        rule = None if known is None or inplace is not None else known.rule
+        entry = Entry(Kind.STRUCTURE, rule, inplace)
         self.tape.note(entry, func, args, kwargs, detached(output)).rows = rows
         return output
+
+    def _write(self, target: Any, result: Any) -> Any:
+        """What a call gave, where it was to be written, if it was."""
+        if target is None:
+            return result
+        self._shelter(target)
+        return written(target, result)
 
     def _shelter_beside(self, args: Any, kwargs: Any) -> None:
         """The same for what a call writes on beside its first argument."""
@@ -248,7 +245,6 @@ class InputPass(TorchFunctionMode):
 
     def _shelter(self, target: Any) -> None:
         """Copy what is recorded in memory that is about to be overwritten."""
-        self.tape.writes.add(len(self.tape.functions) - 1)
         for tensor in tensors_in(target):
             self._check_lent(tensor)
             memory = tensor.untyped_storage().data_ptr()
@@ -257,4 +253,13 @@ class InputPass(TorchFunctionMode):
 
     def _check_lent(self, target: Any) -> None:
         if isinstance(target, Tensor) and self.tape.lends(target):
-            raise Overwritten(address_of(target))
+            self.begin_again(address_of(target))
+
+    def begin_again(self, overwritten: int = 0) -> None:
+        """Break the pass off, for a new one in which this memory may be written on."""
+        self.tape.overwritten = overwritten
+        raise BeginAgain
+
+
+def _of_its_own(output: Tensor) -> Tensor:
+    return output.clone() if output._is_view() or output.requires_grad else output

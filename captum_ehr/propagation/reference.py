@@ -8,15 +8,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .calls import (
-    Call,
-    DivergenceError,
-    check_shapes,
-    out_of_place,
-    positional,
-    rewrapped,
-    tensors_in,
-)
+from .arguments import positional
+from .calls import Call, DivergenceError, check_shapes, out_of_place, written
+from .containers import mapped, rewrapped, tensors_in
 from .operations import label
 from .registry import NEUTRAL, Kind
 from .rules.rows import BLOCK, Rowwise, together, work_out
@@ -34,7 +28,6 @@ class ReferencePass(TorchFunctionMode):
         self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
         self.empty: dict[int, Tensor] = {}
         self.waiting: list[Rowwise] = []
-        self.late: list[Rowwise] = []
         self.size = 0
 
     def __torch_function__(
@@ -61,13 +54,13 @@ class ReferencePass(TorchFunctionMode):
             )
         call = tape.calls.get(position)
         if position in tape.kept_arguments:
-            args, kwargs = self._as_kept(func, position, *positional(args, kwargs))
+            args, kwargs = self._as_kept(
+                func, position, *positional(func, args, kwargs)
+            )
         if self.indices:
             self._watch(func, args, kwargs)
         if call is not None:
             return self._meet(call, func, args, kwargs)
-        if position in tape.writes:
-            self.settle(positional(args, kwargs)[0][0])
         return func(*args, **kwargs)
 
     def finish(self) -> None:
@@ -80,29 +73,16 @@ class ReferencePass(TorchFunctionMode):
                 f"{seen} of {recorded} torch calls."
             )
 
-    def settle(self, target: Any = None) -> None:
-        """Work out the multipliers that wait, before what they need is overwritten.
-
-        Args:
-            target: What is about to be written on, if it is that.
-        """
-        work_out(self.waiting)
-        self.waiting, self.size = [], 0
-        if self.late and isinstance(target, Tensor):
-            memory = target.untyped_storage().data_ptr()
-            work_out([one for one in self.late if one.lies_in(memory)])
-
     def _meet(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         entry = call.entry
-        args, kwargs = positional(args, kwargs)
-        _, kwargs, overwrites = out_of_place(entry, func, kwargs)
+        args, kwargs = positional(func, args, kwargs)
+        _, kwargs, target = out_of_place(entry, func, args, kwargs)
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:
                 output = entry.rule(*args, **kwargs)
-            return self._written(args[0], output) if overwrites else output
+            return _put(target, output)
         if entry.kind in (Kind.STRUCTURE, Kind.FLAG):
-            value = self._answer(call, args, kwargs)
-            return self._written(args[0], value) if overwrites else value
+            return _put(target, self._answer(call, args, kwargs))
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
         ours = call.output
@@ -111,7 +91,7 @@ class ReferencePass(TorchFunctionMode):
             self._wait(call.multiplier)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
-        return self._written(args[0], output) if overwrites else output
+        return _put(target, output)
 
     def _answer(self, call: Call, args: Any, kwargs: Any) -> Any:
         """The reference's own answer, or the input's where that is kept."""
@@ -139,8 +119,7 @@ class ReferencePass(TorchFunctionMode):
                 self.empty[id(call)] = empty_rows(values) | empty_rows(ours)
         if not call.rows:
             return None
-        made = getattr(call.args[0].grad_fn, "call", None)
-        empty = self.empty.get(id(made))
+        empty = self.empty.get(id(call.rows))  # as the comparison has found
         if empty is None:
             empty = empty_rows(args[0]) | empty_rows(call.args[0].detach())
         keepdim = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
@@ -150,36 +129,30 @@ class ReferencePass(TorchFunctionMode):
         """A call's arguments with the input's flags, and how many are others."""
         places: int | Tensor = 0
 
-        def kept(ours: Any, theirs: Any) -> Any:
+        def kept(ours: Tensor | Kept, theirs: Any) -> Any:
             nonlocal places
-            if isinstance(ours, Kept):
-                places = places + different(theirs, ours.tensor)
-                return ours.tensor
-            if type(ours) in (list, tuple):
-                return type(ours)(map(kept, ours, theirs))
-            return theirs
+            if not isinstance(ours, Kept):
+                return theirs
+            places = places + different(theirs, ours.tensor)
+            return ours.tensor
 
         given, named = self.tape.kept_arguments[position]
-        args = kept(tuple(given), tuple(args))
-        kwargs = {key: kept(named[key], value) for key, value in kwargs.items()}
+        either = (Tensor, Kept)
+        args = mapped(kept, tuple(given), tuple(args), kind=either)
+        kwargs = mapped(kept, named, kwargs, kind=either)
         self.tape.keep(label(func), places)
         return args, kwargs
 
     def _wait(self, multiplier: Rowwise) -> None:
-        """Keep what is small till there is a block of it, what is late to the end."""
+        """Keep what is small till there is a block of it, what is late for later."""
         if multiplier.small:
             self.waiting.append(multiplier)
             self.size += multiplier.operand.shape.numel()
             if self.size > BLOCK // 2:
-                self.settle()
-        elif multiplier.late:
-            self.late.append(multiplier)
-        else:
+                work_out(self.waiting)
+                self.waiting, self.size = [], 0
+        elif not multiplier.late:
             work_out([multiplier])
-
-    def _written(self, target: Tensor, value: Tensor) -> Tensor:
-        self.settle(target)
-        return target.copy_(value)
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
         """An operation's values at the reference, with the input's own indices."""
@@ -200,3 +173,7 @@ class ReferencePass(TorchFunctionMode):
             if id(tensor) in self.indices:
                 _, source, apart = self.indices.pop(id(tensor))
                 self.tape.keep(source, apart)
+
+
+def _put(target: Any, value: Any) -> Any:
+    return value if target is None else written(target, value)

@@ -36,8 +36,16 @@ from .operations import (
     NEUTRAL as NEUTRAL_NAMES,
 )
 from .pairs import Rule
+from .rules import (
+    cumulative,
+    extrema,
+    flags,
+    normalization,
+    norms,
+    products,
+    recurrent,
+)
 from .rules import elementwise as unary
-from .rules import extrema, flags, normalization, products, recurrent
 from .rules import softmax as soft
 from .rules.attention import multi_head_attention, scaled_dot_product_attention
 from .rules.composites import COMPOSITES
@@ -128,6 +136,7 @@ def default_table() -> Table:
     table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
     table[torch.Tensor.register_hook] = Entry(Kind.IGNORE, _no_hook)
     table[torch.Tensor.retain_grad] = Entry(Kind.IGNORE)
+    table[torch.Tensor.data.__set__] = Entry(Kind.OVERWRITE)  # type: ignore[attr-defined]
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
         _add(table, name, Entry(Kind.PRODUCT, multilinear(next(named(name)))))
@@ -145,7 +154,14 @@ def default_table() -> Table:
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_sometimes_multilinear())
+    del table[torch.embedding_bag]  # not F's, which models call: other arguments
     table.update(_recurrent())
+    for function, rule in (
+        (torch.batch_norm, normalization.batch_norm),
+        (torch.instance_norm, normalization.instance_norm),
+    ):
+        weights_first = unary.of_one(normalization.weights_first(rule))
+        table[function] = Entry(Kind.RULE, weights_first, output=False)
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
         Kind.EXPAND, scaled_dot_product_attention
@@ -231,14 +247,23 @@ def _operand_rules() -> list[tuple[str, Rule, bool]]:
             (unary.modulus, "abs absolute __abs__ fabs"),
             (products.product, "mul multiply __mul__ __rmul__ __imul__"),
             (products.matrix_product, "matmul mm bmm mv dot vdot __matmul__"),
+            (norms.vector_norm, "linalg_vector_norm vector_norm"),
+            (norms.var, "var"),
+            (norms.std, "std"),
+            (norms.var_mean, "var_mean"),
+            (norms.std_mean, "std_mean"),
+            (norms.hypot, "hypot"),
+            (cumulative.prod, "prod"),
+            (cumulative.cumprod, "cumprod"),
+            (cumulative.logcumsumexp, "logcumsumexp"),
             (soft.softmax, "softmax"),
             (soft.log_softmax, "log_softmax"),
             (soft.logsumexp, "logsumexp"),
-            (normalization.layer_norm, "layer_norm"),
-            (normalization.rms_norm, "rms_norm"),
-            (normalization.group_norm, "group_norm"),
-            (normalization.batch_norm, "batch_norm"),
-            (normalization.instance_norm, "instance_norm"),
+            (unary.of_one(normalization.layer_norm), "layer_norm"),
+            (unary.of_one(normalization.rms_norm), "rms_norm"),
+            (unary.of_one(normalization.group_norm), "group_norm"),
+            (unary.of_one(normalization.batch_norm), "batch_norm"),
+            (unary.of_one(normalization.instance_norm), "instance_norm"),
         )
         for name in names.split()
     ]
@@ -290,14 +315,12 @@ def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:
 def _sometimes_multilinear() -> dict[Any, Entry]:
     """Functions that an option makes linear in each operand, or something else."""
     table: dict[Any, Entry] = {}
-    for name, option, place, values in SOMETIMES_MULTILINEAR:
+    for name, option, values in SOMETIMES_MULTILINEAR:
         for function in named(name):
-            table[function] = Entry(
-                Kind.RULE, multilinear_if(function, option, place, values)
-            )
+            table[function] = Entry(Kind.RULE, multilinear_if(function, option, values))
         for function in named(name + "_"):
             plain = getattr(torch.Tensor, name)
-            rule = multilinear_if(plain, option, place, values)
+            rule = multilinear_if(plain, option, values)
             table[function] = Entry(Kind.RULE, rule, inplace=plain)
     return table
 

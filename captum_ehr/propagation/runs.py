@@ -17,7 +17,7 @@ from .generators import (
     put_back_globals,
     states,
 )
-from .passes import InputPass, Overwritten
+from .passes import BeginAgain, InputPass
 from .reference import ReferencePass
 from .tape import Tape
 from .view import private_args
@@ -114,13 +114,17 @@ class Runs:
         while True:
             tape.lent = lent
             try:
-                return self._run(tensors, pass_type(tape))
-            except Overwritten as found:
-                self._drawn = globals_moved(self._start)
-                self.rewind()
-                tape.clear()
-                if found.args[0] in lent:
-                    lent = frozenset()
+                output = self._run(tensors, pass_type(tape))
+            except (BeginAgain, Exception):
+                if tape.overwritten is None:
+                    raise
+            if tape.overwritten is None:  # else also where the model caught it
+                return output
+            if tape.overwritten in lent:
+                lent = frozenset()
+            self._drawn = globals_moved(self._start)
+            self.rewind()
+            tape.clear()
 
     def _run(
         self, tensors: Sequence[Tensor], mode: InputPass | ReferencePass

@@ -72,7 +72,7 @@ def answer(call: Any, own: Any, ours: Any, absent: Tensor | None) -> Answer:
     return Answer(value, _known(crossed.sum()), _known(kept.sum()))
 
 
-def asks_for_rows(function: Any, args: Any, kwargs: Any) -> bool:
+def asks_for_rows(function: Any, args: Any, kwargs: Any) -> Any:
     """Whether a call asks of whole rows of a larger tensor if there is anything.
 
     That is a sum, norm or maximum over the last dimension of at least three, of values
@@ -88,7 +88,7 @@ def asks_for_rows(function: Any, args: Any, kwargs: Any) -> bool:
             and label(made.function) in EQUALITIES
         )
         asked = over_rows(args, kwargs) and none is (name == "all")
-        return asked and _of_rows(args[0], reduced=True)
+        return asked and _of_rows(args[0], reduced=True) and (made or True)
     compared = compared_with_nothing(function, args, kwargs)
     return compared is not None and _of_rows(compared)
 

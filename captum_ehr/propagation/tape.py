@@ -34,11 +34,12 @@ class Tape:
         self.lasting = lasting
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
-        self.writes: set[int] = set()
         self.generators: States = ()
         self.messages: list[str] = []
         #: Memory of inputs that the model was given as they are.
         self.lent: frozenset[int] = frozenset()
+        #: Where the model was about to write on what it has no copy of.
+        self.overwritten: int | None = None
         #: What the present pass has noted of views, each with what puts it back.
         self.entered: dict[State, Callable[[], str]] = {}
         #: Generators of users' own that were drawn from, and where they stood.
@@ -67,7 +68,7 @@ class Tape:
         """Forget everything, to begin again with copies of the inputs."""
         self.functions.clear()
         self.calls.clear()
-        self.writes.clear()
+        self.overwritten = None
         self.generators = ()
         self.drawn_from.clear()
         self.messages.clear()
@@ -153,7 +154,8 @@ class Tape:
         messages += self.messages
         structure = self._structure()
         messages += [kept.message for kept in structure if kept.message]
-        return Diagnostics(operations, tuple(dict.fromkeys(messages)), structure)
+        said = tuple(dict.fromkeys(messages))
+        return Diagnostics(operations, said, structure=structure)
 
     def _structure(self) -> tuple[Structure, ...]:
         """What was kept for the reference, and how far that moves f(x0)."""

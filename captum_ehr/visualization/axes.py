@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from captum_ehr.explanation.words import remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import shorten
 
@@ -159,8 +160,8 @@ def cohort_title(ax: Axes, explanation: Explanation, what: str) -> None:
 
 
 def _messages(explanation: Explanation) -> list[str]:
-    """The first of the diagnostics' messages, if there is one, and how many more."""
-    messages = explanation.diagnostics.messages
+    """The first of what is to be said, if there is something, and how many more."""
+    messages = remarks(explanation)
     more = f" (+{len(messages) - 1} more)" if len(messages) > 1 else ""
     return ["! " + shorten(one, 100) + more for one in messages[:1]]
 

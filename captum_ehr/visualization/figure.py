@@ -89,10 +89,10 @@ def _width(view: PatientView, max_visits: int) -> float:
 
 
 def _axis(view: PatientView) -> _Axis:
-    """The x axis over all bands: times where any is known, else visit numbers."""
+    """The x axis over all bands: times where any is known, else the order."""
     steps = [step for band in view.bands if band.is_ordered for step in band.steps]
     times = [step.time for step in steps if math.isfinite(step.time)]
-    numbers = [float(step.visit) + 1 for step in steps if step.visit is not None]
+    numbers = [n for b in view.bands if b.is_ordered for n in b.numbers]
     places = times or numbers or [0.0]
     low, high = min(places), max(places)
     margin = 0.06 * (high - low) or 0.5
@@ -137,5 +137,5 @@ def _draw_axis(ax: Axes, axis: _Axis, time_label: str) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=not axis.is_time))
     else:
         ax.set_xticks([axis.only], [number(axis.only)])
-    label = time_label if axis.is_time else "visit (in order; no times known)"
+    label = time_label if axis.is_time else "visit (in order; no times to go by)"
     ax.set_xlabel(label, fontsize=9, **PLAIN)

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from captum_ehr.explanation.rows import build_rows, frame_of
 from captum_ehr.visualization.colors import ColorScale
 
 if TYPE_CHECKING:
@@ -119,8 +122,15 @@ class Band:
 
     @property
     def is_ordered(self) -> bool:
-        """True where there are steps: times or visits."""
-        return self.is_timed or any(step.visit is not None for step in self.steps)
+        """True where there are steps: of a series, by time or by visit."""
+        has_visits = any(step.visit is not None for step in self.steps)
+        return self.kind == "series" or self.is_timed or has_visits
+
+    @property
+    def numbers(self) -> list[float]:
+        """Per step its visit's number from 1, else its place in the order."""
+        order = enumerate(self.steps, 1)
+        return [float(i if s.visit is None else s.visit + 1) for i, s in order]
 
 
 @dataclass(frozen=True)
@@ -236,20 +246,24 @@ def patient_view(
         IndexError: If there is no such patient.
     """
     one = explanation[patient]
-    frame = one.to_frame()
+    rows = build_rows(one)
+    frame = frame_of(rows)
+    if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
+        # One clock for all: where some times are gaps, the others may be too.
+        frame["time"] = math.nan
     bands = []
     for key, record in one.features.items():
-        rows = frame[frame["feature"] == key]
-        if not len(rows):
+        own = frame[frame["feature"] == key]
+        if not len(own):
             continue
         # A token is an item; a time series is a row of values per step.
         kind: Kind = "codes"
         if not record.is_token:
             is_stepped = record.values.ndim > 2 or _is_flat_series(explanation, key)
             kind = "series" if is_stepped else "columns"
-        visits = [None if one < 0 else one for one in _integers(rows["visit"])]
-        items = _row_items(key, rows, ranges or {})
-        times = rows["time"].tolist()
+        visits = [None if one < 0 else one for one in _integers(own["visit"])]
+        items = _row_items(key, own, ranges or {})
+        times = own["time"].tolist()
         if kind == "columns":
             times = [math.nan] * len(items)
         apart = kind == "series" and record.values.ndim == 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from captum_ehr.explanation.words import remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import (
     Item,
@@ -42,7 +43,7 @@ def to_html(explanation: Explanation) -> str:
     )
     messages = "".join(
         f'<div style="color:#8a6100">! {escape(message)}</div>'
-        for message in explanation.diagnostics.messages
+        for message in remarks(explanation)
     )
     shown = range(min(len(explanation), _PATIENTS))
     patients = "".join(_patient(patient_view(explanation, i)) for i in shown)

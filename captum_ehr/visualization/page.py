@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from captum_ehr.explanation.sums import strongest as strongest_codes
+from captum_ehr.explanation.words import remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import (
     Band,
@@ -183,7 +185,7 @@ def model_section(
     Raises:
         IndexError: If there is no patient of an asked index.
     """
-    table = explanation.top(None)
+    table = strongest_codes(explanation)
     relative = explanation.relative_delta
     diagnostics = explanation.diagnostics
     return ModelSection(
@@ -199,7 +201,7 @@ def model_section(
         len(explanation),
         diagnostics.exact,
         diagnostics.fallbacks,
-        diagnostics.messages,
+        tuple(remarks(explanation)),
         tuple(
             patient_section(f"{anchor}p{place}", explanation, index)
             for place, index in enumerate(patients)

@@ -214,7 +214,7 @@ def plan_panels(view: PatientView, canvas: Canvas, limits: Limits) -> list[Panel
     any_time = any(band.is_timed for band in view.bands)
     panels: list[Panel] = []
     for band in view.bands:
-        if not band.is_ordered and band.kind != "series":
+        if not band.is_ordered:
             limit = limits.max_codes * 6
             panels.append(ChipRows(band, canvas, view.scale, limit))
             continue
@@ -242,7 +242,7 @@ def _step_places(
         order = f"{missing} visit(s) without a time stand at the left"
         return tuple(places), order if missing else ""
     if not any_time:
-        return tuple(float(step.visit or 0) + 1 for step in steps), ""
+        return tuple(band.numbers), ""
     share = (canvas.span - 2 * margin) / max(len(steps) - 1, 1)
     spots = tuple(canvas.low + margin + i * share for i in range(len(steps)))
-    return spots, "in order, evenly spaced: no times known"
+    return spots, "in order, evenly spaced: no times to go by"

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captum_ehr.explanation.writing import write_text
+
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
 
@@ -30,7 +32,7 @@ def write_report(
 
     Args:
         explanations: By the model's name to show, or one explanation.
-        path: Where to; an existing file is replaced.
+        path: Where to, readable by its owner alone; an existing file is replaced.
         title: The page's heading.
         planted: Codes known to matter, e.g. those a synthetic outcome was made
             from; they are marked, and their ranks are given.
@@ -70,6 +72,4 @@ def write_report(
         section = model_section(f"m{index}", name, explanation, set(planted), chosen)
         models.append(section)
     page = render(title=title, notes=notes, models=models, planted=sorted(planted))
-    path = Path(path)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return write_text(path, page)

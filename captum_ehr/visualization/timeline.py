@@ -33,7 +33,8 @@ def timeline(
 ) -> tuple[Figure, Axes]:
     """Draw one patient: a band per feature, a chip per code, a line per lab.
 
-    The x axis is the time of the visits; where no time is known, their order. Chips
+    The x axis is the time of the visits; where no time is known, or times do not run
+    forward (gaps since the visit before), their order. Chips
     hang from their visit's dot, strongest first, side by side where visits are too
     close for their chips. Red raises the output, blue lowers it; codes and values
     share one colour scale. Long histories fold: the strongest visits have chips, the

@@ -95,7 +95,7 @@ function drawAxis(made, view, scale, isTime, width, height) {
         isTime ? number(tick) : tick + 1)
     );
   }
-  const label = isTime ? overview.time_label : "visit (in order; no times known)";
+  const label = isTime ? overview.time_label : "visit (in order; no times to go by)";
   const middle = (AXIS.left + width - AXIS.right) / 2;
   made.append(svg("text", { x: middle, y: y + 29, class: "tick", "text-anchor": "middle" }, label));
 }

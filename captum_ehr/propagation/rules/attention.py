@@ -24,7 +24,12 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """F.scaled_dot_product_attention, step by step: softmax(QKᵀ·s + mask)V."""
+    """F.scaled_dot_product_attention, step by step: softmax(QKᵀ·s + mask)V.
+
+    In float32 at least, as torch has it.
+    """
+    dtype = query.dtype
+    query, key, value = _wide(query), _wide(key), _wide(value)
     if enable_gqa:
         groups = query.size(-3) // key.size(-3)
         key = key.repeat_interleave(groups, -3)
@@ -42,7 +47,11 @@ def scaled_dot_product_attention(
     weights = _blind_to_zero(torch.softmax(scores, dim=-1), attn_mask)
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
-    return torch.matmul(weights, value)
+    return torch.matmul(weights, value).to(dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,32 +73,52 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
         query, key, value = (t.unsqueeze(1) for t in (query, key, value))
     q, k, v = _project(p, query, key, value)
     mask = _mask(p, query, key)
-    for bias, name in ((p["bias_k"], "k"), (p["bias_v"], "v")):
-        if bias is not None:
-            row = bias.expand(1, k.size(1), -1)
-            k, v = (torch.cat([k, row]), v) if name == "k" else (k, torch.cat([v, row]))
-    if p["bias_k"] is not None and mask is not None:
-        mask = F.pad(mask, (0, 1))
-    q, k, v = (_heads(t, heads) for t in (q, k, v))
-    if p["static_k"] is not None or p["static_v"] is not None or p["add_zero_attn"]:
-        raise NotImplementedError(
-            "multi_head_attention_forward with static_k, static_v or add_zero_attn"
-            " has no expansion; build the attention from torch functions instead."
+    if p["bias_k"] is not None:
+        k, v = (
+            torch.cat([t, p[bias].expand(1, t.size(1), -1)])
+            for t, bias in ((k, "bias_k"), (v, "bias_v"))
         )
-    scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(q.size(-1))
-    if mask is not None:
-        scores = scores + mask
-    weights = torch.softmax(scores, dim=-1)
-    if not p["need_weights"]:
-        weights = _blind_to_zero(weights, mask)
-    if p["training"] and p["dropout_p"]:
-        weights = F.dropout(weights, p["dropout_p"])
-    out = torch.matmul(weights, v).permute(2, 0, 1, 3).flatten(2)
+        mask = _longer(mask)
+    q, k, v = (_heads(t, heads) for t in (q, k, v))
+    if p["static_k"] is not None:
+        k = p["static_k"].unflatten(0, (-1, heads))
+    if p["static_v"] is not None:
+        v = p["static_v"].unflatten(0, (-1, heads))
+    if p["add_zero_attn"]:
+        k, v = (torch.cat([t, torch.zeros_like(t[:, :, :1])], 2) for t in (k, v))
+        mask = _longer(mask)
+    out, weights = _attend(p, q, k, v, mask)
+    out = out.permute(2, 0, 1, 3).flatten(2)
     out = F.linear(out, p["out_proj_weight"], p["out_proj_bias"])
-    shown = weights.mean(1) if p["average_attn_weights"] else weights
+    if weights is not None and p["average_attn_weights"]:
+        weights = weights.mean(1)
     if not batched:
-        out, shown = out.squeeze(1), shown.squeeze(0)
-    return out, shown if p["need_weights"] else None
+        out, weights = out.squeeze(1), weights if weights is None else weights[0]
+    return out, weights
+
+
+def _attend(
+    p: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Both ways in which torch goes on; they round differently, and see blind rows."""
+    dropout = p["dropout_p"] if p["training"] else 0.0
+    if not p["need_weights"]:
+        causal = p["is_causal"] and p["key_padding_mask"] is None
+        mask = None if causal else mask
+        found = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        return found, None
+    scaled = q / math.sqrt(q.size(-1))
+    scores = torch.matmul(_wide(scaled), _wide(k).transpose(-2, -1))
+    scores = (scores if mask is None else scores + mask).to(q.dtype)
+    weights = torch.softmax(scores, dim=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return torch.matmul(weights, v), weights
+
+
+def _longer(mask: Tensor | None) -> Tensor | None:
+    """With a key more, which all may see."""
+    return mask if mask is None else F.pad(mask, (0, 1))
 
 
 def _project(

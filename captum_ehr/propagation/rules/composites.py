@@ -95,46 +95,8 @@ def rrelu(
 ) -> Tensor:
     """Randomised leaky ReLU outside training: the mean of its slopes."""
     if training:
-        raise NotImplementedError("rrelu in training mode draws a slope per value")
+        return NotImplemented  # it draws a slope for every value
     return F.leaky_relu(input, (lower + upper) / 2)
-
-
-def var(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """Mean of squares about the mean, with torch's two ways to correct it."""
-    correction, keepdim = 1, bool(kwargs.get("keepdim", False))
-    if isinstance(dim, bool):
-        correction, dim = int(dim), None
-    elif args:
-        correction, keepdim = int(args[0]), bool(args[1]) if len(args) > 1 else keepdim
-    correction = kwargs.get("correction", kwargs.get("unbiased", correction))
-    dims = list(range(input.dim())) if dim is None else dim
-    centred = input - input.mean(dims, keepdim=True)
-    count = input.numel() // centred.detach().mean(dims, keepdim=True).numel()
-    total = (centred * centred).sum(dims, keepdim=keepdim)
-    return total / max(count - int(1 if correction is None else correction), 0)
-
-
-def std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The root of the variance."""
-    return torch.sqrt(var(input, *args, **kwargs))
-
-
-def vector_norm(
-    x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any
-) -> Tensor:
-    """torch.linalg.vector_norm for the orders 1, 2, inf and other powers."""
-    dims = tuple(range(x.dim())) if dim is None else dim
-    if ord == float("inf"):
-        return torch.amax(torch.abs(x), dims, keepdim)
-    if ord == -float("inf"):
-        return torch.amin(torch.abs(x), dims, keepdim)
-    if ord == 0:
-        return NotImplemented
-    if ord == 1:
-        return torch.abs(x).sum(dims, keepdim)
-    if ord == 2:
-        return torch.sqrt((x * x).sum(dims, keepdim))
-    return torch.pow(torch.pow(torch.abs(x), ord).sum(dims, keepdim), 1 / ord)
 
 
 def norm(
@@ -146,37 +108,43 @@ def norm(
     dtype: Any = None,
 ) -> Tensor:
     """torch.norm of vectors; the Frobenius norm is the 2-norm of all entries."""
-    if p == "nuc":
+    if p in ("nuc", 0):
         return NotImplemented
-    order = 2.0 if p in ("fro", None) else float(p)
-    return vector_norm(input, order, dim, keepdim)
+    order = 2.0 if p in ("fro", None) else p
+    return torch.linalg.vector_norm(input, order, dim, keepdim, dtype=dtype)
 
 
 def linalg_norm(
-    A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, **_: Any
+    A: Tensor,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
 ) -> Tensor:
     """torch.linalg.norm where it is a vector's."""
-    if ord is None:
-        return vector_norm(A, 2, dim, keepdim)
-    if isinstance(ord, str) or not (isinstance(dim, int) or A.dim() == 1):
+    one = isinstance(dim, int) or len(dim or A.shape) == 1
+    if ord == 0 or isinstance(ord, str) or not (ord is None or one):
         return NotImplemented
-    return vector_norm(A, ord, dim, keepdim)
+    order = 2 if ord is None else ord
+    return torch.linalg.vector_norm(A, order, dim, keepdim, dtype=dtype)
 
 
 def normalize(
-    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+    input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
 ) -> Tensor:
     """A vector over its norm."""
-    return input / torch.clamp_min(vector_norm(input, p, dim, True), eps)
+    return input / torch.linalg.vector_norm(input, p, dim, True).clamp_min(eps)
 
 
 def cosine_similarity(
     x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
 ) -> Tensor:
-    """The product of two normalised vectors."""
-    a = x1 / torch.clamp_min(vector_norm(x1, 2, dim, True), eps)
-    b = x2 / torch.clamp_min(vector_norm(x2, 2, dim, True), eps)
-    return (a * b).sum(dim)
+    """The product of two normalised vectors, of which one may be broadcast."""
+    dtype = torch.promote_types(x1.dtype, x2.dtype)
+    x1, x2 = (x if x.is_floating_point() else x.to(dtype) for x in (x1, x2))
+    x1, x2 = torch.broadcast_tensors(x1, x2)
+    return (normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps)).sum(dim)
 
 
 def addcdiv(
@@ -197,41 +165,6 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
 
 
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Product after product."""
-    products = list(input.unbind(dim))
-    for k in range(1, len(products)):
-        products[k] = products[k - 1] * products[k]
-    return torch.stack(products, dim)
-
-
-def prod(input: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
-    """The last of the cumulative products, halved like a tournament."""
-    values = input.flatten() if dim is None else input.movedim(dim, 0)
-    while values.shape[0] > 1:
-        half = values.shape[0] // 2
-        left, right, rest = values.split([half, half, values.shape[0] - 2 * half])
-        values = torch.cat([left * right, rest])
-    result = values.squeeze(0)
-    return result.unsqueeze(dim) if keepdim and dim is not None else result
-
-
-def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    """The root of the variance, and the mean."""
-    variance, mean = var_mean(input, *args, **kwargs)
-    return torch.sqrt(variance), mean
-
-
-def var_mean(
-    input: Tensor, dim: Any = None, *args: Any, **kwargs: Any
-) -> tuple[Tensor, Tensor]:
-    """The variance, and the mean over the same dimensions."""
-    dims = None if isinstance(dim, bool) else dim
-    keepdim = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
-    dims = list(range(input.dim())) if dims is None else dims
-    return var(input, dim, *args, **kwargs), input.mean(dims, keepdim=keepdim)
-
-
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The least and the greatest."""
     dims = tuple(range(input.dim())) if dim is None else dim
@@ -244,26 +177,21 @@ def msort(input: Tensor) -> Tensor:
     return torch.sort(input, 0).values
 
 
-def hypot(input: Tensor, other: Tensor) -> Tensor:
-    """√(a² + b²)."""
-    return torch.sqrt(input * input + other * other)
-
-
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The norm of the difference."""
-    return vector_norm(input - other, p)
+    return torch.linalg.vector_norm(input - other, p)
 
 
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
     """The norm of each row's difference, moved off 0 by eps."""
-    return vector_norm(x1 - x2 + eps, p, -1, keepdim)
+    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     """The norm of the difference of every two rows."""
-    return vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
 def frac(input: Tensor) -> Tensor:
@@ -274,14 +202,6 @@ def frac(input: Tensor) -> Tensor:
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log₂(2^a + 2^b)."""
     return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
-
-
-def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """One logaddexp after logaddexp."""
-    sums = list(input.unbind(dim))
-    for k in range(1, len(sums)):
-        sums[k] = logaddexp(sums[k - 1], sums[k])
-    return torch.stack(sums, dim)
 
 
 #: Have two names in torch.
@@ -301,28 +221,19 @@ COMPOSITES: tuple[tuple[str, Any], ...] = (
     ("tanhshrink", tanhshrink),
     ("prelu", prelu),
     ("rrelu", rrelu),
-    ("var", var),
-    ("std", std),
     ("norm", norm),
     ("linalg_norm", linalg_norm),
-    ("linalg_vector_norm", vector_norm),
     ("normalize", normalize),
     ("cosine_similarity", cosine_similarity),
     ("addcdiv", addcdiv),
     ("logaddexp", logaddexp),
     ("logit", logit),
-    ("cumprod", cumprod),
-    ("prod", prod),
-    ("std_mean", std_mean),
-    ("var_mean", var_mean),
     ("aminmax", aminmax),
     ("msort", msort),
-    ("hypot", hypot),
     ("dist", dist),
     ("pairwise_distance", pairwise_distance),
     ("cdist", cdist),
     ("frac", frac),
     ("logaddexp2", logaddexp2),
-    ("logcumsumexp", logcumsumexp),
     *((f"arc{name}", getattr(torch, f"a{name}")) for name in _INVERSES),
 )

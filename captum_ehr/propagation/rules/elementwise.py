@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,21 +34,23 @@ def secant_rule(secant: Secant) -> Rule:
         secant: Called as ``secant(x, y, *args, **kwargs)`` with :class:`Pair` s and
             the function's other arguments; returns (y - y0) / (x - x0).
     """
+    return of_one(partial(_by_secant, secant), secant.__name__)
 
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        dtype = x.input.dtype
 
-        def slope(*sides: Tensor) -> tuple[Tensor]:
-            x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
-            return (secant(x_, y_, *args, **kwargs).to(dtype),)
+def _by_secant(
+    secant: Secant, y: Pair, x: Pair, *args: Any, **kwargs: Any
+) -> Multiplier:
+    dtype = x.input.dtype
 
-        if y.input.shape == x.input.shape:
-            kind = None if args or kwargs else secant
-            return Rowwise(x, slope, torch.mul, y=y, kind=kind)
-        (m,) = slope(*x[:2], *y[:2])
-        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
+    def slope(*sides: Tensor) -> tuple[Tensor]:
+        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
+        return (secant(x_, y_, *args, **kwargs).to(dtype),)
 
-    return _of_one(rule, secant.__name__)
+    if y.input.shape == x.input.shape:
+        kind = None if args or kwargs else secant
+        return Rowwise(x, slope, torch.mul, y=y, kind=kind)
+    (m,) = slope(*x[:2], *y[:2])
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 
 def late_rule(secant: Secant) -> Rule:
@@ -66,7 +69,7 @@ def late_rule(secant: Secant) -> Rule:
 
         return Rowwise(x, slope, torch.mul, kind=None if args or kwargs else secant)
 
-    return _of_one(rule, secant.__name__)
+    return of_one(rule, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:
@@ -86,27 +89,33 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
         >>> run.attributions[0]
         tensor([[0.7500]])
     """
-
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
-        m = m.to(x.input.dtype)
-        return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
-
-    return _of_one(rule, "elementwise")
+    return of_one(partial(_by_derivative, derivative), "elementwise")
 
 
-def _of_one(rule: Rule, name: str) -> Rule:
-    """The rule for calls of which the first operand is all that is attributed."""
+def _by_derivative(
+    derivative: Callable[..., Tensor], y: Pair, x: Pair, *args: Any, **kwargs: Any
+) -> Multiplier:
+    m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+    m = m.to(x.input.dtype)
+    return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
-    def checked(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        if isinstance(y, nn.Module):  # which comes first where it has the rule
-            return checked(x, *args, **kwargs)
-        if not only(x, args, kwargs):
-            return NotImplemented
-        return rule(y, x, *args, **kwargs)
 
-    checked.__name__ = name
-    return checked
+def of_one(rule: Rule, name: str = "") -> Rule:
+    """The rule for calls of which the first operand is all that is attributed.
+
+    Of parts and no closure: it pickles where they do.
+    """
+    made: Any = partial(_checked, rule)
+    made.__name__ = name or rule.__name__
+    return made
+
+
+def _checked(rule: Rule, y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
+    if isinstance(y, nn.Module):  # which comes first where it has the rule
+        return _checked(rule, x, *args, **kwargs)
+    if not only(x, args, kwargs):
+        return NotImplemented
+    return rule(y, x, *args, **kwargs)
 
 
 def only(x: Any, args: Any, kwargs: Any) -> bool:
@@ -142,7 +151,9 @@ def guarded(
     same = dx == 0
     secant = y.delta / (dx + same.to(dx.dtype))
     slope = torch.where(straight & close | same, simpson, secant)
-    return slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    # What is infinite has no slope, and most often no part; what is NaN stays that
+    slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return slope.masked_fill_(y.input.isnan() | y.reference.isnan(), math.nan)
 
 
 def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
@@ -238,7 +249,8 @@ def sigmoid(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 def exp(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|e^a - e^b| = max·(1 - e^-|a-b|) of the two values."""
-    return phi(x.delta.abs_()).mul_(torch.maximum(y.input, y.reference))
+    gap = x.delta.nan_to_num_(nan=0.0).abs_()  # of two that are masked with -inf
+    return phi(gap).mul_(torch.maximum(y.input, y.reference))
 
 
 def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
@@ -260,7 +272,7 @@ def log1p(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 def sqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
     """√a - √b = (a - b)/(√a + √b); nothing between two zeros."""
-    return (y.input + y.reference).reciprocal_().nan_to_num_(posinf=0.0)
+    return (y.input + y.reference).reciprocal_().nan_to_num_(math.nan, posinf=0.0)
 
 
 def rsqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
@@ -322,13 +334,19 @@ def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     return guarded(x, Pair(own[0], own[1]), derivative)
 
 
-def elu(x: Pair, y: Pair, alpha: float = 1.0, *_: Any, **__: Any) -> Tensor:
+def elu(
+    x: Pair,
+    y: Pair,
+    alpha: float = 1.0,
+    scale: float = 1.0,
+    input_scale: float = 1.0,
+) -> Tensor:
     """X above 0, α(e^x - 1) below; between the two the plain secant."""
-    low = Pair(x.input.clamp(max=0), x.reference.clamp(max=0))
-    high = Pair(x.input.clamp(min=0), x.reference.clamp(min=0))
-    below = alpha * exp(low, Pair(low.input.exp(), low.reference.exp()))
+    low = x.each(lambda side: input_scale * side.clamp(max=0))
+    high = x.each(lambda side: side.clamp(min=0))
+    below = alpha * input_scale * exp(low, low.each(torch.exp))
     share = relu(x, high)
-    return share + below * (1 - share)
+    return scale * (share + below * (1 - share))
 
 
 def selu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:

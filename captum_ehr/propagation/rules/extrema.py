@@ -79,29 +79,37 @@ def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
 
 def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
     """The formula above over some dimensions, moved together to the end."""
-    count = x.input.dim()
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    shape = x.input.shape or (1,)
+    count = len(shape)
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     dims = tuple(d % count for d in dims) if dims else tuple(range(count))
     kept = [d for d in range(count) if d not in dims]
     order = [*kept, *dims]
 
     def flat(side: Tensor) -> Tensor:
-        return side.permute(order).flatten(len(kept)) * (1 if largest else -1)
+        side = side.reshape(shape).permute(order).flatten(len(kept))
+        return side if largest else -side
 
     high, low = flat(x.input), flat(x.reference)
     (y, at), (y0, at0) = high.max(-1, keepdim=True), low.max(-1, keepdim=True)
     where = torch.where(y >= y0, at, at0)
-    dx = high.gather(-1, where) - low.gather(-1, where)
-    slope = torch.where(dx == 0, 1.0, (y - y0) / dx.masked_fill(dx == 0, 1.0))
+    slope = _part(Pair(y, y0), Pair(high.gather(-1, where), low.gather(-1, where)))
     inverse = [order.index(d) for d in range(count)]
-    inner = [x.input.shape[d] for d in dims]
+    inner = [shape[d] for d in dims]
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
         share = upstream.new_zeros(high.shape)
         share.scatter_(-1, where, upstream.reshape(slope.shape) * slope)
-        return ((x, share.unflatten(-1, inner).permute(inverse)),)
+        share = share.unflatten(-1, inner).permute(inverse)
+        return ((x, share.reshape(x.input.shape)),)
 
     return multiplier
+
+
+def _part(y: Pair, x: Pair) -> Tensor:
+    """Δy/Δx of where a maximum is; 1 where nothing changes, be it infinite."""
+    same = x.input == x.reference
+    return torch.where(same, 1.0, y.delta / x.delta.masked_fill(same, 1.0))
 
 
 def cummax(y: Any, x: Pair, dim: int) -> Multiplier:
@@ -116,8 +124,7 @@ def cummin(y: Any, x: Pair, dim: int) -> Multiplier:
 
 def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
     where = torch.where(ours, y[1].input, y[1].reference)
-    dx = x.delta.gather(dim, where)
-    slope = torch.where(dx == 0, 1.0, y[0].delta / dx.masked_fill(dx == 0, 1.0))
+    slope = _part(y[0], x.each(lambda side: side.gather(dim, where)))
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
         share = torch.zeros_like(x.input).scatter_add_(dim, where, upstream * slope)
@@ -138,9 +145,8 @@ def max_pool(pool: Callable[..., Any]) -> Rule:
         (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x.sides)
         spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
         where = torch.where(top >= top0, at, at0).flatten(-spatial)
-        dx = x.delta.flatten(-spatial).gather(-1, where)
-        dy = (top - top0).flatten(-spatial)
-        slope = torch.where(dx == 0, 1.0, dy / dx.masked_fill(dx == 0, 1.0))
+        ends = x.each(lambda side: side.flatten(-spatial).gather(-1, where))
+        slope = _part(Pair(top.flatten(-spatial), top0.flatten(-spatial)), ends)
 
         def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
             share = upstream.new_zeros(x.input.flatten(-spatial).shape)
@@ -170,21 +176,38 @@ POOLS: tuple[tuple[str, Callable[..., Any]], ...] = tuple(
 
 
 def sort(
-    y: Any, x: Pair, dim: int = -1, descending: bool = False, **kwargs: Any
+    y: Any, x: Pair, dim: int = -1, descending: bool = False, stable: Any = None
 ) -> Any:
     """torch.sort: every rank."""
-    descending = kwargs.get("descending", descending)
-    size = x.input.shape[dim]
-    ranks = range(size)
-    return _ranked(x, kwargs.get("dim", dim), ranks[::-1] if descending else ranks)
+    ranks = range(_length(x, dim))
+    return _ranked(x, dim, ranks[::-1] if descending else ranks)
 
 
 def topk(
-    y: Any, x: Pair, k: int, dim: int = -1, largest: bool = True, *_: Any, **__: Any
+    y: Any,
+    x: Pair,
+    k: int,
+    dim: int = -1,
+    largest: bool = True,
+    sorted: bool = True,
 ) -> Any:
-    """torch.topk: the k highest, or lowest, ranks."""
-    size = x.input.shape[dim]
-    return _ranked(x, dim, range(size - 1, size - 1 - k, -1) if largest else range(k))
+    """torch.topk: the k highest, or lowest, ranks.
+
+    Not in order they can be shared out if both sides have them in the same.
+    """
+    size = _length(x, dim)
+    ranks = range(size - 1, size - 1 - k, -1) if largest else range(k)
+    if sorted:
+        return _ranked(x, dim, ranks)
+    order, order0 = (v.argsort(dim, descending=largest) for v in y[0].sides)
+    if not torch.equal(order, order0):
+        return NotImplemented
+    share = _ranked(x, dim, ranks)
+    return _rewired(share, x, lambda m: m.gather(dim, order))
+
+
+def _length(x: Pair, dim: int) -> int:
+    return x.input.shape[dim] if x.input.dim() else 1
 
 
 def median(y: Any, x: Pair, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -193,7 +216,7 @@ def median(y: Any, x: Pair, dim: int | None = None, keepdim: bool = False) -> An
         flat = Pair(x.input.flatten(), x.reference.flatten())
         share = _ranked(flat, 0, _middle(flat.input.numel()))
         return _rewired(share, x, lambda m: m.reshape(1))
-    share = _ranked(x, dim, _middle(x.input.shape[dim]))
+    share = _ranked(x, dim, _middle(_length(x, dim)))
     return _rewired(share, x, lambda m: m if keepdim else m.unsqueeze(dim))
 
 
@@ -220,13 +243,14 @@ def _rewired(share: Any, x: Pair, reshape: Callable[[Tensor], Tensor]) -> Any:
 
 def _ranked(x: Pair, dim: int, ranks: range) -> Any:
     """Shares of the line on which each value holds each of some ranks."""
-    size = x.input.shape[dim]
-    if size > MAX_RANKED:
+    if _length(x, dim) > MAX_RANKED:
         return NotImplemented
-    high, low = (s.movedim(dim, -1) for s in x.sides)
+    # Where values differ by their last digits only, halfway between them is none left
+    high, low = (torch.atleast_1d(s).movedim(dim, -1).double() for s in x.sides)
     cuts = _crossings(high, low)
-    edges = torch.cat([torch.zeros_like(cuts[..., :1]), cuts], -1)
-    lengths = torch.diff(edges, append=torch.ones_like(cuts[..., :1]))
+    ends = high.new_zeros(*high.shape[:-1], 1)
+    edges = torch.cat([ends, cuts], -1)
+    lengths = torch.diff(edges, append=ends + 1)
     held = high.new_zeros(*high.shape, len(ranks))
     wanted = torch.arange(ranks.start, ranks.stop, ranks.step, device=high.device)
     for piece in range(edges.shape[-1]):
@@ -234,16 +258,21 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
         if width.device.type == "cpu" and not bool((width > 0).any()):
             continue
         at = edges[..., piece : piece + 1] + width / 2
-        holder = torch.lerp(low, high, at).argsort(dim=-1, stable=True)[..., wanted]
+        # which is infinite where an end is; lerp has no number for that
+        between = (1 - at) * low + at * high
+        holder = between.argsort(dim=-1, stable=True)[..., wanted]
         held.scatter_add_(
             -2,
             holder.unsqueeze(-2),
             width.unsqueeze(-1).expand(*holder.shape[:-1], 1, len(ranks)),
         )
 
+    held = held.to(x.input.dtype)
+
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
-        m = upstream.movedim(dim, -1).unsqueeze(-2)
-        return ((x, (held * m).sum(-1).movedim(-1, dim)),)
+        m = torch.atleast_1d(upstream).movedim(dim, -1).unsqueeze(-2)
+        share = (held * m).sum(-1).movedim(-1, dim)
+        return ((x, share.reshape(x.input.shape)),)
 
     return multiplier
 
@@ -255,4 +284,4 @@ def _crossings(high: Tensor, low: Tensor) -> Tensor:
     gap, gap0 = high[..., i] - high[..., j], low[..., i] - low[..., j]
     crosses = gap.sign() * gap0.sign() < 0
     at = torch.where(crosses, gap0 / (gap0 - gap).masked_fill(~crosses, 1.0), 1.0)
-    return at.sort(-1).values
+    return at.nan_to_num_(nan=1.0).sort(-1).values  # where a reference is infinite

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Rule, Shares, sum_to
 from .elementwise import over
-from .softmax import _NOTHING as NOTHING
+from .softmax import NOTHING
 
 
 def step(y: Pair, a: Any, b: Any = 0.0, *_: Any, **__: Any) -> Multiplier:

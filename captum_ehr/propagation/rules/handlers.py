@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Pair, Rule
+from ..pairs import Multiplier, Pair, Rule, pairs_in
+from .integral import vjp
 
 
 def is_captum_handler(function: Callable[..., Any]) -> bool:
@@ -31,6 +33,10 @@ def is_captum_handler(function: Callable[..., Any]) -> bool:
 def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
     """A rule for a module type from a handler in Captum's signature, unchanged.
 
+    The handler sees the one attributed tensor that the module is called with, wherever
+    it stands, and the module's other arguments are what they are. Of several, or of a
+    module that gives several tensors, it says nothing: these calls are integrated.
+
     Args:
         handler: Called as ``handler(module, inputs, outputs, grad_input, grad_output,
             eps=eps)`` with the input's rows above the reference's, as Captum does;
@@ -38,15 +44,18 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
         eps: What Captum passes for "no difference".
     """
 
-    def rule(module: Any, y: Pair, x: Pair, *_: Any) -> Multiplier:
+    def rule(module: Any, y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
+        pairs = list(pairs_in((args, kwargs)))
+        if len(pairs) != 1 or not isinstance(y, Pair):
+            return NotImplemented
+        (x,) = pairs
         inputs, outputs = torch.cat(x.sides), torch.cat(y.sides)
+        plain = partial(type(module).forward, module)
 
         def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
             both = torch.cat([upstream, upstream])
-            with torch.enable_grad():
-                leaf = inputs.detach().clone().requires_grad_()
-                plain = type(module).forward(module, leaf)
-                (gradient,) = torch.autograd.grad(plain, leaf, both)
+            ends = (vjp(plain, args, kwargs, pairs, at, [upstream])[0] for at in (1, 0))
+            gradient = torch.cat([_or_zeros(end, x) for end in ends])
             found = handler(module, inputs, outputs, gradient, both, eps=eps)
             return ((x, found.chunk(2)[0]),)
 
@@ -54,3 +63,7 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
 
     rule.__name__ = getattr(handler, "__name__", "captum_handler")
     return rule
+
+
+def _or_zeros(gradient: Tensor | None, x: Pair) -> Tensor:
+    return torch.zeros_like(x.input) if gradient is None else gradient

@@ -11,13 +11,16 @@ operands needs one node and is exact; for three or four, two nodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Pair, Rule, Shares
+from ..arguments import argument
+from ..containers import mapped, tensors_in
+from ..pairs import Multiplier, Pair, Rule, Shares, pairs_in
 
 
 def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
@@ -31,14 +34,13 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
     points, weights = np.polynomial.legendre.leggauss(nodes)
     grid = [((p + 1) / 2, w / 2) for p, w in zip(points.tolist(), weights.tolist())]
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        args, kwargs = _own(args), {key: _own(value) for key, value in kwargs.items()}
-        pairs = _pairs((*args, *kwargs.values()))
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
+        pairs = list(pairs_in((*args, *kwargs.values())))
 
         def multiplier(*upstream: Tensor | None) -> Shares:
             totals = [torch.zeros_like(pair.input) for pair in pairs]
             for alpha, weight in grid:
-                parts = _vjp(function, args, kwargs, pairs, alpha, upstream)
+                parts = vjp(function, args, kwargs, pairs, alpha, upstream)
                 for total, part in zip(totals, parts):
                     if part is not None:
                         total.add_(part, alpha=weight)
@@ -53,8 +55,8 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
 def multilinear(function: Callable[..., Any]) -> Rule:
     """A rule for a function that is linear in each of its attributed operands."""
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        degree = len(_pairs((*args, *kwargs.values())))
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
+        degree = len(list(pairs_in((*args, *kwargs.values()))))
         return path_integral(function, max(1, (degree + 1) // 2))(y, *args, **kwargs)
 
     rule.__name__ = "multilinear"
@@ -62,20 +64,19 @@ def multilinear(function: Callable[..., Any]) -> Rule:
 
 
 def multilinear_if(
-    function: Callable[..., Any], option: str, place: int, values: Sequence[str]
+    function: Callable[..., Any], option: str, values: Sequence[str]
 ) -> Rule:
     """The same for a function that is only so with some values of an option.
 
     Args:
         function: The torch function.
         option: The option's name.
-        place: Where the option stands among the arguments.
-        values: With which the function is linear in each attributed operand.
+        values: With which the function is linear in each attributed operand; the
+            first is the default.
     """
 
-    def rule(y: Any, *args: Any, **kwargs: Any) -> Multiplier:
-        chosen = args[place] if len(args) > place else kwargs.get(option, values[0])
-        if chosen not in values:
+    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
+        if argument(function, option, args, kwargs, values[0]) not in values:
             return NotImplemented
         return multilinear(function)(y, *args, **kwargs)
 
@@ -83,7 +84,7 @@ def multilinear_if(
     return rule
 
 
-def _vjp(
+def vjp(
     function: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
@@ -91,17 +92,14 @@ def _vjp(
     alpha: float,
     upstream: Sequence[Tensor | None],
 ) -> Sequence[Tensor | None]:
-    """Σ Mᵀ ∂f/∂operand at one point of the line."""
+    """Σ Mᵀ ∂f/∂operand at one point of the line: 0 is the reference, 1 the input."""
     with torch.enable_grad():
         points = {p.slot: p.at(alpha).detach().requires_grad_() for p in pairs}
-        outputs = function(
-            *(_place(a, points) for a in args),
-            **{key: _place(a, points) for key, a in kwargs.items()},
-        )
-        flat = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        at = partial(mapped, lambda pair: points[pair.slot], kind=Pair)
+        outputs = function(*at(args), **at(kwargs))
         live = [
             (o, m)
-            for o, m in zip((o for o in flat if isinstance(o, Tensor)), upstream)
+            for o, m in zip(tensors_in(outputs), upstream)
             if m is not None and o.requires_grad
         ]
         if not live:
@@ -112,32 +110,3 @@ def _vjp(
             [m for _, m in live],
             allow_unused=True,
         )
-
-
-def _pairs(values: Sequence[Any]) -> list[Pair]:
-    found: list[Pair] = []
-    for value in values:
-        if isinstance(value, Pair):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(_pairs(value))
-    return found
-
-
-def _own(value: Any) -> Any:
-    """Copies: the model may overwrite its tensors before the backward pass."""
-    if isinstance(value, Pair):
-        return Pair(value.input.clone(), value.reference.clone(), value.slot)
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_own(item) for item in value)
-    return value
-
-
-def _place(value: Any, points: dict[int, Tensor]) -> Any:
-    if isinstance(value, Pair):
-        return points[value.slot]
-    if isinstance(value, (list, tuple)) and _pairs(value):
-        return type(value)(_place(item, points) for item in value)
-    return value

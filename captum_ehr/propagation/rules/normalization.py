@@ -1,27 +1,34 @@
 r"""Layer, RMS, group and instance normalisation in one step.
 
-With :math:`c = x - \mathrm{mean}(x)` (linear; c = x for RMS norm),
-:math:`v = \mathrm{mean}(c^2)` and :math:`r = 1/\sqrt{v + \epsilon}`, the chain
-centre → square → mean → rsqrt → product gives
+With :math:`c = x - \mathrm{mean}(x)` (linear; c = x for RMS norm) and
+:math:`\sigma = \sqrt{\mathrm{mean}(c^2) + \epsilon}`, the output is what times
+:math:`\sigma` gives c. That product's rule, :math:`\Delta c = \bar\sigma\,\Delta y +
+\bar y\,\Delta\sigma`, and the chain :math:`\Delta\sigma = \mathrm{mean}(\bar c\,
+\Delta c)/\bar\sigma` of square, mean and root, solved for :math:`\Delta y`, give
 
 .. math::
-    m_c = \bar r M + 2 k\, \bar c\, \mathrm{mean}\!\left(\bar c M\right), \qquad
-    k = -\frac{(r r_0)^2}{r + r_0},
+    m_c = \frac{1}{\bar\sigma}\left(M - \frac{\bar c}{\bar\sigma}\,
+          \mathrm{mean}(\bar y M)\right), \qquad
+    \bar y = \tfrac12\left(\frac{c}{\sigma} + \frac{c_0}{\sigma_0}\right),
 
-where the means run over the normalised values, and k is the secant of the inverse
-root. Plain gradients, as elsewhere, hold r constant or take it at the input alone.
+where the means run over the normalised values: the derivative of the norm, with the
+mean of both sides for each quantity. All of it is bounded by the larger side. As c
+times :math:`1/\sigma` it would add up too, but :math:`1/\sigma_0` of a flat reference,
+a zero embedding say, is 300 times as large as any other, and the shares with it, to
+cancel in the sum. Plain gradients, as elsewhere, hold :math:`\sigma` constant or take
+it at the input alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, Rule, wide
+from .rows import Rowwise
 
 
 def layer_norm(
@@ -37,8 +44,7 @@ def layer_norm(
     if isinstance(weight, Pair) or isinstance(bias, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    share = _standardise(wide(x), dims, eps, centred=True)
-    return _scaled(x, weight, share)
+    return _standardised(x, dims, eps, weight, centred=True)
 
 
 def rms_norm(
@@ -52,9 +58,9 @@ def rms_norm(
     if isinstance(weight, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(x.input.dtype).eps if eps is None else eps
-    share = _standardise(wide(x), dims, eps, centred=False)
-    return _scaled(x, weight, share)
+    values = wide(x)  # torch takes the eps of these
+    eps = torch.finfo(values.input.dtype).eps if eps is None else eps
+    return _standardised(x, dims, eps, weight, centred=False)
 
 
 def group_norm(
@@ -69,12 +75,18 @@ def group_norm(
     """F.group_norm: layer norm over the channels of a group and all positions."""
     if isinstance(weight, Pair) or isinstance(bias, Pair):
         return NotImplemented
-    shape = x.input.shape
+    shape, operand = x.input.shape, x.operand
     grouped = (shape[0], num_groups, -1)
     flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
-    share = _standardise(wide(flat), (-1,), eps, True)
+    factors = _factors(wide(flat), (-1,), eps, centred=True)
     per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
-    return _scaled(x, per_channel, lambda m: share(m.reshape(grouped)).reshape(shape))
+
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+        m = upstream if per_channel is None else upstream * per_channel
+        share = _shared(m.reshape(grouped), *factors, (-1,), centred=True)
+        return ((operand, share.reshape(shape).to(operand.dtype)),)
+
+    return multiplier
 
 
 def batch_norm(
@@ -95,9 +107,10 @@ def batch_norm(
     scale = None if weight is None else weight.view(shape)
     if not training and running_var is not None:
         slope = torch.rsqrt(running_var.view(shape) + eps)
-        return _scaled(x, slope if scale is None else slope * scale, lambda m: m)
+        slope, operand = slope if scale is None else slope * scale, x.operand
+        return lambda upstream: ((operand, (upstream * slope).to(operand.dtype)),)
     dims = tuple(d for d in range(x.input.dim()) if d != 1)
-    return _scaled(x, scale, _standardise(wide(x), dims, eps, centred=True))
+    return _standardised(x, dims, eps, scale, centred=True)
 
 
 def instance_norm(
@@ -118,34 +131,69 @@ def instance_norm(
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
 
 
-def _scaled(
-    x: Pair, weight: Tensor | None, share: Callable[[Tensor], Tensor]
+def weights_first(rule: Rule) -> Rule:
+    """The rule for torch's own function, which takes its arguments in another order."""
+
+    def reordered(
+        y: Pair, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
+    ) -> Multiplier:
+        options = rest[:3]  # and whether it may use cuDNN
+        return rule(y, x, mean, var, weight, bias, *options)
+
+    reordered.__name__ = rule.__name__
+    return reordered
+
+
+def _standardised(
+    x: Pair, dims: tuple[int, ...], eps: float, weight: Tensor | None, *, centred: bool
 ) -> Multiplier:
+    """The multiplier of a norm over ``dims``, row by row if that is the last one."""
     operand = x.operand
 
-    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+    def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
+        return _factors(wide(Pair(side, side0)), dims, eps, centred)
+
+    def share(upstream: Tensor, y: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
         m = upstream if weight is None else upstream * weight
-        return ((operand, share(m).to(operand.dtype)),)
+        return _shared(m, y, ratio, slope, dims, centred).to(operand.dtype)
 
-    return multiplier
+    if dims == (-1,):
+        kind = (_factors, eps, centred)
+        return Rowwise(x, parts, share, row=operand.shape[-1], kind=kind)
+    factors = parts(*x.sides)
+    return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
-def _standardise(
+def _factors(
     x: Pair, dims: tuple[int, ...], eps: float, centred: bool
-) -> Callable[[Tensor], Tensor]:
-    """The formula above: from M to m_x, over ``dims``."""
-    sides = [s - s.mean(dims, keepdim=True) if centred else s for s in x.sides]
-    r, r0 = (torch.rsqrt((c * c).mean(dims, keepdim=True) + eps) for c in sides)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """2ȳ, c̄/σ̄ over twice the count of what is normalised, negative, and 1/σ̄."""
+    c, c0 = (_centred(s, dims) if centred else s for s in x.sides)
+    count = math.prod(c.shape[d] for d in dims)
+    norms = (torch.linalg.vector_norm(s, dim=dims, keepdim=True) for s in (c, c0))
+    sigma, sigma0 = (norm.square_().div_(count).add_(eps).sqrt_() for norm in norms)
+    slope = 2 / (sigma + sigma0)
+    y = (c * sigma.reciprocal_()).addcmul_(c0, sigma0.reciprocal_())
     halfway = torch.Tensor.lerp_ if centred else torch.lerp  # not on what is x itself
-    c_mean = halfway(sides[0], sides[1], 0.5)
-    r_mean = (r + r0) / 2
-    both = r * r0
-    k = -2 / math.prod(x.input.shape[d] for d in dims) * both * (both / (r + r0))
+    return y, halfway(c, c0, 0.5).mul_(slope / (-2 * count)), slope
 
-    def share(m: Tensor) -> Tensor:
-        m = m.to(c_mean.dtype)
-        inner = (c_mean * m).sum(dims, keepdim=True) * k
-        out = m - m.mean(dims, keepdim=True) if centred else m.clone()
-        return out.mul_(r_mean).addcmul_(c_mean, inner)  # c_mean's own mean is 0
 
-    return share
+def _centred(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """What is left of x without its mean; the second time, what the first rounded."""
+    c = x - x.mean(dims, keepdim=True)
+    return c.sub_(c.mean(dims, keepdim=True))
+
+
+def _shared(
+    m: Tensor,
+    y: Tensor,
+    ratio: Tensor,
+    slope: Tensor,
+    dims: tuple[int, ...],
+    centred: bool,
+) -> Tensor:
+    """From M to m_x, by the formula above."""
+    m = m.to(y.dtype)
+    inner = (y * m).sum(dims, keepdim=True)
+    m = m - m.mean(dims, keepdim=True) if centred else m.clone()
+    return m.addcmul_(ratio, inner).mul_(slope)  # the ratio's own mean is 0

@@ -7,6 +7,14 @@ which is the Aumann-Shapley value of the product on the straight line from the
 reference to the input (Aumann & Shapley, Values of Non-Atomic Games, 1974). With
 only one operand attributed a product is linear, and autograd's own gradient exact.
 Of complex numbers it is the conjugate, as in autograd's gradients.
+
+A quotient y = a/b is what times b gives a; that product's rule, solved for Δy, gives
+
+.. math:: y - y_0 = \frac{(a - a_0) - \bar y\,(b - b_0)}{\bar b}
+
+As a times 1/b it would add up too, but where one of b and b_0 is nearly 0 the shares
+would be as large as its inverse, to cancel in the sum. Of two signs, each side of b is
+taken without its own, so that there is nothing to divide by that may be 0.
 """
 
 from __future__ import annotations
@@ -36,19 +44,23 @@ def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
 def quotient(
     y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
 ) -> Multiplier:
-    """Y = a/b as a·(1/b): M·mean(1/b) and -M·ā/(b·b0)."""
+    """Y = a/b: M/b̄ and -M·ȳ/b̄, for b of one sign.
+
+    With s and s0 the signs, M·(s + s0)/(|b| + |b0|) and -M·(s0·y + s·y0)/(|b| + |b0|).
+    """
     if not isinstance(b, Pair):
         return _rounded(y, a)
     if kwargs.get("rounding_mode"):
         return NotImplemented
-    inverse = Pair(1 / b.input, 1 / b.reference)
-    slope = (-inverse.input * inverse.reference * middle(a)).conj()
-    inverse_mean = inverse.mean.conj()
+    sign, sign0 = b.input.sgn().conj(), b.reference.sgn().conj()
+    size = b.input.abs().add_(b.reference.abs())
+    slope_a = ((sign + sign0) / size).conj()
+    slope_b = ((sign0 * y.input + sign * y.reference) / -size).conj()
 
     def multiplier(upstream: Tensor) -> Shares:
         if isinstance(a, Pair):
-            yield a, sum_to(upstream * inverse_mean, a.input)
-        yield b, sum_to(upstream * slope, b.input)
+            yield a, sum_to(upstream * slope_a, a.input)
+        yield b, sum_to(upstream * slope_b, b.input)
 
     return multiplier
 

@@ -78,10 +78,6 @@ class Rowwise:
         x = self.sides[0]
         return self.kind is not None and x.dim() > 1 and x.numel() <= BLOCK // 16
 
-    def lies_in(self, memory: int) -> bool:
-        """Whether it still needs what stands in this memory."""
-        return any(s.untyped_storage().data_ptr() == memory for s in self.sides)
-
     def join(self, group: _Group) -> None:
         """Leave the factors to be found with those of others."""
         self.group, self.place = group, len(group.sides)

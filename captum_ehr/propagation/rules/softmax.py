@@ -1,15 +1,20 @@
 r"""softmax, log_softmax and logsumexp, exact through the logarithmic mean.
 
-With :math:`L(u, v) = (u - v)/(\ln u - \ln v)`, :math:`e = \exp(x)` and
-:math:`Z = \sum e`,
+With :math:`L(u, v) = (u - v)/(\ln u - \ln v)` and :math:`Z = \sum e^x`,
 
 .. math::
-    \Delta \ln Z = \sum_j w_j \Delta x_j, \quad w_j = L(e_j, e^0_j)/L(Z, Z^0), \qquad
-    \Delta y_i = L(y_i, y^0_i)\,(\Delta x_i - \Delta \ln Z),
+    \Delta y_i = L_i\,(\Delta x_i - \Delta \ln Z), \quad L_i = L(y_i, y^0_i), \qquad
+    \Delta \ln Z = \sum_j w_j \Delta x_j, \quad w_j = L_j / \sum_k L_k,
 
-so that :math:`m_i = s_i - w_i \sum_j s_j` with :math:`s_i = M_i L(y_i, y^0_i)`.
-Elementwise Δy/Δx, as in other DeepLIFT implementations, is wrong wherever one Δx
-is 0, which is at every pad. (L: Carlson, The Logarithmic Mean, 1972.)
+the second because probabilities add up to 1 on both sides, so that
+:math:`\sum_i \Delta y_i = 0`. Hence :math:`m_i = s_i - w_i \sum_j s_j`, with
+:math:`s_i = M_i L_i` for softmax and :math:`s_i = M_i` for log_softmax. A number that
+is added to all logits changes nothing, here either. Elementwise Δy/Δx, as in other
+DeepLIFT implementations, is wrong wherever one Δx is 0, which is at every pad.
+(L: Carlson, The Logarithmic Mean, 1972.)
+
+A logit of -inf stands for :data:`NOTHING`: on both sides (masked) it gets no share, on
+one side it carries its part of the change.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from ..pairs import Multiplier, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, wide
 from .elementwise import phi
 from .rows import Rowwise
 
@@ -33,13 +38,11 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     axis, dtype = dim, x.input.dtype
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        change, y_, dz, dlog = _normaliser(wide(Pair(side, side0)), axis)
-        mean = logarithmic_mean(*y_.sides, dlog)
-        return mean.to(dtype), _weights(change, y_, dz).to(dtype)
+        means = _means(wide(Pair(side, side0)), axis)
+        return means.to(dtype), _weights(means, axis).to(dtype)
 
-    def share(upstream: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
-        s = upstream * mean
-        return s.addcmul_(weights, s.sum(axis, keepdim=True), value=-1)
+    def share(upstream: Tensor, means: Tensor, weights: Tensor) -> Tensor:
+        return _less_their_sum(upstream * means, weights, axis)
 
     if axis in (-1, x.input.dim() - 1):
         axis = -1
@@ -54,8 +57,8 @@ def log_softmax(
     """Y = x - ln Σ e^x along ``dim``."""
     if dim is None:
         return NotImplemented
-    weights = _of_logits(x, dim)
-    return lambda upstream: ((x, upstream - weights * upstream.sum(dim, keepdim=True)),)
+    weights, operand = logsumexp_weights(x, dim), x.operand
+    return lambda m: ((operand, _less_their_sum(m.clone(), weights, dim)),)
 
 
 def logsumexp(
@@ -64,10 +67,11 @@ def logsumexp(
     """Y = ln Σ e^x along ``dim``."""
     if not isinstance(dim, int):
         return NotImplemented
-    weights = _of_logits(x, dim)
+    weights, operand = logsumexp_weights(x, dim), x.operand
 
-    def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
-        return ((x, weights * (upstream if keepdim else upstream.unsqueeze(dim))),)
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+        m = upstream if keepdim else upstream.unsqueeze(dim)
+        return ((operand, weights * m),)
 
     return multiplier
 
@@ -80,24 +84,16 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
     return phi(dlog.abs_()).mul_(torch.maximum(u, v))
 
 
-def _of_logits(x: Pair, dim: int) -> Tensor:
-    change, y, dz, _ = _normaliser(wide(x), dim)
-    return _weights(change, y, dz).to(x.input.dtype)
+def logsumexp_weights(x: Pair, dim: int) -> Tensor:
+    """Multipliers of ln Σ e^x along ``dim``."""
+    return _weights(_means(wide(x), dim), dim).to(x.input.dtype)
 
 
-def _normaliser(x: Pair, dim: int) -> tuple[Tensor, Pair, Tensor, Tensor]:
-    """Δx, values y = e^x/Z, Δ ln Z and Δ ln y.
-
-    Δ ln y keeps its digits where all logits are large; Δ ln Z = Δx - Δ ln y at every
-    element, of which the mean by y is taken. Logits that are -inf on both sides
-    (masked) do not change.
-    """
-    logs = [side.log_softmax(dim).clamp_min_(_NOTHING) for side in x.sides]
+def _means(x: Pair, dim: int) -> Tensor:
+    """L of the probabilities; Δ ln y keeps its digits where all logits are large."""
+    logs = [side.log_softmax(dim).clamp_min_(NOTHING) for side in x.sides]
     y, y0 = map(_exp, logs)
-    dlog = logs[0].sub_(logs[1])
-    change = x.delta.nan_to_num_()
-    dz = (change - dlog).mul_(y).sum(dim, keepdim=True)
-    return change, Pair(y, y0), dz, dlog
+    return logarithmic_mean(y, y0, logs[0].sub_(logs[1]))
 
 
 def _exp(log_y: Tensor) -> Tensor:
@@ -107,18 +103,21 @@ def _exp(log_y: Tensor) -> Tensor:
     return threshold(y, 1.01 * math.exp(least), 0.0)
 
 
-def _weights(change: Tensor, y: Pair, dz: Tensor) -> Tensor:
-    """L(e, e0)/L(Z, Z0), both over the larger Z, so that no exponential overflows.
+def _weights(means: Tensor, dim: int) -> Tensor:
+    """What each Δx adds to Δ ln Z."""
+    return means / means.sum(dim, keepdim=True)
 
-    e over the larger Z is y on that side, and y times the ratio of the Z on the other.
-    Δx and y are overwritten.
+
+def _less_their_sum(s: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """The formula's s - w Σ s, which adds up to 0; s is overwritten.
+
+    Where one weight is nearly 1 the digits that matter are those that the difference
+    loses. They are what the sum lacks: the same step once more brings them back.
     """
-    ratio = phi(dz.abs())
-    larger, smaller = dz.relu(), (-dz).relu_()
-    u = y.input.mul_(smaller.neg_().exp_().div_(ratio))
-    v = y.reference.mul_(larger.neg_().exp_().div_(ratio))
-    return logarithmic_mean(u, v, change)
+    for _ in range(2):
+        s.addcmul_(weights, s.sum(dim, keepdim=True), value=-1)
+    return s
 
 
-#: The logarithm of what is not there; finite, so that differences are.
-_NOTHING = -1e30
+#: The logit, and the logarithm, of what is not there; finite, so that differences are.
+NOTHING = -1e30

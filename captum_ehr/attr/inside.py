@@ -1,0 +1,144 @@
+"""The engine of layers: what passes them, and what goes past them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from captum.attr._utils.common import _call_custom_attribution_func
+from torch import Tensor, nn
+
+from ..propagation import multipliers
+from .completeness import balance
+from .engine import Engine
+from .forms import Prepared, prepare
+from .probes import Owner
+from .result import Result
+from .targets import select_again
+from .watching import Watch
+
+
+class LayerEngine(Engine):
+    """Attributes to the tensors of layers as if they were inputs of the model.
+
+    The last of a result's attributions is ``(batch,)``: what goes past the layers,
+    which is the inputs' own part where the graph is cut at the layers; NaN where the
+    layers' tensors have no patients. The others have the patients first.
+    """
+
+    watch: Watch
+
+    def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
+        """Inputs and references, which may be integers."""
+        prepared = prepare(self.model, inputs, baselines, args, integers=True)
+        self.watch.inputs = len(prepared.inputs)
+        return prepared
+
+    def forward_view(
+        self, look: Callable[[nn.Module], object] | None = None
+    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
+        """The model's forward, whose layers are watched."""
+        forward, labels = super().forward_view(self.watch.look)
+        return self.watch.watched(forward), labels
+
+    def _against(
+        self, own: Prepared, baselines: tuple[Tensor, ...], custom: Any
+    ) -> Result:
+        """The layers' attributions against one reference."""
+        run = self._run
+        assert run is not None
+        run.f_baseline = select_again(run.against(baselines), run.index)
+        here, there = self.watch.passes[0], self.watch.passes[-1]
+        _comparable(here.parts, there.parts)
+        value = run.value if run.row is None else run.value[run.row]
+        sides = [(x, b) for x, b in zip(own.inputs, baselines) if x.requires_grad]
+        outside = (*(x for x, _ in sides), *here.numbers)
+        found = multipliers(value, (*here.parts, *outside), run.again)
+        ms, beyond = found[: len(here.parts)], found[len(here.parts) :]
+        size = len(own.inputs[0])
+        owners, numbers = self.watch.owners(size)
+        with torch.no_grad():
+            parts = tuple(h.detach() for h in here.parts)
+            shares = tuple(m * (h - r) for m, h, r in zip(ms, parts, there.parts))
+            if custom is not None:
+                shares = _call_custom_attribution_func(custom, ms, parts, there.parts)
+            ends = (*(b for _, b in sides), *there.numbers)
+            rest = [m * (x - b) for m, x, b in zip(beyond, outside, ends)]
+            given = shares if self.multiplies_by_inputs or custom is not None else ms
+            inner = _sums(shares, owners, size)
+            outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
+            return self._result(self._rows(given, owners), inner, outer)
+
+    def _rows(self, parts: Sequence[Tensor], owners: Sequence[Owner]) -> list[Tensor]:
+        """The layers' tensors with the patients first, or only the one that counts."""
+        assert self._run is not None
+        row, rows = self._run.row, []
+        for part, owner in zip(parts, owners):
+            if isinstance(owner, int):
+                part = part.movedim(owner, 0)
+                rows.append(part if row is None else part[row : row + 1])
+            elif row is None and self.internal_batch_size is None:
+                rows.append(part)
+            else:
+                raise ValueError(
+                    f"A tensor of the layer has shape {tuple(part.shape)}, without an "
+                    "axis for the patients, who can only be explained together: leave "
+                    "internal_batch_size away, or say mixing='together'."
+                )
+        self.watch.same_shapes(rows)
+        return rows
+
+    def _result(
+        self, rows: Sequence[Tensor], inner: Tensor | None, outer: Tensor | None
+    ) -> Result:
+        """How the sums ``(batch, 2)``, Σ and Σ|.|, compare with f(x) - f(x0)."""
+        run = self._run
+        assert run is not None
+        here = slice(None) if run.row is None else slice(run.row, run.row + 1)
+        f_input, f_baseline = run.value.detach()[here], run.f_baseline[here]
+        change = (f_input - f_baseline).double()
+        past = torch.full_like(change, torch.nan)
+        gross = change.abs()
+        total = change
+        if inner is not None:
+            own, gross = inner[here, 0], inner[here, 1]
+            past = change - own
+            if outer is not None:
+                past = outer[here, 0]
+                gross = gross + outer[here, 1]
+                if run.row is not None:  # what the others' rows do to this one
+                    every = inner.sum(0) + outer.sum(0)
+                    past, gross = every[:1] - own, every[1:]
+            total = own + past
+        found = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
+        last = past.to(f_input.dtype)
+        return Result((*rows, last), f_input, f_baseline, run.index[here], found)
+
+
+def _sums(
+    shares: Sequence[Tensor], owners: Sequence[Owner], size: int
+) -> Tensor | None:
+    """``(batch, 2)``: Σ and Σ|.| per patient, None where a tensor has no patients."""
+    device = shares[0].device if shares else None
+    total = torch.zeros(size, 2, dtype=torch.float64, device=device)
+    for share, owner in zip(shares, owners):
+        if owner is None:
+            return None
+        rows = share.movedim(owner, 0) if isinstance(owner, int) else share
+        rows = rows.double().reshape(len(rows), -1)
+        both = torch.stack([rows.sum(1), rows.abs().sum(1)], 1)
+        if isinstance(owner, int):
+            total = total + both
+        else:
+            total = total.index_add(0, owner, both)
+    return total
+
+
+def _comparable(here: Sequence[Tensor], there: Sequence[Tensor]) -> None:
+    if [h.shape for h in here] != [t.shape for t in there]:
+        raise ValueError(
+            f"The layer's tensors have shapes {[tuple(h.shape) for h in here]} at the "
+            f"input and {[tuple(t.shape) for t in there]} at the reference; choose a "
+            "reference of the same structure."
+        )

@@ -1,0 +1,66 @@
+"""Arguments and outputs: tensors, in lists, tuples and dicts, however nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from typing import Any
+
+from torch import Tensor
+
+
+def leaves[T](value: Any, kind: type[T]) -> Iterator[T]:
+    """Everything of a kind in an argument or output, in order."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item, kind)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item, kind)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in an argument or output, in order."""
+    return leaves(value, Tensor)
+
+
+def mapped(
+    function: Callable[..., Any], value: Any, *others: Any, kind: Any = Tensor
+) -> Any:
+    """A function of every tensor in an argument or output, in the same containers.
+
+    Args:
+        function: Of a tensor, and of what stands in its place in the others.
+        value: The argument or output.
+        others: Of the same structure.
+        kind: What it is a function of, if not of tensors.
+
+    Example:
+        >>> import torch
+        >>> mapped(torch.neg, {"h": [torch.ones(1), None]})
+        {'h': [tensor([-1.]), None]}
+    """
+    if isinstance(value, kind):
+        return function(value, *others)
+    if isinstance(value, (list, tuple)):
+        parts = zip(value, *others)
+        return rewrapped(value, [mapped(function, *each, kind=kind) for each in parts])
+    if isinstance(value, dict):
+        made = copy(value)
+        for key, item in value.items():
+            rest = (other[key] for other in others)
+            made[key] = mapped(function, item, *rest, kind=kind)
+        return made
+    return value
+
+
+def rewrapped(like: Any, parts: Any) -> Any:
+    """Several values in the type that they came in, e.g. with names."""
+    return like._make(parts) if hasattr(like, "_make") else type(like)(parts)
+
+
+def detached(value: Any) -> Any:
+    """The same without autograd's history."""
+    return mapped(Tensor.detach, value)

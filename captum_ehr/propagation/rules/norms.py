@@ -1,0 +1,169 @@
+r"""Norms, variances and standard deviations, whose values stay torch's own.
+
+With :math:`c = x - \mathrm{mean}(x)` and a bar for the mean of both sides,
+
+.. math::
+    \Delta \lVert x \rVert_2 = \sum_i \frac{\bar x_i}{\bar y}\,\Delta x_i, \qquad
+    \Delta \mathrm{var}(x) = \sum_i \frac{2\,\bar c_i}{n - k}\,\Delta x_i, \qquad
+    \Delta \sqrt v = \frac{\Delta v}{2\,\bar y}
+
+as squares have it, :math:`a^2 - b^2 = (a + b)(a - b)`; that the centring moves too adds
+nothing, for :math:`\sum_i \bar c_i = 0`. The same holds for complex numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, wide
+from .elementwise import absolute, guarded
+from .extrema import amax, amin
+
+Dims = tuple[int, ...]
+
+
+def vector_norm(
+    y: Pair,
+    x: Pair,
+    ord: float = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Multiplier:
+    """torch.linalg.vector_norm, but for the number of entries that are not 0."""
+    if ord == 0 or (x.input.is_complex() and ord != 2):
+        return NotImplemented
+    operand, dims = x.operand, _dims(x, dim)
+    x = wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
+    if ord == 2:
+        length = x.each(lambda side: _norm(side, 2, dims)).mean
+        return _spread(operand, _quotient(x.mean, length), dims, keepdim)
+    size = x.each(torch.abs)
+    slope = absolute(x, size)
+    if math.isinf(ord):
+        (_, share), *_ = (amax if ord > 0 else amin)(size, size, dims, True)(
+            torch.ones_like(_norm(size.input, ord, dims))
+        )
+        slope = slope * share
+    elif ord != 1:
+        slope = slope * _powers(size, ord, dims)
+    return _spread(operand, slope, dims, keepdim)
+
+
+def _powers(size: Pair, p: float, dims: Dims) -> Tensor:
+    """Of (Σ s^p)^(1/p), in units of the larger norm, so that no power overflows."""
+    ends = size.each(lambda side: _norm(side, p, dims))
+    unit = torch.maximum(*ends.sides)
+    unit = unit.masked_fill(unit == 0, 1.0)
+    size, ends = (pair.each(lambda side: side / unit) for pair in (size, ends))
+    powers = size.each(lambda side: side**p)
+    total = powers.each(lambda side: side.sum(dims, keepdim=True))
+    root = guarded(total, ends, lambda at: at ** (1 / p - 1) / p)
+    return root * guarded(size, powers, lambda at: p * at ** (p - 1))
+
+
+def var(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.var."""
+    found = _Moments(x, *args, **kwargs)
+    return _spread(x.operand, found.variance, found.dims, found.keepdim)
+
+
+def std(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.std."""
+    found = _Moments(x, *args, **kwargs)
+    return _spread(x.operand, found.deviation(), found.dims, found.keepdim)
+
+
+def var_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.var_mean."""
+    found = _Moments(x, *args, **kwargs)
+    return found.with_mean(found.variance)
+
+
+def std_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    """torch.std_mean."""
+    found = _Moments(x, *args, **kwargs)
+    return found.with_mean(found.deviation())
+
+
+class _Moments:
+    """The slopes of a variance, with torch's two ways to correct it."""
+
+    def __init__(
+        self,
+        x: Pair,
+        dim: Any = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> None:
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        self.operand, self.x = x.operand, wide(x)
+        self.dims, self.keepdim = _dims(x, dim), keepdim
+        self.correction = float(unbiased) if correction is None else correction
+        self.count = math.prod(x.input.shape[d] for d in self.dims)
+        middle = self.x.mean
+        centred = middle - middle.mean(self.dims, keepdim=True)
+        self.variance = 2 * centred / max(self.count - self.correction, 0)
+
+    def deviation(self) -> Tensor:
+        """The slope of the root."""
+
+        def root(side: Tensor) -> Tensor:
+            correction = self.correction
+            return torch.std(side, self.dims, correction=correction, keepdim=True)
+
+        return _quotient(self.variance, 2 * self.x.each(root).mean)
+
+    def with_mean(self, slope: Tensor) -> Multiplier:
+        """Of a call that gives the mean too."""
+        first = _spread(self.operand, slope, self.dims, self.keepdim)
+        mean = torch.full_like(slope, 1 / max(self.count, 1))
+        second = _spread(self.operand, mean, self.dims, self.keepdim)
+        return lambda m, m_mean: (*first(m), *second(m_mean))
+
+
+def hypot(y: Pair, a: Any, b: Any) -> Multiplier:
+    """√(a² + b²): M·ā/ȳ and M·b̄/ȳ."""
+    length = wide(y).mean
+
+    def multiplier(upstream: Tensor) -> Shares:
+        for side in (a, b):
+            if isinstance(side, Pair):
+                share = upstream * _quotient(wide(side).mean, length)
+                yield side, sum_to(share, side.operand).to(side.input.dtype)
+
+    return multiplier
+
+
+def _spread(operand: Operand, slope: Tensor, dims: Dims, keepdim: bool) -> Multiplier:
+    """From what stands for some dimensions back to all that is in them."""
+
+    def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
+        if not keepdim:
+            for d in sorted(dims):
+                upstream = upstream.unsqueeze(d)
+        return ((operand, (upstream * slope).to(operand.dtype)),)
+
+    return multiplier
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a/b; 0 over 0, as of a norm between two zeros."""
+    return a / b.masked_fill(b == 0, math.inf)
+
+
+def _dims(x: Pair, dim: Any) -> Dims:
+    count = x.input.dim()
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or range(count))
+    return tuple(d % count for d in dims) if count else ()
+
+
+def _norm(side: Tensor, ord: float, dims: Dims) -> Tensor:
+    return torch.linalg.vector_norm(side, ord, dims, keepdim=True)
