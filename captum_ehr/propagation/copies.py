@@ -28,16 +28,17 @@ type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
 class Copier:
     """Copies each thing once, however often it stands in the tree."""
 
-    def __init__(self, wrap: Wrap | None) -> None:
+    def __init__(self, wrap: Wrap | None = None, backward_hooks: bool = True) -> None:
         self.wrap = wrap
+        self.left_out = None if backward_hooks else OrderedDict[int, Any]()
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
         self.ways: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(_PLAIN)
         self.ways[dict] = Copier._dict  # not its own: it would hold itself, and wait
-        self.hooks: list[dict[Any, Any]] = []
+        self.hooks: list[tuple[nn.Module, dict[Any, Any]]] = []
+        self.hooked: nn.Module | None = None
         self.facts: dict[int, bool] = OrderedDict()
-        self.left_out: dict[int, Any] = OrderedDict()
         dynamo = sys.modules.get("torch._dynamo")
         self.compiled = getattr(dynamo, "OptimizedModule", ())
 
@@ -76,7 +77,7 @@ class Copier:
         for name in _QUIET:
             state[name] = own = state[name].copy()
             self.state.quiet.append(own)
-        self._take_hooks(state)
+        self._take_hooks(module, state)
         for name in state.keys() - _STANDARD:
             if type(value := state[name]) not in _PLAIN:
                 state[name] = self.value(value)
@@ -103,14 +104,20 @@ class Copier:
                     own = types.MethodType(method.__wrapped__, made)
                     made.__dict__.setdefault(name, self._cache_like(method, own))
 
-    def _take_hooks(self, state: dict[str, Any]) -> None:
-        """The user's hooks but for those of the backward pass, which are left out."""
-        state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
-        if _module._global_backward_hooks or _module._global_backward_pre_hooks:
-            state["_get_backward_hooks"] = _no_backward_hooks
-            state["_get_backward_pre_hooks"] = list
+    def _take_hooks(self, module: nn.Module, state: dict[str, Any]) -> None:
+        """The user's hooks, if need be without those of the backward pass."""
+        if self.left_out is None:
+            for name in ("_backward_hooks", "_backward_pre_hooks"):
+                state[name] = own = state[name].copy()
+                self.state.quiet.append(own)
+        else:
+            state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
+            if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+                state["_get_backward_hooks"] = _no_backward_hooks
+                state["_get_backward_pre_hooks"] = list
         if state["_forward_hooks"] or state["_forward_pre_hooks"]:
-            self.hooks += state["_forward_hooks"], state["_forward_pre_hooks"]
+            self.hooks.append((module, state["_forward_hooks"]))
+            self.hooks.append((module, state["_forward_pre_hooks"]))
             for name in _FACTS:
                 self.facts.update(state[name])
         for name in _FACTS:
@@ -119,12 +126,16 @@ class Copier:
     def finish_hooks(self) -> None:
         """Hooks see the view in the model's place; what else they know is the user's.
 
-        What a hook writes for its user, on a list for example, it still does.
+        What a hook writes for its user, on a list for example, it still does. Its own
+        module, of which it is told anyway, may be its user's key to that (Captum's).
         """
-        for hooks in self.hooks:
+        for module, hooks in self.hooks:
+            self.hooked = module
             hooks.update({key: self._hook(value) for key, value in hooks.items()})
 
     def _hook(self, value: Any) -> Any:
+        if value is self.hooked:
+            return value
         if id(value) in self.seen:
             return self.seen[id(value)]
         kind = type(value)

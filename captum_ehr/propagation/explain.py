@@ -295,7 +295,7 @@ def viewed(
     """
     types = module_types(table) if types is None else types
     if not types:
-        return private_view(model)
+        return private_view(model, backward_hooks=False)
 
     def wrap(module: nn.Module) -> Callable[..., Any] | None:
         for kind in types:
@@ -303,7 +303,7 @@ def viewed(
                 return call_module(table[kind], module)
         return None
 
-    return private_view(model, wrap)
+    return private_view(model, wrap, backward_hooks=False)
 
 
 def _column(output: Tensor, target: int | None) -> Tensor:

@@ -20,18 +20,21 @@ from .modules import active_pass
 from .state import State
 
 
-def private_view(model: nn.Module, wrap: Wrap | None = None) -> Any:
+def private_view(
+    model: nn.Module, wrap: Wrap | None = None, backward_hooks: bool = True
+) -> Any:
     """Copy a model's module objects along their tree, in eval mode.
 
     Parameters and buffers share the model's memory but are detached, so that
     whatever needs a gradient in a pass depends on the attributed inputs. Each pass
-    leaves the view in the state in which it found it. The model's backward hooks are
-    left out: they are not meant for multipliers.
+    leaves the view in the state in which it found it.
 
     Args:
         model: Any module.
         wrap: Called with each copied module; a function that it returns becomes
             that copy's ``forward``.
+        backward_hooks: Whether the hooks of the backward pass are in force, also the
+            global ones. They are meant for gradients, not for multipliers.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1), nn.Dropout()).train()
@@ -41,7 +44,7 @@ def private_view(model: nn.Module, wrap: Wrap | None = None) -> Any:
         >>> view[0].weight.data_ptr() == model[0].weight.data_ptr()
         True
     """
-    copier = Copier(wrap)
+    copier = Copier(wrap, backward_hooks)
     view = copier.value(model)
     copier.finish_hooks()
     if not isinstance(view, torch.jit.ScriptModule):
@@ -60,6 +63,6 @@ def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
 
     Modules among them are left as they are.
     """
-    copier = Copier(None)
+    copier = Copier()
     copier.seen.update((id(one), one) for one in args if isinstance(one, nn.Module))
     return copier.value(list(args)), copier.state
