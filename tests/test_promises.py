@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import zoo
 from pyhealth.datasets.utils import collate_fn_dict_with_padding
-from torch import Tensor
+from snapshots import snapshot
 
 from captum_ehr import DeepLiftEHR, Explanation, PyHealthAdapter
 
@@ -177,47 +176,10 @@ def test_a_patient_alone_is_explained_as_in_company(
 def test_it_leaves_no_trace(zoo_model, position, trained) -> None:
     model, batch = zoo_model(position, trained)
     model.train(trained)
-    before = state(model)
-    random = torch.get_rng_state()
+    before = snapshot(model)
     DeepLiftEHR(model).explain(batch)
-    assert_same(before, state(model))
-    assert torch.equal(random, torch.get_rng_state())
+    after = snapshot(model)
+    assert after.keys() == before.keys()
+    assert [name for name, value in before.items() if after[name] != value] == []
     assert model.training is trained
     model.eval()
-
-
-def state(model: torch.nn.Module) -> dict[str, Any]:
-    """All that an explanation might leave behind on a model."""
-    found: dict[str, Any] = {
-        name: (tensor, tensor.clone(), _copy(tensor.grad), tensor.requires_grad)
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-    }
-    for name, module in model.named_modules():
-        found[f"{name}: attributes"] = {
-            key: id(value) for key, value in vars(module).items()
-        }
-        found[f"{name}: hooks"] = (
-            len(module._forward_hooks),
-            len(module._forward_pre_hooks),
-            len(module._backward_hooks),
-        )
-    return found
-
-
-def assert_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    assert before.keys() == after.keys()
-    for key, value in before.items():
-        if isinstance(value, tuple) and isinstance(value[0], Tensor):
-            same, copy, grad, flag = value
-            assert same is after[key][0] and torch.equal(copy, after[key][0]), key
-            assert flag is after[key][3], key
-            if grad is None:
-                assert after[key][2] is None, key
-            else:
-                assert torch.equal(grad, after[key][2]), key
-        else:
-            assert value == after[key], key
-
-
-def _copy(grad: Tensor | None) -> Tensor | None:
-    return None if grad is None else grad.clone()

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
-from types import BuiltinMethodType, CellType
+from types import BuiltinMethodType, CellType, MethodType
 from typing import Any
 from weakref import ref
 
@@ -174,7 +174,7 @@ def _other(value: Any, copies: dict[int, Any]) -> Any:
     if kind is ref:
         target = value()
         return ref(copies[id(target)]) if id(target) in copies else value
-    if kind is BuiltinMethodType and id(value.__self__) in copies:
+    if kind in (MethodType, BuiltinMethodType) and id(value.__self__) in copies:
         return getattr(copies[id(value.__self__)], value.__name__)
     if kind is partial:
         named = {key: _other(one, copies) for key, one in value.keywords.items()}

@@ -1,0 +1,137 @@
+"""Random numbers: the same in both passes, and nobody else's set back."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from calls import sides
+from torch import Tensor
+
+from captum_ehr.insights.draws import DrawnAlike
+from captum_ehr.propagation import attributions
+
+
+def _drawing(x: Tensor) -> Tensor:
+    return (x * (1 + random.random()) + np.random.rand()).exp().sum(1)
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.exp().sum(1)
+
+
+def _fails(x: Tensor) -> Tensor:
+    _drawing(x)
+    raise ZeroDivisionError
+
+
+@contextmanager
+def another_thread(draw: Callable[[], object]) -> Iterator[None]:
+    """A thread that draws again and again, and is at it before the body begins."""
+    done, begun = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            draw()
+            begun.set()
+            time.sleep(2e-4)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no other thread ran, whatever the tests before have left."""
+    monkeypatch.setattr("captum_ehr.propagation.runs.alone", lambda: True)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_model_that_draws_is_given_the_same_numbers_where_it_is_alone() -> None:
+    random.seed(1)
+    np.random.seed(2)
+    before = random.getstate(), str(np.random.get_state())
+    x, x0 = sides((3, 4), 1)
+    run = attributions(_drawing, (x,), (x0,))
+    assert (random.getstate(), str(np.random.get_state())) == before
+    torch.testing.assert_close(run.f_input, _drawing(x))
+    random.setstate(before[0])
+    np.random.seed(2)
+    torch.testing.assert_close(run.f_reference, _drawing(x0))
+    assert run.diagnostics.messages == ()
+    random.setstate(before[0])
+    np.random.seed(2)
+    with pytest.raises(ZeroDivisionError):
+        attributions(_fails, (x,), (x0,))
+    assert (random.getstate(), str(np.random.get_state())) == before
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "np"])
+def test_what_other_threads_draw_is_not_set_back(draw: Callable[[], float]) -> None:
+    x, x0 = sides((3, 4), 1)
+    expected = attributions(_plain, (x,), (x0,))
+    seen: list[float] = []
+    with another_thread(lambda: seen.append(draw())):
+        for _ in range(60):
+            run = attributions(_plain, (x,), (x0,))
+            assert torch.equal(run.attributions[0], expected.attributions[0])
+            assert run.diagnostics.messages == ()
+    assert len(seen) > 20
+    assert len(set(seen)) == len(seen)
+
+
+def test_draws_that_cannot_be_repeated_are_said() -> None:
+    x, x0 = sides((3, 4), 1)
+    with another_thread(lambda: None):
+        run = attributions(_drawing, (x,), (x0,))
+        said = run.diagnostics.messages
+        assert any("does not give the same twice" in message for message in said)
+
+        def in_vain(x: Tensor) -> Tensor:
+            random.random()
+            return _plain(x)
+
+        assert attributions(in_vain, (x,), (x0,)).diagnostics.messages == ()
+
+
+def test_integration_leaves_torch_s_generator_alone() -> None:
+    """The path integral of a function that draws nothing runs in the backward pass."""
+    seen: list[float] = []
+    x, x0 = sides((3, 4), 1)
+    with another_thread(lambda: seen.append(torch.rand((), dtype=x.dtype).item())):
+        for _ in range(30):
+            run = attributions(lambda x: torch.special.bessel_j0(x).sum(1), (x,), (x0,))
+    assert "special_bessel_j0" in str(run.diagnostics.operations)
+    assert len(seen) > 20
+    assert len(set(seen)) == len(seen)
+
+
+def test_methods_that_sample_draw_alike_and_leave_the_generators_alone() -> None:
+    before = torch.get_rng_state(), str(np.random.get_state())
+
+    def drawn() -> list[Tensor]:
+        with DrawnAlike():
+            weights = torch.distributions.Categorical(torch.ones(5))
+            return [
+                torch.randperm(9),
+                torch.normal(0.0, torch.ones(3)),
+                torch.bernoulli(torch.full((9,), 0.5)),
+                torch.empty(3).uniform_(),
+                weights.sample((4,)),
+            ]
+
+    assert all(map(torch.equal, drawn(), drawn()))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
