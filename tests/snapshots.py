@@ -17,7 +17,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     Args:
         model: Any module.
     """
-    found: dict[str, Any] = {
+    return {
+        **model_state(model),
         "torch": torch.get_rng_state().tolist(),
         "python": random.getstate(),
         "numpy": str(np.random.get_state()),
@@ -27,6 +28,11 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             torch.overrides._get_current_function_mode_stack(),
         ),
     }
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Those of the model alone."""
+    found: dict[str, Any] = {}
     for path, module in model.named_modules():
         found[f"{path}: itself"] = id(module), module.training
         for name, value in vars(module).items():

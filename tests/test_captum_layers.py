@@ -42,7 +42,7 @@ from captum.attr import (
     NeuronIntegratedGradients,
 )
 from captum_cases import INTEGRALS_KEEP_DTYPE, MODELS, Case, case, close, total
-from test_promises import assert_same, state
+from snapshots import model_state
 from torch import Tensor
 
 INTO = {"attribute_to_layer_input": True}
@@ -52,13 +52,13 @@ INTO = {"attribute_to_layer_input": True}
 def _quiet_and_without_trace() -> Any:
     """Whatever a test does, the models of the cases are afterwards as before."""
     names = (*MODELS, "LogisticRegression", "CNN")
-    before = {name: state(case(name).model) for name in names}
+    before = {name: model_state(case(name).model) for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="captum")
         warnings.filterwarnings("ignore", module=__name__)
         yield
     for name, found in before.items():
-        assert_same(found, state(case(name).model))
+        assert model_state(case(name).model) == found
 
 
 def hidden(c: Case, inputs: Any) -> Tensor:

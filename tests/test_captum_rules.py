@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -19,7 +20,7 @@ from captum.attr import (
 from captum_cases import case, close, total
 from pyhealth.datasets import create_sample_dataset, get_dataloader
 from pyhealth.models import LogisticRegression
-from test_promises import assert_same, state
+from snapshots import model_state
 from torch import Tensor, nn
 
 from captum_ehr import DeepLiftEHR, PyHealthAdapter
@@ -40,11 +41,11 @@ def test_modified_gradients_need_relu_modules(method) -> None:
     found = method(smooth.adapter).attribute(smooth.enc.inputs, **smooth.given())
     close(found, smooth.gradients(smooth.enc.inputs))
     c = case("CNN")
-    before = state(c.model)
+    before = model_state(c.model)
     found = method(c.adapter).attribute(c.enc.inputs, **c.given())
     slopes = c.gradients(c.enc.inputs)
     assert not all(torch.allclose(a, b) for a, b in zip(found, slopes))
-    assert_same(before, state(c.model))
+    assert model_state(c.model) == before
 
 
 def test_guided_backprop_is_that_of_a_model_with_guided_relus() -> None:
@@ -102,10 +103,10 @@ def test_deep_lift_shap_of_a_linear_model_is_the_mean_over_references() -> None:
 def test_lrp_has_no_rule_for_embeddings() -> None:
     c = case("RNN")
     private = c.adapter.private()  # it leaves its rules behind when it raises
-    before = state(c.model)
+    before = model_state(c.model)
     with pytest.raises(TypeError, match=r"Module of type .*Embedding'> has no rule"):
         LRP(private).attribute(c.enc.inputs, **c.given())
-    assert_same(before, state(c.model))
+    assert model_state(c.model) == before
 
 
 def test_lrp_of_linear_layers_shares_out_the_score() -> None:
@@ -113,7 +114,7 @@ def test_lrp_of_linear_layers_shares_out_the_score() -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
-    before = state(model)
+    before = copy.deepcopy(model.state_dict())
     private = PyHealthAdapter(model).private()
     enc = private.encode(batch)
     found = LRP(private).attribute(
@@ -122,7 +123,7 @@ def test_lrp_of_linear_layers_shares_out_the_score() -> None:
     with torch.no_grad():
         score = model(**batch)["logit"][:, 0]
     torch.testing.assert_close(total(found), score, rtol=1e-4, atol=1e-5)
-    assert_same(before, state(model))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def _labs_alone() -> tuple[Any, Any]:

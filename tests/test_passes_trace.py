@@ -186,6 +186,9 @@ RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
     "randn and perm": lambda x: total(x[:, torch.randperm(4)] * torch.randn(4)),
     "bernoulli": lambda x: total(x * torch.bernoulli(torch.full_like(x, 0.5))),
     "normal_": lambda x: total(x.exp() * torch.empty(4).normal_()),
+    "an initialisation": lambda x: total(
+        x.exp() * nn.init.kaiming_uniform_(torch.empty(4, 4))[0]
+    ),
     "two of them": lambda x: total(
         F.dropout(x.tanh() * torch.rand(4), 0.3, True) * torch.rand_like(x)
     ),

@@ -51,5 +51,7 @@ class DrawnAlike(TorchFunctionMode):
 #: Functions that take a generator.
 _DRAWING = frozenset(
     "rand randn randint randperm normal bernoulli multinomial poisson uniform_ normal_ "
-    "bernoulli_ exponential_ random_ cauchy_ geometric_ log_normal_".split()
+    "bernoulli_ exponential_ random_ cauchy_ geometric_ log_normal_ trunc_normal_ "
+    "xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ "
+    "sparse_".split()
 )

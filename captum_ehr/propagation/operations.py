@@ -120,6 +120,8 @@ RANDOM = frozenset(
     uniform_ exponential_ random_ bernoulli bernoulli_ multinomial poisson cauchy_
     geometric_ log_normal_ dropout dropout1d dropout2d dropout3d feature_dropout
     alpha_dropout feature_alpha_dropout rrelu
+    trunc_normal_ xavier_uniform_ xavier_normal_ kaiming_uniform_ kaiming_normal_
+    orthogonal_ sparse_
     """.split()
 )
 
@@ -141,7 +143,7 @@ def homes() -> tuple[Any, ...]:
     return (
         *(torch, torch.Tensor, F, torch.special, torch.linalg, torch.sparse, torch.fft),
         *(torch._C._nn, getattr(torch._C, "_linalg", torch.linalg)),
-        torch._C._VariableFunctions,
+        *(torch._C._VariableFunctions, torch.nn.init),
     )
 
 
