@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _pop_mode_temporarily
 
 from ..propagation.calls import depends
 from ..propagation.containers import tensors_in
@@ -119,8 +121,9 @@ class Watch:
         late = [p for p in self.probes if p.call is not None and p.call < 0]
         if not late or self.passes:
             return
-        alone = torch.random.fork_rng(devices=[])
-        with torch._C.DisableTorchFunction(), torch.no_grad(), alone:
+        in_pass = torch._C._is_torch_function_mode_enabled()
+        unseen = _pop_mode_temporarily() if in_pass else nullcontext()
+        with unseen, torch.no_grad(), torch.random.fork_rng(devices=[]):
             forward(*(a.clone() if isinstance(a, Tensor) else a for a in args))
         for probe in late:
             probe.take()  # says if there is no such call
