@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import _pop_mode_temporarily
 
 from ..propagation.calls import depends
 from ..propagation.containers import tensors_in
+from ..propagation.modules import active_pass
+from ..propagation.passes import InputPass
 from .probes import Activations, Owner, Probe, patients_axis
 
 
@@ -57,11 +57,17 @@ class Watch:
         view.__dict__["forward"] = anew
 
     def watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A forward of that view, each of whose passes is kept."""
+        """A forward of that view, each of whose passes is kept.
+
+        An input pass begins anew, also where it is run once more.
+        """
         self.passes = []
 
         def kept(*args: Any) -> Any:
-            self._count(forward, args)
+            mode = active_pass()
+            if isinstance(mode, InputPass):
+                self.passes = []
+                self._count(forward, args, mode)
             with torch._C.DisableTorchFunction():
                 own = [self._integers(a) for a in args[: self.inputs]]
             output = forward(*own, *args[self.inputs :])
@@ -116,18 +122,18 @@ class Watch:
         whole = isinstance(value, Tensor) and not value.is_floating_point()
         return Integers.of(value, self) if whole else value
 
-    def _count(self, forward: Callable[..., Any], args: Sequence[Any]) -> None:
+    def _count(
+        self, forward: Callable[..., Any], args: Sequence[Any], mode: InputPass
+    ) -> None:
         """Turn calls that are counted from the last one into ones from the first."""
         late = [p for p in self.probes if p.call is not None and p.call < 0]
-        if not late or self.passes:
+        if not late:
             return
-        in_pass = torch._C._is_torch_function_mode_enabled()
-        unseen = _pop_mode_temporarily() if in_pass else nullcontext()
-        with unseen, torch.no_grad(), torch.random.fork_rng(devices=[]):
-            forward(*(a.clone() if isinstance(a, Tensor) else a for a in args))
+        forward(*args)
         for probe in late:
             probe.take()  # says if there is no such call
             probe.call = len(probe.seen) + (probe.call or 0)
+        mode.begin_again()
 
 
 class Integers(Tensor):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import captum.attr
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from ..adapter.masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..explanation import Explanation
 from ..propagation import Diagnostics
+from .draws import DrawnAlike
 
 OURS = "DeepLiftEHR"
 SHAP = "DeepLiftShapEHR"
@@ -249,7 +248,7 @@ def _captum(kind: Any, case: Case) -> Explanation:
         "sliding_window_shapes": _windows(encoded),
         **_OPTIONS.get(name, {}),
     }
-    with _drawn_alike():
+    with DrawnAlike():
         found = made.attribute(
             encoded.inputs, **{k: v for k, v in given.items() if k in takes}
         )
@@ -287,19 +286,6 @@ def _once(part: Tensor, mask: Tensor) -> Tensor:
     for row, (own, values) in enumerate(zip(numbers, part.flatten(1))):
         shared[row] = values / own.bincount()[own]
     return shared.view_as(part)
-
-
-@contextmanager
-def _drawn_alike() -> Iterator[None]:
-    """The same random numbers each time, and the caller's own afterwards."""
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            np.random.seed(0)
-            yield
-    finally:
-        np.random.set_state(state)
 
 
 def _checked(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 
 from .containers import mapped, tensors_in
-from .generators import States, put_back
+from .generators import undisturbed
 from .operations import label
 from .pairs import Multiplier, Operand, Pair
 from .registry import Entry, Kind
@@ -80,7 +80,10 @@ class Call:
             served = self.entry.rule(result, *args, **kwargs)
         if served is NotImplemented:
             self.exact = False
-            rule = path_integral(self.function, FALLBACK_NODES)
+            function = self.function
+            if self.entry.random:
+                function = undisturbed(function)
+            rule = path_integral(function, FALLBACK_NODES)
             served = rule(result, *args, **kwargs)
         if not callable(served):
             raise TypeError(
@@ -220,17 +223,6 @@ def written(target: Any, value: Any) -> Any:
         return place.copy_(part)
 
     return mapped(put, value)
-
-
-def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
-    """A function that draws the same random numbers whenever it is called."""
-
-    @wraps(func)
-    def replay(*args: Any, **kwargs: Any) -> Any:
-        put_back(state)
-        return func(*args, **kwargs)
-
-    return replay
 
 
 def check_shapes(call: Call, output: Any) -> None:

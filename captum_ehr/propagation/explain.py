@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calls import RuleNode
+from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
 from .modules import call_module
 from .pairs import Rule
-from .passes import InputPass, Overwritten
+from .passes import InputPass
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
+from .runs import Runs, memory_of
 from .tape import Tape
 from .view import private_view
 
@@ -111,26 +110,14 @@ def recorded(
         if the tape is not lasting. Between the passes, and in a pass within them,
         random numbers start where they did.
     """
-    args = [
-        a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args
-    ]
-    with _same_randomness(tape) as rewind:
-        input_pass = FlaggedInputPass if tape.flagged else InputPass
-        tape.lent = _memory(inputs)
-        try:
-            output = _run(forward, inputs, args, input_pass(tape))
-        except (Overwritten, Exception):
-            if not tape.overwritten:
-                raise
-        if tape.overwritten:  # also where the model caught it
-            rewind(whole=False)
-            tape.clear()
-            output = _run(forward, inputs, args, input_pass(tape))
+    tape.clear()
+    runs = Runs(forward, args, tape)
+    with runs.kept():
+        output = runs.first(inputs, FlaggedInputPass if tape.flagged else InputPass)
         if output.untyped_storage().data_ptr() in tape.lent:
             output = output.clone()
 
         def against(references: Sequence[Tensor]) -> Tensor:
-            rewind()
             reference_pass = ReferencePass(tape)
             places = [missing(x, b) for x, b in zip(inputs, references)]
             for place in places:
@@ -138,20 +125,18 @@ def recorded(
             sides = zip(inputs, references, places)
             found_at = [where_known(b, x.detach(), place) for x, b, place in sides]
             try:
-                found = _run(forward, found_at, args, reference_pass)
+                found = runs.next(found_at, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if not tape.crossed():
                     raise  # else it may be what the other flags have led to
                 raise Crossed(tape) from None
-            finally:
-                rewind()
             if tape.crossed():
                 raise Crossed(tape)
             if tape.kept:
-                own = partial(_shift, forward, references, args, found.detach(), rewind)
+                own = partial(_shift, runs, references, found.detach())
                 tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in _memory(found_at)
+            ours = found.untyped_storage().data_ptr() in memory_of(found_at)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
@@ -170,31 +155,28 @@ def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
 
     Args:
         tape: What they are recorded on.
-        attempt: Runs them, and is called anew while they meet flags that differ.
+        attempt: Runs them, and is called anew while they meet flags that differ; and
+            once more where they diverge, as it may be that the first one has filled
+            a cache which is not the model's own.
     """
+    diverged = False
     while True:
         try:
             return attempt()
         except Crossed as crossed:
             tape.begin_again(crossed.flagged)
+        except DivergenceError:
+            if diverged:
+                raise
+            diverged = True
 
 
-def _shift(
-    forward: Callable[..., Tensor],
-    references: Sequence[Tensor],
-    args: Any,
-    found: Tensor,
-    rewind: Callable[..., None],
-) -> float | str:
+def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | str:
     """How far f(x0) with the input's structure is from the model's own."""
-    rewind()
     try:
-        with torch.no_grad():
-            own = forward(*(x.clone() for x in references), *args)
+        own = runs.aside(references)
     except Exception as error:
         return f"all there is: the model itself cannot run on the reference ({error})"
-    finally:
-        rewind()
     if own.shape != found.shape or not bool(torch.isfinite(own).all()):
         return "all there is: the model's own at the reference is not finite"
     gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
@@ -216,29 +198,6 @@ def missing(x: Tensor, reference: Tensor) -> Tensor | None:
 def where_known(value: Tensor, other: Tensor | float, places: Tensor | None) -> Tensor:
     """The value, and another one where it is missing."""
     return value if places is None else torch.where(places, other, value)
-
-
-def _memory(tensors: Sequence[Tensor]) -> frozenset[int]:
-    return frozenset(x.untyped_storage().data_ptr() for x in tensors)
-
-
-def _run(
-    forward: Callable[..., Tensor],
-    tensors: Sequence[Tensor],
-    args: Any,
-    mode: InputPass | ReferencePass,
-) -> Tensor:
-    """One pass over inputs or references, which are no leaves, and in rows of memory.
-
-    Copies cost as much as a small model, and are made only where it writes on them.
-    """
-    lent = mode.tape.lent
-    with torch.enable_grad():
-        given = [
-            x.view_as(x) if lent and x.is_contiguous() else x.clone() for x in tensors
-        ]
-        with mode:
-            return forward(*given, *args)
 
 
 def attributions(
@@ -356,39 +315,6 @@ def _column(output: Tensor, target: int | None) -> Tensor:
             )
         return output.reshape(output.shape[0])
     return output[:, target]
-
-
-@contextmanager
-def _same_randomness(tape: Tape) -> Iterator[Callable[..., None]]:
-    """Rewinds the generators to where they were, in between and at the end.
-
-    torch's only where the model has drawn from them: they belong to all threads.
-    Python's and NumPy's are slow to ask, and not asked again if the input pass came to
-    its end (``whole``) and has not drawn from them.
-    """
-    python, legacy = random.getstate(), np.random.get_state()
-    drawn: list[bool] = []
-
-    def rewind(whole: bool = True) -> None:
-        tape.rewind()
-        if drawn == [False]:
-            return
-        moved = random.getstate() != python
-        if moved:
-            random.setstate(python)
-        if not _same_state(np.random.get_state(), legacy):
-            np.random.set_state(legacy)
-            moved = True
-        drawn[:] = [moved or not whole or any(drawn)]
-
-    try:
-        yield rewind
-    finally:
-        rewind()
-
-
-def _same_state(a: Any, b: Any) -> bool:
-    return a[2:] == b[2:] and a[1].tobytes() == b[1].tobytes()
 
 
 def foreign_functions(output: Tensor) -> tuple[str, ...]:

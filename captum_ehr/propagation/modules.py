@@ -20,7 +20,7 @@ def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:
     entry = table_entry._replace(rule=_with_module(table_entry, module))
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        mode = _active_pass() if torch._C._is_torch_function_mode_enabled() else None
+        mode = active_pass() if torch._C._is_torch_function_mode_enabled() else None
         if mode is None:
             return forward(*args, **kwargs)
         with torch._C.DisableTorchFunction():
@@ -43,7 +43,8 @@ def _with_module(entry: Entry, module: nn.Module) -> Callable[..., Any]:
     return bound
 
 
-def _active_pass() -> InputPass | ReferencePass | None:
+def active_pass() -> InputPass | ReferencePass | None:
+    """The pass that this thread is in."""
     for mode in reversed(torch.overrides._get_current_function_mode_stack()):
         if isinstance(mode, (InputPass, ReferencePass)):
             return mode

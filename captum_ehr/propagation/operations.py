@@ -34,8 +34,8 @@ LINEAR = """
     adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample dropout dropout1d
     dropout2d dropout3d feature_dropout alpha_dropout dropout_
     real imag conj resolve_conj resolve_neg view_as_real view_as_complex as_strided
-    squeeze_ unsqueeze_ transpose_ t_ swapaxes_ requires_grad_ retain_grad
-    register_hook __len__ split_copy unsafe_chunk unsafe_split nan_to_num
+    squeeze_ unsqueeze_ transpose_ t_ swapaxes_ requires_grad_
+    __len__ split_copy unsafe_chunk unsafe_split nan_to_num
     _pack_padded_sequence _pad_packed_sequence pin_memory triu_ tril_ constant_pad_nd
     atleast_1d atleast_2d atleast_3d meshgrid block_diag cartesian_prod ravel
     embedding one_hot get_device

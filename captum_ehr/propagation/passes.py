@@ -30,20 +30,21 @@ from .calls import (
     hides,
     is_product,
     out_of_place,
-    replaying,
     written,
 )
 from .containers import detached, mapped, tensors_in
-from .generators import moved, states
+from .generators import moved, replaying, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
+from .state import address_of
 from .structure import asks_for_rows
 from .tape import Tape
+from .writes import BESIDE, written_beside
 
 
-class Overwritten(BaseException):
-    """The model is about to write on its inputs, of which it has no copies.
+class BeginAgain(BaseException):
+    """The pass is to be run anew: it was about to write on what is the user's.
 
     No exception that a model is likely to catch; if it does, the tape knows.
     """
@@ -65,9 +66,11 @@ class InputPass(TorchFunctionMode):
         if entry is NEUTRAL:
             return func(*args, **kwargs)
         if entry is not None and entry.kind is Kind.IGNORE:
-            return None
+            return entry.rule(*args) if entry.rule else None
         tape.functions.append(func)
         if entry is NATIVE and "out" not in kwargs:
+            if kwargs:
+                self._shelter_beside(args, kwargs)
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
@@ -80,7 +83,9 @@ class InputPass(TorchFunctionMode):
             return self._cast(func, args, kwargs)
         args, kwargs = positional(func, args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
-            self.tape.draws()
+            self.tape.draws(kwargs.get("generator"))
+        if kwargs:
+            self._shelter_beside(args, kwargs)
         if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             self.tape.asked += 1
         plain, rest, target = out_of_place(entry, func, args, kwargs)
@@ -90,7 +95,10 @@ class InputPass(TorchFunctionMode):
         if not attributed and "out" in kwargs:
             return self._write(target, plain(*args, **rest))
         if not attributed:
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if isinstance(output, np.ndarray):
+                self._check_lent(args[0])  # NumPy may write on it, unseen
+            return output
         if entry is None:
             return self._unknown(plain, args, rest, attributed, target)
         if entry.kind is Kind.RULE or is_product(entry, args, kwargs, attributed):
@@ -181,10 +189,11 @@ class InputPass(TorchFunctionMode):
         if not any(t.requires_grad for t in tensors_in(trial)):
             self._structure(plain, args, kwargs, trial, inplace)
             return self._write(target, trial)
-        if moved(before):
+        random = moved(before)
+        if random:
             plain = replaying(plain, before)
             self.tape.generators = self.tape.generators or before
-        entry = Entry(Kind.RULE, None, inplace and plain)
+        entry = Entry(Kind.RULE, None, inplace and plain, random)
         return self.record(entry, plain, args, kwargs, attributed, target)
 
     def _transformed(
@@ -215,7 +224,7 @@ class InputPass(TorchFunctionMode):
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
-        if self.tape.lent and isinstance(output, np.ndarray):
+        if isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
         known = self.tape.table.get(func)
         rule = None if known is None or inplace is not None else known.rule
@@ -230,6 +239,12 @@ class InputPass(TorchFunctionMode):
         self._shelter(target)
         return written(target, result)
 
+    def _shelter_beside(self, args: Any, kwargs: Any) -> None:
+        """The same for what a call writes on beside its first argument."""
+        if not BESIDE.isdisjoint(kwargs):
+            for target in written_beside(args, kwargs):
+                self._shelter(target)
+
     def _shelter(self, target: Any) -> None:
         """Copy what is recorded in memory that is about to be overwritten."""
         for tensor in tensors_in(target):
@@ -238,10 +253,14 @@ class InputPass(TorchFunctionMode):
             for call in self.tape.calls.values():
                 call.shelter(memory)
 
-    def _check_lent(self, target: Tensor) -> None:
-        if target.untyped_storage().data_ptr() in self.tape.lent:
-            self.tape.overwritten = True
-            raise Overwritten
+    def _check_lent(self, target: Any) -> None:
+        if isinstance(target, Tensor) and self.tape.lends(target):
+            self.begin_again(address_of(target))
+
+    def begin_again(self, overwritten: int = 0) -> None:
+        """Break the pass off, for a new one in which this memory may be written on."""
+        self.tape.overwritten = overwritten
+        raise BeginAgain
 
 
 def _of_its_own(output: Tensor) -> Tensor:

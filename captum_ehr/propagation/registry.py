@@ -7,6 +7,7 @@ here is global state.
 from __future__ import annotations
 
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import cache, partial
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .operations import (
     CASTS,
@@ -64,7 +66,7 @@ class Kind(Enum):
     STRUCTURE = auto()  #: steers the computation; kept, or a flag if it has a rule
     FLAG = auto()  #: a structural call whose rule gives its share of the change
     CAST = auto()  #: native if its result is floating point, else structure
-    IGNORE = auto()  #: no_grad inside a model: what it computes still depends
+    IGNORE = auto()  #: no_grad, hooks on gradients: has no part in the values
     IDENTITY = auto()  #: detach and the like: passes on what it gets
 
 
@@ -132,6 +134,9 @@ def default_table() -> Table:
             known = native if known in (NATIVE, NEUTRAL) else known
             table[function] = known._replace(random=True)
     table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
+    table[torch.Tensor.register_hook] = Entry(Kind.IGNORE, _no_hook)
+    table[torch.Tensor.retain_grad] = Entry(Kind.IGNORE)
+    table[torch.Tensor.data.__set__] = Entry(Kind.OVERWRITE)  # type: ignore[attr-defined]
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
         _add(table, name, Entry(Kind.PRODUCT, multilinear(next(named(name)))))
@@ -279,6 +284,11 @@ def _flag_rules() -> list[tuple[str, Rule]]:
         )
         for name in names.split()
     ]
+
+
+def _no_hook(*_: Any) -> RemovableHandle:
+    """Hooks on gradients are not meant for multipliers."""
+    return RemovableHandle(OrderedDict())
 
 
 def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:

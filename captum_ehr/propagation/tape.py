@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .calls import FALLBACK_NODES, Call
 from .diagnostics import Diagnostics, Operation, Structure
 from .generators import States, put_back, states
 from .operations import label
 from .registry import Entry, Table
+from .state import State, address_of
 
 
 class Tape:
@@ -34,10 +36,14 @@ class Tape:
         self.calls: dict[int, Call] = {}
         self.generators: States = ()
         self.messages: list[str] = []
-        #: Memory that the model was given as it is, and must not write on.
+        #: Memory of inputs that the model was given as they are.
         self.lent: frozenset[int] = frozenset()
-        #: Whether it was about to.
-        self.overwritten = False
+        #: Where the model was about to write on what it has no copy of.
+        self.overwritten: int | None = None
+        #: What the present pass has noted of views, each with what puts it back.
+        self.entered: dict[State, Callable[[], str]] = {}
+        #: Generators of users' own that were drawn from, and where they stood.
+        self.drawn_from: dict[torch.Generator, Tensor] = {}
         #: How many calls that may be structure the input pass has met, and which of
         #: them are flags that differ: found by one pair of passes, used by the next.
         self.asked = 0
@@ -62,8 +68,9 @@ class Tape:
         """Forget everything, to begin again with copies of the inputs."""
         self.functions.clear()
         self.calls.clear()
-        self.overwritten = False
+        self.overwritten = None
         self.generators = ()
+        self.drawn_from.clear()
         self.messages.clear()
         self.lent = frozenset()
         self.asked = 0
@@ -82,13 +89,40 @@ class Tape:
         self.calls[len(self.functions) - 1] = call
         return call
 
-    def draws(self) -> None:
-        """Remember where the generators stand, before the first random number."""
-        self.generators = self.generators or states()
+    def enter(self, state: State, *roots: nn.Module) -> None:
+        """Have what a forward writes on a view last no longer than this pass."""
+        if state not in self.entered:
+            self.entered[state] = state.begin(*roots)
+
+    def leave(self) -> None:
+        """The pass has ended, in whichever way."""
+        for end in self.entered.values():
+            if lasting := end():
+                self.messages.append(lasting)
+        self.entered.clear()
+
+    def lends(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory of the user's, which no pass may write on."""
+        address = address_of(tensor)
+        lent = [state for state in self.entered if state.lends(address)]
+        return bool(lent) or address in self.lent
+
+    def draws(self, generator: torch.Generator | None) -> None:
+        """Remember where a generator stands, before its first random number.
+
+        Args:
+            generator: The one that is drawn from; None for torch's own.
+        """
+        if generator is None:
+            self.generators = self.generators or states()
+        elif generator not in self.drawn_from:
+            self.drawn_from[generator] = generator.get_state()
 
     def rewind(self) -> None:
         """Put the generators back, where the model has used them at all."""
         put_back(self.generators)
+        for generator, state in self.drawn_from.items():
+            generator.set_state(state)
 
     def keep(self, name: str, count: int | Tensor) -> None:
         """Note that so many answers are the input's, for the reference too."""

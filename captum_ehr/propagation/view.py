@@ -1,29 +1,32 @@
 """A private view of a model: its own module objects, shared parameters.
 
 Hooks, swapped modules, ``.eval()`` and attributes set on a user's model are seen by
-every other thread that uses it. A view has the same classes, hooks, buffers and
-memory; what is set on it is set on it alone, and it vanishes with the explanation.
+every other thread that uses it. A view has the same classes, hooks and memory; what is
+set on it is set on it alone, and it vanishes with the explanation. Whatever leads to a
+module is copied with it: containers, plain objects, bound methods and closures.
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from .copies import Copier, Wrap
+from .modules import active_pass
+from .state import State
 
 
-def private_view(
-    model: nn.Module,
-    wrap: Callable[[nn.Module], Callable[..., Any] | None] | None = None,
-) -> Any:
+def private_view(model: nn.Module, wrap: Wrap | None = None) -> Any:
     """Copy a model's module objects along their tree, in eval mode.
 
     Parameters and buffers share the model's memory but are detached, so that
-    whatever needs a gradient in a pass depends on the attributed inputs.
+    whatever needs a gradient in a pass depends on the attributed inputs. Each pass
+    leaves the view in the state in which it found it. The model's backward hooks are
+    left out: they are not meant for multipliers.
 
     Args:
         model: Any module.
@@ -38,96 +41,25 @@ def private_view(
         >>> view[0].weight.data_ptr() == model[0].weight.data_ptr()
         True
     """
-    return _Copier(wrap).module(model)
+    copier = Copier(wrap)
+    view = copier.value(model)
+    copier.finish_hooks()
+    if not isinstance(view, torch.jit.ScriptModule):
+        begin = partial(_begin, copier.state.without(view))
+        view.register_forward_pre_hook(begin, prepend=True)
+    return view
 
 
-class _Copier:
-    """Copies each module once, however often it stands in the tree."""
-
-    def __init__(
-        self, wrap: Callable[[nn.Module], Callable[..., Any] | None] | None
-    ) -> None:
-        self.wrap = wrap
-        self.seen: dict[int, Any] = {}
-        dynamo = sys.modules.get("torch._dynamo")
-        self.compiled = getattr(dynamo, "OptimizedModule", ())
-
-    def module(self, module: nn.Module) -> nn.Module:
-        if id(module) in self.seen:
-            return self.seen[id(module)]
-        if isinstance(module, torch.jit.ScriptModule):
-            return module
-        copy = module.__class__.__new__(module.__class__)
-        self.seen[id(module)] = copy
-        state = copy.__dict__
-        for name, value in module.__dict__.items():
-            plain = type(value) in _PLAIN or name in _SHARED
-            state[name] = value if plain else self.value(value)
-        state["training"] = False
-        # What torch.compile made is bound to the model's modules, in their mode and
-        # with their gradients, and would trace the passes too: the copy runs its own.
-        state.pop("_compiled_call_impl", None)
-        if isinstance(module, self.compiled):
-            state["forward"] = state["_modules"]["_orig_mod"]
-        forward = self.wrap(copy) if self.wrap is not None else None
-        if forward is not None:
-            state["forward"] = forward
-        return copy
-
-    def value(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is dict and not value:
-            return {}
-        if isinstance(value, nn.Module):
-            return self.module(value)
-        if isinstance(value, Tensor):
-            return self.tensor(value)
-        if kind is weakref.ref:
-            target = value()
-            return weakref.ref(self.value(target)) if target is not None else value
-        if kind is dict:
-            return {
-                key: item if type(item) in _PLAIN else self.value(item)
-                for key, item in value.items()
-            }
-        if kind is list:
-            return [self.value(item) for item in value]
-        if kind is tuple:
-            return tuple(self.value(item) for item in value)
-        return value
-
-    def tensor(self, value: Tensor) -> Tensor:
-        if not value.requires_grad and not isinstance(value, nn.Parameter):
-            return value.clone() if value.is_inference() else value
-        known = self.seen.get(id(value))
-        if known is None:
-            known = value.detach()
-            if known.is_inference():
-                known = known.clone()
-            self.seen[id(value)] = known
-        return known
+def _begin(state: State, view: nn.Module, _: Any) -> None:
+    if torch._C._is_torch_function_mode_enabled() and (mode := active_pass()):
+        mode.tape.enter(state, view)
 
 
-#: What needs no copy, most of what modules hold.
-_PLAIN = frozenset({bool, float, int, str, type(None)})
+def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
+    """A forward's further arguments, on which it may write as on its attributes.
 
-#: Attributes that a view shares with the model: hooks (part of what the model
-#: computes, or of loading its parameters) and PyHealth's dataset, which is large and
-#: never written.
-_SHARED = frozenset(
-    {
-        "_forward_hooks",
-        "_forward_pre_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_hooks_always_called",
-        "_forward_pre_hooks_with_kwargs",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-        "_non_persistent_buffers_set",
-        "_state_dict_hooks",
-        "_state_dict_pre_hooks",
-        "_load_state_dict_pre_hooks",
-        "_load_state_dict_post_hooks",
-        "dataset",
-    }
-)
+    Modules among them are left as they are.
+    """
+    copier = Copier(None)
+    copier.seen.update((id(one), one) for one in args if isinstance(one, nn.Module))
+    return copier.value(list(args)), copier.state

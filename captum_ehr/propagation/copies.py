@@ -1,0 +1,382 @@
+"""Copies of what a model is made of, for a private view."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import types
+import weakref
+from collections import OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+
+from .objects import blank, is_plain, scripted
+from .state import State, rebuilt
+
+#: Given each copied module; what it returns, if anything, becomes its ``forward``.
+type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
+
+
+class Copier:
+    """Copies each thing once, however often it stands in the tree."""
+
+    def __init__(self, wrap: Wrap | None) -> None:
+        self.wrap = wrap
+        self.state = State()
+        self.seen: dict[int, Any] = {}
+        self.alive: list[Any] = []  # or ids might come again
+        self.ways: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(_PLAIN)
+        self.ways[dict] = Copier._dict  # not its own: it would hold itself, and wait
+        self.hooks: list[dict[Any, Any]] = []
+        self.facts: dict[int, bool] = OrderedDict()
+        self.left_out: dict[int, Any] = OrderedDict()
+        dynamo = sys.modules.get("torch._dynamo")
+        self.compiled = getattr(dynamo, "OptimizedModule", ())
+
+    def value(self, value: Any) -> Any:
+        """The view's own of whatever a module may hold."""
+        kind = type(value)
+        try:
+            way = self.ways[kind]
+        except KeyError:
+            name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
+            name = name or ("_thing" if is_plain(kind) else "")
+            way = self.ways[kind] = getattr(Copier, name) if name else None
+        if way is None:
+            return value
+        known = self.seen.get(id(value))
+        return way(self, value) if known is None else known
+
+    def _keep(self, value: Any, made: Any) -> Any:
+        self.seen[id(value)] = made
+        self.alive.append(value)
+        return made
+
+    # Modules -------------------------------------------------------------------------
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        kind = type(module)
+        made: nn.Module = self._keep(module, blank(kind))
+        state = made.__dict__
+        state.update(module.__dict__)
+        for name in _PARTS:
+            state[name] = own = state[name].copy()
+            self.state.dicts.append(own)
+            for key, item in own.items():
+                if item is not None:
+                    own[key] = self.value(item)
+        for name in _QUIET:
+            state[name] = own = state[name].copy()
+            self.state.quiet.append(own)
+        self._take_hooks(state)
+        for name in state.keys() - _STANDARD:
+            if type(value := state[name]) not in _PLAIN:
+                state[name] = self.value(value)
+        state["training"] = False
+        # What torch.compile made is bound to the model's modules, in their mode and
+        # with their gradients, and would trace the passes too: the copy runs its own.
+        state.pop("_compiled_call_impl", None)
+        if isinstance(module, self.compiled):
+            state["forward"] = state["_modules"]["_orig_mod"]
+        self._own_caches(kind, made)
+        forward = self.wrap(made) if self.wrap is not None else None
+        if forward is not None:
+            state["forward"] = forward
+        self.state.dicts.append(state)
+        return made
+
+    def _own_caches(self, kind: type, made: nn.Module) -> None:
+        """Caches of methods, which lie on the class and are filled by all models."""
+        for base in kind.__mro__:
+            if base.__module__.startswith("torch."):
+                return
+            for name, method in base.__dict__.items():
+                if type(method) is _CACHE and getattr(kind, name) is method:
+                    own = types.MethodType(method.__wrapped__, made)
+                    made.__dict__.setdefault(name, self._cache_like(method, own))
+
+    def _take_hooks(self, state: dict[str, Any]) -> None:
+        """The user's hooks but for those of the backward pass, which are left out."""
+        state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
+        if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+            state["_get_backward_hooks"] = _no_backward_hooks
+            state["_get_backward_pre_hooks"] = list
+        if state["_forward_hooks"] or state["_forward_pre_hooks"]:
+            self.hooks += state["_forward_hooks"], state["_forward_pre_hooks"]
+            for name in _FACTS:
+                self.facts.update(state[name])
+        for name in _FACTS:
+            state[name] = self.facts
+
+    def finish_hooks(self) -> None:
+        """Hooks see the view in the model's place; what else they know is the user's.
+
+        What a hook writes for its user, on a list for example, it still does.
+        """
+        for hooks in self.hooks:
+            hooks.update({key: self._hook(value) for key, value in hooks.items()})
+
+    def _hook(self, value: Any) -> Any:
+        if id(value) in self.seen:
+            return self.seen[id(value)]
+        kind = type(value)
+        if issubclass(kind, nn.Module):
+            return self.value(value)
+        if kind is types.FunctionType:
+            return self._function(value, self._hook)
+        if kind is types.MethodType:
+            return self._method(value, self._hook)
+        return self._partial(value, self._hook) if kind is partial else value
+
+    def _script(self, module: Any) -> Any:
+        """A copy in full: no pass sees what TorchScript writes."""
+        made = self._keep(module, scripted(module))
+        self.state.opaque[id(made)] = made, scripted
+        return made
+
+    # Tensors, and what else is opaque ------------------------------------------------
+
+    def _tensor(self, value: Tensor) -> Tensor:
+        made = value.detach()
+        if made.is_inference():
+            made = made.clone()
+        self.state.memory.append(made)
+        return self._keep(value, made)
+
+    def _opaque(self, value: Any) -> Any:
+        made = self._keep(value, copy.deepcopy(value))
+        self.state.opaque[id(made)] = made, copy.deepcopy
+        return made
+
+    def _generator(self, value: torch.Generator) -> torch.Generator:
+        made = self._keep(value, value.clone_state())
+        self.state.opaque[id(made)] = made, torch.Generator.clone_state
+        return made
+
+    # Containers ----------------------------------------------------------------------
+
+    def _dict(self, value: dict[Any, Any]) -> Any:
+        made = value.copy()
+        if len(made) > _LARGE and self._is_table(value, made.values()):
+            return value
+        self._keep(value, made)
+        self.state.dicts.append(made)
+        for key, item in made.items():
+            if type(item) not in _PLAIN:
+                made[key] = self.value(item)
+        if not _PLAIN.issuperset(map(type, made)):
+            items = [(self.value(key), item) for key, item in made.items()]
+            made.clear()
+            made.update(items)
+        return made
+
+    def _mapping(self, value: dict[Any, Any]) -> Any:
+        made: Any = self._keep(value, blank(type(value)))
+        if isinstance(value, defaultdict):
+            made.default_factory = self.value(value.default_factory)
+        base = OrderedDict if isinstance(value, OrderedDict) else dict
+        for key, item in list(base.items(value)):
+            base.__setitem__(made, self.value(key), self.value(item))
+        return self._container(value, made)
+
+    def _list(self, value: list[Any]) -> Any:
+        if len(value) > _LARGE and self._is_table(value, value):
+            return value
+        made = self._keep(value, blank(type(value)))
+        list.extend(made, map(self.value, list(value)))
+        return self._container(value, made)
+
+    def _set(self, value: set[Any]) -> Any:
+        made = self._keep(value, blank(type(value)))
+        set.update(made, map(self.value, set.copy(value)))
+        return self._container(value, made)
+
+    def _deque(self, value: deque[Any]) -> Any:
+        made = self._keep(value, copy.copy(value))
+        items = [self.value(item) for item in made]
+        deque.clear(made)
+        deque.extend(made, items)
+        return self._container(value, made)
+
+    def _container(self, value: Any, made: Any) -> Any:
+        self.state.add(made)
+        if hasattr(value, "__dict__"):
+            self._attributes(value, made)
+        return made
+
+    def _is_table(self, value: Any, items: Iterable[Any]) -> bool:
+        """Whether it is plain, and so large that it is no state: a vocabulary, say."""
+        if any(type(item) not in _PLAIN for item in islice(items, 99)):
+            return False
+        self.state.tables.append((value, len(value)))
+        return True
+
+    def _tuple(self, value: tuple[Any, ...]) -> Any:
+        items = [self.value(item) for item in value]
+        if all(a is b for a, b in zip(items, value)):
+            return value
+        return self._keep(value, rebuilt(value, items))
+
+    def _frozenset(self, value: frozenset[Any]) -> Any:
+        return self._keep(value, type(value)(map(self.value, value)))
+
+    def _thing(self, value: Any) -> Any:
+        """An object that is no more than its attributes."""
+        made = self._keep(value, blank(type(value)))
+        self._attributes(value, made)
+        return made
+
+    def _attributes(self, value: Any, made: Any) -> None:
+        state = made.__dict__
+        for name, item in value.__dict__.copy().items():
+            state[name] = self.value(item)
+        self.state.dicts.append(state)
+
+    # What leads to them --------------------------------------------------------------
+
+    def _weak(self, value: weakref.ref[Any]) -> Any:
+        target = value()
+        return value if target is None else weakref.ref(self.value(target))
+
+    def _method(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        owner = (inner or self.value)(value.__self__)
+        if owner is value.__self__:
+            return value
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, owner)
+        return getattr(owner, value.__name__)
+
+    def _partial(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        own = inner or self.value
+        named = {key: own(item) for key, item in value.keywords.items()}
+        return partial(own(value.func), *map(own, value.args), **named)
+
+    def _function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
+        """The same function with other variables: those of its closure, its defaults.
+
+        Args:
+            value: The function.
+            inner: For a hook: how to find the view's own of a variable. Variables
+                that have none stay the user's.
+        """
+        own = inner or self.value
+        compiled = getattr(value, "_torchdynamo_orig_callable", None)
+        if compiled is not None:
+            return own(compiled)
+        closure, defaults = value.__closure__ or (), value.__defaults__ or ()
+        if value.__module__.startswith("torch.") or not (closure or defaults):
+            return value
+        self._keep(value, value)  # it may stand in its own closure
+        cells = tuple([self._cell(cell, inner) for cell in closure])
+        given = tuple(map(own, defaults))
+        if all(a is b for a, b in zip((*cells, *given), (*closure, *defaults))):
+            return value
+        code, scope = value.__code__, value.__globals__
+        made = types.FunctionType(code, scope, value.__name__, given or None, cells)
+        made.__kwdefaults__ = value.__kwdefaults__
+        made.__dict__.update(value.__dict__)
+        self._keep(value, made)
+        if inner is None:
+            for cell, theirs in zip(cells, closure):
+                self._fill(cell, theirs)
+        return made
+
+    def _cell(self, cell: Any, inner: Callable[[Any], Any] | None) -> Any:
+        if id(cell) in self.seen:
+            return self.seen[id(cell)]
+        if inner is None:
+            return self.state.add(self._keep(cell, types.CellType()))
+        try:
+            content = cell.cell_contents
+        except ValueError:  # the variable has no value yet
+            return cell
+        own = inner(content)
+        return cell if own is content else self._keep(cell, types.CellType(own))
+
+    def _fill(self, cell: Any, theirs: Any) -> None:
+        try:
+            cell.cell_contents = self.value(theirs.cell_contents)
+        except ValueError:
+            pass
+
+    def _cached(self, value: Any) -> Any:
+        return self._keep(value, self._cache_like(value, self.value(value.__wrapped__)))
+
+    def _cache_like(self, cache: Any, function: Callable[..., Any]) -> Any:
+        return self.state.add(lru_cache(**cache.cache_parameters())(function))
+
+
+def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
+    return [], []
+
+
+#: What needs no copy, most of what modules hold.
+_PLAIN = frozenset({bool, float, int, str, type(None)})
+
+#: What a module consists of.
+_PARTS = ("_parameters", "_buffers", "_modules")
+
+#: Nearly always empty: hooks, and names of buffers.
+_QUIET = ("_forward_hooks", "_forward_pre_hooks", "_non_persistent_buffers_set")
+
+#: How a hook is called, by its number, which no other hook has.
+_FACTS = (
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+#: Attributes that are not looked into. Of these a view shares with the model what is
+#: asked when parameters are loaded and saved, and PyHealth's dataset, which is large
+#: and never written.
+_STANDARD = frozenset(
+    {
+        *(*_PARTS, *_QUIET, *_FACTS, "_backward_hooks", "_backward_pre_hooks"),
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "dataset",
+    }
+)
+
+#: So many plain values are data.
+_LARGE = 1000
+
+_CACHE: Any = type(lru_cache(len))
+
+#: How each type is copied, by the name of the method; what has "" is no state.
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (Tensor, "_tensor"),
+    (torch.jit.ScriptModule, "_script"),
+    (nn.Module, "_module"),
+    (torch.utils.data.Dataset, ""),
+    (dict, "_mapping"),
+    (list, "_list"),
+    (tuple, "_tuple"),
+    (set, "_set"),
+    (frozenset, "_frozenset"),
+    (deque, "_deque"),
+    (weakref.ref, "_weak"),
+    (types.FunctionType, "_function"),
+    (types.MethodType, "_method"),
+    (types.BuiltinMethodType, "_method"),
+    (partial, "_partial"),
+    (_CACHE, "_cached"),
+    ((types.SimpleNamespace, UserDict, UserList), "_thing"),
+    (torch.Generator, "_generator"),
+    (random.SystemRandom, ""),
+    (random.Random, "_opaque"),
+    (np.ndarray, "_opaque"),
+    (np.random.Generator, "_opaque"),
+    (np.random.RandomState, "_opaque"),
+    (np.random.BitGenerator, "_opaque"),
+)

@@ -1,0 +1,291 @@
+"""What a forward can write on: noted before each pass, and put back after it.
+
+Both passes of an explanation start from the state that the model is in. What stands in
+the attributes and containers of a private view is noted, which costs little. Arrays and
+generators are given to each pass as copies of its own; so is the model's memory, but
+only once a pass is about to write on it: till then it is shared.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from types import BuiltinMethodType, CellType
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+
+class State:
+    """All of a private view that a forward can write on.
+
+    Attributes:
+        dicts: Its plain dicts, also those of its modules' attributes.
+        quiet: What is nearly always empty: the dicts of its modules' hooks.
+        places: Whatever else has contents: other containers, variables of closures,
+            caches of functions.
+        opaque: What has none that can be noted (arrays, generators), by id, with the
+            function that copies it.
+        memory: Its tensors, which lie in the model's memory.
+        tables: Large tables of plain values, which are the model's own, and their size.
+    """
+
+    def __init__(self) -> None:
+        self.dicts: list[dict[Any, Any]] = []
+        self.quiet: list[Any] = []
+        self.places: list[tuple[Any, _Take, _Put]] = []
+        self.opaque: dict[int, tuple[Any, Callable[[Any], Any]]] = {}
+        self.memory: list[Tensor] = []
+        self.tables: list[tuple[Any, int]] = []
+        self._written: frozenset[int] = frozenset()
+        self._addresses: dict[int, list[Tensor]] = {}
+
+    def add(self, place: Any) -> Any:
+        """Something with contents that is no plain dict."""
+        self.places.append((place, *_way(place)))
+        return place
+
+    def without(self, root: nn.Module) -> State:
+        """The same but for the root's own, of which only :meth:`begin` is told.
+
+        A root that holds its state, which held it, would wait for the collector.
+        """
+        own = root.__dict__, root._forward_pre_hooks
+        self.dicts = [one for one in self.dicts if one is not own[0]]
+        self.quiet = [one for one in self.quiet if one is not own[1]]
+        return self
+
+    def begin(self, *roots: nn.Module) -> Callable[[], str]:
+        """Note all of it, and put in the copies that one pass may use up.
+
+        Returns:
+            A function that puts everything back, and says what it cannot.
+        """
+        dicts = [*self.dicts, *(root.__dict__ for root in roots)]
+        sizes, keys, values = list(map(len, dicts)), _keys(dicts), _values(dicts)
+        quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
+        places = [(one, put, take(one)) for one, take, put in self.places]
+        versions = self._versions()
+        if self.opaque or self._written:
+            copies = self._copies()
+            _fill(dicts, sizes, keys, [_other(value, copies) for value in values])
+            for place, put, content in places:
+                put(place, _exchanged(content, copies))
+
+        def end() -> str:
+            if not (
+                sizes == list(map(len, dicts))
+                and keys == _keys(dicts)
+                and _same(values, _values(dicts))
+            ):
+                _fill(dicts, sizes, keys, values)
+            if any(self.quiet):
+                for one in self.quiet:
+                    one.clear()
+                for one, content in quiet:
+                    one.update(content)
+            for place, put, content in places:
+                put(place, content)
+            return self._lasting(versions)
+
+        return end
+
+    def lends(self, address: int) -> bool:
+        """Whether memory is the model's own; if so, the next pass has a copy of it.
+
+        The first time of this memory alone, then of all: a model that counts its calls
+        is given a counter, one that prepares its weights all of them at once.
+        """
+        if not self._addresses:
+            for tensor in self.memory:
+                self._addresses.setdefault(address_of(tensor), []).append(tensor)
+            self._addresses.pop(0, None)
+        if address not in self._addresses or address in self._written:
+            return False
+        self._written = frozenset(self._addresses if self._written else (address,))
+        return True
+
+    def _copies(self) -> dict[int, Any]:
+        with torch._C.DisableTorchFunction():  # it is no doing of the model's
+            copies = {key: make(one) for key, (one, make) in self.opaque.items()}
+            for address in self._written:
+                copies.update(_copied(self._addresses[address]))
+        return copies
+
+    def _versions(self) -> int:
+        """How often the model's memory has been written on."""
+        with torch._C.DisableTorchFunction():
+            return sum([tensor._version for tensor in self.memory])
+
+    def _lasting(self, versions: int) -> str:
+        """What could not be put back, in words."""
+        if self._versions() != versions:
+            return (
+                "the model's parameters or buffers were written on while it was "
+                "explained: by its own forward where no torch call is seen, or by "
+                "another thread"
+            )
+        for table, size in self.tables:
+            if len(table) != size:
+                return (
+                    f"the forward wrote on an attribute that is shared with the model: "
+                    f"a {type(table).__name__} of {size} plain values"
+                )
+        return ""
+
+
+def address_of(tensor: Tensor) -> int:
+    """Where a tensor's memory begins; 0 if it has none, or none that is told."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def _copied(tensors: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Copies of tensors that share memory, which share theirs; by the tensors' ids."""
+    if len(tensors) == 1:
+        yield id(tensors[0]), tensors[0].clone()
+        return
+    memory: Any = tensors[0].untyped_storage().clone()
+    for one in tensors:
+        layout = one.storage_offset(), one.size(), one.stride()
+        yield id(one), one.new_empty(0).set_(memory, *layout)
+
+
+def _exchanged(content: Any, copies: dict[int, Any]) -> Any:
+    """What stood in a place, with copies in place of what they were made of."""
+    if isinstance(content, dict):
+        return {key: _other(value, copies) for key, value in content.items()}
+    if isinstance(content, (list, set, deque)):
+        return [_other(value, copies) for value in content]
+    return _other(content, copies)
+
+
+def _other(value: Any, copies: dict[int, Any]) -> Any:
+    if id(value) in copies:
+        return copies[id(value)]
+    kind = type(value)
+    if kind is ref:
+        target = value()
+        return ref(copies[id(target)]) if id(target) in copies else value
+    if kind is BuiltinMethodType and id(value.__self__) in copies:
+        return getattr(copies[id(value.__self__)], value.__name__)
+    if kind is partial:
+        named = {key: _other(one, copies) for key, one in value.keywords.items()}
+        args = [_other(one, copies) for one in value.args]
+        return partial(_other(value.func, copies), *args, **named)
+    if isinstance(value, tuple):
+        items = [_other(one, copies) for one in value]
+        return value if all(map(operator.is_, items, value)) else rebuilt(value, items)
+    return value
+
+
+def rebuilt(like: Any, items: list[Any]) -> Any:
+    """A tuple of the same type, named or torch's own, with other items."""
+    kind = type(like)
+    return kind(items) if hasattr(kind, "n_fields") else tuple.__new__(kind, items)
+
+
+# Many dicts at once, of which a pass changes hardly any -------------------------------
+
+
+def _keys(dicts: list[dict[Any, Any]]) -> list[Any]:
+    return list(chain.from_iterable(dicts))
+
+
+def _values(dicts: list[dict[Any, Any]]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, dicts)))
+
+
+def _same(before: list[Any], after: list[Any]) -> bool:
+    """Whether nothing has changed: equal is what is identical, to begin with."""
+    try:
+        return before == after
+    except Exception:  # what has changed cannot be compared, as tensors cannot
+        return False
+
+
+def _fill(
+    dicts: list[dict[Any, Any]], sizes: list[int], keys: list[Any], values: list[Any]
+) -> None:
+    items = zip(keys, values)
+    for one, size in zip(dicts, sizes):
+        one.clear()
+        one.update(islice(items, size))
+
+
+# Places: how to take what stands in them, and how to put it back ----------------------
+
+type _Take = Callable[[Any], Any]
+type _Put = Callable[[Any, Any], None]
+
+
+def _way(place: Any) -> tuple[_Take, _Put]:
+    found = _WAYS.get(type(place))
+    return found or next(way for kind, way in _WAYS.items() if isinstance(place, kind))
+
+
+def _put_ordered(place: Any, content: Any) -> None:
+    OrderedDict.clear(place)
+    for key, value in content.items():
+        OrderedDict.__setitem__(place, key, value)
+
+
+def _put_dict(place: Any, content: Any) -> None:
+    dict.clear(place)
+    dict.update(place, content)
+
+
+def _put_list(place: Any, content: Any) -> None:
+    list.__setitem__(place, slice(None), content)
+
+
+def _put_set(place: Any, content: Any) -> None:
+    set.clear(place)
+    set.update(place, content)
+
+
+def _put_deque(place: Any, content: Any) -> None:
+    deque.clear(place)
+    deque.extend(place, content)
+
+
+def _take_cell(cell: CellType) -> tuple[Any, ...]:
+    """The variable of a closure, if it has a value yet."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _put_cell(cell: CellType, content: tuple[Any, ...]) -> None:
+    if content:
+        (cell.cell_contents,) = content
+    else:
+        del cell.cell_contents
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _forget(cache: Any, _: None) -> None:
+    cache.cache_clear()
+
+
+#: By type, the more special ones first; whatever has none is a cache of a function.
+_WAYS: dict[type, tuple[_Take, _Put]] = {
+    OrderedDict: (lambda one: dict(OrderedDict.items(one)), _put_ordered),
+    dict: (dict.copy, _put_dict),
+    list: (list.copy, _put_list),
+    set: (set.copy, _put_set),
+    deque: (deque.copy, _put_deque),
+    CellType: (_take_cell, _put_cell),
+    object: (_nothing, _forget),
+}
