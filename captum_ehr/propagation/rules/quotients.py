@@ -37,7 +37,7 @@ def guarded(
     slope = torch.where(straight & close | same, simpson, secant)
     # What is infinite has no slope, and most often no part; what is NaN stays that
     slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    return slope.masked_fill_(y.input.isnan() | y.reference.isnan(), math.nan)
+    return slope.masked_fill_(y.input.isnan() | y.reference.isnan(), torch.nan)
 
 
 def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
