@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -306,7 +307,7 @@ class PyHealthAdapter(nn.Module):
             e.feature.key: Lookup(
                 e.feature.key,
                 e.feature.embedding,
-                self.model.get_submodule(e.feature.embedding),
+                ref(self.model.get_submodule(e.feature.embedding)),
                 e.given,
                 e.parts["value"],
             )

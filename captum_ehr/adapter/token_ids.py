@@ -25,14 +25,15 @@ class Lookup:
     Args:
         key: The feature key.
         path: Where its table is in the model.
-        table: The table's module, in the view that runs.
+        module: Gives the table's module, in the view that runs; a weak reference, as
+            the table is given a forward that holds this.
         given: The embeddings at hand, ``(*ids.shape, width)``.
         ids: The batch's token ids.
     """
 
     key: str
     path: str
-    table: Any
+    module: Callable[[], Any]
     given: Tensor
     ids: Tensor
     served: int = 0
@@ -43,6 +44,11 @@ class Lookup:
 
     def __post_init__(self) -> None:
         self.start_again()
+
+    @property
+    def table(self) -> Any:
+        """The table's module."""
+        return self.module()
 
     def start_again(self) -> None:
         """Forget what an earlier run has seen."""
