@@ -289,6 +289,21 @@ def test_a_call_in_other_words_is_the_same(words: str) -> None:
     assert_complete(runs[0], (x,), (x0,), 10)
 
 
+def test_torchs_own_bags_have_numbers_for_modes() -> None:
+    """The highest, 2, is not linear as the mean and the sum are."""
+    rows, starts = torch.tensor([0, 1, 1, 2, 3]), torch.tensor([0, 3])
+    x, x0 = sides((4, 4), 6)
+    for mode in (0, 1, 2):
+        ran = run_call(
+            lambda t, k=mode: torch.embedding_bag(t.exp(), rows, starts, False, k)[0],
+            (x,),
+            (x0,),
+        )
+        assert ran.tape.diagnostics().fallbacks == ("embedding_bag",)
+        if mode != 2:
+            assert_complete(ran, (x,), (x0,))
+
+
 def test_a_method_takes_its_own_names() -> None:
     class Module(nn.Module):
         def forward(self, x: Any, mask: Any = None, *, scale: float = 1.0) -> None: ...

@@ -283,6 +283,27 @@ def test_token_ids_in_front_of_a_layer(layer: str, functional: bool) -> None:
         assert float(torch.corrcoef(both)[0, 1]) > 0.99
 
 
+@pytest.mark.parametrize("call", [0, 1])
+def test_calls_from_the_first_and_from_the_last(call: int) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.layer = nn.Embedding(20, 4), nn.Linear(4, 4)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.layer(self.layer(self.words(ids)).tanh()).tanh().sum((1, 2))
+
+    torch.manual_seed(0)
+    model, ids = Twice(), torch.randint(0, 20, (3, 5))
+    layer = LayerDeepLiftEHR(model, "layer", completeness="raise")
+    found = layer.attribute(ids, 2, call=call)
+    torch.testing.assert_close(layer.attribute(ids, 2, call=call - 2), found)
+    change = (model(ids) - model(torch.full_like(ids, 2))).detach()
+    torch.testing.assert_close(found.sum((1, 2)), change, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="there is no call=-3"):
+        layer.attribute(ids, 2, call=-3)
+
+
 def test_ids_beside_values_and_what_goes_past() -> None:
     torch.manual_seed(0)
     model, ids, lab = Reader(), torch.randint(1, 20, (4, 7)), torch.rand(4, 5)

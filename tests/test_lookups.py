@@ -164,6 +164,10 @@ WAYS: dict[str, tuple[Look, Move]] = {
         lambda t, i: t(i) * t(i.flip(1)).tanh(),
         lambda e, i: e * e.flip(1).tanh(),
     ),
+    "called and functional": (
+        lambda t, i: t(i) * F.embedding(i.flip(1), t.weight).tanh(),
+        lambda e, i: e * e.flip(1).tanh(),
+    ),
     "masked": (lambda t, i: t(i * (i != 3)), _pads_left),
     "filled": (lambda t, i: t(i.masked_fill(i == 3, 0)), _pads_left),
     "where": (lambda t, i: t(torch.where(i == 3, 0, i)), _pads_left),
@@ -252,6 +256,18 @@ REFUSED: dict[str, tuple[Look, str]] = {
     ),
     "a table made of it": (
         lambda t, i: F.embedding(i, t.weight * 2),
+        "never looks them up",
+    ),
+    "under vmap": (
+        lambda t, i: torch.vmap(lambda row: t.weight[row])(i),
+        "never looks them up",
+    ),
+    "unique ones": (
+        lambda t, i: torch.stack([t(torch.unique(row))[:1] for row in i]),
+        "looks up other ids .*made by",
+    ),
+    "by way of NumPy": (
+        lambda t, i: t(torch.from_numpy(i.numpy()).flip(1)),
         "never looks them up",
     ),
     "bags": (

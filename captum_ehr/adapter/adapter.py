@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +85,9 @@ class PyHealthAdapter(nn.Module):
         self.extra_keys = (*structure, *extra_keys)
         self._losses = known.losses
         self._is_view = False
-        self._traces = False
-        self._habits = {"traces": False}  # shared with private copies
+        self._traces = True
+        #: How the model looks ids up, as far as it is known; private copies share it.
+        self._habits = {"traces": True, "odd": False}
 
     ranges = cached_property(value_ranges)
 
@@ -305,7 +307,7 @@ class PyHealthAdapter(nn.Module):
             e.feature.key: Lookup(
                 e.feature.key,
                 e.feature.embedding,
-                self.model.get_submodule(e.feature.embedding),
+                ref(self.model.get_submodule(e.feature.embedding)),
                 e.given,
                 e.parts["value"],
             )
@@ -325,7 +327,8 @@ class PyHealthAdapter(nn.Module):
             if not said:
                 raise
             raise ValueError(" ".join(said)) from error
-        self._habits["traces"] = traced
+        self._habits["odd"] = self._habits["odd"] or traced
+        self._habits["traces"] = self._habits["odd"]
         return output
 
     def _score(self, output: Any) -> Tensor:

@@ -1,9 +1,10 @@
 """Where a model looks its token ids up, the embeddings at hand are given instead.
 
-A table that is called with the batch's own ids gives them at once. A model that looks
-ids up in another way (``F.embedding(ids, table.weight)``, ``table.weight[ids]``), or
-other ids than the batch's (turned round, shifted, sorted, cut, repeated, of two
-features in one table), is run with ids that know where they stood.
+A model is first run with ids that know where they stood. If it does no more than call
+its tables with them, that is what is replaced from then on; but it may look them up in
+another way (``F.embedding(ids, table.weight)``, ``table.weight[ids]``), or other ids
+than the batch's (turned round, shifted, sorted, cut, repeated, of two features in one
+table).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,11 +45,11 @@ def run(
     Args:
         model: Runs it, given a function from a lookup to the ids that the model gets.
         lookups: One per token feature.
-        tracing: Whether the ids have to know where they stood; if they turn out to
+        tracing: Whether the ids have to know where they stood. If they turn out to
             have to, the model is run again.
 
     Returns:
-        What the model returned, and whether the ids had to be traced.
+        What the model returned, and whether they have to the next time.
 
     Raises:
         ValueError: If a feature's ids are used in a way that cannot be followed.
@@ -57,25 +59,51 @@ def run(
             return _called(model, lookups), False
         except Moved:
             pass
+    calls: list[Any] = []
     for one in lookups:
         one.start_again()
-        _put_back(one.table)
-    output = model(traced(lookups))
-    for one in lookups:
-        one.check()
-    return output, True
+        _replace(one.table, partial(_counted, calls, one.table))
+    ids = traced(lookups)
+    output = model(ids)
+    idle = [one for one in lookups if not one.served]
+    if idle:
+        _check_unused(model, idle, ids)
+        output = model(ids)  # whoever watches the model sees this run
+    simple = all(one.whole and _is_plain(one.table) for one in lookups)
+    return output, not simple or len(calls) != sum(one.served for one in lookups)
+
+
+def _check_unused(
+    model: Callable[..., Any], idle: Sequence[Lookup], ids: Callable[[Lookup], Any]
+) -> None:
+    """That nothing is to be attributed is right only where the ids make no difference.
+
+    Raises:
+        ValueError: If the model does anything with them.
+    """
+    try:
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            model(lambda one: object() if one in idle else ids(one))
+    except Exception:
+        one = idle[0]
+        raise ValueError(
+            f"Feature {one.key!r}: the model uses its token ids but never looks them "
+            f"up in {one.path!r}, so its embeddings cannot be put in. If another "
+            "module embeds it, say so: PyHealthAdapter(model, embeddings="
+            f"{{{one.key!r}: 'path.of.module'}}). Ids that are taken as numbers have "
+            "nothing to attribute to them."
+        ) from None
 
 
 def _called(model: Callable[..., Any], lookups: Sequence[Lookup]) -> Any:
     """Run a model whose tables are simply called with the batch's ids."""
     for one in lookups:
         one.start_again()
-        if not _is_ours(one.table) and not _plain(one.table):
-            raise Moved
         same = [other for other in lookups if other.table is one.table]
-        one.table.__dict__["forward"] = partial(_given, same)
+        if not _replace(one.table, partial(_given, same)):
+            raise Moved
     output = model(lambda one: one.ids)
-    if not all(one.asked for one in lookups):
+    if not all(one.served for one in lookups):
         raise Moved
     return output
 
@@ -84,25 +112,32 @@ def _given(lookups: Sequence[Lookup], ids: Tensor) -> Tensor:
     """What stands in place of a table's forward."""
     for one in lookups:
         if one.owns(ids):
-            one.asked = True
+            one.served += 1
             same = ids.shape == one.ids.shape
             return one.given if same else one.given.reshape(*ids.shape, -1)
     raise Moved
 
 
-def _plain(table: Any) -> bool:
+def _counted(calls: list[Any], table: Any, ids: Tensor) -> Tensor:
+    """A table's own forward, whose calls are counted."""
+    calls.append(table)
+    found: Tensor = nn.Embedding.forward(table, ids)
+    return found
+
+
+def _replace(table: Any, forward: Callable[..., Any]) -> bool:
+    """Put another forward in a table's place, where its own only looks ids up."""
+    plain = _is_plain(table)
+    if plain:
+        table.__dict__["forward"] = forward
+    return plain
+
+
+def _is_plain(table: Any) -> bool:
     """Whether calling a table is looking ids up and nothing else."""
+    own = table.__dict__.get("forward")
     return (
         type(table).forward is nn.Embedding.forward
         and table.max_norm is None
-        and "forward" not in table.__dict__
+        and (own is None or getattr(own, "func", None) in (_given, _counted))
     )
-
-
-def _is_ours(table: Any) -> bool:
-    return getattr(table.__dict__.get("forward"), "func", None) is _given
-
-
-def _put_back(table: Any) -> None:
-    if _is_ours(table):
-        del table.__dict__["forward"]

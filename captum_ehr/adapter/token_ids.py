@@ -25,18 +25,19 @@ class Lookup:
     Args:
         key: The feature key.
         path: Where its table is in the model.
-        table: The table's module, in the view that runs.
+        module: Gives the table's module, in the view that runs; a weak reference, as
+            the table is given a forward that holds this.
         given: The embeddings at hand, ``(*ids.shape, width)``.
         ids: The batch's token ids.
     """
 
     key: str
     path: str
-    table: Any
+    module: Callable[[], Any]
     given: Tensor
     ids: Tensor
-    asked: bool = False
-    read: bool = False
+    served: int = 0
+    whole: bool = True
     lost: str = ""
     start: int = 0
     version: int = field(init=False)
@@ -44,9 +45,14 @@ class Lookup:
     def __post_init__(self) -> None:
         self.start_again()
 
+    @property
+    def table(self) -> Any:
+        """The table's module."""
+        return self.module()
+
     def start_again(self) -> None:
         """Forget what an earlier run has seen."""
-        self.asked = self.read = False
+        self.served, self.whole = 0, True
         self.lost = ""
         self.version = _version(self.ids)
 
@@ -65,29 +71,15 @@ class Lookup:
             return True
         return weight.shape == own.shape and 0 != weight.data_ptr() == own.data_ptr()
 
-    def put_in(self, places: Tensor, found: Tensor) -> Tensor:
-        """The embeddings at hand at this feature's places, elsewhere what is found."""
-        self.asked = True
-        at = places - self.start
+    def put_in(self, ids: TokenIds, found: Tensor) -> Tensor:
+        """The embeddings at hand for this feature's ids, elsewhere what is found."""
+        self.served += 1
+        self.whole = self.whole and self.owns(ids)
+        at = ids.places.long() - self.start
         here = (at >= 0) & (at < self.ids.numel())
         flat = self.given.reshape(-1, self.given.shape[-1])
         mine = flat[at.clamp(0, max(len(flat) - 1, 0))].to(found.dtype)
         return torch.where(here.unsqueeze(-1), mine, found)
-
-    def check(self) -> None:
-        """Nothing to attribute is right only for ids that the model does not read.
-
-        Raises:
-            ValueError: If it reads them, but not from the table.
-        """
-        if self.read and not self.asked:
-            raise ValueError(
-                f"Feature {self.key!r}: the model reads its token ids but never looks "
-                f"them up in {self.path!r}, so its embeddings cannot be put in. If "
-                "another module embeds it, say so: PyHealthAdapter(model, embeddings="
-                f"{{{self.key!r}: 'path.of.module'}}). Ids that are taken as numbers "
-                "have nothing to attribute to them."
-            )
 
 
 class TokenIds(Tensor):
@@ -170,7 +162,6 @@ def _with_places(result: Any, places: Any, owners: tuple[Lookup, ...]) -> Any:
 def _cast(func: Any, first: TokenIds, args: Any, kwargs: Any) -> Any:
     result = func(*args, **kwargs)
     if not _whole(result):
-        _read(first)
         return result
     return TokenIds.of(result, first.places.to(result.device), first.owners)
 
@@ -210,7 +201,6 @@ def _sorted(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     result = func(*args, **kwargs)
     place = 1 if name == "sort" else 2
     dim = kwargs.get("dim", args[place] if len(args) > place else -1)
-    _read(args[0])
     moved = args[0].places.gather(dim, result[1])
     return type(result)((TokenIds.of(result[0], moved, args[0].owners), result[1]))
 
@@ -221,9 +211,6 @@ def _computed(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     first = next(_all_ids(args, kwargs))
     before = first.clone() if _overwrites(name) else first
     result = func(*args, **kwargs)
-    if isinstance(result, (Tensor, list, tuple)) or name in _NUMBERS:
-        for one in owners:
-            one.read = one.read or not isinstance(result, torch.Size)
     if not isinstance(result, Tensor) or not _whole(result) or name in _INDICES:
         return result
     for one in owners:
@@ -249,7 +236,6 @@ def _looked_up(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     found = func(*args, **kwargs)
     own = [one for one in ids.owners if one.serves(weight)]
     for one in ids.owners:
-        one.read = True
         if one not in own:
             warnings.warn(
                 f"Feature {one.key!r}: the model looks its ids up in another table "
@@ -263,7 +249,7 @@ def _looked_up(name: str, func: Any, args: Any, kwargs: Any) -> Any:
                 f"made by {one.lost}; whose embeddings these are cannot be followed."
             )
     for one in own:
-        found = one.put_in(ids.places.long(), found)
+        found = one.put_in(ids, found)
     return found
 
 
@@ -299,11 +285,6 @@ def _all_ids(args: Any, kwargs: Any) -> Iterator[TokenIds]:
     for value in tensors_in((*args, *kwargs.values())):
         if isinstance(value, TokenIds):
             yield value
-
-
-def _read(ids: TokenIds) -> None:
-    for one in ids.owners:
-        one.read = True
 
 
 def _whole(value: Any) -> bool:
@@ -366,10 +347,4 @@ _INDICES = frozenset(
     "numel zeros_like ones_like full_like empty_like rand_like randint_like new_zeros "
     "new_ones new_full new_empty new_tensor expand_as view_as reshape_as type_as "
     "broadcast_to".split()
-)
-
-#: Calls that read ids as numbers of Python's or NumPy's.
-_NUMBERS = frozenset(
-    "tolist item numpy __array__ __int__ __index__ __float__ __bool__ __contains__ "
-    "equal allclose".split()
 )

@@ -244,7 +244,7 @@ class Engine(DeepLift):
         forward, labels = self.forward_view()
         rows = range(len(own.inputs[0])) if apart else (None,)
         again = len(own.references) * len(rows) > 1
-        tape = Tape(self.table, lasting=again)
+        tape = Tape(self.table, lasting=again, seeks_missing=False)
         record = partial(recorded, forward, args=own.args)
 
         def attempt() -> Result:
@@ -252,11 +252,15 @@ class Engine(DeepLift):
             with recorded(forward, own.inputs, own.args, tape) as (output, against):
                 value, index = select(output, target, labels)
                 for row in rows:
-                    run = Run(output, value, index, against, record, row, again)
+                    run = Run(output, value, index, against, record, row, again, tape)
                     found.append(self._averaged(own, run, custom, each))
                     reports += run.reports
                 report = merged_diagnostics([tape.diagnostics(), *reports])
             result = joined(found)
+            if not tape.seeks_missing and not result.finite and own.has_missing:
+                tape.seeks_missing = True
+                tape.begin_again(frozenset())
+                return attempt()
             checked = custom is None and self.completeness != "off"
             return replace(result, diagnostics=account(report, output, result, checked))
 
@@ -283,9 +287,9 @@ class Engine(DeepLift):
         share = custom
         if custom is None and self.multiplies_by_inputs:
             share = summing(own.summed) if own.summed else times_change
-        run.places = [missing(x, b) for x, b in zip(own.inputs, baselines)]
         inputs, references = own.inputs, baselines
-        if any(place is not None for place in run.places):
+        if run.tape.seeks_missing:
+            run.places = [missing(x, b) for x, b in zip(own.inputs, baselines)]
             inputs = _known(inputs, run.places)
             references = _known(references, run.places)
             share = share and partial(_among_known, share, inputs, references)
@@ -342,7 +346,7 @@ class Engine(DeepLift):
             if self.segments > 1:
                 line = inputs, run.references
                 found = averaged_over(self.segments, run, self.table, *line, found)
-            run.multipliers = _known(found, run.places)
+            run.multipliers = _known(found, run.places) if run.places else found
         return run.multipliers
 
     def _hook_main_model(self) -> list[Any]:

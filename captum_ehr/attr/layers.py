@@ -211,6 +211,7 @@ class NeuronDeepLiftEHR(NeuronDeepLift):
         ValueError: If the model has no such layer, or it embeds a feature.
 
     Example:
+        >>> import torch
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> neuron = NeuronDeepLiftEHR(model, model.fc)

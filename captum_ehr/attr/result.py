@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..explanation.joining import merged_diagnostics
-from ..propagation import Diagnostics
+from ..propagation import Diagnostics, Tape
 from .completeness import Balance, polish
 from .targets import Index
 
@@ -28,6 +28,7 @@ class Run:
         record: Records an input pass over other inputs.
         row: The only patient whose value counts, or None for all.
         again: Whether another reference may follow.
+        tape: What the input pass is recorded on.
         places: Where values are missing, of each input.
     """
 
@@ -38,6 +39,7 @@ class Run:
     record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
     row: int | None
     again: bool
+    tape: Tape
     f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
     multipliers: tuple[Tensor, ...] = ()
     references: Sequence[Tensor] = ()
@@ -70,6 +72,11 @@ class Result:
     factor: Tensor = field(default_factory=lambda: torch.ones(()))
     deltas: Tensor = field(default_factory=lambda: torch.empty(0))
     each: tuple[Tensor, ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs and all sums are."""
+        return bool(torch.isfinite(self.balance.delta).all())
 
     def rescaled(self) -> Result:
         """With rounding polished away in place, where it is no more than that."""

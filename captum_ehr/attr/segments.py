@@ -70,7 +70,7 @@ def averaged_over(
     for k in range(1, count):
         start = [z.requires_grad_() for z in point(inputs, references, k / count)]
         end = point(inputs, references, (k + 1) / count)
-        tape = Tape(table)
+        tape = Tape(table, seeks_missing=run.tape.seeks_missing)
         piece = partial(_piece, run, start, end, tape)
         value, f_end = settled(tape, piece)
         if _unmet(run.f_baseline, value.detach()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import count
 from typing import Any
@@ -57,17 +57,18 @@ class Call:
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
-        slots = count()
-        own = Tensor.clone if self.sheltered else _itself
+        slots, sheltered = count(), self.sheltered
 
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
-            return Pair(ours.detach(), own(_as(ours, theirs)), next(slots))
+            theirs = _as(ours, theirs.clone() if sheltered else theirs)
+            return Pair(ours.detach(), theirs, next(slots))
 
-        paired, named = mapped(pair, self.args, args), mapped(pair, self.kwargs, kwargs)
-        result = _pair_outputs(self.output, mapped(own, output))
-        self.multiplier = self.serve(result, paired, named)
+        paired = [mapped(pair, a, b) for a, b in zip(self.args, args)]
+        named = {k: mapped(pair, a, kwargs[k]) for k, a in self.kwargs.items()}
+        output = mapped(Tensor.clone, output) if sheltered else output
+        self.multiplier = self.serve(_pair_outputs(self.output, output), paired, named)
         self.lasting = lasting
         if not lasting:
             self.args = self.kwargs = self.output = None
@@ -108,10 +109,6 @@ class Call:
 
 def _lies_in(tensor: Tensor, memory: int) -> bool:
     return tensor.untyped_storage().data_ptr() == memory
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _shape_of(output: Any) -> Any:
@@ -156,7 +153,7 @@ class RuleNode(torch.autograd.Function):
 
 def _checked(call: Call, shares: Any) -> Iterator[tuple[Pair | Operand, Tensor]]:
     """What a multiplier gives, as it gives it, if that is what it should."""
-    for item in shares if isinstance(shares, Iterable) else [shares]:
+    for item in shares if hasattr(shares, "__iter__") else [shares]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise TypeError(
                 f"The rule {call.entry.name!r} of {label(call.function)} shares the up"

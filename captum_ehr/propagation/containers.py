@@ -44,6 +44,8 @@ def mapped(
     """
     if isinstance(value, kind):
         return function(value, *others)
+    if value is None or isinstance(value, (int, float, str)):
+        return value
     if isinstance(value, (list, tuple)):
         parts = zip(value, *others)
         return rewrapped(value, [mapped(function, *each, kind=kind) for each in parts])

@@ -119,13 +119,9 @@ def recorded(
 
         def against(references: Sequence[Tensor]) -> Tensor:
             reference_pass = ReferencePass(tape)
-            places = [missing(x, b) for x, b in zip(inputs, references)]
-            for place in places:
-                tape.keep("missing values (NaN)", 0 if place is None else place.sum())
-            sides = zip(inputs, references, places)
-            found_at = [where_known(b, x.detach(), place) for x, b, place in sides]
+            known = _where_known(inputs, references, tape)
             try:
-                found = runs.next(found_at, reference_pass)
+                found = runs.next(known, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if not tape.crossed():
@@ -136,7 +132,7 @@ def recorded(
             if tape.kept:
                 own = partial(_shift, runs, references, found.detach())
                 tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in memory_of(found_at)
+            ours = found.untyped_storage().data_ptr() in memory_of(known)
             return found.detach().clone() if ours else found.detach()
 
         yield output, against
@@ -193,6 +189,20 @@ def missing(x: Tensor, reference: Tensor) -> Tensor | None:
         return None
     places = torch.isnan(x.detach()) | torch.isnan(reference)
     return places if bool(places.any()) else None
+
+
+def _where_known(
+    inputs: Sequence[Tensor], references: Sequence[Tensor], tape: Tape
+) -> list[Tensor]:
+    """The references with the input's values where one of the two is missing."""
+    if not tape.seeks_missing:
+        return list(references)
+    found = []
+    for x, reference in zip(inputs, references):
+        places = missing(x, reference)
+        tape.keep("missing values (NaN)", 0 if places is None else places.sum())
+        found.append(where_known(reference, x.detach(), places))
+    return found
 
 
 def where_known(value: Tensor, other: Tensor | float, places: Tensor | None) -> Tensor:

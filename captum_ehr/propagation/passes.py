@@ -82,7 +82,6 @@ class InputPass(TorchFunctionMode):
             self.tape.asked += 1
             return self._cast(func, args, kwargs)
         args, kwargs = positional(func, args, kwargs)
-        attributed = attributed_tensors(args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
             self.tape.draws(kwargs.get("generator"))
         if kwargs:
@@ -90,8 +89,11 @@ class InputPass(TorchFunctionMode):
         if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             self.tape.asked += 1
         plain, rest, target = out_of_place(entry, func, args, kwargs)
+        attributed = attributed_tensors(args, rest)
         if target is not None:
             self._shelter(target)
+        if not attributed and "out" in kwargs:
+            return self._write(target, plain(*args, **rest))
         if not attributed:
             output = func(*args, **kwargs)
             if isinstance(output, np.ndarray):

@@ -154,14 +154,8 @@ def default_table() -> Table:
     for name, function in COMPOSITES:
         _add(table, name, Entry(Kind.EXPAND, function))
     table.update(_sometimes_multilinear())
-    del table[torch.embedding_bag]  # not F's, which models call: other arguments
+    table.update(_in_torchs_order())
     table.update(_recurrent())
-    for function, rule in (
-        (torch.batch_norm, normalization.batch_norm),
-        (torch.instance_norm, normalization.instance_norm),
-    ):
-        weights_first = unary.of_one(normalization.weights_first(rule))
-        table[function] = Entry(Kind.RULE, weights_first, output=False)
     table[F.multi_head_attention_forward] = Entry(Kind.EXPAND, multi_head_attention)
     table[F.scaled_dot_product_attention] = Entry(
         Kind.EXPAND, scaled_dot_product_attention
@@ -322,6 +316,20 @@ def _sometimes_multilinear() -> dict[Any, Entry]:
             plain = getattr(torch.Tensor, name)
             rule = multilinear_if(plain, option, values)
             table[function] = Entry(Kind.RULE, rule, inplace=plain)
+    return table
+
+
+def _in_torchs_order() -> dict[Any, Entry]:
+    """Functions that take other arguments than F's of the same name."""
+    table: dict[Any, Entry] = {
+        torch.embedding_bag: Entry(Kind.RULE)
+    }  # its modes are numbers
+    for function, rule in (
+        (torch.batch_norm, normalization.batch_norm),
+        (torch.instance_norm, normalization.instance_norm),
+    ):
+        reordered = unary.of_one(normalization.weights_first(rule))
+        table[function] = Entry(Kind.RULE, reordered, output=False)
     return table
 
 

@@ -25,13 +25,17 @@ class Tape:
         lasting: Whether several references are run against one input, or multipliers
             asked for several times (of several outputs, say). Otherwise each is let go
             as soon as the backward pass has used it.
+        seeks_missing: Whether missing values (NaN) are looked for.
     """
 
     call_type: type[Call] = Call
 
-    def __init__(self, table: Table, lasting: bool = False) -> None:
+    def __init__(
+        self, table: Table, lasting: bool = False, seeks_missing: bool = True
+    ) -> None:
         self.table = table
         self.lasting = lasting
+        self.seeks_missing = seeks_missing
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
         self.generators: States = ()

@@ -246,11 +246,7 @@ def patient_view(
         IndexError: If there is no such patient.
     """
     one = explanation[patient]
-    rows = build_rows(one)
-    frame = frame_of(rows)
-    if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
-        # One clock for all: where some times are gaps, the others may be too.
-        frame["time"] = math.nan
+    frame = _by_one_clock(one)
     bands = []
     for key, record in one.features.items():
         own = frame[frame["feature"] == key]
@@ -282,6 +278,18 @@ def patient_view(
         float(one.relative_delta[0]),
         float(one.total[0]),
     )
+
+
+def _by_one_clock(one: Explanation) -> pd.DataFrame:
+    """The rows of a patient; without times where those of any feature are no clock.
+
+    Where some are gaps since the visit before, the others may be too.
+    """
+    rows = build_rows(one)
+    frame = frame_of(rows)
+    if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
+        frame["time"] = math.nan
+    return frame
 
 
 def _row_items(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Rule, Shares, sum_to
-from .elementwise import over
+from .quotients import over
 from .softmax import NOTHING
 
 

@@ -180,8 +180,9 @@ def _factors(
 
 def _centred(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """What is left of x without its mean; the second time, what the first rounded."""
-    c = x - x.mean(dims, keepdim=True)
-    return c.sub_(c.mean(dims, keepdim=True))
+    part = 1 / math.prod(x.shape[d] for d in dims)
+    c = torch.sub(x, x.sum(dims, keepdim=True), alpha=part)
+    return c.sub_(c.sum(dims, keepdim=True), alpha=part)
 
 
 def _shared(

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, wide
-from .elementwise import absolute, guarded
+from .elementwise import absolute
 from .extrema import amax, amin
+from .quotients import guarded
 
 Dims = tuple[int, ...]
 

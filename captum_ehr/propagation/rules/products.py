@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
-from .elementwise import exp, guarded, log, over
+from .elementwise import exp, log
+from .quotients import guarded, over
 from .rows import laid_out, reached_positions
 
 
