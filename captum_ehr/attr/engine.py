@@ -1,8 +1,7 @@
-"""Captum's DeepLift run on the multipliers of the calculus."""
+"""Captum's DeepLift on the multipliers of the calculus."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, Literal, Self
 
 import torch
 from captum.attr import DeepLift
+from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor, nn
 
 from ..adapter import PyHealthAdapter, module_rules
@@ -29,7 +29,6 @@ from ..propagation import (
     with_rules,
 )
 from ..propagation.registry import Table
-from .captums import CAPTUM_ATTRIBUTE
 from .completeness import (
     AttributionWarning,
     Completeness,
@@ -43,7 +42,7 @@ from .options import check, check_rules, explained
 from .outputs import per_patient_output, scored
 from .result import Result, Run, averaged, joined
 from .segments import averaged_over, point
-from .shares import absolute_sums, summing, times_change
+from .shares import Parts, absolute_sums, summing, times_change
 from .slicing import sliced
 from .targets import Target, confusion, per_patient, select, select_again
 
@@ -51,9 +50,9 @@ from .targets import Target, confusion, per_patient, select, select_again
 class Engine(DeepLift):
     """What the explainers share: two passes in place of hooks, and the account.
 
-    Of Captum's ``DeepLift`` three methods are overridden: how the main model is
-    hooked, how modules are registered (both not at all), and how the forward
-    function is built; its ``attribute`` runs, on slices of patients.
+    Of Captum's ``DeepLift`` these are the arguments, what stands in place of its hooks
+    and gradients is the calculus, and custom attribution functions are called by
+    Captum's own helper.
 
     Args:
         model: See :class:`captum_ehr.DeepLiftEHR`, for all of these.
@@ -96,7 +95,6 @@ class Engine(DeepLift):
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.segments = segments
-        self._run: Run | None = None
 
     def _tabulate(self) -> None:
         """Look up the table of rules: the model's, and the user's on top."""
@@ -268,92 +266,60 @@ class Engine(DeepLift):
 
     def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
         """The mean over the references: of a batch, or of one patient in it."""
-        engine = copy.copy(self)  # its run is its own, also beside other threads
-        engine.model = _NO_HOOKS
-        engine._run, engine.gradient_func = run, engine._multipliers
         references = (own if run.row is None else own.but(run.row)).references
-        try:
-            parts = [engine._against(own, b, custom) for b in references]
-        finally:  # in a circle they would stay till the collector comes
-            del engine._run, engine.gradient_func
-        return averaged(parts, each)
+        return averaged([self._against(own, run, b, custom) for b in references], each)
 
     def _against(
-        self, own: Prepared, baselines: tuple[Tensor, ...], custom: Any
+        self, own: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
     ) -> Result:
-        """Captum's own attribute against one reference."""
-        run = self._run
-        assert run is not None
-        share = custom
-        if custom is None and self.multiplies_by_inputs:
-            share = summing(own.summed) if own.summed else times_change
+        """The attributions against one reference."""
+        found = self._multipliers(run, own.inputs, baselines)
         inputs, references = own.inputs, baselines
         if run.tape.seeks_missing:
-            run.places = [missing(x, b) for x, b in zip(own.inputs, baselines)]
-            inputs = _known(inputs, run.places)
-            references = _known(references, run.places)
-            share = share and partial(_among_known, share, inputs, references)
-        attributions = CAPTUM_ATTRIBUTE(
-            self, own.inputs, baselines, None, own.args or None, False, share
-        )
+            places = [missing(x, b) for x, b in zip(inputs, references)]
+            inputs, references = _known(inputs, places), _known(references, places)
+            found = _known(found, places)
         with torch.no_grad():
-            measured = attributions
+            parts = (found, inputs, references)
+            attributions = measured = self._shared(own, parts, custom)
             if custom is None and not self.multiplies_by_inputs:
-                sides = zip(run.multipliers, inputs, references)
-                measured = tuple(m * (x - b) for m, x, b in sides)
+                measured = times_change(*parts)
             index, row = run.index, run.row
             values = run.value.detach(), run.f_baseline
-            parts = [run.multipliers, inputs, references]
             if row is not None:
                 index, attributions = index[row : row + 1], _row(attributions, row)
                 values, measured = _row(values, row), _row(measured, row)
-                parts = [_row(side, row) for side in parts]
+                parts = _row(found, row), _row(inputs, row), _row(references, row)
             # of what was not summed yet, if it is asked for at all
             gross = partial(absolute_sums, *parts) if own.summed else None
-            found = balance(measured, *values, gross)
+            sums = balance(measured, *values, gross)
         detached = tuple(a.detach() for a in attributions)
-        return Result(_nan_without_answer(detached, *values), *values, index, found)
+        return Result(_nan_without_answer(detached, *values), *values, index, sums)
 
-    # What Captum's attribute calls ---------------------------------------------------
+    def _shared(
+        self, own: Prepared, parts: tuple[Parts, Parts, Parts], custom: Any
+    ) -> Parts:
+        """Attributions from multipliers, inputs and references."""
+        if custom is not None:
+            found: Parts = _call_custom_attribution_func(custom, *parts)
+            return found
+        if not self.multiplies_by_inputs:
+            return parts[0]
+        return summing(own.summed)(*parts) if own.summed else times_change(*parts)
 
-    def _construct_forward_func(
-        self, forward_func: Any, inputs: Any, target: Any = None, args: Any = None
-    ) -> Callable[[], Tensor]:
-        """The reference pass, and of the input pass the explained values."""
-        run = self._run
-        assert run is not None
-
-        def forward_fn() -> Tensor:
-            run.references = end = inputs[1]
-            if self.segments > 1:
-                end = point(inputs[0], inputs[1], 1 / self.segments)
-            reference = run.against(end)
-            run.f_baseline = select_again(reference, run.index)
-            return run.value
-
-        return forward_fn
-
-    def _multipliers(
-        self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Captum's gradient_func: the chain rule, into the inputs and nothing else."""
-        run = self._run
-        assert run is not None
+    def _multipliers(self, run: Run, inputs: Parts, baselines: Parts) -> Parts:
+        """The chain rule, from the explained value into the inputs alone."""
+        end: Sequence[Tensor] = baselines
+        if self.segments > 1:
+            end = point(inputs, baselines, 1 / self.segments)
         with torch.enable_grad():
-            value = forward_fn()
-            value = value if run.row is None else value[run.row]
+            run.f_baseline = select_again(run.against(end), run.index)
+            value = run.value if run.row is None else run.value[run.row]
             found = multipliers(value, inputs, run.again)
             if self.segments > 1:
-                line = inputs, run.references
+                line = inputs, baselines
                 found = averaged_over(self.segments, run, self.table, *line, found)
-            run.multipliers = _known(found, run.places) if run.places else found
-        return run.multipliers
-
-    def _hook_main_model(self) -> list[Any]:
-        return []
-
-    def _register_hooks(self, module: nn.Module, **_: Any) -> None:
-        return None
+        return found
 
 
 def _known(
@@ -374,21 +340,10 @@ def _nan_without_answer(
     return tuple(a.masked_fill(row, torch.nan) for a, row in zip(attributions, rows))
 
 
-def _among_known(
-    share: Any, inputs: Any, references: Any, multipliers: Any, *_: Any
-) -> tuple[Tensor, ...]:
-    """The attributions where nothing is missing; there, inputs are references."""
-    return share(multipliers, inputs, references)
-
-
 @cache
 def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
     """The rules that are the same for all explainers, in one table of a thousand."""
     return with_rules(dict(rules))
-
-
-#: What Captum's attribute walks through in place of the model, as it sets no hooks.
-_NO_HOOKS = nn.Module()
 
 
 def _row(parts: Sequence[Tensor], row: int) -> tuple[Any, ...]:

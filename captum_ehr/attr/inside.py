@@ -14,7 +14,7 @@ from .completeness import balance
 from .engine import Engine
 from .forms import Prepared, prepare
 from .probes import Owner
-from .result import Result
+from .result import Result, Run
 from .targets import select_again
 from .watching import Watch
 
@@ -43,11 +43,9 @@ class LayerEngine(Engine):
         return self.watch.watched(forward), labels
 
     def _against(
-        self, own: Prepared, baselines: tuple[Tensor, ...], custom: Any
+        self, own: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
     ) -> Result:
         """The layers' attributions against one reference."""
-        run = self._run
-        assert run is not None
         run.f_baseline = select_again(run.against(baselines), run.index)
         here, there = self.watch.passes[0], self.watch.passes[-1]
         _comparable(here.parts, there.parts)
@@ -68,12 +66,14 @@ class LayerEngine(Engine):
             given = shares if self.multiplies_by_inputs or custom is not None else ms
             inner = _sums(shares, owners, size)
             outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
-            return self._result(self._rows(given, owners), inner, outer)
+            rows = self._rows(run, given, owners)
+            return _compared(run, rows, inner, outer)
 
-    def _rows(self, parts: Sequence[Tensor], owners: Sequence[Owner]) -> list[Tensor]:
+    def _rows(
+        self, run: Run, parts: Sequence[Tensor], owners: Sequence[Owner]
+    ) -> list[Tensor]:
         """The layers' tensors with the patients first, or only the one that counts."""
-        assert self._run is not None
-        row, rows = self._run.row, []
+        row, rows = run.row, []
         for part, owner in zip(parts, owners):
             if isinstance(owner, int):
                 part = part.movedim(owner, 0)
@@ -89,31 +89,30 @@ class LayerEngine(Engine):
         self.watch.same_shapes(rows)
         return rows
 
-    def _result(
-        self, rows: Sequence[Tensor], inner: Tensor | None, outer: Tensor | None
-    ) -> Result:
-        """How the sums ``(batch, 2)``, Σ and Σ|.|, compare with f(x) - f(x0)."""
-        run = self._run
-        assert run is not None
-        here = slice(None) if run.row is None else slice(run.row, run.row + 1)
-        f_input, f_baseline = run.value.detach()[here], run.f_baseline[here]
-        change = (f_input - f_baseline).double()
-        past = torch.full_like(change, torch.nan)
-        gross = change.abs()
-        total = change
-        if inner is not None:
-            own, gross = inner[here, 0], inner[here, 1]
-            past = change - own
-            if outer is not None:
-                past = outer[here, 0]
-                gross = gross + outer[here, 1]
-                if run.row is not None:  # what the others' rows do to this one
-                    every = inner.sum(0) + outer.sum(0)
-                    past, gross = every[:1] - own, every[1:]
-            total = own + past
-        found = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
-        last = past.to(f_input.dtype)
-        return Result((*rows, last), f_input, f_baseline, run.index[here], found)
+
+def _compared(
+    run: Run, rows: Sequence[Tensor], inner: Tensor | None, outer: Tensor | None
+) -> Result:
+    """How the sums ``(batch, 2)``, Σ and Σ|.|, compare with f(x) - f(x0)."""
+    here = slice(None) if run.row is None else slice(run.row, run.row + 1)
+    f_input, f_baseline = run.value.detach()[here], run.f_baseline[here]
+    change = (f_input - f_baseline).double()
+    past = torch.full_like(change, torch.nan)
+    gross = change.abs()
+    total = change
+    if inner is not None:
+        own, gross = inner[here, 0], inner[here, 1]
+        past = change - own
+        if outer is not None:
+            past = outer[here, 0]
+            gross = gross + outer[here, 1]
+            if run.row is not None:  # what the others' rows do to this one
+                every = inner.sum(0) + outer.sum(0)
+                past, gross = every[:1] - own, every[1:]
+        total = own + past
+    found = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
+    last = past.to(f_input.dtype)
+    return Result((*rows, last), f_input, f_baseline, run.index[here], found)
 
 
 def _sums(

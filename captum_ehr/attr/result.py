@@ -29,7 +29,6 @@ class Run:
         row: The only patient whose value counts, or None for all.
         again: Whether another reference may follow.
         tape: What the input pass is recorded on.
-        places: Where values are missing, of each input.
     """
 
     output: Tensor
@@ -41,10 +40,7 @@ class Run:
     again: bool
     tape: Tape
     f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
-    multipliers: tuple[Tensor, ...] = ()
-    references: Sequence[Tensor] = ()
     reports: list[Diagnostics] = field(default_factory=list)
-    places: Sequence[Tensor | None] = ()
 
 
 @dataclass(frozen=True, eq=False)
