@@ -287,6 +287,12 @@ class PyHealthAdapter(nn.Module):
         if not self._is_view:
             grad = torch.is_grad_enabled()
             return self.private().forward(*map(_tracked, args) if grad else args)
+        with torch._C.DisableTorchFunction():  # no part of the model
+            entries, more = self._entries(args)
+        return self._score(self._run(entries, more))
+
+    def _entries(self, args: Sequence[Any]) -> tuple[list[Entry], dict[str, Any]]:
+        """The parts of each feature's entry, and the batch's other entries."""
         count = len(self.features)
         inputs = [x[0] if isinstance(x, (tuple, list)) else x for x in args[:count]]
         given = args[count:] if len(args) > count else self.assumed_args(args)
@@ -299,7 +305,7 @@ class PyHealthAdapter(nn.Module):
             )
         more = dict(zip(self.extra_keys, rest))
         more |= zero_labels(self.model, len(inputs[0]), inputs[0].device)
-        return self._score(self._run(entries, more))
+        return entries, more
 
     def _run(self, entries: Sequence[Entry], more: Mapping[str, Any]) -> Any:
         """What the view returns, the embeddings put in where it looks tokens up."""

@@ -97,11 +97,12 @@ def _check_unused(
 
 def _called(model: Callable[..., Any], lookups: Sequence[Lookup]) -> Any:
     """Run a model whose tables are simply called with the batch's ids."""
-    for one in lookups:
-        one.start_again()
-        same = [other for other in lookups if other.table is one.table]
-        if not _replace(one.table, partial(_given, same)):
-            raise Moved
+    with torch._C.DisableTorchFunction():
+        for one in lookups:
+            one.start_again()
+            same = [other for other in lookups if other.table is one.table]
+            if not _replace(one.table, partial(_given, same)):
+                raise Moved
     output = model(lambda one: one.ids)
     if not all(one.served for one in lookups):
         raise Moved

@@ -58,11 +58,13 @@ class Lookup:
 
     def owns(self, ids: Tensor) -> bool:
         """Whether ids are the batch's own, all of them and in order."""
-        if ids is not self.ids:
-            same = ids.data_ptr() == self.ids.data_ptr() and ids.is_contiguous()
-            if not same or ids.numel() != self.ids.numel() or ids.dtype.itemsize < 4:
-                return False
-        return _version(self.ids) == self.version and self.ids.is_contiguous()
+        with torch._C.DisableTorchFunction():  # no part of the model
+            if ids is not self.ids:
+                same = ids.data_ptr() == self.ids.data_ptr() and ids.is_contiguous()
+                same = same and ids.numel() == self.ids.numel()
+                if not same or ids.dtype.itemsize < 4:
+                    return False
+            return _version(self.ids) == self.version and self.ids.is_contiguous()
 
     def serves(self, weight: Tensor) -> bool:
         """Whether a table of embeddings is this feature's."""

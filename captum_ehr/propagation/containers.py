@@ -65,4 +65,6 @@ def rewrapped(like: Any, parts: Any) -> Any:
 
 def detached(value: Any) -> Any:
     """The same without autograd's history."""
+    if isinstance(value, Tensor):
+        return value.detach()
     return mapped(Tensor.detach, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class ReferencePass(TorchFunctionMode):
         own, ours = call.function(*args, **kwargs), call.output
         if isinstance(own, Tensor) and isinstance(ours, Tensor):
             ours = ours.to(own.dtype)
-        found = answer(call, own, ours, self._absent(call, args, kwargs))
+        found = answer(call, own, ours, partial(self._absent, call, args, kwargs))
         self.tape.keep(label(call.function), found.kept)
         if call.entry.kind is Kind.FLAG:
             call.resolve(args, kwargs, found.value, self.tape.lasting)

@@ -14,6 +14,7 @@ tensor, which nobody has to wait for before the passes are done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,14 +48,16 @@ class Kept(NamedTuple):
     tensor: Tensor
 
 
-def answer(call: Any, own: Any, ours: Any, absent: Tensor | None) -> Answer:
+def answer(
+    call: Any, own: Any, ours: Any, find_absent: Callable[[], Tensor | None]
+) -> Answer:
     """What a structural call answers at the reference.
 
     Args:
         call: The recorded call.
         own: What it gives at the reference.
         ours: What it gave at the input.
-        absent: For questions about rows, which of them are 0 on one of the sides.
+        find_absent: For questions about rows, gives which of them are 0 on one side.
     """
     flag = isinstance(own, Tensor) and not own.is_floating_point()
     if not flag or call.entry.rule is None:
@@ -63,7 +66,7 @@ def answer(call: Any, own: Any, ours: Any, absent: Tensor | None) -> Answer:
         return Answer(ours, 0, 1)
     if on_cpu(own) and torch.equal(own, ours):
         return Answer(ours)
-    differs = own != ours
+    differs, absent = own != ours, find_absent()
     if absent is None:
         return Answer(own, _known(differs.sum()))
     kept = differs & absent
