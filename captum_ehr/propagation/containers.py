@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -66,3 +67,8 @@ def rewrapped(like: Any, parts: Any) -> Any:
 def detached(value: Any) -> Any:
     """The same without autograd's history."""
     return mapped(Tensor.detach, value)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two outputs of one function have the same values."""
+    return all(map(torch.equal, tensors_in(one), tensors_in(other)))
