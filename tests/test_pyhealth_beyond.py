@@ -14,7 +14,7 @@ import torch
 import zoo
 from pyhealth.interpret.methods import DeepLift as TheirDeepLift
 from pyhealth_cases import batches, changes, total
-from test_promises import assert_same, state
+from snapshots import model_state
 from torch import nn
 
 from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
@@ -117,10 +117,10 @@ def test_a_model_in_training_is_left_in_training(stagenet: Any) -> None:
     model(**batch)["loss"].backward()
     model.train()
     try:
-        before, random = state(model), torch.get_rng_state()
+        before, random = model_state(model), torch.get_rng_state()
         interpreter = DeepLift(model)
         found = [interpreter(**batch) for _ in range(2)]
-        assert_same(before, state(model))
+        assert model_state(model) == before
         assert model.training and torch.equal(random, torch.get_rng_state())
     finally:
         model.zero_grad()

@@ -118,6 +118,15 @@ def test_integration_leaves_torch_s_generator_alone() -> None:
     assert len(set(seen)) == len(seen)
 
 
+def test_a_function_without_a_rule_that_draws_is_known_beside_others() -> None:
+    x, x0 = sides((3, 4), 1)
+    with another_thread(random.random):
+        run = attributions(
+            lambda x: torch.nn.functional.gumbel_softmax(x, dim=1)[:, 0], (x,), (x0,)
+        )
+    assert run.delta.abs().max() < 1e-6
+
+
 def test_methods_that_sample_draw_alike_and_leave_the_generators_alone() -> None:
     before = torch.get_rng_state(), str(np.random.get_state())
 

@@ -245,7 +245,7 @@ class Engine(DeepLift):
         tape = Tape(self.table, lasting=again, seeks_missing=False)
         record = partial(recorded, forward, args=own.args)
 
-        def attempt() -> Result:
+        def attempt() -> Result | None:
             found, reports = [], []
             with recorded(forward, own.inputs, own.args, tape) as (output, against):
                 value, index = select(output, target, labels)
@@ -258,11 +258,13 @@ class Engine(DeepLift):
             if not tape.seeks_missing and not result.finite and own.has_missing:
                 tape.seeks_missing = True
                 tape.begin_again(frozenset())
-                return attempt()
+                return None
             checked = custom is None and self.completeness != "off"
             return replace(result, diagnostics=account(report, output, result, checked))
 
-        return settled(tape, attempt)
+        result = settled(tape, attempt) or settled(tape, attempt)
+        assert result is not None
+        return result
 
     def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
         """The mean over the references: of a batch, or of one patient in it."""

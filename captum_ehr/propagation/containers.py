@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -68,3 +69,8 @@ def detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
     return mapped(Tensor.detach, value)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two outputs of one function have the same values."""
+    return all(map(torch.equal, tensors_in(one), tensors_in(other)))

@@ -32,8 +32,8 @@ from .calls import (
     out_of_place,
     written,
 )
-from .containers import detached, mapped, tensors_in
-from .generators import moved, replaying, states
+from .containers import detached, mapped, same, tensors_in
+from .generators import alone, moved, replaying, states
 from .operations import label
 from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
 from .rules.linear import large, linear
@@ -189,7 +189,9 @@ class InputPass(TorchFunctionMode):
         if not any(t.requires_grad for t in tensors_in(trial)):
             self._structure(plain, args, kwargs, trial, inplace)
             return self._write(target, trial)
-        random = moved(before)
+        random = moved(before) and (
+            alone() or not same(trial, plain(*args, **kwargs))  # else it was another's
+        )
         if random:
             plain = replaying(plain, before)
             self.tape.generators = self.tape.generators or before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -38,8 +39,15 @@ class Runs:
     def __init__(self, forward: Forward, args: Sequence[Any], tape: Tape) -> None:
         self.forward = forward
         self.args, self.state = private_args(args)
-        self.tape = tape
+        self._tape = ref(tape)  # which may hold these runs
         self._start, self._drawn, self._alone = global_states(), False, alone()
+
+    @property
+    def tape(self) -> Tape:
+        """What the input pass is recorded on; whoever runs passes has it."""
+        tape = self._tape()
+        assert tape is not None
+        return tape
 
     def first(self, inputs: Sequence[Tensor], pass_type: type[InputPass]) -> Tensor:
         """The input pass.

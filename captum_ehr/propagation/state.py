@@ -12,7 +12,6 @@ import operator
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, islice
 from types import BuiltinMethodType, CellType, MethodType
 from typing import Any
 from weakref import ref
@@ -67,23 +66,19 @@ class State:
             A function that puts everything back, and says what it cannot.
         """
         dicts = [*self.dicts, *(root.__dict__ for root in roots)]
-        sizes, keys, values = list(map(len, dicts)), _keys(dicts), _values(dicts)
+        found = list(map(dict.copy, dicts))
         quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
         places = [(one, put, take(one)) for one, take, put in self.places]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
-            _fill(dicts, sizes, keys, [_other(value, copies) for value in values])
+            _fill(dicts, [_exchanged(content, copies) for content in found])
             for place, put, content in places:
                 put(place, _exchanged(content, copies))
 
         def end() -> str:
-            if not (
-                sizes == list(map(len, dicts))
-                and keys == _keys(dicts)
-                and _same(values, _values(dicts))
-            ):
-                _fill(dicts, sizes, keys, values)
+            if not _same(found, dicts):
+                _fill(dicts, found)
             if any(self.quiet):
                 for one in self.quiet:
                     one.clear()
@@ -195,29 +190,18 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
 # Many dicts at once, of which a pass changes hardly any -------------------------------
 
 
-def _keys(dicts: list[dict[Any, Any]]) -> list[Any]:
-    return list(chain.from_iterable(dicts))
-
-
-def _values(dicts: list[dict[Any, Any]]) -> list[Any]:
-    return list(chain.from_iterable(map(dict.values, dicts)))
-
-
-def _same(before: list[Any], after: list[Any]) -> bool:
-    """Whether nothing has changed: equal is what is identical, to begin with."""
+def _same(found: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
+    """Whether nothing has changed; what is identical is equal, and not looked into."""
     try:
-        return before == after
+        return found == dicts
     except Exception:  # what has changed cannot be compared, as tensors cannot
         return False
 
 
-def _fill(
-    dicts: list[dict[Any, Any]], sizes: list[int], keys: list[Any], values: list[Any]
-) -> None:
-    items = zip(keys, values)
-    for one, size in zip(dicts, sizes):
+def _fill(dicts: list[dict[Any, Any]], contents: list[dict[Any, Any]]) -> None:
+    for one, content in zip(dicts, contents):
         one.clear()
-        one.update(islice(items, size))
+        one.update(content)
 
 
 # Places: how to take what stands in them, and how to put it back ----------------------
