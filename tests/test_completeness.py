@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_ehr import AttributionWarning, CompletenessError, DeepLiftEHR
+from captum_ehr import (
+    AttributionWarning,
+    CompletenessError,
+    DeepLiftEHR,
+    Explanation,
+)
 from captum_ehr.attr.completeness import balance, polish
+from captum_ehr.datasets import tiny_model
+from captum_ehr.propagation import Diagnostics
 from captum_ehr.propagation.rules.elementwise import relu, secant_rule
 
 
@@ -136,3 +143,14 @@ def test_the_last_digits_of_large_outputs_are_no_error() -> None:
     digit = 1e3 * EPS
     assert not balance((change[:, None] + digit,), f_input, f_baseline).off
     assert balance((change[:, None] + 9 * digit,), f_input, f_baseline).off
+
+
+def test_how_much_cancels_stands_in_the_diagnostics() -> None:
+    model, batch = tiny_model()
+    exp = DeepLiftEHR(model).explain(batch)
+    parts = [a.flatten(1).abs().double().sum(1) for a in exp.attributions.values()]
+    ratio = torch.stack(parts).sum(0) / (exp.f_input - exp.f_baseline).abs().double()
+    assert exp.diagnostics.cancellation == pytest.approx(float(ratio.max()), rel=1e-4)
+    both = Explanation.concat([exp[:2], exp[2:]])
+    assert both.diagnostics.cancellation == exp.diagnostics.cancellation
+    assert Diagnostics.from_dict(exp.diagnostics.to_dict()) == exp.diagnostics

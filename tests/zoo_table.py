@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 import zoo
-from test_promises import SINGLE_PRECISION, relative
+from test_promises import SINGLE_PRECISION
+from torch import Tensor
 from tqdm import tqdm
 
 from captum_ehr import DeepLiftEHR, Explanation
@@ -33,6 +34,12 @@ def explained(config: zoo.Config, *, trained: bool, double: bool) -> Explanation
         return DeepLiftEHR(model, completeness="check").explain(batch)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def relative(delta: Tensor, change: Tensor) -> float:
+    """Median over patients of |delta| / max(|change|, 1e-3·scale)."""
+    change = change.abs()
+    return float((delta.abs() / change.clamp(min=1e-3 * change.max())).median())
 
 
 def error(explanation: Explanation) -> str:

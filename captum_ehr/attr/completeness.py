@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -106,6 +106,22 @@ def _row_sum(a: Tensor) -> Tensor:
     """Per patient in float64, of tokens as they are reported: summed as they come."""
     tokens = a.sum(-1) if a.dim() > 2 else a
     return tokens.reshape(len(a), -1).double().sum(1)
+
+
+def cancellation(attributions: Sequence[Tensor], change: Tensor) -> float:
+    """Σ|attributions| over the change of each patient, the largest of all.
+
+    Example:
+        >>> cancellation([torch.tensor([[3.0, -1.0]])], torch.tensor([2.0]))
+        2.0
+    """
+    sizes = [_row_sum(a.abs()) for a in attributions]
+    ratios = torch.stack(sizes).sum(0) / change.abs().double()
+    return (
+        float(ratios.nan_to_num(nan=1.0, posinf=torch.inf).max())
+        if len(change)
+        else 0.0
+    )
 
 
 def polish(found: Balance, change: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from ..explanation import Explanation
 from ..explanation.grouping import Grouping
 from ..propagation import AuditTape, two_passes
 from .auditing import audited
+from .completeness import cancellation
 from .engine import Engine
 from .fingerprint import fingerprint
 from .forms import Prepared, in_form
@@ -219,7 +220,11 @@ class DeepLiftEHR(Engine):
         adapter, encoded = self.model, prepared.encoded
         sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
         answered = torch.isfinite(result.f_input - result.f_baseline)
-        report = result.diagnostics
+        change = (result.f_input - result.f_baseline)[answered]
+        report = replace(
+            result.diagnostics,
+            cancellation=cancellation([a[answered] for a in sums], change),
+        )
         if len(prepared.references) == 1:
             notes = outside(adapter, encoded, prepared.references[0])
             report = replace(report, notes=(*report.notes, *notes))

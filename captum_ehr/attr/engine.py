@@ -19,15 +19,14 @@ from ..explanation.joining import merged_diagnostics
 from ..propagation import (
     Rule,
     Tape,
-    missing,
     module_types,
     multipliers,
     recorded,
-    settled,
     viewed,
-    where_known,
     with_rules,
 )
+from ..propagation.explain import settled
+from ..propagation.missing import missing, where_known
 from ..propagation.registry import Table
 from .completeness import (
     AttributionWarning,

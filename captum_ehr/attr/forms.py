@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, FeatureRecord, Pairs, PyHealthAdapter
-from ..propagation import missing
+from ..propagation.missing import missing
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,11 +24,10 @@ from torch import Tensor
 from ..propagation import (
     Diagnostics,
     Tape,
-    missing,
     multipliers,
-    settled,
-    where_known,
 )
+from ..propagation.explain import settled
+from ..propagation.missing import missing, where_known
 from ..propagation.registry import Table
 from .result import Run
 from .targets import select_again

@@ -91,7 +91,10 @@ def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
     messages = dict.fromkeys(m for report in reports for m in report.messages)
     structure = dict.fromkeys(kept for report in reports for kept in report.structure)
     notes = dict.fromkeys(note for report in reports for note in report.notes)
-    return Diagnostics(operations, tuple(messages), tuple(notes), tuple(structure))
+    largest = max((report.cancellation for report in reports), default=0.0)
+    return Diagnostics(
+        operations, tuple(messages), tuple(notes), tuple(structure), largest
+    )
 
 
 def _check_alike(first: Explanation, other: Explanation, place: int) -> None:

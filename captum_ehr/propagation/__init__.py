@@ -11,13 +11,10 @@ from .explain import (
     TwoSided,
     attributions,
     foreign_functions,
-    missing,
     multipliers,
     recorded,
-    settled,
     two_passes,
     viewed,
-    where_known,
 )
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
 from .registry import default_table, module_types, with_rules
@@ -48,7 +45,6 @@ __all__ = [
     "elementwise",
     "foreign_functions",
     "middle",
-    "missing",
     "module_types",
     "multipliers",
     "path_integral",
@@ -56,11 +52,9 @@ __all__ = [
     "product",
     "recorded",
     "secant_rule",
-    "settled",
     "sparsemax",
     "sum_to",
     "two_passes",
     "viewed",
-    "where_known",
     "with_rules",
 ]

@@ -67,6 +67,8 @@ class Diagnostics:
         notes: What to know when reading the numbers, although nothing is inexact.
         structure: What was kept for the reference as it is at the input, also where
             that changes nothing.
+        cancellation: Σ|attributions| / |f(x) - f(x0)|, the largest of all patients':
+            1 where nothing cancels; 0 if it was not worked out.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -78,6 +80,7 @@ class Diagnostics:
     messages: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     structure: tuple[Structure, ...] = field(default=())
+    cancellation: float = 0.0
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -101,4 +104,5 @@ class Diagnostics:
             tuple(data["messages"]),
             tuple(data.get("notes", ())),
             tuple(Structure(**kept) for kept in data.get("structure", ())),
+            float(data.get("cancellation", 0.0)),
         )

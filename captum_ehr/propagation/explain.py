@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
+from .missing import missing, references_where_known, where_known
 from .modules import call_module
 from .pairs import Rule
 from .passes import InputPass
@@ -119,7 +120,7 @@ def recorded(
 
         def against(references: Sequence[Tensor]) -> Tensor:
             reference_pass = ReferencePass(tape)
-            known = _where_known(inputs, references, tape)
+            known = references_where_known(inputs, references, tape)
             try:
                 found = runs.next(known, reference_pass)
                 reference_pass.finish()
@@ -177,37 +178,6 @@ def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | s
         return "all there is: the model's own at the reference is not finite"
     gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
     return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
-
-
-def missing(x: Tensor, reference: Tensor) -> Tensor | None:
-    """Where a value is missing (NaN) on one of the sides; None if nowhere.
-
-    There the reference takes the input's value: that it is missing belongs to the
-    patient, and its place has no part in the change.
-    """
-    if x.is_meta or bool(torch.isfinite(x.detach().sum() + reference.sum())):
-        return None
-    places = torch.isnan(x.detach()) | torch.isnan(reference)
-    return places if bool(places.any()) else None
-
-
-def _where_known(
-    inputs: Sequence[Tensor], references: Sequence[Tensor], tape: Tape
-) -> list[Tensor]:
-    """The references with the input's values where one of the two is missing."""
-    if not tape.seeks_missing:
-        return list(references)
-    found = []
-    for x, reference in zip(inputs, references):
-        places = missing(x, reference)
-        tape.keep("missing values (NaN)", 0 if places is None else places.sum())
-        found.append(where_known(reference, x.detach(), places))
-    return found
-
-
-def where_known(value: Tensor, other: Tensor | float, places: Tensor | None) -> Tensor:
-    """The value, and another one where it is missing."""
-    return value if places is None else torch.where(places, other, value)
 
 
 def attributions(
