@@ -92,17 +92,46 @@ def test_what_other_threads_draw_is_not_set_back(draw: Callable[[], float]) -> N
     assert len(set(seen)) == len(seen)
 
 
-def test_draws_that_cannot_be_repeated_are_said() -> None:
+def test_a_model_that_draws_beside_idle_threads_is_given_the_same_numbers() -> None:
     x, x0 = sides((3, 4), 1)
     with another_thread(lambda: None):
+        before = random.getstate(), str(np.random.get_state())
         run = attributions(_drawing, (x,), (x0,))
-        said = run.diagnostics.messages
-        assert any("does not give the same twice" in message for message in said)
+        assert (random.getstate(), str(np.random.get_state())) == before
+        torch.testing.assert_close(run.f_input, _drawing(x))
+        random.setstate(before[0])
+        assert run.diagnostics.messages == ()
+        assert run.delta.abs().max() < 1e-12
 
-        def in_vain(x: Tensor) -> Tensor:
-            random.random()
-            return _plain(x)
 
+def test_draws_that_another_thread_has_disturbed_are_said() -> None:
+    x, x0 = sides((3, 4), 1)
+    drawing = threading.Event()
+
+    def disturbed(x: Tensor) -> Tensor:
+        y = _drawing(x)
+        if drawing.is_set():
+            drawing.clear()
+            random.random()  # as if by another
+        return y
+
+    with another_thread(lambda: drawing.set()):
+        said = [
+            message
+            for _ in range(20)
+            for message in attributions(disturbed, (x,), (x0,)).diagnostics.messages
+        ]
+    assert any("another thread meanwhile" in message for message in said)
+
+
+def test_who_draws_in_vain_is_not_set_back() -> None:
+    x, x0 = sides((3, 4), 1)
+
+    def in_vain(x: Tensor) -> Tensor:
+        random.random()
+        return _plain(x)
+
+    with another_thread(lambda: None):
         assert attributions(in_vain, (x,), (x0,)).diagnostics.messages == ()
 
 

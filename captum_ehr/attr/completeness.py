@@ -64,6 +64,7 @@ def balance(
     f_input: Tensor,
     f_baseline: Tensor,
     gross: Callable[[], Tensor] | None = None,
+    size: Tensor | None = None,
 ) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 
@@ -78,6 +79,8 @@ def balance(
         f_baseline: ``(batch,)``, f(x0).
         gross: Gives the attributions' absolute sum per row, where they are sums; asked
             only if a row would be out of tolerance without.
+        size: ``(batch,)``, what both outputs were rounded at together, where that is
+            not their own size.
 
     Example:
         >>> attributions = (torch.tensor([[1.0, 2.0]]),)
@@ -90,16 +93,20 @@ def balance(
     delta = total - change.double()
     wide = torch.promote_types(change.dtype, torch.float32)
     rough = ROUNDINGS * torch.finfo(wide).eps
-    last = torch.finfo(change.dtype).eps * (f_input.abs() + f_baseline.abs()).double()
+    size = f_input.abs() + f_baseline.abs() if size is None else size
+    last = torch.finfo(change.dtype).eps * size.double()
     bound = rough * change.abs().double() + DIGITS * last
-    size = torch.zeros_like(total)
+    absolute = torch.zeros_like(total)
     if bool((delta.abs() <= bound).logical_not_().any()):
-        absolute = [_row_sum(a.abs()) for a in attributions] if gross is None else []
-        size = gross() if gross is not None else torch.stack(absolute).sum(0)
-        bound = torch.maximum(bound, rough * size + DIGITS * last)
+        absolute = _absolute(attributions) if gross is None else gross()
+        bound = torch.maximum(bound, rough * absolute + DIGITS * last)
     within = torch.minimum(bound, torch.maximum(LARGE * change.abs(), 2 * last))
     off = ~(delta.abs() <= within) & torch.isfinite(change)
-    return Balance(delta.to(change.dtype), bound.to(change.dtype), off, size)
+    return Balance(delta.to(change.dtype), bound.to(change.dtype), off, absolute)
+
+
+def _absolute(attributions: Sequence[Tensor]) -> Tensor:
+    return torch.stack([_row_sum(a.abs()) for a in attributions]).sum(0)
 
 
 def _row_sum(a: Tensor) -> Tensor:
@@ -115,8 +122,7 @@ def cancellation(attributions: Sequence[Tensor], change: Tensor) -> float:
         >>> cancellation([torch.tensor([[3.0, -1.0]])], torch.tensor([2.0]))
         2.0
     """
-    sizes = [_row_sum(a.abs()) for a in attributions]
-    ratios = torch.stack(sizes).sum(0) / change.abs().double()
+    ratios = _absolute(attributions) / change.abs().double()
     return (
         float(ratios.nan_to_num(nan=1.0, posinf=torch.inf).max())
         if len(change)

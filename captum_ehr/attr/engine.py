@@ -26,7 +26,7 @@ from ..propagation import (
     with_rules,
 )
 from ..propagation.explain import settled
-from ..propagation.missing import missing, where_known
+from ..propagation.missing import missing, nan_without_answer, where_known
 from ..propagation.registry import Table
 from .completeness import (
     AttributionWarning,
@@ -38,7 +38,7 @@ from .completeness import (
 from .diagnosis import APART, MIXED, account, noted
 from .forms import Prepared, prepare
 from .options import check, check_rules, explained
-from .outputs import per_patient_output, scored
+from .outputs import per_patient_output, rounded_at, scored
 from .result import Result, Run, averaged, joined
 from .segments import averaged_over, point
 from .shares import Parts, absolute_sums, summing, times_change
@@ -293,9 +293,10 @@ class Engine(DeepLift):
                 parts = _row(found, row), _row(inputs, row), _row(references, row)
             # of what was not summed yet, if it is asked for at all
             gross = partial(absolute_sums, *parts) if own.summed else None
-            sums = balance(measured, *values, gross)
+            size = rounded_at(self.model, self.output, *values)
+            sums = balance(measured, *values, gross, size)
         detached = tuple(a.detach() for a in attributions)
-        return Result(_nan_without_answer(detached, *values), *values, index, sums)
+        return Result(nan_without_answer(detached, *values), *values, index, sums)
 
     def _shared(
         self, own: Prepared, parts: tuple[Parts, Parts, Parts], custom: Any
@@ -328,17 +329,6 @@ def _known(
 ) -> tuple[Tensor, ...]:
     """Values with 0 where they are missing."""
     return tuple(where_known(x.detach(), 0.0, p) for x, p in zip(values, places))
-
-
-def _nan_without_answer(
-    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
-) -> tuple[Tensor, ...]:
-    """NaN for all of a patient for whom the model has no finite answer."""
-    broken = ~torch.isfinite(f_input - f_baseline)
-    if not bool(broken.any()):
-        return attributions
-    rows = (broken.view(-1, *[1] * (a.dim() - 1)) for a in attributions)
-    return tuple(a.masked_fill(row, torch.nan) for a, row in zip(attributions, rows))
 
 
 @cache

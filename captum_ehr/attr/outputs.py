@@ -37,6 +37,19 @@ def scored(
     return logit if output == "logit" else probability
 
 
+def rounded_at(
+    model: nn.Module, output: str, *values: Tensor
+) -> Tensor | None:
+    """``(batch,)``: of logits that are worked out of probabilities, how coarse they are.
+
+    The last digit of a probability p is one of 1/(1 - p) in its logit; None where the
+    values are what the model has rounded.
+    """
+    if output != "logit" or getattr(model, "scale", "logit") == "logit":
+        return None
+    return torch.stack([1 + value.exp() for value in values]).sum(0)
+
+
 def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., Tensor]:
     """A forward whose output is one tensor with the patients first, or an error.
 

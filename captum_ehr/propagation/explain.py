@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
-from .missing import missing, references_where_known, where_known
+from .missing import (
+    missing,
+    nan_without_answer,
+    references_where_known,
+    where_known,
+)
 from .modules import call_module
 from .pairs import Rule
 from .passes import InputPass
@@ -224,6 +229,7 @@ def attributions(
             where_known(g * (x - b), 0.0, missing(x, b)) for g, x, b in sides
         )
         f_input, f_reference = chosen[0].detach(), chosen[1]
+        shares = nan_without_answer(shares, f_input, f_reference)
         total = torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
         delta = total - (f_input - f_reference)
         report = run.tape.diagnostics()

@@ -43,3 +43,14 @@ def references_where_known(
         tape.keep("missing values (NaN)", 0 if places is None else places.sum())
         found.append(where_known(reference, x.detach(), places))
     return found
+
+
+def nan_without_answer(
+    attributions: tuple[Tensor, ...], f_input: Tensor, f_baseline: Tensor
+) -> tuple[Tensor, ...]:
+    """NaN for all of a patient for whom the model has no finite answer."""
+    broken = ~torch.isfinite(f_input - f_baseline)
+    if not bool(broken.any()):
+        return attributions
+    rows = (broken.view(-1, *[1] * (a.dim() - 1)) for a in attributions)
+    return tuple(a.masked_fill(row, torch.nan) for a, row in zip(attributions, rows))

@@ -40,7 +40,8 @@ class Runs:
         self.forward = forward
         self.args, self.state = private_args(args)
         self._tape = ref(tape)  # which may hold these runs
-        self._start, self._drawn, self._alone = global_states(), False, alone()
+        self._start, self._alone = global_states(), alone()
+        self._end: Any = None  # where they stand after a pass that has drawn
 
     @property
     def tape(self) -> Tape:
@@ -53,39 +54,34 @@ class Runs:
         """The input pass.
 
         Where Python's or NumPy's generators have moved and other threads are running,
-        nobody can tell who has drawn, and the draws of others must not be repeated.
-        So the pass is run again, and what the model gives must be the same.
+        nobody can tell who has drawn. A model that has not gives the same once more;
+        one that has begins where it did, as all its passes will.
         """
         output = self._through(inputs, self.tape, pass_type)
-        self._drawn = globals_moved(self._start)
-        self._alone = self._alone and alone()
-        if not self._drawn or self._alone:
+        if not globals_moved(self._start):
             return output
-        self.rewind()
-        self.tape.clear()
-        again = self._through(inputs, self.tape, pass_type)
-        if not torch.allclose(again, output, equal_nan=True):
-            self.tape.messages.append(_UNREPEATABLE)
-        return again
+        if not (self._alone and alone()):
+            self._alone = False
+            self._clear()
+            again = self._through(inputs, self.tape, pass_type)
+            if torch.allclose(again, output, equal_nan=True):
+                return again
+            self._clear()
+            put_back_globals(self._start)
+            output = self._through(inputs, self.tape, pass_type)
+        self._end = global_states()
+        put_back_globals(self._start)
+        return output
 
     def next(self, references: Sequence[Tensor], mode: ReferencePass) -> Tensor:
         """A reference pass."""
-        self.rewind()
-        try:
+        with self._from_the_start():
             return self._run(references, mode)
-        finally:
-            self.rewind()
 
     def aside(self, tensors: Sequence[Tensor]) -> Tensor:
         """What the model itself gives, recorded nowhere."""
         with self._replayed(), torch.no_grad():
             return self._through(tensors, Tape(self.tape.table), InputPass).detach()
-
-    def rewind(self) -> None:
-        """The generators stand where they did, if a pass has drawn from them."""
-        self.tape.rewind()
-        if self._drawn and self._alone:
-            put_back_globals(self._start)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -93,26 +89,49 @@ class Runs:
         try:
             yield
         except BaseException:
-            self._drawn = self._drawn or globals_moved(self._start)
+            if self._alone and globals_moved(self._start):
+                put_back_globals(self._start)
             raise
         finally:
-            self.rewind()
+            self.tape.rewind()
+
+    def _clear(self) -> None:
+        self.tape.rewind()
+        self.tape.clear()
+
+    @contextmanager
+    def _from_the_start(self) -> Iterator[None]:
+        """The random numbers of the first pass, once more.
+
+        Python's and NumPy's generators go back to where others have left them; they
+        stay where they are, and it is said, if others have drawn meanwhile.
+        """
+        self.tape.rewind()
+        others = global_states() if self._end else None
+        if others is not None:
+            put_back_globals(self._start)
+        try:
+            yield
+        finally:
+            self.tape.rewind()
+            if others is not None:
+                if self._alone or not globals_moved(self._end):
+                    put_back_globals(others)
+                else:
+                    self.tape.messages.append(_DISTURBED)
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:
-        """The random numbers of the passes, later on."""
+        """The same later on, when torch's generators may stand elsewhere."""
         ours = states() if self.tape.generators else ()
         users = [(one, one.get_state()) for one in self.tape.drawn_from]
-        others = global_states() if self._drawn else None
-        self.rewind()
         try:
-            yield
+            with self._from_the_start():
+                yield
         finally:
             put_back(ours)
             for generator, state in users:
                 generator.set_state(state)
-            if others is not None and self._alone:
-                put_back_globals(others)
 
     def _through(
         self, tensors: Sequence[Tensor], tape: Tape, pass_type: type[InputPass]
@@ -130,8 +149,9 @@ class Runs:
                 return output
             if tape.overwritten in lent:
                 lent = frozenset()
-            self._drawn = globals_moved(self._start)
-            self.rewind()
+            self.tape.rewind()
+            if self._alone and globals_moved(self._start):
+                put_back_globals(self._start)
             tape.clear()
 
     def _run(
@@ -160,10 +180,9 @@ def memory_of(tensors: Sequence[Tensor]) -> frozenset[int]:
     return frozenset(x.untyped_storage().data_ptr() for x in tensors)
 
 
-_UNREPEATABLE = (
-    "random numbers: the model does not give the same twice, though torch's generator "
-    "stands where it did. Python's random and NumPy's generator are not set back while "
-    "other threads may draw from them, so input and reference saw other numbers; give "
-    "the model a generator of its own (random.Random, numpy.random.Generator), which "
-    "every pass has a copy of"
+_DISTURBED = (
+    "random numbers: the model draws from Python's random or NumPy's generator, and so "
+    "did another thread meanwhile: input and reference saw other numbers. Give the "
+    "model a generator of its own (random.Random, numpy.random.Generator), of which "
+    "every pass has a copy"
 )
