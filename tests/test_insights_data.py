@@ -319,6 +319,16 @@ class TestNoAnswer:
         assert None not in {s for _, s in parts[0]["codes"]}
         shown.save(tmp_path / "x.html", targets=[0])
 
+    def test_an_answer_that_is_no_json_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from captum_ehr.insights import server
+
+        made = {"id": 4, "result": math.nan}
+        monkeypatch.setattr(server, "answer", lambda *_: made)
+        said = json.loads(server._answered(None, "{}"))  # type: ignore[arg-type]
+        assert said["id"] == 4 and "NaN" in said["error"]
+
     def test_patients_of_different_targets_are_told(
         self, visualizer: AttributionVisualizer
     ) -> None:
