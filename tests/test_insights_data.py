@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 import pytest
 import torch
+from explanations import explain, values
 from insights_cases import (
     CODES,
     NAMES,
@@ -27,12 +31,23 @@ from captum_ehr.insights import (
 )
 from captum_ehr.insights.answers import answer
 from captum_ehr.insights.page import ExportLimitError, embedded
+from captum_ehr.insights.views import account
+from captum_ehr.propagation import Diagnostics
 
 
 @pytest.fixture(scope="module")
 def visualizer() -> AttributionVisualizer:
     model = stagenet()
     return AttributionVisualizer(model, model.dataset, names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def shown() -> AttributionVisualizer:
+    """The second of five patients has no answer."""
+    model = Bag(2)
+    classes, features, batches = bag_arguments(model)
+    batches[0].inputs[1][1, 0] = math.nan
+    return AttributionVisualizer(model, classes, features, batches)
 
 
 def explained(model: Any, **options: Any) -> Any:
@@ -170,7 +185,8 @@ class TestMethods:
                 continue
             view = visualizer.view(0, name)
             status = view["complete"]["status"]
-            assert status in ("exact", "off") or not visualizer.methods[name].adds_up
+            known = ("exact", "noted", "off")
+            assert status in known or not visualizer.methods[name].adds_up
         assert torch.equal(torch.get_rng_state(), before)
         assert all(p.grad is None for p in stagenet().parameters())
 
@@ -220,6 +236,142 @@ class TestAccount:
         shown = AttributionVisualizer(model, *bag_arguments(model)).view(0)
         assert shown["complete"]["status"] == "approximate"
         assert "i0" in shown["complete"]["text"]
+
+    def test_what_is_to_be_known_makes_the_badge_another(self) -> None:
+        model = Bag()
+        shown = AttributionVisualizer(model, *bag_arguments(model))
+        one = shown.explanation(0, shown.setting())
+        assert account(one, True)["status"] == "exact"
+        for report in (Diagnostics(notes=("mind it",)), Diagnostics((), ("mind it",))):
+            said = account(replace(one, diagnostics=report), True)
+            assert (said["status"], said["messages"]) == ("noted", ["mind it"])
+
+    def test_cancellation_is_the_patients_own(self) -> None:
+        """Not that of those who were explained together with it."""
+        record = values([[1.0, 2.0], [1.0, 2.0]])
+        two = explain(
+            {"labs": record},
+            {"labs": torch.tensor([[20.0, -19.0], [2.0, -1.0]])},
+            f_input=torch.ones(2),
+            diagnostics=Diagnostics(cancellation=39.0),
+        )
+        first, second = (account(two[row], True) for row in (0, 1))
+        assert first["status"] == "noted" and "39 times" in first["messages"][0]
+        assert (second["status"], second["messages"]) == ("exact", [])
+        assert account(two[0], False)["messages"] == []
+
+    def test_a_reference_outside_of_the_dataset_is_told(self) -> None:
+        model = stagenet()
+        shown = AttributionVisualizer(
+            model, model.dataset, baselines={"far": {"labs": 900.0}}
+        )
+        for method in ("DeepLiftEHR", "IntegratedGradients"):
+            said = shown.view(0, method)["complete"]
+            assert any("outside of what the dataset" in m for m in said["messages"])
+            assert said["status"] != "exact"
+
+
+class TestNoAnswer:
+    """A model that answers NaN: nothing of it becomes 0, and JSON has null."""
+
+    @pytest.mark.parametrize("method", ["DeepLiftEHR", "IntegratedGradients"])
+    def test_a_view_says_so(self, shown: AttributionVisualizer, method: str) -> None:
+        view = shown.view(1, method)
+        json.dumps(view, allow_nan=False)
+        assert view["complete"]["status"] == "unanswered"
+        assert "no answer" in view["complete"]["text"]
+        assert view["f_input"] is None and view["total"] is None
+        assert view["prediction"]["text"] == "no answer"
+        assert view["prediction"]["correct"] is None
+        assert {one["total"] for one in view["features"]} == {None}
+        assert {a for _, a in pairs_or_none(view)} == {None}
+        assert shown.view(0, method)["complete"]["status"] == "exact"
+
+    @pytest.mark.parametrize("method", ["DeepLiftEHR", "IntegratedGradients"])
+    def test_no_padding_is_shown(self, method: str) -> None:
+        model = Bag()
+        classes, features, batches = bag_arguments(model)
+        batches[0].inputs[0][:, 2] = 0
+        batches[0].inputs[1][1, 0] = math.nan
+        shown = AttributionVisualizer(model, classes, features, batches)
+        codes = [code for code, a in pairs_or_none(shown.view(1, method)) if a is None]
+        assert len(codes) == 4 and "<pad>" not in codes
+
+    def test_a_cohort_counts_it_and_has_no_mean(
+        self, shown: AttributionVisualizer
+    ) -> None:
+        whole = shown.cohort(target=0)
+        json.dumps(whole, allow_nan=False)
+        assert "1 of 5 patient(s)" in whole["note"]
+        held = {code for code, _ in pairs_or_none(shown.view(1))}
+        for one in whole["codes"]:
+            assert (one["mean"] is None) == (one["code"] in held)
+        lost = [one["mean_abs"] is None for one in whole["codes"]]
+        assert lost == sorted(lost) and any(lost)
+        assert shown.cohort(target=0, patients=[0, 2, 3])["note"] == ""
+
+    def test_parts_and_files_have_null(
+        self, shown: AttributionVisualizer, tmp_path: Any
+    ) -> None:
+        question = {"id": 1, "kind": "parts", "rows": [0, 1], "target": 0}
+        parts = answer(shown, question)["result"]
+        assert {s for _, s in parts[1]["codes"]} == {None}
+        assert None not in {s for _, s in parts[0]["codes"]}
+        shown.save(tmp_path / "x.html", targets=[0])
+
+    def test_an_answer_that_is_no_json_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from captum_ehr.insights import server
+
+        made = {"id": 4, "result": math.nan}
+        monkeypatch.setattr(server, "answer", lambda *_: made)
+        said = json.loads(server._answered(None, "{}"))  # type: ignore[arg-type]
+        assert said["id"] == 4 and "NaN" in said["error"]
+
+    def test_patients_of_different_targets_are_told(
+        self, visualizer: AttributionVisualizer
+    ) -> None:
+        predicted = {visualizer.view(row)["target"] for row in range(12)}
+        assert len(predicted) > 1
+        note = visualizer.cohort()["note"]
+        assert f"explained for {len(predicted)} different targets" in note
+        assert visualizer.cohort(target=1)["note"] == ""
+
+    @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+    def test_the_pages_sums_are_the_same(self, shown: AttributionVisualizer) -> None:
+        """The script's own table of the cohort, run without a browser."""
+        parts = answer(shown, {"kind": "parts", "rows": [*range(5)], "target": 0})
+        files = resources.files("captum_ehr.insights") / "page_files"
+        script = "\n".join(
+            [
+                f"const overview = {json.dumps(shown.overview())};",
+                f"const known = {json.dumps(parts['result'])};",
+                "const partOf = (row) => known[row];",
+                *((files / name).read_text() for name in ("dom.js", "cohort.js")),
+                "console.log(JSON.stringify(aggregate([0, 1, 2, 3, 4], {})));",
+            ]
+        )
+        done = subprocess.run(
+            ["node", "-"], input=script, capture_output=True, text=True, check=True
+        )
+        found = json.loads(done.stdout)
+        assert len(found["remarks"]) == 1 and "1 of 5" in found["remarks"][0]
+        means = {one["code"]: one["mean"] for one in found["codes"]}
+        for one in shown.cohort(target=0)["codes"]:
+            if one["mean"] is None:
+                assert means[one["code"]] is None
+            else:
+                assert means[one["code"]] == pytest.approx(one["mean"])
+
+
+def pairs_or_none(view: dict[str, Any]) -> list[tuple[str, float | None]]:
+    """As :func:`pairs`, in the page's order."""
+    chips = [
+        *(group for visit in view["visits"] for group in visit["groups"]),
+        *view["columns"],
+    ]
+    return [(i["code"], i["attribution"]) for one in chips for i in one["items"]]
 
 
 class TestCohort:

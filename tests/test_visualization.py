@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from matplotlib.patches import FancyBboxPatch
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.explanation import Explanation
 from captum_ehr.propagation.diagnostics import Diagnostics
-from captum_ehr.visualization import timeline, write_report
+from captum_ehr.visualization import cohort_bar, timeline, write_report
 from captum_ehr.visualization.canvas import spread
 from captum_ehr.visualization.colors import STOPS, ColorScale, text_color
 from captum_ehr.visualization.layout import patient_view, visit_rows
+from captum_ehr.visualization.notebook import to_html
 from captum_ehr.visualization.page import fold
 
 SCRIPT = "<script>document.title='run'</script>"
@@ -357,3 +359,54 @@ class TestReport:
                 page.set_viewport_size({"width": width, "height": 900})
                 assert page.evaluate(overflow) <= 0
             opened.close()
+
+
+class TestNoAnswer:
+    """A patient for whom the model answers NaN, and what cancels or is unlike."""
+
+    def made(self) -> Explanation:
+        whole = build()
+        outputs = whole.f_input.clone()
+        outputs[0] = math.nan
+        parts = {key: one.clone() for key, one in whole.attributions.items()}
+        for one in parts.values():
+            one[0] = math.nan
+        delta = whole.delta.clone()
+        delta[0] = math.nan
+        return replace(whole, f_input=outputs, attributions=parts, delta=delta)
+
+    def test_sums_with_it_are_no_numbers(self) -> None:
+        view = patient_view(self.made(), 0)
+        assert view.bands and all(math.isnan(band.total) for band in view.bands)
+        assert all(math.isnan(row.total) for row in visit_rows(view))
+        assert all(item.strength == 0 for item in view.items)
+
+    def test_the_page_and_the_notebook_say_so(self, tmp_path: Path) -> None:
+        path = write_report(self.made(), tmp_path / "x.html", title="x")
+        page = path.read_text()
+        assert "no answer" in page and not re.search(r"\bnan\b *%|: *nan", page)
+        assert "<b>no answer</b>" in to_html(self.made())
+
+    def test_cancellation_and_notes_are_told(self, tmp_path: Path) -> None:
+        for report, words in (
+            (Diagnostics(cancellation=40.0), "is up to 40 times"),
+            (Diagnostics(notes=("mind the reference",)), "mind the reference"),
+        ):
+            one = replace(build(), diagnostics=report)
+            page = write_report(one, tmp_path / "x.html", title="x").read_text()
+            assert words in page and words in to_html(one)
+            assert "nothing to report" not in page and 'class="card warn"' in page
+        one = replace(build(), diagnostics=Diagnostics(cancellation=9.0))
+        page = write_report(one, tmp_path / "x.html", title="x").read_text()
+        assert "nothing to report" in page and 'class="card warn"' not in page
+
+    def test_unlike_targets_come_first_in_a_cohorts_title(self) -> None:
+        whole = replace(
+            build(),
+            target=tuple(range(len(build()))),
+            diagnostics=Diagnostics(notes=("mind the reference",)),
+        )
+        with pytest.warns(UserWarning, match="different targets"):
+            figure, _ = cohort_bar(whole)
+        words = "\n".join(texts(figure))
+        assert "! patients are explained for" in words and "(+1 more)" in words

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from .explanation import Explanation
+
+CANCELS = 10.0
+"""How many times what they explain attributions may be before that is told."""
 
 
 def summary(explanation: Explanation) -> list[str]:
@@ -42,13 +47,18 @@ def completeness(explanation: Explanation) -> list[str]:
 
 def mixed_targets(explanation: Explanation) -> str:
     """What to know where patients are explained for different outputs; else empty."""
-    labels = {target: i for i, target in enumerate(explanation.target)}
-    if len(labels) < 2:
+    places = {target: i for i, target in enumerate(explanation.target)}
+    return unlike([explanation.target_label(i) for i in places.values()])
+
+
+def unlike(targets: Collection[str]) -> str:
+    """The same of the names of the different targets."""
+    if len(targets) < 2:
         return ""
-    some = sorted({explanation.target_label(i) for i in labels.values()})
+    some = sorted(set(targets))
     words = ", ".join(map(repr, some[:5])) + (", …" if len(some) > 5 else "")
     return (
-        f"patients are explained for {len(labels)} different targets ({words}): sums "
+        f"patients are explained for {len(targets)} different targets ({words}): sums "
         "and means over them add unlike outputs. Explain one, target=..., or select "
         "the patients of one."
     )
@@ -56,19 +66,44 @@ def mixed_targets(explanation: Explanation) -> str:
 
 def unanswered(explanation: Explanation) -> str:
     """What to know where some attributions are no numbers; else empty."""
-    count = int((~explanation.total.isfinite()).sum())
+    return without_answer(int((~explanation.total.isfinite()).sum()), len(explanation))
+
+
+def without_answer(count: int, patients: int) -> str:
+    """The same of how many patients, and of how many."""
     if not count:
         return ""
     return (
-        f"{count} of {len(explanation)} patient(s) have attributions that are no "
+        f"{count} of {patients} patient(s) have attributions that are no "
         "numbers (NaN), as where the model has no answer; sums with them are NaN."
+    )
+
+
+def answer(value: float, form: str = "%.3f") -> str:
+    """A number that the model may not have given.
+
+    Example:
+        >>> answer(0.5), answer(float("nan"))
+        ('0.500', 'no answer')
+    """
+    return "no answer" if value != value else form % value
+
+
+def cancels(times: float) -> str:
+    """What to know where Σ|attributions| is many times f(x) - f(x0); else empty."""
+    if not times > CANCELS:
+        return ""
+    return (
+        f"attributions cancel: Σ|attributions| is up to {times:.3g} times |f(x) - "
+        "f(x0)|; what one code adds, others take away"
     )
 
 
 def remarks(explanation: Explanation) -> list[str]:
     """All that is to be said of it: what is not exact, and what to know."""
-    report, mixed = explanation.diagnostics, mixed_targets(explanation)
-    return [*report.messages, *report.notes, *([mixed] if mixed else [])]
+    report = explanation.diagnostics
+    more = (cancels(report.cancellation), mixed_targets(explanation))
+    return [*report.messages, *report.notes, *filter(None, more)]
 
 
 def caution(message: str) -> None:

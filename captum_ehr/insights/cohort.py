@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..adapter import PyHealthAdapter
 from ..explanation import Explanation
+from ..explanation.words import unlike, without_answer
 from .heads import Head
 from .store import Explanations
 from .views import account, plain
@@ -82,16 +84,18 @@ def _predictions(
     """Per patient what a model says, and whether it is right."""
     head, made = explanations.heads[model], []
     for scores, true in zip(explanations.scores(model), actual):
-        classes = head.predicted(scores)
+        # NaN is of no class, and the largest of no scores.
+        is_known = bool(torch.isfinite(scores).all())
+        classes = head.predicted(scores) if is_known else ()
         probabilities = head.probabilities(scores)
         shown = scores if probabilities is None else probabilities
         made.append(
             {
-                "text": head.words(classes),
+                "text": head.words(classes) if is_known else "no answer",
                 "score": plain(float(shown.max())),
                 "is_probability": probabilities is not None,
                 "classes": classes,
-                "correct": None if true is None else classes == true,
+                "correct": classes == true if is_known and true is not None else None,
             }
         )
     return made
@@ -132,6 +136,7 @@ def contributions(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
         "f_baseline": plain(float(explanation.f_baseline[0])),
         "delta": plain(float(explanation.delta[0])),
         "status": account(explanation, adds_up)["status"],
+        "target": explanation.target_label(0),
         "codes": [[feature, code, plain(s)] for (feature, code), s in sums.items()],
     }
 
@@ -149,7 +154,8 @@ def top_codes(
         By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
         have it), ``prevalence`` and, over all of the patients, counting 0 for who do
         not have it, ``mean`` of its sum in each and ``mean_abs`` of that sum's
-        absolute value, as in :meth:`captum_ehr.Explanation.top`.
+        absolute value, as in :meth:`captum_ehr.Explanation.top`. Both are None where
+        a sum is no number; such codes come last.
     """
     names = {(one["feature"], one["code"]): one["name"] for one in codes}
     sums: dict[tuple[str, str], list[float]] = {}
@@ -157,17 +163,33 @@ def top_codes(
     for part in parts:
         count += 1
         for feature, code, one in part["codes"]:
-            sums.setdefault((feature, code), []).append(one or 0.0)
-    rows = [
+            value = math.nan if one is None else one
+            sums.setdefault((feature, code), []).append(value)
+    sizes = {key: sum(map(abs, values)) / count for key, values in sums.items()}
+    order = sorted(sums, key=lambda key: (math.isnan(sizes[key]), -sizes[key]))
+    return [
         {
             "feature": feature,
             "code": code,
             "name": names.get((feature, code), ""),
-            "patients": len(values),
-            "prevalence": len(values) / count,
-            "mean": sum(values) / count,
-            "mean_abs": sum(map(abs, values)) / count,
+            "patients": len(sums[feature, code]),
+            "prevalence": len(sums[feature, code]) / count,
+            "mean": plain(sum(sums[feature, code]) / count),
+            "mean_abs": plain(sizes[feature, code]),
         }
-        for (feature, code), values in sums.items()
+        for feature, code in order
     ]
-    return sorted(rows, key=lambda row: -row["mean_abs"])
+
+
+def note_of(parts: Collection[dict[str, Any]]) -> str:
+    """What the sums over some patients are not good for; else empty.
+
+    Args:
+        parts: Per patient its :func:`contributions`.
+    """
+    lost = sum(any(one is None for *_, one in part["codes"]) for part in parts)
+    words = [
+        unlike({part["target"] for part in parts}),
+        without_answer(lost, len(parts)),
+    ]
+    return " ".join(word[0].upper() + word[1:] for word in words if word)

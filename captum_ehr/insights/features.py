@@ -271,9 +271,9 @@ def _codes(record: FeatureRecord, real: Tensor) -> list[str]:
 
 
 def _percent(attribution: Tensor) -> Tensor:
-    """In per cent of the strongest; 0 where all are 0."""
+    """In per cent of the strongest; 0 where all are 0, NaN where one is NaN."""
     strongest = attribution.abs().max() if attribution.numel() else 0
-    return torch.nan_to_num(attribution / strongest * 100)
+    return attribution / (strongest or 1) * 100
 
 
 def _listed(transforms: Transforms) -> list[Callable[[Tensor], Tensor]]:

@@ -16,6 +16,7 @@ from ..adapter import EncodedBatch, FeatureMask, PyHealthAdapter
 from ..adapter.features import Feature
 from ..adapter.masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
+from ..attr.remarks import outside
 from ..explanation import Explanation
 from ..propagation import Diagnostics
 from .draws import DrawnAlike
@@ -326,12 +327,18 @@ def _explanation(
 ) -> Explanation:
     """Attributions shaped like the inputs, with the patients they belong to."""
     encoded = case.encoded
+    answered = torch.isfinite(ends[0] - ends[1])
+    if isinstance(case.model, PyHealthAdapter):
+        notes = (*diagnostics.notes, *outside(case.model, encoded, case.reference))
+        diagnostics = replace(diagnostics, notes=notes)
     sums, features = {}, {}
     for (key, record), part in zip(encoded.features.items(), parts):
         one = part.sum(-1) if part.dim() > record.mask.dim() else part
         sums[key] = one
-        # What a given baseline changes has an attribution, also where nothing stands.
-        features[key] = replace(record, mask=record.mask | (one != 0))
+        # What a given baseline changes has an attribution, also where nothing stands;
+        # where the model has no answer everything is NaN, and padding stays padding.
+        extra = (one != 0) & answered.view(-1, *[1] * (one.dim() - 1))
+        features[key] = replace(record, mask=record.mask | extra)
     return Explanation(
         attributions=sums,
         features=features,

@@ -145,8 +145,11 @@ def saved(
 
 
 def placed(part: dict[str, Any], codes: dict[tuple[str, str], int]) -> dict[str, Any]:
-    """A patient's contributions with places in a list in place of the codes."""
-    sums = [[codes[f, c], s or 0.0] for f, c, s in part["codes"] if (f, c) in codes]
+    """A patient's contributions with places in a list in place of the codes.
+
+    A sum stays None where it is no number: it is not 0.
+    """
+    sums = [[codes[f, c], s] for f, c, s in part["codes"] if (f, c) in codes]
     return {**part, "codes": sums}
 
 

@@ -309,7 +309,12 @@ def _answered(visualizer: AttributionVisualizer, question: str) -> str:
         asked = json.loads(question)
     except json.JSONDecodeError:
         asked = None
-    return json.dumps(answer(visualizer, asked), separators=(",", ":"))
+    said = answer(visualizer, asked)
+    try:
+        return json.dumps(said, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # no browser reads NaN; what waits for the answer has to end
+        words = "The answer has numbers that are none (NaN)."
+        return json.dumps({"id": said["id"], "error": words})
 
 
 async def _in_thread(function: Any) -> Any:

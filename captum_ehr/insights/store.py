@@ -16,6 +16,7 @@ from ..propagation import Diagnostics
 from .heads import Head
 from .methods import Case, Method
 from .sources import Source
+from .views import plain
 
 
 class Setting(NamedTuple):
@@ -131,10 +132,11 @@ class Explanations:
 
     def probability(
         self, row: int, setting: Setting
-    ) -> tuple[float | None, float] | None:
+    ) -> tuple[float | None, float | None] | None:
         """Of the explained class at the baseline and at the input, where it has one.
 
-        At the baseline it is None where that is drawn from the dataset.
+        One is None where the model has no answer, that at the baseline also where that
+        is drawn from the dataset.
         """
         head, source, model = self.heads[setting.model], self.source, setting.model
         at_input = head.probabilities(self.scores(model)[row])
@@ -142,13 +144,13 @@ class Explanations:
             return None
         place = int(at_input.argmax()) if setting.target is None else setting.target
         if self.methods[setting.method].draws:
-            return None, float(at_input[place])
+            return None, plain(float(at_input[place]))
         encoded = source.encode([row], model)
         reference = source.reference(encoded, setting.baseline, model)
         scores = source.score(replace(encoded, inputs=reference), model)
         at_baseline = head.probabilities(scores.cpu()[0])
         assert at_baseline is not None
-        return float(at_baseline[place]), float(at_input[place])
+        return plain(float(at_baseline[place])), plain(float(at_input[place]))
 
     def blank(self, rows: Sequence[int]) -> Explanation:
         """Patients without attributions: what stands where, and what it is called.

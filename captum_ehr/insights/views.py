@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..attr.completeness import cancellation
 from ..explanation import Explanation
+from ..explanation.words import cancels
 from ..visualization.layout import (
     Band,
     Item,
@@ -35,36 +37,56 @@ def account(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
         adds_up: Whether the method promises it.
 
     Returns:
-        ``status``: ``"exact"``, ``"approximate"`` (adds up, with operations that no
-        exact rule served), ``"off"``, or ``"none"`` where nothing is promised;
-        ``text``, ``operations`` and ``messages``.
+        ``status``: ``"exact"``, ``"noted"`` (exact, with messages), ``"approximate"``
+        (adds up, with operations that no exact rule served), ``"off"``,
+        ``"unanswered"`` where the output is no number, or ``"none"`` where nothing is
+        promised; ``text``, ``operations`` and ``messages``.
     """
-    diagnostics = explanation.diagnostics
-    relative = float(explanation.relative_delta[0])
-    change = abs(float(explanation.f_input[0] - explanation.f_baseline[0]))
-    names = list(dict.fromkeys(diagnostics.fallbacks))
-    said = [m for m in diagnostics.messages if "not add up" in m]
-    # Of a change that is itself rounding, any residual is a large part.
-    small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
-    if not adds_up:
-        status, text = "none", "this method does not promise a sum"
-    elif not (relative <= TOLERANCE or small):
-        status = "off"
-        # Beyond all bounds where f(x) = f(x0).
-        size = f"{relative:.0%}" if relative < 100 else "more than all"
-        text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
-        if names:
-            text += f"; not exact: {', '.join(names)}"
-    elif names:
-        status, text = "approximate", f"adds up; approximated: {', '.join(names)}"
-    else:
-        status, text = "exact", "adds up"
+    status, text = _verdict(explanation, adds_up)
+    report = explanation.diagnostics
+    messages = sorted(report.messages, key=lambda one: "not add up" not in one)
     return {
         "status": status,
         "text": text,
-        "operations": names,
-        "messages": [*said, *(m for m in diagnostics.messages if m not in said)],
+        "operations": list(dict.fromkeys(report.fallbacks)),
+        "messages": [*messages, *report.notes, *_cancels(explanation, adds_up)],
     }
+
+
+def _cancels(explanation: Explanation, adds_up: bool) -> list[str]:
+    """Of this patient, not of those that were explained together with it."""
+    change = explanation.f_input - explanation.f_baseline
+    parts = list(explanation.attributions.values())
+    said = cancels(cancellation(parts, change)) if adds_up else ""
+    return [said] if said else []
+
+
+def _verdict(explanation: Explanation, adds_up: bool) -> tuple[str, str]:
+    """The status, and what it means."""
+    diagnostics = explanation.diagnostics
+    relative = float(explanation.relative_delta[0])
+    ends = float(explanation.f_input[0]), float(explanation.f_baseline[0])
+    change = abs(ends[0] - ends[1])
+    names = list(dict.fromkeys(diagnostics.fallbacks))
+    # Of a change that is itself rounding, any residual is a large part.
+    small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
+    if not math.isfinite(change):
+        where = "the baseline" if math.isfinite(ends[0]) else "this patient"
+        return "unanswered", f"no answer: the model's output for {where} is no number"
+    if not adds_up:
+        return "none", "this method does not promise a sum"
+    if math.isnan(relative):
+        return "off", "does not add up: there are attributions that are no numbers"
+    if not (relative <= TOLERANCE or small):
+        # Beyond all bounds where f(x) = f(x0).
+        size = f"{relative:.0%}" if relative < 100 else "more than all"
+        text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
+        return "off", text + (f"; not exact: {', '.join(names)}" if names else "")
+    if names:
+        return "approximate", f"adds up; approximated: {', '.join(names)}"
+    if diagnostics.messages or diagnostics.notes or _cancels(explanation, adds_up):
+        return "noted", "adds up; there are remarks"
+    return "exact", "adds up"
 
 
 def view_of(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
@@ -75,7 +97,9 @@ def view_of(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
         adds_up: Whether the method promises that attributions add up.
     """
     view = patient_view(explanation, 0)
-    features = [{"feature": band.feature, "total": _total(band)} for band in view.bands]
+    features = [
+        {"feature": band.feature, "total": plain(band.total)} for band in view.bands
+    ]
     return {
         "output": view.output,
         "f_input": plain(view.f_input),
@@ -94,10 +118,6 @@ def view_of(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
             if band.kind == "columns"
         ],
     }
-
-
-def _total(band: Band) -> float:
-    return math.fsum(step.total for step in band.steps)
 
 
 def _visits(view: PatientView) -> list[dict[str, Any]]:
@@ -128,7 +148,7 @@ def _visit(key: tuple[int, float], steps: Sequence[Step]) -> dict[str, Any]:
         "label": words[kind],
         "time": place if kind == 2 else None,
         "visit": int(place) if kind == 1 else None,
-        "total": math.fsum(step.total for step in steps),
+        "total": plain(math.fsum(step.total for step in steps)),
         "strength": math.fsum(step.strength for step in steps),
         "groups": [
             {"feature": feature, "items": _items(items)}
@@ -172,7 +192,7 @@ def _series(band: Band) -> dict[str, Any]:
             {
                 "code": code,
                 "name": kept[code][0].name if kept[code][0].is_named else "",
-                "total": total_of(kept[code]),
+                "total": plain(total_of(kept[code])),
                 "points": lines[code],
             }
             for code in ranked

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..explanation import Explanation
-from .cohort import contributions, overview_of, top_codes
+from .cohort import contributions, note_of, overview_of, top_codes
 from .features import BaseFeature
 from .forms import long_form, short_form
 from .methods import DRAWN, methods_of
@@ -275,8 +275,9 @@ class AttributionVisualizer:
         """By place, what each patient adds to the cohort.
 
         Returns:
-            ``f_input``, ``f_baseline``, ``delta``, ``status`` and ``codes``, the sum
-            of the attributions of each code.
+            ``f_input``, ``f_baseline``, ``delta``, ``status``, ``target`` (by name)
+            and ``codes``, the sum of the attributions of each code, None where that is
+            no number.
         """
         rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
@@ -308,13 +309,15 @@ class AttributionVisualizer:
         Returns:
             ``count`` of patients, and by falling mean absolute attribution the
             ``codes``: ``feature``, ``code``, ``name``, ``patients``, ``prevalence``,
-            ``mean`` and ``mean_abs``, as in :meth:`captum_ehr.Explanation.top`.
+            ``mean`` and ``mean_abs``, as in :meth:`captum_ehr.Explanation.top`; and in
+            ``note`` what these are not good for, or nothing.
         """
         setting = self.setting(method, target, baseline, model)
         rows = range(len(self)) if patients is None else patients
         parts = self.contributions(rows, setting)
         codes = top_codes(parts.values(), self.overview()["codes"])
-        return {"count": len(parts), "codes": codes}
+        note = note_of(parts.values())
+        return {"count": len(parts), "codes": codes, "note": note}
 
     def visualize(
         self,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from captum_ehr.explanation.words import remarks
+from captum_ehr.explanation.words import answer, mixed_targets, remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import shorten
 
@@ -160,8 +160,12 @@ def cohort_title(ax: Axes, explanation: Explanation, what: str) -> None:
 
 
 def _messages(explanation: Explanation) -> list[str]:
-    """The first of what is to be said, if there is something, and how many more."""
-    messages = remarks(explanation)
+    """The first of what is to be said, if there is something, and how many more.
+
+    That a cohort is of unlike targets comes before what concerns each patient.
+    """
+    mixed = mixed_targets(explanation)
+    messages = sorted(remarks(explanation), key=lambda one: one != mixed)
     more = f" (+{len(messages) - 1} more)" if len(messages) > 1 else ""
     return ["! " + shorten(one, 100) + more for one in messages[:1]]
 
@@ -181,8 +185,8 @@ def target_words(explanation: Explanation) -> str:
 def output_words(one: Explanation, name: str) -> str:
     """``f_input`` or ``f_baseline`` of one patient; a logit with its probability."""
     output = float(getattr(one, name)[0])
-    if not has_probability(one):
-        return f"{output:.3f}"
+    if not (math.isfinite(output) and has_probability(one)):
+        return answer(output)
     return f"{output:.3f} ({percent(sigmoid(output))})"
 
 

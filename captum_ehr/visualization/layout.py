@@ -70,8 +70,8 @@ class Item:
 
     @property
     def strength(self) -> float:
-        """The absolute attribution, 0 where it is not a number."""
-        return 0.0 if math.isnan(self.attribution) else abs(self.attribution)
+        """The absolute attribution, 0 where it is not a finite number."""
+        return abs(self.attribution) if math.isfinite(self.attribution) else 0.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Step:
 
     @property
     def total(self) -> float:
-        """The sum of its attributions; what is not a number counts not."""
+        """The sum of its attributions, as :func:`total_of` has it."""
         return total_of(self.items)
 
     @property
@@ -125,6 +125,11 @@ class Band:
         """True where there are steps: of a series, by time or by visit."""
         has_visits = any(step.visit is not None for step in self.steps)
         return self.kind == "series" or self.is_timed or has_visits
+
+    @property
+    def total(self) -> float:
+        """The sum of its attributions, as :func:`total_of` has it."""
+        return math.fsum(step.total for step in self.steps)
 
     @property
     def numbers(self) -> list[float]:
@@ -183,10 +188,9 @@ class VisitRow:
 
 
 def total_of(items: Iterable[Item]) -> float:
-    """The sum of attributions; what is not a number counts not."""
-    return math.fsum(
-        item.attribution for item in items if not math.isnan(item.attribution)
-    )
+    """The sum of attributions; NaN where one is not a finite number."""
+    parts = [item.attribution for item in items]
+    return math.fsum(parts) if all(map(math.isfinite, parts)) else math.nan
 
 
 def strongest(items: Iterable[Item]) -> list[Item]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from captum_ehr.explanation.words import remarks
+from captum_ehr.explanation.words import answer, remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import (
     Item,
@@ -75,7 +75,7 @@ def _patient(view: PatientView) -> str:
             lines.append(_line(band.feature, strongest(items), view.scale))
     head = (
         f"<b>{escape(view.patient_id)}</b> · {escape(view.target)} · f(x0) "
-        f"{view.f_baseline:.3f} → f(x) <b>{view.f_input:.3f}</b> "
+        f"{answer(view.f_baseline)} → f(x) <b>{answer(view.f_input)}</b> "
     )
     return (
         f'<div style="margin-top:8px;border-top:1px solid #d9dee3;padding-top:6px">'

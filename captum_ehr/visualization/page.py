@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from captum_ehr.explanation.sums import strongest as strongest_codes
-from captum_ehr.explanation.words import remarks
+from captum_ehr.explanation.words import answer, remarks
 from captum_ehr.visualization.colors import STOPS, ColorScale
 from captum_ehr.visualization.layout import (
     Band,
@@ -144,7 +144,6 @@ class ModelSection:
     worst: float
     rescaled: int
     count: int
-    exact: bool
     fallbacks: tuple[str, ...]
     messages: tuple[str, ...]
     patients: tuple[PatientSection, ...]
@@ -162,6 +161,7 @@ def render(**content: Any) -> str:
     environment.filters["signed"] = signed
     environment.filters["number"] = number
     environment.filters["total"] = total_of
+    environment.filters["answer"] = answer
     limits = {"codes": _OPEN_CODES, "steps": _OPEN_STEPS, "stops": STOPS}
     return environment.get_template("report.html").render(limits=limits, **content)
 
@@ -199,7 +199,6 @@ def model_section(
         float(relative.max()) if len(relative) else 0.0,
         int((explanation.rescale_factor != 1).sum()),
         len(explanation),
-        diagnostics.exact,
         diagnostics.fallbacks,
         tuple(remarks(explanation)),
         tuple(
@@ -219,7 +218,8 @@ def _summary(explanation: Explanation) -> list[str]:
 def _top_codes(table: Any, planted: Collection[str]) -> tuple[TopCode, ...]:
     """The cohort's table from a frame of :meth:`Explanation.top`."""
     rows = table.to_dict("records")
-    strongest_code = max((row["mean_abs"] for row in rows), default=0.0)
+    known = (row["mean_abs"] for row in rows if math.isfinite(row["mean_abs"]))
+    most = max(known, default=0.0)
     scale = ColorScale.of(row["mean"] for row in rows)
     return tuple(
         TopCode(
@@ -231,7 +231,7 @@ def _top_codes(table: Any, planted: Collection[str]) -> tuple[TopCode, ...]:
             row["patients"],
             row["mean"],
             row["mean_abs"],
-            row["mean_abs"] / strongest_code if strongest_code > 0 else 0.0,
+            row["mean_abs"] / most if 0 < row["mean_abs"] <= most else 0.0,
             scale.color(row["mean"]),
             scale.text(row["mean"]),
             row["code"] in planted,
@@ -257,13 +257,12 @@ def patient_section(
     """All that the page says of one patient."""
     view = patient_view(explanation, patient)
     probabilities = None
-    if has_one_logit(explanation):
+    is_known = math.isfinite(view.f_input) and math.isfinite(view.f_baseline)
+    if is_known and has_one_logit(explanation):
         probabilities = (_sigmoid(view.f_baseline), _sigmoid(view.f_input))
-    sums = {
-        band.feature: math.fsum(step.total for step in band.steps)
-        for band in view.bands
-    }
-    widest = max(map(abs, sums.values()), default=0.0) or 1.0
+    sums = {band.feature: band.total for band in view.bands}
+    sizes = (abs(total) for total in sums.values() if math.isfinite(total))
+    widest = max(sizes, default=0.0) or 1.0
     return PatientSection(
         anchor,
         view,

@@ -204,7 +204,7 @@ function buildAgreement([a, b]) {
     const made = new Map();
     for (const line of patientTable(view)) {
       const key = `${line[5]}\n${line[7]}`;
-      made.set(key, (made.get(key) || 0) + (line[10] || 0));
+      made.set(key, addUp([made.has(key) ? made.get(key) : 0, line[10]]));
     }
     return made;
   };
@@ -217,6 +217,7 @@ function buildAgreement([a, b]) {
 }
 
 function correlation(x, y) {
+  if ([...x, ...y].includes(null)) return null;
   const mean = (values) => values.reduce((sum, one) => sum + one, 0) / values.length;
   const [mx, my] = [mean(x), mean(y)];
   const dot = (u, mu, v, mv) => u.reduce((sum, one, i) => sum + (one - mu) * (v[i] - mv), 0);

@@ -4,19 +4,22 @@ const TOP = 60;
 const cohortSort = { key: "mean_abs", down: true };
 
 // As Explanation.top: a code's attributions are summed in each patient, and averaged
-// over all, counting 0 for who do not have it.
+// over all, counting 0 for who do not have it; null where a sum is no number.
 function aggregate(rows, setting) {
   const sums = new Map();
-  let count = 0;
+  const targets = new Set();
+  let [count, lost] = [0, 0];
   for (const row of rows) {
     const part = partOf(row, setting);
     if (!part) continue;
     count += 1;
+    targets.add(part.target);
+    if (part.codes.some(([, sum]) => sum === null)) lost += 1;
     for (const [place, sum] of part.codes) {
       const one = sums.get(place) || { patients: 0, sum: 0, size: 0 };
       one.patients += 1;
-      one.sum += sum;
-      one.size += Math.abs(sum);
+      one.sum = addUp([one.sum, sum]);
+      one.size = addUp([one.size, sum === null ? null : Math.abs(sum)]);
       sums.set(place, one);
     }
   }
@@ -24,10 +27,18 @@ function aggregate(rows, setting) {
     ...overview.codes[place],
     patients: one.patients,
     prevalence: one.patients / count,
-    mean: one.sum / count,
-    mean_abs: one.size / count,
+    mean: one.sum === null ? null : one.sum / count,
+    mean_abs: one.size === null ? null : one.size / count,
   }));
-  return { count, codes };
+  return { count, codes, remarks: cohortRemarks(targets.size, lost, count) };
+}
+
+// What the sums are not good for.
+function cohortRemarks(targets, lost, count) {
+  return [
+    targets > 1 && `The patients are explained for ${targets} different targets: sums and means over them add unlike outputs. Choose one target.`,
+    lost > 0 && `${lost} of ${several(count, "patient", "patients")} ${lost === 1 ? "has" : "have"} attributions that are no numbers, as where the model has no answer; there is no mean over them.`,
+  ].filter(Boolean);
 }
 
 const COHORT_COLUMNS = [
@@ -40,9 +51,10 @@ const COHORT_COLUMNS = [
 
 function buildCohort(side) {
   const setting = settingOf(side);
-  const { count, codes } = aggregate(rows, setting);
+  const { count, codes, remarks } = aggregate(rows, setting);
   const { key, down } = cohortSort;
   codes.sort((a, b) => {
+    if ((a[key] === null) !== (b[key] === null)) return a[key] === null ? 1 : -1;
     const order = typeof a[key] === "string" ? a[key].localeCompare(b[key]) : a[key] - b[key];
     return (down ? -order : order) || b.mean_abs - a.mean_abs;
   });
@@ -58,6 +70,7 @@ function buildCohort(side) {
       fact("model", overview.models[setting.model]),
       note ? el("span", { class: "muted", role: "status" }, note) : null),
     buildStanding(setting),
+    remarks.map((one) => el("p", { class: "remark", role: "status" }, "! ", one)),
     cohortError ? el("p", { class: "problem" }, cohortError) : null,
     buildStart(setting, count),
     codes.length ? buildCodeTable(codes.slice(0, TOP), most, count) : null,
@@ -76,7 +89,7 @@ function buildStanding(setting) {
   const judged = said.filter((one) => one.correct !== null);
   const right = judged.filter((one) => one.correct).length;
   const found = rows.map((row) => partOf(row, setting)).filter(Boolean);
-  const sums = found.filter((one) => one.status === "exact" || one.status === "approximate").length;
+  const sums = found.filter((one) => ["exact", "noted", "approximate"].includes(one.status)).length;
   const promised = found.some((one) => one.status !== "none");
   return el(
     "div",

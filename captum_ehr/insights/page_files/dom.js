@@ -38,8 +38,16 @@ function replace(node, ...children) {
 
 const MINUS = "−";
 
+// JSON has null for what is no number, as where the model has no answer: a sum with it
+// is none either, and never what JavaScript makes of null, 0.
+const NO_ANSWER = "no answer";
+
+function addUp(values) {
+  return values.some((one) => one === null) ? null : values.reduce((sum, one) => sum + one, 0);
+}
+
 function signed(value) {
-  if (value === null || value === undefined) return "not a number";
+  if (value === null || value === undefined) return NO_ANSWER;
   if (value === 0) return "0";
   const size = Math.abs(value);
   const sign = value > 0 ? "+" : MINUS;
@@ -48,7 +56,7 @@ function signed(value) {
 }
 
 function fixed(value, digits) {
-  if (value === null || value === undefined) return "not a number";
+  if (value === null || value === undefined) return NO_ANSWER;
   return value.toFixed(digits).replace("-", MINUS);
 }
 
@@ -71,6 +79,7 @@ function short(value) {
 }
 
 function percent(share) {
+  if (share === null || share === undefined) return NO_ANSWER;
   const hundred = share * 100;
   const digits = hundred > 0 && (hundred < 9.95 || hundred > 99) && hundred < 100 ? 1 : 0;
   return hundred.toFixed(digits) + " %";
@@ -110,6 +119,7 @@ function textOn(color) {
 }
 
 function deep(value) {
+  if (value === null) return UNKNOWN;
   const stops = overview.stops;
   return value < 0 ? stops[1] : stops[stops.length - 2];
 }

@@ -52,7 +52,7 @@ async function exportCsv() {
   if (state.tab === "cohort") {
     const setting = settingOf(state.sides[0]);
     const { codes } = aggregate(rows, setting);
-    codes.sort((a, b) => b.mean_abs - a.mean_abs);
+    codes.sort((a, b) => (b.mean_abs ?? -1) - (a.mean_abs ?? -1));
     const keys = ["feature", "code", "name", "patients", "prevalence", "mean", "mean_abs"];
     const text = csv(keys, codes.map((one) => keys.map((key) => one[key])));
     return download("cohort.csv", new Blob([text], { type: "text/csv" }));

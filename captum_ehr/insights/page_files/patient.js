@@ -47,10 +47,11 @@ function section(title, content) {
 
 function buildTitle(view) {
   const { patient, prediction: said } = view;
-  const score = said.is_probability ? percent(said.score) : number(said.score);
+  const score = scoreWords(said);
   const marks = { true: "right", false: "wrong" };
   const judged = marks[String(said.correct)];
-  const what = overview.classes.length > 2 || !said.is_probability ? said.text : "";
+  const isTold = overview.classes.length > 2 || !said.is_probability;
+  const what = isTold && said.score !== null ? said.text : "";
   return el(
     "div",
     { class: "title" },
@@ -72,8 +73,9 @@ function buildBridge(view) {
   const steps = [{ name: `baseline (${view.baseline})`, from: 0, to: view.f_baseline, end: before }];
   let at = view.f_baseline;
   for (const one of view.features) {
-    steps.push({ name: one.feature, from: at, to: at + one.total, total: one.total });
-    at += one.total;
+    const to = addUp([at, one.total]);
+    steps.push({ name: one.feature, from: at, to, total: one.total });
+    at = to;
   }
   steps.push({ name: "this patient", from: 0, to: view.f_input, end: after });
   const ends = steps.flatMap((one) => [one.from, one.to]);
@@ -90,10 +92,11 @@ function buildBridge(view) {
 
 function buildStep(one, share, low, span, view) {
   const isEnd = one.total === undefined;
+  const isKnown = one.from !== null && one.to !== null;
   const left = Math.min(one.from, one.to);
   const width = (Math.abs(one.to - one.from) / span) * 100;
   const color = isEnd ? "#8b949c" : deep(one.total);
-  const bar = el("i", {
+  const bar = isKnown && el("i", {
     style: { left: share(left), width: `${Math.max(width, 0.4)}%`, background: color },
   });
   const zero = el("u", { style: { left: share(0) } });
@@ -111,11 +114,12 @@ function buildStep(one, share, low, span, view) {
   );
 }
 
-const BADGES = { exact: "✓", approximate: "≈", off: "✗", none: "○" };
+const BADGES = { exact: "✓", noted: "!", approximate: "≈", off: "✗", unanswered: "?", none: "○" };
 
 function buildComplete(view, limit) {
   const { status, text, messages } = view.complete;
-  const change = view.f_input - view.f_baseline;
+  const { f_input, f_baseline } = view;
+  const change = f_input === null || f_baseline === null ? null : f_input - f_baseline;
   const facts = [
     ["sum of attributions", signed(view.total)],
     ["f(x) − f(x0)", signed(change)],
@@ -181,7 +185,7 @@ function buildVisits(view, limit) {
     for (let i = block.from; i < block.to; i += 1) own.push(buildVisit(visits[i], i, limit));
     if (block.open) return own;
     const some = visits.slice(block.from, block.to);
-    const total = some.reduce((sum, one) => sum + one.total, 0);
+    const total = addUp(some.map((one) => one.total));
     const words = `${several(some.length, "visit", "visits")} with less weight, together ${signed(total)}`;
     return el("details", { class: "fold" }, el("summary", null, words), own);
   };
@@ -210,7 +214,7 @@ function buildChips(items, limit) {
   const shown = items.slice(0, OPEN_CODES).map((item) => buildChip(item, limit));
   const rest = items.slice(OPEN_CODES);
   if (!rest.length) return shown;
-  const total = rest.reduce((sum, one) => sum + (one.attribution || 0), 0);
+  const total = addUp(rest.map((one) => one.attribution));
   const more = el("details", { class: "more" },
     el("summary", null, `+${rest.length} more, together ${signed(total)}`));
   // Built when asked for: a stay may have a thousand prescriptions.
@@ -224,7 +228,7 @@ function buildChips(items, limit) {
 
 function buildChip(item, limit) {
   const color = colorOf(item.attribution, limit);
-  const words = `${item.code}${item.name ? ` · ${item.name}` : ""}, attribution ${item.attribution}`;
+  const words = `${item.code}${item.name ? ` · ${item.name}` : ""}, attribution ${item.attribution ?? NO_ANSWER}`;
   return el(
     "span",
     { class: "chip", title: words, "data-code": item.code, style: { background: color, color: textOn(color) } },

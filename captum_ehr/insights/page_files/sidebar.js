@@ -189,9 +189,14 @@ function buildRow(row, place) {
 
 function buildPrediction(said) {
   const mark = said.correct === false ? el("i", { class: "wrong", title: "wrong" }, "✗") : null;
-  const score = said.is_probability ? percent(said.score) : number(said.score);
-  const classes = overview.classes.length > 2 ? el("span", { class: "said" }, said.text) : null;
+  const score = scoreWords(said);
+  const classes = overview.classes.length > 2 && said.score !== null ? el("span", { class: "said" }, said.text) : null;
   return [mark, classes, el("span", { class: "num" }, score)];
+}
+
+function scoreWords(said) {
+  if (said.score === null) return NO_ANSWER;
+  return said.is_probability ? percent(said.score) : number(said.score);
 }
 
 function moveCursor(step) {

@@ -77,7 +77,7 @@ function strengthOf(line) {
 function restOfLines(lines) {
   const rest = lines.slice(MOST_LINES);
   if (!rest.length) return null;
-  const total = rest.reduce((sum, line) => sum + line.total, 0);
+  const total = addUp(rest.map((line) => line.total));
   const words = `+${several(rest.length, "weaker line", "weaker lines")}, together `;
   return el("p", { class: "muted small" }, words + signed(total));
 }
