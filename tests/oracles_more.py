@@ -169,6 +169,32 @@ ELEMENTWISE: dict[str, tuple[Any, Callable[[Any], Any], tuple[float, float]]] = 
     "trunc": (torch.trunc, lambda x: mp.sign(x) * mp.floor(abs(x)), (-3, 3)),
     "fix": (torch.fix, lambda x: mp.sign(x) * mp.floor(abs(x)), (-3, 3)),
     "sign": (torch.sign, mp.sign, (-3, 3)),
+    "floor_divide": (
+        lambda x: torch.floor_divide(x, 0.75),
+        lambda x: mp.floor(x / D(0.75)),
+        (-3, 3),
+    ),
+    "__floordiv__": (lambda x: x // 0.75, lambda x: mp.floor(x / D(0.75)), (-3, 3)),
+    "fmod": (
+        lambda x: torch.fmod(x, 0.75),
+        lambda x: x - D(0.75) * mp.sign(x) * mp.floor(abs(x) / D(0.75)),
+        (-3, 3),
+    ),
+    "remainder": (
+        lambda x: torch.remainder(x, 0.75),
+        lambda x: x - D(0.75) * mp.floor(x / D(0.75)),
+        (-3, 3),
+    ),
+    "__mod__": (
+        lambda x: torch.Tensor.__mod__(x, 0.75),
+        lambda x: x - D(0.75) * mp.floor(x / D(0.75)),
+        (-3, 3),
+    ),
+    "frac": (
+        torch.frac,
+        lambda x: x - mp.sign(x) * mp.floor(abs(x)),
+        (-3, 3),
+    ),
     "sgn": (torch.sgn, mp.sign, (-3, 3)),
     "tanh": (torch.tanh, mp.tanh, (-3, 3)),
     "sigmoid": (torch.sigmoid, S["sigmoid"], (-4, 4)),

@@ -8,10 +8,13 @@ and the attributions sum to the change from that f(x0).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from calls import run_call
 from torch import Tensor
 
 from captum_ehr.propagation import Attributions, attributions
@@ -202,3 +205,85 @@ def test_what_steers_is_kept_and_said(
     use: str, comparison: str, reference: str
 ) -> None:
     explained(STEERING[use], COMPARISONS[comparison], REFERENCES[reference])
+
+
+# Written by hand ----------------------------------------------------------------------
+
+
+def by_hand(function: Callable[..., Tensor], *sides: Tensor) -> tuple[list, Tensor]:
+    """The multipliers of a function of several flags, and the upstream gradient."""
+    ran = run_call(function, [s[0] for s in sides], [s[1] for s in sides])
+    return [np.asarray(m) for m in ran.multipliers], ran.upstream.numpy()
+
+
+#: Values on both sides of 0.5, which three of them cross.
+FIRST = torch.tensor([[0.9, 0.1, 0.7, 0.2], [0.3, 0.4, 0.8, 0.1]])
+SECOND = torch.tensor([[0.8, 0.6, 0.2, 0.1], [0.6, 0.7, 0.9, 0.3]])
+
+
+def flags_of(sides: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x > .5) at the input, at the reference, and its secant, one by one."""
+    c, c0 = ([float(v > 0.5) for v in side] for side in sides.tolist())
+    steps = [
+        (a - b) / (x - x0) if x != x0 else 0.0
+        for a, b, x, x0 in zip(c, c0, *sides.tolist())
+    ]
+    return np.array(c), np.array(c0), np.array(steps)
+
+
+def test_the_multiplier_of_a_step() -> None:
+    (found,), m = by_hand(lambda t: (t > 0.5).double(), FIRST)
+    np.testing.assert_allclose(found, m * flags_of(FIRST)[2])
+    (found, other), m = by_hand(lambda a, b: (a < b).double(), FIRST, SECOND)
+    a, b = FIRST.tolist(), SECOND.tolist()
+    for k in range(4):
+        change = float(a[0][k] < b[0][k]) - float(a[1][k] < b[1][k])
+        step = change / ((a[0][k] - a[1][k]) - (b[0][k] - b[1][k]))
+        assert found[k] == pytest.approx(m[k] * step)
+        assert other[k] == pytest.approx(-m[k] * step)
+
+
+LOGIC: dict[str, tuple[Callable[..., Tensor], Callable[[float], float]]] = {
+    "and": (torch.logical_and, lambda other: other),
+    "or": (torch.logical_or, lambda other: 1 - other),
+    "xor": (torch.logical_xor, lambda other: 1 - 2 * other),
+}
+
+
+@pytest.mark.parametrize("name", LOGIC)
+def test_the_multipliers_of_logic(name: str) -> None:
+    function, slope = LOGIC[name]
+    found, m = by_hand(lambda a, b: function(a > 0.5, b > 0.5).double(), FIRST, SECOND)
+    (a, a0, step), (b, b0, other) = flags_of(FIRST), flags_of(SECOND)
+    np.testing.assert_allclose(found[0], m * slope((b + b0) / 2) * step)
+    np.testing.assert_allclose(found[1], m * slope((a + a0) / 2) * other)
+
+
+@pytest.mark.parametrize("name", ["any", "all"])
+def test_the_flags_that_decide_share_equally(name: str) -> None:
+    """Shapley's values of both, by the orders in which the flags change."""
+    x = torch.tensor([[[0.9, 0.7, 0.8], [0.1, 0.2, 0.3]], [[0.6] * 3, [0.9, 0.1, 0.2]]])
+    decide = {"any": any, "all": all}[name]
+    for high, low in x.tolist():
+        sides = torch.tensor([high, low])
+        (found,), m = by_hand(lambda t: getattr(t > 0.5, name)().double(), sides)
+        c, c0 = ([v > 0.5 for v in side] for side in (high, low))
+        shares = np.zeros(3)
+        for order in permutations(range(3)):
+            now = list(c0)
+            for k in order:
+                before, now[k] = float(decide(now)), c[k]
+                shares[k] += (float(decide(now)) - before) / 6
+        change = np.array(high) - np.array(low)
+        np.testing.assert_allclose(found * change, m * shares, atol=1e-12)
+
+
+def test_the_multipliers_of_a_choice() -> None:
+    c, a, b = FIRST, SECOND, SECOND.flip(1)
+    found, m = by_hand(lambda c, a, b: torch.where(c > 0.5, a, b), c, a, b)
+    flag, flag0, step = flags_of(c)
+    mean = (flag + flag0) / 2
+    a, b = a.numpy().mean(0), b.numpy().mean(0)
+    np.testing.assert_allclose(found[0], m * (a - b) * step)
+    np.testing.assert_allclose(found[1], m * mean)
+    np.testing.assert_allclose(found[2], m * (1 - mean))

@@ -37,10 +37,8 @@ def scored(
     return logit if output == "logit" else probability
 
 
-def rounded_at(
-    model: nn.Module, output: str, *values: Tensor
-) -> Tensor | None:
-    """``(batch,)``: of logits that are worked out of probabilities, how coarse they are.
+def rounded_at(model: nn.Module, output: str, *values: Tensor) -> Tensor | None:
+    """``(batch,)``: how coarse logits are that are worked out of probabilities.
 
     The last digit of a probability p is one of 1/(1 - p) in its logit; None where the
     values are what the model has rounded.
