@@ -185,11 +185,6 @@ ELEMENTWISE: dict[str, tuple[Any, Callable[[Any], Any], tuple[float, float]]] = 
         lambda x: x - D(0.75) * mp.floor(x / D(0.75)),
         (-3, 3),
     ),
-    "__mod__": (
-        lambda x: torch.Tensor.__mod__(x, 0.75),
-        lambda x: x - D(0.75) * mp.floor(x / D(0.75)),
-        (-3, 3),
-    ),
     "frac": (
         torch.frac,
         lambda x: x - mp.sign(x) * mp.floor(abs(x)),

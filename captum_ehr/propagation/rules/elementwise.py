@@ -321,7 +321,7 @@ SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
     (hard, ("threshold", "hardshrink")),
     (step, ("floor", "ceil", "round", "trunc", "fix", "sign", "sgn", "heaviside")),
     (step, ("floor_divide", "__floordiv__")),
-    (sawtooth, ("fmod", "remainder", "__mod__", "frac")),
+    (sawtooth, ("fmod", "remainder", "frac")),
     (tanh, ("tanh",)),
     (sigmoid, ("sigmoid", "expit")),
     (exp, ("exp",)),
