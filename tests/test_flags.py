@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from calls import run_call
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captum_ehr.propagation import Attributions, attributions
 
@@ -103,6 +104,26 @@ USES: dict[str, Use] = {
     "attention": lambda x, c: attention(x, c.bool()),
     "filled with -inf": lambda x, c: x.masked_fill(blocked(c), -torch.inf).softmax(1),
     "power": lambda x, c: (x.abs() + 1) ** c.double(),
+    "sum of booleans": lambda x, c: x + (c.bool() + (x < 0.9)).double(),
+    "in-place sum of booleans": lambda x, c: x * c.bool().clone().add_(x < 0.9),
+    "whole numbers' matmul": lambda x, c: x * (c.long() @ torch.arange(16).view(4, 4)),
+    "whole numbers' einsum": lambda x, c: (
+        x * torch.einsum("bi,i->b", c.long(), torch.arange(4))[:, None]
+    ),
+    "out": lambda x, c: (
+        x * torch.logical_and(c, x < 0.9, out=torch.empty(3, 4, dtype=torch.bool))
+    ),
+    "out of a comparison": lambda x, c: (
+        x * c * torch.gt(x, 0.2, out=torch.empty(3, 4, dtype=torch.bool))
+    ),
+    "written on a view": lambda x, c: x * written_on_a_view(c.bool()),
+    "written on rows": lambda x, c: x * written_on_rows(c.long()),
+    "written below a view": lambda x, c: x * written_below_a_view(c.bool(), x < 0.9),
+    "without gradient": lambda x, c: x * c.double().requires_grad_(False),
+    "sequences": lambda x, c: pad_sequence(list(x * c.bool()), batch_first=True),
+    "additive mask": lambda x, c: (
+        x + blocked(c).double() * torch.finfo(x.dtype).min
+    ).softmax(1),
 }
 
 #: What cannot be attributed, and is said.
@@ -121,6 +142,10 @@ STEERING: dict[str, Use] = {
     "one hot": lambda x, c: x * F.one_hot(c.bool().long(), 2)[..., 0],
     "argmax": lambda x, c: x.gather(1, c.double().argmax(1, keepdim=True)),
     "written rows": lambda x, c: with_item(x * 1, (c.bool()[:, 0], 0), 5.0),
+    "bits": lambda x, c: x * (c.long() & 3),
+    "not of bits": lambda x, c: x * ~c.long(),
+    "overflow": lambda x, c: x * (c.bool().byte() - 1),
+    "difference of booleans": lambda x, c: x[:, 1:] * c.bool().diff(dim=1),
     "numpy": lambda x, c: x * torch.from_numpy(c.double().numpy()),
 }
 
@@ -136,6 +161,32 @@ def written_into(c: Tensor) -> Tensor:
     made = torch.zeros(c.shape, dtype=torch.bool)
     made[:, 1:] = c[:, 1:]
     return made
+
+
+def written_on_a_view(c: Tensor) -> Tensor:
+    made = c.clone()
+    made[:, 0] |= made[:, 1]
+    return made
+
+
+def written_on_rows(c: Tensor) -> Tensor:
+    made = torch.zeros_like(c)
+    for row, flags in zip(made, c):
+        row += flags
+    return made
+
+
+def written_below_a_view(c: Tensor, other: Tensor) -> Tensor:
+    made = c.clone()
+    view = made.t()
+    made &= other
+    return view.t()
+
+
+def guarded_mean(x: Tensor, c: Tensor) -> Tensor:
+    """Of the flagged values; 0 where there are none, and not 0 / 0."""
+    count = c.sum(1)
+    return torch.where(count > 0, (x * c).sum(1) / count, 0.0)[:, None]
 
 
 def blocked(c: Tensor) -> Tensor:
@@ -205,6 +256,36 @@ def test_what_steers_is_kept_and_said(
     use: str, comparison: str, reference: str
 ) -> None:
     explained(STEERING[use], COMPARISONS[comparison], REFERENCES[reference])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_is_kept_is_said_in_half_precision(dtype: torch.dtype) -> None:
+    def model(x: Tensor) -> Tensor:
+        return (x * 2 if bool((x > 0.5).any()) else x).sum(1)
+
+    x, reference = X.to(dtype), torch.full_like(X, 0.25).to(dtype)
+    run = attributions(model, (x,), (reference,))
+    (kept,) = run.diagnostics.structure
+    assert kept.shift == pytest.approx(1.0, abs=0.01)
+    assert run.diagnostics.messages
+
+
+@pytest.mark.parametrize(
+    "guarded",
+    [
+        lambda x: torch.where(x != 0, 1 / x, 0.0),
+        lambda x: torch.where(x > 0, x.log(), 0.0),
+        lambda x: x.sqrt().masked_fill(~(x > 0), -1.0),
+        lambda x: guarded_mean(x, x > 0.5),
+        lambda x: with_item(x / (x > 0.5).sum(1, keepdim=True), ~(x > 0.5).any(1), 0.0),
+    ],
+)
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_what_a_guard_leaves_out_has_no_share(
+    guarded: Function, reference: str
+) -> None:
+    run = explained(lambda x, _: guarded(x), lambda x: x > 0.5, REFERENCES[reference])
+    assert run.diagnostics.exact
 
 
 # Written by hand ----------------------------------------------------------------------

@@ -317,6 +317,8 @@ def _plain(name: str) -> Callable[[Tensor], Tensor]:
     function = getattr(torch, name, None) or getattr(F, name, None)
     function = function or getattr(torch.special, name)
     arguments = {"clamp_min": (0.1,), "clamp_max": (0.1,), "threshold": (0.1, 0.0)}
+    arguments |= dict.fromkeys(["floor_divide", "__floordiv__"], (0.7,))
+    arguments |= dict.fromkeys(["fmod", "remainder"], (0.7,))
     return lambda x: function(x, *arguments.get(name, ()))
 
 

@@ -254,7 +254,7 @@ class Engine(DeepLift):
                     reports += run.reports
                 report = merged_diagnostics([tape.diagnostics(), *reports])
             result = joined(found)
-            if not tape.seeks_missing and not result.finite and own.has_missing:
+            if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True
                 tape.begin_again(frozenset())
                 return None

@@ -31,7 +31,7 @@ class Call:
 
     __slots__ = (
         *("args", "asked", "entry", "exact", "function", "kwargs", "lasting"),
-        *("multiplier", "output", "rows", "sheltered", "used"),
+        *("multiplier", "output", "rows", "sheltered", "tolerant", "used"),
     )
 
     def __init__(
@@ -53,6 +53,7 @@ class Call:
         self.sheltered = False
         self.used = False
         self.asked = 0  # how many calls that may be structure the model had made
+        self.tolerant = False  # whether what is NaN on one side may be seen by nobody
         self.rows: Any = False  # whether it asks if there is anything in whole rows
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
@@ -143,6 +144,8 @@ class RuleNode(torch.autograd.Function):
         call.used = True
         shares: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2)
         for operand, share in _checked(call, call.multiplier(*upstream)):
+            if call.tolerant:
+                share = torch.where(torch.isfinite(share), share, 0.0)
             if operand.slot >= 0:
                 earlier = shares[operand.slot]
                 shares[operand.slot] = share if earlier is None else earlier + share

@@ -181,7 +181,8 @@ def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | s
         return f"all there is: the model itself cannot run on the reference ({error})"
     if own.shape != found.shape or not bool(torch.isfinite(own).all()):
         return "all there is: the model's own at the reference is not finite"
-    gap, last = (own - found).abs(), 64 * torch.finfo(own.dtype).eps
+    roundings = 64 if own.dtype in (torch.float32, torch.float64) else 4
+    gap, last = (own - found).abs(), roundings * torch.finfo(own.dtype).eps
     return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
 
 

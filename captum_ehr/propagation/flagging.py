@@ -23,6 +23,7 @@ from .calls import (
     depends,
     is_product,
     without_writing,
+    written,
 )
 from .containers import detached, mapped, rewrapped, tensors_in
 from .operations import (
@@ -70,27 +71,33 @@ class FlaggedInputPass(InputPass):
             tape.asked += 1
         if entry is not None and entry.kind is Kind.EXPAND:
             return self._expand(entry, func, args, kwargs, [], None)
-        if entry is not None and entry.kind is Kind.STRUCTURE:
-            return self._answered(entry, func, args, kwargs)
         name = label(func)
         writes = bool(kwargs.pop("inplace", name in _OPERATORS or overwrites(name)))
         plain = _out_of_place(func) if writes else func
         if self._cannot_be_numbers(plain, args, kwargs):
             return self._kept(entry, func, args, kwargs, writes)
-        return self._made(plain, args, kwargs, writes)
+        if entry is not None and entry.kind is Kind.STRUCTURE and "out" not in kwargs:
+            return self._answered(entry, func, args, kwargs)
+        target = args[0] if writes else kwargs.pop("out", None)
+        return self._made(plain, args, kwargs, target)
 
     # Which tensors are flags --------------------------------------------------------
 
     def _flag(self, value: Any) -> Flag | None:
         flag = self.tape.flags.get(id(value))
-        if flag is not None and flag.version != flag.tensor._version:
+        if flag is not None and flag.version == value._version:
+            return flag
+        whole = None if value._base is None else self._flag(value._base)
+        if whole is not None:  # it has been written on since the view was taken
+            self._register(value, whole.twin.flatten()[_places(value, value._base)])
+            return self.tape.flags[id(value)]
+        if flag is not None:
             del self.tape.flags[id(value)]
             self.tape.messages.append(
-                "a flag of attributed values was overwritten through a view of it; the "
-                "change that it makes is not attributed"
+                "a flag of attributed values was overwritten where no call shows it; "
+                "the change that it makes is not attributed"
             )
-            return None
-        return flag
+        return None
 
     def _has_flags(self, value: Any) -> bool:
         return any(self._flag(t) is not None for t in tensors_in(value))
@@ -106,6 +113,30 @@ class FlaggedInputPass(InputPass):
 
     def _register(self, tensor: Tensor, twin: Tensor) -> None:
         self.tape.flags[id(tensor)] = Flag(tensor, twin, tensor._version)
+
+    def _overwrite(self, target: Tensor, given: Tensor, found: Tensor) -> Tensor:
+        """Write flags on a tensor, which may be a view of what else is used."""
+        self._shelter(target)
+        if target.is_floating_point():
+            return written(target, found)
+        base, twin = target._base, found
+        if base is not None:
+            flag = self._flag(base)
+            whole = base.to(found.dtype) if flag is None else flag.twin
+            part = found.to(whole.dtype).expand(target.shape)
+            twin = whole.flatten().index_put((_places(target, base),), part)
+            twin = twin.view(base.shape)
+        with torch.no_grad():
+            written(target, given)
+        self._register(target if base is None else base, twin)
+        return target
+
+    def _write(self, target: Any, result: Any) -> Any:
+        known = target is not None and isinstance(result, Tensor)
+        flag = self._flag(result) if known else None
+        if flag is None:
+            return super()._write(target, result)
+        return self._overwrite(target, result, flag.twin)
 
     # Questions ----------------------------------------------------------------------
 
@@ -132,7 +163,7 @@ class FlaggedInputPass(InputPass):
         with torch.no_grad():
             given = func(*args, **kwargs)
         known = isinstance(given, Tensor) and entry.rule is not None
-        if not known or (entry.rule in rules.LOGIC and given.dtype != torch.bool):
+        if not known:
             return super()._structure(func, args, kwargs, given)
         cast = entry.rule is rules.step and len(args) == 1
         if cast and (given.dtype != torch.bool or args[0].dtype == torch.bool):
@@ -144,37 +175,42 @@ class FlaggedInputPass(InputPass):
 
     # Numbers ------------------------------------------------------------------------
 
-    def _made(self, plain: Any, args: Any, kwargs: Any, writes: bool) -> Any:
+    def _made(self, plain: Any, args: Any, kwargs: Any, target: Any) -> Any:
         """What a call makes of flags, and beside it what it makes of their twins."""
         with torch.no_grad():
             given = plain(*args, **kwargs)
         twins, named = self._twins(args), self._twins(kwargs)
-        if writes and not twins[0].is_floating_point():
+        written_on = args and target is args[0]
+        if written_on and not twins[0].is_floating_point():
             like = next(t for t in tensors_in((*twins, *named.values())) if depends(t))
             twins = (twins[0].to(like.dtype), *twins[1:])
+        known = self.tape.table.get(plain)
+        if known is not None and known.kind is Kind.PRODUCT:  # whose dtypes must agree
+            twins, named = _real((twins, named))
         entry = self._rule_for(plain, twins, named, given)
         if entry is None:
             found = _linear(plain, twins, named, given)
             if not any(t.requires_grad for t in tensors_in(found)):
                 self._mark(args, kwargs)  # numbers, but none that follow the flags
         else:
-            entry = entry._replace(inplace=plain if writes else None)
+            entry = entry._replace(inplace=plain if written_on else None)
             found = self._node(entry, plain, twins, named, given)
-        if not writes:
+        if not self._counts(plain, given, found):
+            self._mark(args, kwargs)
+            return given if target is None else written(target, given)
+        if target is None:
             return self._paired(given, found)
-        self._shelter(args[0])
-        if args[0].is_floating_point():
-            return args[0].copy_(found)
-        with torch.no_grad():
-            args[0].copy_(given)
-        self._register(args[0], found)
-        return args[0]
+        if not found.requires_grad:
+            return written(target, given)
+        return self._overwrite(target, given, found)
 
     def _rule_for(self, plain: Any, twins: Any, named: Any, given: Any) -> Entry | None:
         """The entry of a call that is not linear in its twins."""
         entry = self.tape.table.get(plain)
         if (choice := rules.chooses(plain, twins)) is not None:
             return Entry(Kind.RULE, choice)
+        if label(plain) in _SUMS and given.dtype == torch.bool:
+            return Entry(Kind.FLAG, rules.disjunction)
         if entry is None or entry.kind is Kind.NATIVE:
             return None
         if entry.kind is Kind.CAST:
@@ -185,6 +221,16 @@ class FlaggedInputPass(InputPass):
         attributed = attributed_tensors(twins, named)
         ruled = entry.kind is Kind.RULE or is_product(entry, twins, named, attributed)
         return entry if ruled else None
+
+    def _counts(self, plain: Any, given: Any, found: Any) -> bool:
+        """Whether numbers stand for what torch gives, which may have another meaning.
+
+        Differences of booleans are "or else", and small whole numbers overflow.
+        """
+        small = isinstance(given, Tensor) and given.dtype in _SMALL
+        return not (small and label(plain) in _ARITHMETIC) or torch.equal(
+            found, given.to(found.dtype)
+        )
 
     def _node(
         self, entry: Entry, function: Any, twins: Any, named: Any, given: Any
@@ -215,6 +261,8 @@ class FlaggedInputPass(InputPass):
         entry, name = self.tape.table.get(plain, _WRITTEN.get(plain)), label(plain)
         if entry is None or name in INDICES_FIRST or entry.kind not in _NUMERIC:
             return True
+        if entry.rule in rules.LOGIC and "logical" not in name:  # else bit by bit
+            return any(t.dtype != torch.bool for t in tensors_in(args))
         if entry.kind not in (Kind.NATIVE, Kind.CAST):
             return False
         if name in SEVERAL_VALUES or plain is with_values:
@@ -228,7 +276,8 @@ class FlaggedInputPass(InputPass):
         self, entry: Entry | None, func: Any, args: Any, kwargs: Any, writes: bool
     ) -> Any:
         self._mark(args, kwargs, targets=int(writes))
-        if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST):
+        if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST, Kind.STRUCTURE):
+            self._shelter(args[:1] if writes else ())
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
@@ -260,6 +309,19 @@ _OPERATORS = {
 }
 
 
+#: What has another meaning for numbers that are too small for it.
+_ARITHMETIC = frozenset(
+    """
+    add sub subtract rsub mul multiply neg negative diff __add__ __radd__ __sub__
+    __rsub__ __mul__ __rmul__ __neg__
+    """.split()
+)
+_SMALL = (torch.bool, torch.uint8, torch.int8)
+
+#: Sums, which are "or" for booleans.
+_SUMS = frozenset("add __add__ __radd__".split())
+
+
 def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
     """``x[index] = value`` on a copy."""
     made = x.clone()
@@ -276,6 +338,14 @@ def with_values(x: Tensor, source: Tensor, *_: Any) -> Tensor:
 _WRITTEN = {with_item: NATIVE, with_values: NATIVE}
 
 
+def _places(view: Tensor, base: Tensor) -> Tensor:
+    """Which elements of a tensor, counted row by row, a view of it shows."""
+    numbers = torch.arange(base.numel(), device=base.device).view(base.shape)
+    laid_out = torch.empty_like(base, dtype=torch.long).copy_(numbers)
+    start = view.storage_offset() - base.storage_offset()
+    return laid_out.as_strided(view.size(), view.stride(), start)
+
+
 def _out_of_place(func: Any) -> Any:
     """The same call without its side effect; itself if there is none."""
     name = label(func)
@@ -290,6 +360,17 @@ def _linear(plain: Any, twins: Any, named: Any, given: Any) -> Any:
         real = given.is_floating_point()
         return twins[0].to(given.device, given.dtype if real else twins[0].dtype)
     return plain(*twins, **named)
+
+
+def _real(value: Any) -> Any:
+    """The same with whole numbers in the dtype of the twins beside them."""
+    dtype = next(t.dtype for t in tensors_in(value) if depends(t))
+
+    def real(tensor: Tensor) -> Tensor:
+        other = tensor.is_floating_point() or tensor.is_complex()
+        return tensor if other else tensor.to(dtype)
+
+    return mapped(real, value)
 
 
 def _numbers(given: Any, dtype: torch.dtype) -> Any:

@@ -34,7 +34,7 @@ LINEAR = """
     adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample dropout dropout1d
     dropout2d dropout3d feature_dropout alpha_dropout dropout_
     real imag conj resolve_conj resolve_neg view_as_real view_as_complex as_strided
-    squeeze_ unsqueeze_ transpose_ t_ swapaxes_ requires_grad_
+    squeeze_ unsqueeze_ transpose_ t_ swapaxes_ pad_sequence
     __len__ split_copy unsafe_chunk unsafe_split nan_to_num
     _pack_padded_sequence _pad_packed_sequence pin_memory triu_ tril_ constant_pad_nd
     atleast_1d atleast_2d atleast_3d meshgrid block_diag cartesian_prod ravel
@@ -103,7 +103,7 @@ SEVERAL_VALUES = frozenset(
     """
     add sub subtract rsub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ add_ sub_
     subtract_ cat concat concatenate stack hstack vstack dstack column_stack row_stack
-    where
+    where pad_sequence
     """.split()
 )
 

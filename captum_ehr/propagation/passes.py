@@ -66,7 +66,7 @@ class InputPass(TorchFunctionMode):
         if entry is NEUTRAL:
             return func(*args, **kwargs)
         if entry is not None and entry.kind is Kind.IGNORE:
-            return entry.rule(*args) if entry.rule else None
+            return entry.rule(*args, **kwargs) if entry.rule else None
         tape.functions.append(func)
         if entry is NATIVE and "out" not in kwargs:
             if kwargs:

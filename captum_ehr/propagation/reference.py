@@ -40,7 +40,7 @@ class ReferencePass(TorchFunctionMode):
         if entry is NEUTRAL:
             return func(*args, **kwargs)
         if entry is not None and entry.kind is Kind.IGNORE:
-            return entry.rule(*args) if entry.rule else None
+            return entry.rule(*args, **kwargs) if entry.rule else None
         self.position = position = self.position + 1
         try:
             recorded = tape.functions[position]

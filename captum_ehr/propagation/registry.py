@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .operations import (
@@ -136,6 +136,9 @@ def default_table() -> Table:
     table[torch._C._set_grad_enabled] = Entry(Kind.IGNORE)
     table[torch.Tensor.register_hook] = Entry(Kind.IGNORE, _no_hook)
     table[torch.Tensor.retain_grad] = Entry(Kind.IGNORE)
+    table[torch.Tensor.requires_grad_] = Entry(Kind.IGNORE, _set_requires_grad)
+    setter = torch.Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+    table[setter] = Entry(Kind.IGNORE, _set_requires_grad)
     table[torch.Tensor.data.__set__] = Entry(Kind.OVERWRITE)  # type: ignore[attr-defined]
     table[torch.Tensor.data.__get__] = Entry(Kind.IDENTITY)  # type: ignore[attr-defined]
     for name in MULTILINEAR:
@@ -289,6 +292,11 @@ def _flag_rules() -> list[tuple[str, Rule]]:
 def _no_hook(*_: Any) -> RemovableHandle:
     """Hooks on gradients are not meant for multipliers."""
     return RemovableHandle(OrderedDict())
+
+
+def _set_requires_grad(tensor: Tensor, requires_grad: bool = True) -> Tensor:
+    """What is attributed has its place in the graph, whatever the model says."""
+    return tensor.requires_grad_(requires_grad) if tensor.is_leaf else tensor
 
 
 def _add(table: dict[Any, Entry], name: str, entry: Entry) -> None:

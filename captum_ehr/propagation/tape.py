@@ -25,7 +25,9 @@ class Tape:
         lasting: Whether several references are run against one input, or multipliers
             asked for several times (of several outputs, say). Otherwise each is let go
             as soon as the backward pass has used it.
-        seeks_missing: Whether missing values (NaN) are looked for.
+        seeks_missing: Whether missing values (NaN) are looked for, be it in the inputs
+            or in what the model makes of them and does not use (``where(n > 0, x / n,
+            0)``), which has no share.
     """
 
     call_type: type[Call] = Call
@@ -89,7 +91,7 @@ class Tape:
     ) -> Call:
         """Record the call that came last."""
         call = self.call_type(entry, function, args, kwargs, output)
-        call.asked = self.asked
+        call.asked, call.tolerant = self.asked, self.seeks_missing
         self.calls[len(self.functions) - 1] = call
         return call
 

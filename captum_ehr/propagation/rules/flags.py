@@ -17,6 +17,7 @@ point, 0 and 1 for booleans.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -113,15 +114,32 @@ def choice(c: Pair, a: Any, b: Any) -> Multiplier:
     Scores filled with -∞ go down by as much as :mod:`.softmax` takes for it.
     """
     crossed, weight = c.input != c.reference, c.mean
-    gap = _finite_mean(a) - _finite_mean(b)
+    seen_a, lost_a = _where_chosen(a, crossed, c.input != 0)
+    seen_b, lost_b = _where_chosen(b, crossed, c.input == 0)
+    gap = _finite_mean(seen_a) - _finite_mean(seen_b)
 
     def multiplier(upstream: Tensor) -> Shares:
         yield c, sum_to(torch.where(crossed, upstream * gap, 0.0), c.input)
-        for operand, part in ((a, weight), (b, 1 - weight)):
+        for operand, part, lost in ((a, weight, lost_a), (b, 1 - weight, lost_b)):
             if isinstance(operand, Pair):
-                yield operand, sum_to(upstream * part, operand.input)
+                share = (upstream * part).masked_fill(lost, 0.0)
+                yield operand, sum_to(share, operand.input)
 
     return multiplier
+
+
+def _where_chosen(value: Any, crossed: Tensor, at_input: Tensor) -> tuple[Any, Tensor]:
+    """A value that stays what it is chosen as where it is else infinite or NaN.
+
+    ``where(n > 0, x / n, 0)`` never shows what it is at n = 0: no change of it is seen,
+    and all of the change is the flag's. Also given is where that is.
+    """
+    if not isinstance(value, Pair):
+        return value, crossed
+    x, x0 = value.sides
+    lost = crossed & ~torch.isfinite(torch.where(at_input, x0, x))
+    seen = torch.where(at_input, x, x0)
+    return value.each(lambda side: torch.where(lost, seen, side)), lost
 
 
 def where(y: Pair, c: Pair, a: Any, b: Any, **_: Any) -> Multiplier:
@@ -186,7 +204,7 @@ def _delta(value: Any) -> Any:
 
 def _bounded(side: Tensor) -> Tensor:
     wide = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
-    return wide.clamp(NOTHING, -NOTHING)
+    return wide.nan_to_num(torch.nan, -NOTHING, NOTHING)
 
 
 def _finite_mean(value: Any) -> Any:
@@ -194,7 +212,8 @@ def _finite_mean(value: Any) -> Any:
         return torch.lerp(_bounded(value.input), _bounded(value.reference), 0.5)
     if isinstance(value, Tensor):
         return _bounded(value) if value.is_floating_point() else value
-    return min(max(float(value), NOTHING), -NOTHING)
+    value = float(value)
+    return math.copysign(NOTHING, value) if math.isinf(value) else value
 
 
 def _truths(x: Any) -> Pair:

@@ -91,9 +91,14 @@ def logsumexp_weights(x: Pair, dim: int) -> Tensor:
 
 def _means(x: Pair, dim: int) -> Tensor:
     """L of the probabilities; Δ ln y keeps its digits where all logits are large."""
-    logs = [side.log_softmax(dim).clamp_min_(NOTHING) for side in x.sides]
+    logs = [_finite(side.log_softmax(dim)) for side in x.sides]
     y, y0 = map(_exp, logs)
     return logarithmic_mean(y, y0, logs[0].sub_(logs[1]))
+
+
+def _finite(logs: Tensor) -> Tensor:
+    """With a number for what is not there; what is NaN stays that. Overwritten."""
+    return logs.nan_to_num_(torch.nan, torch.inf, NOTHING)
 
 
 def _exp(log_y: Tensor) -> Tensor:
