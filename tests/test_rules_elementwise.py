@@ -317,13 +317,18 @@ def _plain(name: str) -> Callable[[Tensor], Tensor]:
     function = getattr(torch, name, None) or getattr(F, name, None)
     function = function or getattr(torch.special, name)
     arguments = {"clamp_min": (0.1,), "clamp_max": (0.1,), "threshold": (0.1, 0.0)}
-    arguments |= dict.fromkeys(["floor_divide", "__floordiv__"], (0.7,))
+    arguments["floor_divide"] = (0.7,)
     arguments |= dict.fromkeys(["fmod", "remainder"], (0.7,))
     return lambda x: function(x, *arguments.get(name, ()))
 
 
 NAMES = [
-    *(name for _, names in rules.SECANTS for name in names if name != "heaviside"),
+    *(
+        n
+        for _, names in rules.SECANTS
+        for n in names
+        if n[0] != "_" and n != "heaviside"
+    ),
     *(name for _, name in rules.LATE),
     *(name for name, _ in rules.DERIVATIVES if name != "acosh"),
 ]
