@@ -310,15 +310,12 @@ class PyHealthAdapter(nn.Module):
     def _run(self, entries: Sequence[Entry], more: Mapping[str, Any]) -> Any:
         """What the view returns, the embeddings put in where it looks tokens up."""
         lookups = {
-            e.feature.key: Lookup(
-                e.feature.key,
-                e.feature.embedding,
-                ref(self.model.get_submodule(e.feature.embedding)),
-                e.given,
-                e.parts["value"],
-            )
+            key: Lookup(key, path, ref(self.model.get_submodule(path)), e.given, ids)
             for e in entries
-            if e.feature.embedding is not None
+            for key, path, ids in [
+                (e.feature.key, e.feature.embedding, e.parts["value"])
+            ]
+            if path is not None
         }
 
         def model(ids: Callable[[Lookup], Tensor]) -> Any:
