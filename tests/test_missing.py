@@ -118,3 +118,20 @@ def test_a_patient_without_an_answer_has_no_attributions() -> None:
     assert bool(found[1].isnan().all()) and bool(delta[1].isnan())
     expected = DeepLiftEHR(model).attribute(x[[0, 2]])
     torch.testing.assert_close(found[[0, 2]], expected)
+
+
+class MeanOfHigh(nn.Module):
+    """The mean of a patient's high values, 0 for one who has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = x > 0.5
+        count = high.sum(1)
+        return torch.where(count > 0, (x * high).sum(1) / count, 0.0)
+
+
+def test_a_guarded_division_by_nothing_is_exact() -> None:
+    model, x = MeanOfHigh(), torch.tensor([[1.0, 2.0, 0.3], [0.7, 0.1, -2.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AttributionWarning)
+        found = DeepLiftEHR(model).attribute(x, torch.zeros_like(x))
+    torch.testing.assert_close(found.sum(1), model(x))

@@ -99,6 +99,7 @@ FORMS: dict[str, Function] = {
     "cartesian_prod": lambda x: torch.cartesian_prod(x[0], x[1]),
     "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij"),
     "block_diag": lambda x: torch.block_diag(x, x),
+    "pad_sequence": lambda x: torch.nn.utils.rnn.pad_sequence([x[0], x[1, :1]]),
     "broadcast_tensors": lambda x: torch.broadcast_tensors(x, ONES),
     "where": lambda x: torch.where(BOOL, x, TABLE),
     "embedding": lambda x: F.embedding(ROWS, x),

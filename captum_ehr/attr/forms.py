@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, FeatureRecord, Pairs, PyHealthAdapter
-from ..propagation.missing import missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +71,6 @@ class Prepared:
             for one in references
         )
         return replace(self, references=kept)
-
-    @property
-    def has_missing(self) -> bool:
-        """Whether a value is NaN, of the inputs or of a reference."""
-        sides = (zip(self.inputs, references) for references in self.references)
-        return any(missing(x, b) is not None for pairs in sides for x, b in pairs)
 
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""

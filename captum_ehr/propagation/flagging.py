@@ -87,9 +87,10 @@ class FlaggedInputPass(InputPass):
         flag = self.tape.flags.get(id(value))
         if flag is not None and flag.version == value._version:
             return flag
-        whole = None if value._base is None else self._flag(value._base)
-        if whole is not None:  # it has been written on since the view was taken
-            self._register(value, whole.twin.flatten()[_places(value, value._base)])
+        base = value._base if type(value) is Tensor else None
+        whole = None if base is None else self._flag(base)
+        if base is not None and whole is not None:  # it was written on since
+            self._register(value, whole.twin.flatten()[_places(value, base)])
             return self.tape.flags[id(value)]
         if flag is not None:
             del self.tape.flags[id(value)]
