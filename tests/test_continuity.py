@@ -84,7 +84,11 @@ def assert_in_proportion(errors: Sequence[float]) -> None:
     assert errors[-1] <= 1e-4, errors
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Whose result has lost as many digits itself, of a large operand or next to a jump.
+COARSE = {f"elementwise {name}" for name in ("fmod", "remainder", "frac")}
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in COARSE])
 def test_a_rule_in_float32_is_the_rule_in_float64(name: str) -> None:
     case = CASES[name]
     for seed in (10, 11):
@@ -116,7 +120,9 @@ def test_a_large_number_that_is_added_to_all_takes_no_digits(name: str) -> None:
         assert apart(single, double) <= SINGLE, seed
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n != "elementwise exp2"])
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n not in {*COARSE, "elementwise exp2"}]
+)
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_sides_of_different_sizes_take_no_digits(name: str, scale: float) -> None:
     case = CASES[name]
@@ -127,7 +133,11 @@ def test_sides_of_different_sizes_take_no_digits(name: str, scale: float) -> Non
     assert not double.isfinite().all() or apart(single, double) <= SINGLE
 
 
-@pytest.mark.parametrize("name", CASES)
+#: torch has no derivative of these.
+UNDERIVED = ("elementwise floor_divide", "elementwise __floordiv__")
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in UNDERIVED])
 def test_a_rule_approaches_the_gradient_in_proportion(name: str) -> None:
     case = CASES[name]
     inputs, others = map(doubles, two_points(case, 10))

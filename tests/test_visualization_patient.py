@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from captum_ehr.adapter.records import FeatureRecord
 from captum_ehr.explanation import Explanation
-from captum_ehr.insights.views import view_of
 from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
 from captum_ehr.visualization.colors import ColorScale
 from captum_ehr.visualization.layout import patient_view, visit_rows
@@ -348,6 +347,8 @@ class TestGaps:
     def test_from_left_to_right_by_visit(
         self, time: list[float], labs: list[float]
     ) -> None:
+        from captum_ehr.insights.views import view_of  # brings pyplot
+
         made = self.gaps(time, labs)
         figure, ax = timeline(made)
         assert ax.get_xlabel() == "visit (in order; no times to go by)"
@@ -378,6 +379,8 @@ class TestGaps:
         assert at["70"] < at["80"] < at["90"]
 
     def test_times_that_run_forward_are_the_axis(self) -> None:
+        from captum_ehr.insights.views import view_of  # brings pyplot
+
         made = self.gaps([0.0, 20.0, 600.0], [0.0, 20.0, 600.0])
         _, ax = timeline(made, time_label="hours")
         assert ax.get_xlabel() == "hours"
