@@ -172,7 +172,8 @@ class Engine(DeepLift):
             each: Keep the attributions of every reference, not their mean alone.
             tokens: Sums over the embedding dimension are all that is wanted.
         """
-        with torch.inference_mode(False):
+        grad = torch.is_grad_enabled()  # so also where a fault hits what sets it back
+        with torch.set_grad_enabled(grad), torch.inference_mode(False):
             prepared = self.prepare(inputs, baselines, args)
             if tokens and custom is None and self.multiplies_by_inputs:
                 prepared = prepared.in_sums(self.model)
