@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import nn
 
 _SAMPLED = 16
@@ -23,10 +22,9 @@ def fingerprint(model: nn.Module) -> str:
         (True, False)
     """
     digest = hashlib.sha256(type(model).__qualname__.encode())
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().reshape(-1)
-            step = max(flat.numel() // _SAMPLED, 1)
-            digest.update(repr(flat[::step][:_SAMPLED].tolist()).encode())
+    for name, tensor in model.named_parameters():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        step = max(flat.numel() // _SAMPLED, 1)
+        digest.update(repr(flat[::step][:_SAMPLED].tolist()).encode())
     return digest.hexdigest()[:16]

@@ -67,8 +67,8 @@ class Diagnostics:
         notes: What to know when reading the numbers, although nothing is inexact.
         structure: What was kept for the reference as it is at the input, also where
             that changes nothing.
-        cancellation: ``Σ|attributions| / |f(x) - f(x0)|``, the largest of all patients':
-            1 where nothing cancels; 0 if it was not worked out.
+        cancellation: ``Σ|attributions| / |f(x) - f(x0)|``, the largest of all
+            patients': 1 where nothing cancels; 0 if it was not worked out.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
