@@ -63,10 +63,15 @@ class Call:
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
-            theirs = _as(ours, theirs.clone() if sheltered else theirs)
+            if theirs.dtype is not ours.dtype:
+                theirs = _as(ours, theirs)
+            theirs = theirs.clone() if sheltered else theirs
             return Pair(ours.detach(), theirs, next(slots))
 
-        paired = [mapped(pair, a, b) for a, b in zip(self.args, args)]
+        paired = [
+            pair(a, b) if isinstance(a, Tensor) else mapped(pair, a, b)
+            for a, b in zip(self.args, args)
+        ]
         named = {k: mapped(pair, a, kwargs[k]) for k, a in self.kwargs.items()}
         output = mapped(Tensor.clone, output) if sheltered else output
         self.multiplier = self.serve(_pair_outputs(self.output, output), paired, named)
@@ -295,7 +300,8 @@ def _as(ours: Tensor, theirs: Tensor) -> Tensor:
 def _pair_outputs(ours: Any, theirs: Any) -> Any:
     """Pairs of the outputs; in a list where there are several, or by name."""
     if isinstance(ours, Tensor):
-        return Pair(ours, _as(ours, theirs))
+        same = theirs.dtype is ours.dtype
+        return Pair(ours, theirs if same else _as(ours, theirs))
     if isinstance(ours, (list, tuple)):
         return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]
     if isinstance(ours, dict):
