@@ -178,9 +178,9 @@ def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | s
     try:
         own = runs.aside(references)
     except Exception as error:
-        return f"all there is: the model itself cannot run on the reference ({error})"
+        return f"the only one: the model itself cannot run on the reference ({error})"
     if own.shape != found.shape or not bool(torch.isfinite(own).all()):
-        return "all there is: the model's own at the reference is not finite"
+        return "the only one: the model's own at the reference is not finite"
     roundings = 64 if own.dtype in (torch.float32, torch.float64) else 4
     gap, last = (own - found).abs(), roundings * torch.finfo(own.dtype).eps
     return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
