@@ -56,7 +56,7 @@ def build(
         "labs": FeatureRecord(labs, seen, lab_time, None, LABS),
     }
     attributions = {
-        key: torch.randn(one.values.shape, generator=random) * one.mask
+        key: (torch.randn(one.values.shape, generator=random) + 0.5) * one.mask
         for key, one in features.items()
     }
     total = sum(one.flatten(1).sum(1) for one in attributions.values())
@@ -388,15 +388,19 @@ class TestNoAnswer:
         assert "<b>no answer</b>" in to_html(self.made())
 
     def test_cancellation_and_notes_are_told(self, tmp_path: Path) -> None:
-        for report, words in (
-            (Diagnostics(cancellation=40.0), "is up to 40 times"),
-            (Diagnostics(notes=("mind the reference",)), "mind the reference"),
+        little = build().f_baseline + 1e-3
+        for changes, words in (
+            ({"f_input": little}, "of 2 of 2 patients cancel"),
+            (
+                {"diagnostics": Diagnostics(notes=("mind the reference",))},
+                "mind the reference",
+            ),
         ):
-            one = replace(build(), diagnostics=report)
+            one = replace(build(), **changes)
             page = write_report(one, tmp_path / "x.html", title="x").read_text()
             assert words in page and words in to_html(one)
             assert "nothing to report" not in page and 'class="card warn"' in page
-        one = replace(build(), diagnostics=Diagnostics(cancellation=9.0))
+        one = build()
         page = write_report(one, tmp_path / "x.html", title="x").read_text()
         assert "nothing to report" in page and 'class="card warn"' not in page
 

@@ -89,20 +89,33 @@ def answer(value: float, form: str = "%.3f") -> str:
     return "no answer" if value != value else form % value
 
 
-def cancels(times: float) -> str:
-    """What to know where Σ|attributions| is many times f(x) - f(x0); else empty."""
-    if not times > CANCELS:
+def cancels(explanation: Explanation) -> str:
+    """What to know where Σ|attributions| is many times f(x) - f(x0); else empty.
+
+    Of several patients there are always some whose score is the reference's: only where
+    it is a tenth of them is it told.
+    """
+    sizes = sum(
+        a.detach().abs().double().flatten(1).sum(1)
+        for a in explanation.attributions.values()
+    )
+    times = sizes / (explanation.f_input - explanation.f_baseline).abs().double()
+    many = times[times > CANCELS]
+    if not len(many) or 10 * len(many) < len(explanation):
         return ""
+    one = len(explanation) == 1
+    whose = "" if one else f" of {len(many)} of {len(explanation)} patients"
+    size = f"{float(many[0]):.3g}" if one else f"more than {CANCELS:.0f}"
     return (
-        f"attributions cancel: Σ|attributions| is up to {times:.3g} times |f(x) - "
-        "f(x0)|; what one code adds, others take away"
+        f"attributions{whose} cancel: Σ|attributions| is {size} times |f(x) - f(x0)|; "
+        "what one code adds, others take away"
     )
 
 
 def remarks(explanation: Explanation) -> list[str]:
     """All that is to be said of it: what is not exact, and what to know."""
     report = explanation.diagnostics
-    more = (cancels(report.cancellation), mixed_targets(explanation))
+    more = (cancels(explanation), mixed_targets(explanation))
     return [*report.messages, *report.notes, *filter(None, more)]
 
 

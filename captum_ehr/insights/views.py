@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..attr.completeness import cancellation
 from ..explanation import Explanation
 from ..explanation.words import cancels
 from ..visualization.layout import (
@@ -54,10 +53,7 @@ def account(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
 
 
 def _cancels(explanation: Explanation, adds_up: bool) -> list[str]:
-    """Of this patient, not of those that were explained together with it."""
-    change = explanation.f_input - explanation.f_baseline
-    parts = list(explanation.attributions.values())
-    said = cancels(cancellation(parts, change)) if adds_up else ""
+    said = cancels(explanation) if adds_up else ""
     return [said] if said else []
 
 
