@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,36 +98,18 @@ def balance(
     bound = rough * change.abs().double() + DIGITS * last
     absolute = torch.zeros_like(total)
     if bool((delta.abs() <= bound).logical_not_().any()):
-        absolute = _absolute(attributions) if gross is None else gross()
+        sizes = [_row_sum(a.abs()) for a in attributions] if gross is None else []
+        absolute = torch.stack(sizes).sum(0) if gross is None else gross()
         bound = torch.maximum(bound, rough * absolute + DIGITS * last)
     within = torch.minimum(bound, torch.maximum(LARGE * change.abs(), 2 * last))
     off = ~(delta.abs() <= within) & torch.isfinite(change)
     return Balance(delta.to(change.dtype), bound.to(change.dtype), off, absolute)
 
 
-def _absolute(attributions: Sequence[Tensor]) -> Tensor:
-    return torch.stack([_row_sum(a.abs()) for a in attributions]).sum(0)
-
-
 def _row_sum(a: Tensor) -> Tensor:
     """Per patient in float64, of tokens as they are reported: summed as they come."""
     tokens = a.sum(-1) if a.dim() > 2 else a
     return tokens.reshape(len(a), -1).double().sum(1)
-
-
-def cancellation(attributions: Sequence[Tensor], change: Tensor) -> float:
-    """Σ|attributions| over the change of each patient, the largest of all.
-
-    Example:
-        >>> cancellation([torch.tensor([[3.0, -1.0]])], torch.tensor([2.0]))
-        2.0
-    """
-    ratios = _absolute(attributions) / change.abs().double()
-    return (
-        float(ratios.nan_to_num(nan=1.0, posinf=torch.inf).max())
-        if len(change)
-        else 0.0
-    )
 
 
 def polish(found: Balance, change: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
 from ..adapter.stages import hasten
 from ..explanation import Explanation
 from ..explanation.grouping import Grouping
+from ..explanation.words import cancellation
 from ..propagation import AuditTape, two_passes
 from .auditing import audited
-from .completeness import cancellation
 from .engine import Engine
 from .fingerprint import fingerprint
 from .forms import Prepared, in_form
@@ -223,7 +223,9 @@ class DeepLiftEHR(Engine):
         change = (result.f_input - result.f_baseline)[answered]
         report = replace(
             result.diagnostics,
-            cancellation=cancellation([a[answered] for a in sums], change),
+            cancellation=max(
+                cancellation((a[answered] for a in sums), change).tolist(), default=0.0
+            ),
         )
         if len(prepared.references) == 1:
             notes = outside(adapter, encoded, prepared.references[0])

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from captum.attr import DeepLift
@@ -100,12 +100,6 @@ class Engine(DeepLift):
         own = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
         self.table = with_rules(self.rules, _table_of(tuple(own.items())))
         self.types = module_types({**own, **self.rules})
-
-    def __copy__(self) -> Self:
-        """The same with attributes of its own; for every slice, so without detours."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the table, which holds closures and is looked up again."""
@@ -257,7 +251,6 @@ class Engine(DeepLift):
             result = joined(found)
             if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True
-                tape.begin_again(frozenset())
                 return None
             checked = custom is None and self.completeness != "off"
             return replace(result, diagnostics=account(report, output, result, checked))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
+
+    from torch import Tensor
 
     from .explanation import Explanation
 
@@ -89,17 +91,28 @@ def answer(value: float, form: str = "%.3f") -> str:
     return "no answer" if value != value else form % value
 
 
+def cancellation(attributions: Iterable[Tensor], change: Tensor) -> Tensor:
+    """``(patients,)``: Σ|attributions| / |f(x) - f(x0)|; 1 where both are 0.
+
+    Example:
+        >>> import torch
+        >>> cancellation([torch.tensor([[3.0, -1.0]])], torch.tensor([2.0]))
+        tensor([2.], dtype=torch.float64)
+    """
+    size = change.double() * 0
+    for attribution in attributions:
+        size = size + attribution.detach().abs().flatten(1).double().sum(1)
+    return (size / change.abs().double()).nan_to_num(nan=1.0, posinf=float("inf"))
+
+
 def cancels(explanation: Explanation) -> str:
     """What to know where Σ|attributions| is many times f(x) - f(x0); else empty.
 
     Of several patients there are always some whose score is the reference's: only where
     it is a tenth of them is it told.
     """
-    sizes = sum(
-        a.detach().abs().double().flatten(1).sum(1)
-        for a in explanation.attributions.values()
-    )
-    times = sizes / (explanation.f_input - explanation.f_baseline).abs().double()
+    change = explanation.f_input - explanation.f_baseline
+    times = cancellation(explanation.attributions.values(), change)
     many = times[times > CANCELS]
     if not len(many) or 10 * len(many) < len(explanation):
         return ""

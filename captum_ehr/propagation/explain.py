@@ -130,11 +130,11 @@ def recorded(
                 found = runs.next(known, reference_pass)
                 reference_pass.finish()
             except Exception:
-                if not tape.crossed():
-                    raise  # else it may be what the other flags have led to
-                raise Crossed(tape) from None
-            if tape.crossed():
-                raise Crossed(tape)
+                if flagged := tape.crossed():  # which may have led to it
+                    raise Crossed(flagged) from None
+                raise
+            if flagged := tape.crossed():
+                raise Crossed(flagged)
             if tape.kept:
                 own = partial(_shift, runs, references, found.detach())
                 tape.own_outputs.append(own)
@@ -147,9 +147,9 @@ def recorded(
 class Crossed(Exception):
     """Flags differ between input and reference: the passes are to be run again."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, flagged: frozenset[int]) -> None:
         super().__init__("flags differ between input and reference")
-        self.flagged = tape.crossed()
+        self.flagged = flagged
 
 
 def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
@@ -166,7 +166,7 @@ def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except Crossed as crossed:
-            tape.begin_again(crossed.flagged)
+            tape.flagged |= crossed.flagged
         except DivergenceError:
             if diverged:
                 raise

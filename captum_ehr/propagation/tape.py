@@ -60,11 +60,6 @@ class Tape:
         self.kept: list[tuple[str, int | Tensor]] = []
         self.own_outputs: list[Callable[[], float | str]] = []
 
-    def begin_again(self, flagged: frozenset[int]) -> None:
-        """Forget everything but which flags differ, to carry these."""
-        self.clear()
-        self.flagged |= flagged
-
     def crossed(self) -> frozenset[int]:
         """Which flags have been found to differ, of which that was not known."""
         found = {asked for asked, count in self.crossings if _readable(count)}
