@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -74,6 +75,8 @@ class Diagnostics:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
         >>> report.exact, report.fallbacks
         (True, ())
+        >>> (report + report).operations[0].calls
+        4
     """
 
     operations: tuple[Operation, ...] = ()
@@ -91,6 +94,25 @@ class Diagnostics:
     def exact(self) -> bool:
         """True when nothing fell back and there is nothing to report."""
         return not self.fallbacks and not self.messages
+
+    def __add__(self, other: Diagnostics) -> Diagnostics:
+        """One account of two batches, or two slices of one."""
+        if not isinstance(other, Diagnostics):
+            return NotImplemented
+        both = self, other
+        calls: Counter[tuple[str, str, bool]] = Counter()
+        for op in (*self.operations, *other.operations):
+            calls[op.name, op.rule, op.exact] += op.calls
+        return Diagnostics(
+            tuple(
+                Operation(name, rule, count, exact)
+                for (name, rule, exact), count in sorted(calls.items())
+            ),
+            tuple(dict.fromkeys(m for report in both for m in report.messages)),
+            tuple(dict.fromkeys(note for report in both for note in report.notes)),
+            tuple(dict.fromkeys(kept for report in both for kept in report.structure)),
+            max(report.cancellation for report in both),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON."""
