@@ -10,7 +10,7 @@ import zoo
 from torch import nn
 
 from captum_ehr import DeepLiftEHR, LayerDeepLiftEHR
-from captum_ehr.adapter.stages import hasten
+from captum_ehr.adapter.fast_stagenet import hasten
 from captum_ehr.propagation import private_view
 
 STAGES = [c for c in zoo.configs() if c.model in ("StageNet", "StageAttentionNet")]

@@ -1,10 +1,10 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
+from ..explanation.record import FeatureKeyError, FeatureRecord
 from .adapter import PyHealthAdapter
 from .encoded import EncodedBatch, Pairs
-from .masks import FeatureMask, Player
+from .feature_masks import FeatureMask, Player
 from .patients import fitted, reference_patients
-from .records import FeatureKeyError, FeatureRecord
 from .references import Baseline
 from .schema import is_pyhealth_model, module_rules
 

@@ -10,16 +10,16 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from ..explanation.record import FeatureKeyError
 from ..propagation import private_view
-from .descriptions import description
 from .encoded import EncodedBatch
+from .feature_masks import FeatureMask, feature_mask
 from .features import Feature
+from .known_models import description
 from .lookups import rows, run
-from .masks import FeatureMask, feature_mask
 from .packing import Entry, assumed, misfits, packed, unpacked
 from .patients import as_batch
 from .ranges import value_ranges
-from .records import FeatureKeyError
 from .references import Baseline, reference
 from .schema import describe, times, zero_labels
 from .token_ids import Lookup

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .records import FeatureRecord
+from ..explanation.record import FeatureRecord
 
 
 class Pairs(tuple[tuple[Tensor, Tensor], ...]):

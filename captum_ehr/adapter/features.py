@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .records import FeatureRecord
+from ..explanation.record import FeatureRecord
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..explanation.record import FeatureKeyError
 from .encoded import EncodedBatch
 from .features import Feature
 from .patients import batched
-from .records import FeatureKeyError
 
 if TYPE_CHECKING:
     from .adapter import PyHealthAdapter

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..explanation.record import FeatureKeyError
 from ..propagation import Rule, sparsemax
 from .features import Feature
-from .records import FeatureKeyError
 
 
 def is_pyhealth_model(model: object) -> bool:

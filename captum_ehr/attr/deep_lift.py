@@ -11,15 +11,15 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
-from ..adapter.stages import hasten
+from ..adapter.fast_stagenet import hasten
 from ..explanation import Explanation
-from ..explanation.grouping import Grouping
+from ..explanation.labels import Grouping
 from ..explanation.words import cancellation
 from ..propagation import AuditTape, two_passes
 from .auditing import audited
 from .engine import Engine
 from .fingerprint import fingerprint
-from .forms import Prepared, in_form
+from .inputs import Prepared, in_form
 from .remarks import outside
 from .result import Result
 from .targets import Target, select, select_again

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..adapter import EncodedBatch, PyHealthAdapter, fitted, reference_patients
 from ..explanation import Explanation
-from ..explanation.grouping import Grouping
+from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
-from .forms import Prepared, in_form, prepare
+from .inputs import Prepared, in_form, prepare
 from .targets import Target
 
 

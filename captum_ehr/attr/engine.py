@@ -14,8 +14,7 @@ from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor, nn
 
 from ..adapter import PyHealthAdapter, module_rules
-from ..adapter.stages import hasten
-from ..explanation.joining import merged_diagnostics
+from ..adapter.fast_stagenet import hasten
 from ..propagation import (
     Rule,
     Tape,
@@ -36,7 +35,7 @@ from .completeness import (
     mixes,
 )
 from .diagnosis import APART, MIXED, account, noted
-from .forms import Prepared, prepare
+from .inputs import Prepared, prepare
 from .options import check, check_rules, explained
 from .outputs import per_patient_output, rounded_at, scored
 from .result import Result, Run, averaged, joined
@@ -247,7 +246,7 @@ class Engine(DeepLift):
                     run = Run(output, value, index, against, record, row, again, tape)
                     found.append(self._averaged(own, run, custom, each))
                     reports += run.reports
-                report = merged_diagnostics([tape.diagnostics(), *reports])
+                report = sum(reports, tape.diagnostics())
             result = joined(found)
             if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True

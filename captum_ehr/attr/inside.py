@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..propagation import multipliers
 from .completeness import balance
 from .engine import Engine
-from .forms import Prepared, prepare
+from .inputs import Prepared, prepare
 from .probes import Owner
 from .result import Result, Run
 from .targets import select_again

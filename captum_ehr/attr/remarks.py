@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import EncodedBatch, PyHealthAdapter
-from ..explanation.rows import column_names, is_series
+from ..explanation.record import column_names
 
 
 def outside(
@@ -27,7 +27,7 @@ def outside(
     notes = []
     for key, given, mask in zip(encoded.feature_keys, reference, encoded.masks):
         found, record = adapter.ranges.get(key), encoded.features[key]
-        width = 1 if is_series(record) or given.dim() < 2 else given.shape[-1]
+        width = 1 if record.is_series or given.dim() < 2 else given.shape[-1]
         if found is None or len(found.low) != width or not given.numel():
             continue
         least, most = (

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..explanation.joining import merged_diagnostics
 from ..propagation import Diagnostics, Tape
 from .completeness import Balance, polish
 from .targets import Index
@@ -131,7 +130,7 @@ def joined(parts: list[Result]) -> Result:
         column("f_baseline"),
         [index for p in parts for index in p.index],
         Balance(*columns("balance")),
-        merged_diagnostics([p.diagnostics for p in parts]),
+        sum((p.diagnostics for p in parts), Diagnostics()),
         column("factor"),
         column("deltas"),
         columns("each"),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .forms import Prepared
+from .inputs import Prepared
 
 #: The model's output for inputs and arguments.
 type Forward = Callable[[Prepared], Tensor]

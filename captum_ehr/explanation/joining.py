@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.propagation.diagnostics import Diagnostics, Operation
-
-from .checks import PER_PATIENT
-from .rows import Words, is_series
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from ..propagation import Diagnostics
+from .data import PER_PATIENT, ExplanationData
+from .record import FeatureRecord, Words
 
 _ALIKE = {
     "model_name": "models",
@@ -30,28 +24,8 @@ _ALIKE = {
 """What must agree, and what to call it."""
 
 
-def concat(explanations: Iterable[Explanation]) -> Explanation:
-    """The explanations of several batches as one, in the order given.
-
-    Batches may be padded to different widths; the widest is taken.
-
-    Args:
-        explanations: Of one model, output, baseline and set of vocabularies.
-
-    Raises:
-        ValueError: If there are none, or they differ in their model (its name or
-            weights), scale, outputs, baseline, features, vocabularies or columns,
-            or have two names or units for one code.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR, Explanation
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> both = Explanation.concat([explanation["p1"], explanation["p4"]])
-        >>> both.patient_ids
-        ('p1', 'p4')
-    """
+def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
+    """Explanations of several batches as one; see :meth:`Explanation.concat`."""
     parts = list(explanations)
     if not parts:
         raise ValueError("there is nothing to concatenate: give some explanations.")
@@ -70,7 +44,7 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
         attributions={key: one for key, (_, one) in merged.items()},
         target=tuple(one for part in parts for one in part.target),
         patient_ids=tuple(one for part in parts for one in part.patient_ids),
-        diagnostics=merged_diagnostics([part.diagnostics for part in parts]),
+        diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),
         units=_words("unit", [part.units for part in parts]),
@@ -78,26 +52,7 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
     )
 
 
-def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
-    """One account of several batches, or slices of one."""
-    calls: Counter[tuple[str, str, bool]] = Counter()
-    for report in reports:
-        for op in report.operations:
-            calls[op.name, op.rule, op.exact] += op.calls
-    operations = tuple(
-        Operation(name, rule, count, exact)
-        for (name, rule, exact), count in sorted(calls.items())
-    )
-    messages = dict.fromkeys(m for report in reports for m in report.messages)
-    structure = dict.fromkeys(kept for report in reports for kept in report.structure)
-    notes = dict.fromkeys(note for report in reports for note in report.notes)
-    largest = max((report.cancellation for report in reports), default=0.0)
-    return Diagnostics(
-        operations, tuple(messages), tuple(notes), tuple(structure), largest
-    )
-
-
-def _check_alike(first: Explanation, other: Explanation, place: int) -> None:
+def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> None:
     """Refuse what was not explained alike."""
 
     def refuse(what: str, one: object, two: object) -> None:
@@ -128,7 +83,9 @@ def _check_alike(first: Explanation, other: Explanation, place: int) -> None:
             refuse(f"times of feature {key!r}", *times)
 
 
-def _features(key: str, parts: list[Explanation]) -> tuple[FeatureRecord, Tensor]:
+def _features(
+    key: str, parts: Sequence[ExplanationData]
+) -> tuple[FeatureRecord, Tensor]:
     """One feature of all parts, padded to the widest."""
     records = [part.features[key] for part in parts]
     shapes = [tuple(record.values.shape[1:]) for record in records]
@@ -160,7 +117,7 @@ def _features(key: str, parts: list[Explanation]) -> tuple[FeatureRecord, Tensor
 def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
     """The axes after the patients' that hold columns, which cannot be padded."""
     last = records[0].values.ndim - 2
-    is_padded = records[0].is_token or all(is_series(record) for record in records)
+    is_padded = records[0].is_token or all(record.is_series for record in records)
     return () if is_padded or last < 0 else (last,)
 
 

@@ -5,45 +5,21 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureKeyError, FeatureRecord
-
-from .checks import PER_PATIENT
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from .data import PER_PATIENT, ExplanationData
+from .record import FeatureKeyError, FeatureRecord
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
 
-def select(explanation: Explanation, indices: Selector) -> Explanation:
-    """The explanation of some of the patients, in the order asked for.
-
-    Args:
-        explanation: The explanation.
-        indices: One index, a slice, a patient id (all samples of that patient),
-            several indices or ids, or a boolean mask with one entry per sample.
-            Negative indices count from the end.
-
-    Raises:
-        IndexError: If an index is out of range, or a mask has another length.
-        KeyError: If there is no patient of an id.
-        TypeError: If it is none of these.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> len(explanation[1:]), explanation["p2"].patient_ids
-        (3, ('p2',))
-    """
-    chosen = positions(explanation.patient_ids, indices)
+def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
+    """Some of the patients, in the order asked for; see :meth:`Explanation.select`."""
+    chosen = _positions(explanation.patient_ids, indices)
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
@@ -57,25 +33,18 @@ def select(explanation: Explanation, indices: Selector) -> Explanation:
         )
 
     numbers: dict[str, Any] = {n: pick(getattr(explanation, n)) for n in PER_PATIENT}
-    attributions = explanation.attributions.items()
     return replace(
         explanation,
-        attributions={key: pick(one) for key, one in attributions},
-        features={key: part(one) for key, one in explanation.features.items()},
+        attributions={key: pick(a) for key, a in explanation.attributions.items()},
+        features={key: part(r) for key, r in explanation.features.items()},
         target=tuple(explanation.target[i] for i in chosen),
         patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
         **numbers,
     )
 
 
-def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
-    """The rows that a selector stands for, none of them negative.
-
-    Raises:
-        IndexError: If an index is out of range, or a mask has another length.
-        KeyError: If there is no such patient.
-        TypeError: If it is none of the selectors.
-    """
+def _positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
+    """The rows that a selector stands for, none of them negative."""
     count = len(patient_ids)
     if isinstance(indices, slice):
         return list(range(count))[indices]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, FeatureMask, PyHealthAdapter
+from ..adapter.feature_masks import feature_mask
 from ..adapter.features import Feature
-from ..adapter.masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..attr.remarks import outside
 from ..explanation import Explanation

@@ -70,6 +70,8 @@ class Diagnostics:
             that changes nothing.
         cancellation: ``Σ|attributions| / |f(x) - f(x0)|``, the largest of all
             patients': 1 where nothing cancels; 0 if it was not worked out.
+        rewrites: What ran in a faster form of its own in place of the model's code,
+            by name; it gives the same numbers.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
@@ -84,6 +86,7 @@ class Diagnostics:
     notes: tuple[str, ...] = field(default=())
     structure: tuple[Structure, ...] = field(default=())
     cancellation: float = 0.0
+    rewrites: tuple[str, ...] = ()
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -112,6 +115,7 @@ class Diagnostics:
             tuple(dict.fromkeys(note for report in both for note in report.notes)),
             tuple(dict.fromkeys(kept for report in both for kept in report.structure)),
             max(report.cancellation for report in both),
+            tuple(dict.fromkeys(name for report in both for name in report.rewrites)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,4 +131,5 @@ class Diagnostics:
             tuple(data.get("notes", ())),
             tuple(Structure(**kept) for kept in data.get("structure", ())),
             float(data.get("cancellation", 0.0)),
+            tuple(data.get("rewrites", ())),
         )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from captum_ehr.explanation import Explanation
-    from captum_ehr.explanation.grouping import Grouping
+    from captum_ehr.explanation.labels import Grouping
 
 _PANELS = ("mean", "mean absolute", "prevalence")
 

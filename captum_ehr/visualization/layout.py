@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from captum_ehr.explanation.rows import build_rows, frame_of
+from captum_ehr.explanation.frame import build_rows, frame_of
 from captum_ehr.visualization.colors import ColorScale
 
 if TYPE_CHECKING:

@@ -51,6 +51,21 @@ def write_report(
         >>> write_report(explanation, "report.html", title="RNN")  # doctest: +SKIP
         PosixPath('report.html')
     """
+    page = to_page(
+        explanations, title=title, planted=planted, patients=patients, notes=notes
+    )
+    return write_text(path, page)
+
+
+def to_page(
+    explanations: Mapping[str, Explanation] | Explanation,
+    *,
+    title: str,
+    planted: Collection[str] = (),
+    patients: Sequence[int] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The HTML of :func:`write_report`."""
     for name, strings in (("planted", planted), ("notes", notes)):
         if isinstance(strings, str):
             raise TypeError(
@@ -71,5 +86,5 @@ def write_report(
             chosen = range(min(len(explanation), _MOST_PATIENTS))
         section = model_section(f"m{index}", name, explanation, set(planted), chosen)
         models.append(section)
-    page = render(title=title, notes=notes, models=models, planted=sorted(planted))
-    return write_text(path, page)
+    html: str = render(title=title, notes=notes, models=models, planted=sorted(planted))
+    return html

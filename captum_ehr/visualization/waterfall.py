@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from captum_ehr.explanation import Explanation
-    from captum_ehr.explanation.grouping import Grouping
+    from captum_ehr.explanation.labels import Grouping
 
 _WIDTH = 6.2
 _PROBABILITIES = (

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..explanation.record import FeatureRecord
 from .encoded import EncodedBatch
 from .features import Feature
-from .records import FeatureRecord
 
 if TYPE_CHECKING:
     import pandas as pd
