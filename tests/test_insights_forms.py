@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from captum_ehr.insights.sources import Cache
 from insights_cases import (
     NAMES,
     Bag,
@@ -26,6 +25,7 @@ from captum_ehr.insights import (
     LabFeature,
     VisitFeature,
 )
+from captum_ehr.insights.sources import Cache
 
 
 @pytest.fixture(scope="module")

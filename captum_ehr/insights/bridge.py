@@ -54,8 +54,6 @@ METHOD = DeepLiftEHR.__name__
 #: The class of patients who have none of a multilabel model's labels.
 NO_LABEL = "(no label)"
 
-_LISTED = 4  # as many predictions as Captum Insights lists
-_REMEMBERED = 64
 _PERTURBING = (FeatureAblation.get_name(), Occlusion.get_name())
 _log = logging.getLogger(__name__)
 
@@ -139,7 +137,7 @@ def captum_visualizer(
         groups={},
         classes=classes,
         block=1,
-        kept=_REMEMBERED,
+        kept=64,
     )
     if None in source.labels:
         raise ValueError(
@@ -173,9 +171,6 @@ class FeatureOutput(NamedTuple):
 class CodesFeature(TextFeature):
     """Tokens as text: a word for each real token, in the order of the record."""
 
-    def __init__(self, key: str) -> None:
-        super().__init__(key, None, None, None)
-
     def visualize(
         self, attribution: Tensor, data: pd.DataFrame, contribution_frac: float
     ) -> FeatureOutput:
@@ -192,9 +187,6 @@ class CodesFeature(TextFeature):
 class ValuesFeature(GeneralFeature):
     """Values, multi-hot categories and series as a bar each."""
 
-    def __init__(self, key: str) -> None:
-        super().__init__(key, [])
-
     def visualize(
         self, attribution: Tensor, data: pd.DataFrame, contribution_frac: float
     ) -> FeatureOutput:
@@ -206,12 +198,7 @@ class ValuesFeature(GeneralFeature):
 
 
 class ClassScores(nn.Module):
-    """A PyHealth classifier with one score per class, as Captum Insights needs it.
-
-    Args:
-        adapter: The model's adapter.
-        head: How to read its outputs.
-    """
+    """A PyHealth classifier with one score per class, as Captum Insights needs it."""
 
     def __init__(self, adapter: PyHealthAdapter, head: Head) -> None:
         super().__init__()
@@ -229,14 +216,7 @@ class ClassScores(nn.Module):
 
 
 class EHRVisualizer(AttributionVisualizer):
-    """Captum Insights' visualizer of patients; made by :func:`captum_visualizer`.
-
-    Args:
-        source: The model, and patients who are encoded alone.
-        explainer: Ours.
-        names: Human names of codes and values.
-        num_examples: How many patients a fetch shows.
-    """
+    """Captum Insights' visualizer of patients; made by :func:`captum_visualizer`."""
 
     def __init__(
         self,
@@ -251,7 +231,9 @@ class EHRVisualizer(AttributionVisualizer):
         if self.head.mode == "multilabel":
             classes.append(NO_LABEL)
         features = [
-            (ValuesFeature if feature.embedding is None else CodesFeature)(feature.key)
+            ValuesFeature(feature.key, [])
+            if feature.embedding is None
+            else CodesFeature(feature.key, None, None, None)
             for feature in source.adapter(0).features
         ]
         rows = range(len(source.ids))
@@ -276,9 +258,9 @@ class EHRVisualizer(AttributionVisualizer):
         with self._busy:
             rows = islice(self._dataset_iter, len(self.dataset))
             samples = (SampleCache(row, None, self._label(row)) for row in rows)
-            shown = ((self._calculate_vis_output(*s), s) for s in samples)
-            kept = (pair for pair in shown if pair[0] is not None)
-            self._outputs = list(islice(kept, self._config.num_examples))
+            outputs = ((self._calculate_vis_output(*s), s) for s in samples)
+            matches = (pair for pair in outputs if pair[0] is not None)
+            self._outputs = list(islice(matches, self._config.num_examples))
             return [output for output, _ in self._outputs]
 
     def _calculate_vis_output(
@@ -295,7 +277,7 @@ class EHRVisualizer(AttributionVisualizer):
         assert chances is not None
         if self.head.mode == "binary":
             chances = torch.cat([1 - chances, chances])
-        best = chances.topk(min(_LISTED, len(chances)))
+        best = chances.topk(min(4, len(chances)))  # as many as Captum Insights lists
         predicted = self.attribution_calculation._get_labels_from_scores(*best)
         actual = OutputScore(100, label, self.classes[label])
         if not self._should_keep_prediction(predicted, actual):
@@ -303,13 +285,13 @@ class EHRVisualizer(AttributionVisualizer):
         target = int(predicted[0].index if target is None else target)
         explanation = self._explanation(encoded, target)
         parts = tuple(explanation.attributions.values())
-        whole = math.fsum(abs(float(part.sum())) for part in parts) or 1.0
+        contributions = self.attribution_calculation.calculate_net_contrib(parts)
         frame = explanation.to_frame()
         outputs = []
-        for feature, part in zip(self.features, parts):
+        for feature, contribution in zip(self.features, contributions):
             rows = frame[frame["feature"] == feature.name]
             each = torch.tensor(rows["attribution"].to_numpy())
-            outputs.append(feature.visualize(each, rows, float(part.sum()) / whole))
+            outputs.append(feature.visualize(each, rows, contribution))
         return [VisualizationOutput(outputs, actual, predicted, target, 0)]
 
     def _label(self, row: int) -> int:
@@ -366,12 +348,8 @@ class EHRVisualizer(AttributionVisualizer):
             raise
         if method in _PERTURBING:  # it then stands in each dimension of an embedding
             parts = [once(part, mask) for part, mask in zip(parts, encoded.masks)]
-        return [
-            part.detach() * (like(mask, x) | (x != x0))
-            for part, mask, x, x0 in zip(
-                parts, encoded.masks, encoded.inputs, reference
-            )
-        ]
+        rows = zip(parts, encoded.masks, encoded.inputs, reference)
+        return [a.detach() * (like(mask, x) | (x != x0)) for a, mask, x, x0 in rows]
 
     def _update_config(self, settings: Mapping[str, Any]) -> None:
         super()._update_config(settings)

@@ -65,20 +65,20 @@ class BaseFeature:
         """How it is shown."""
         raise NotImplementedError
 
-    @property
-    def is_token(self) -> bool:
-        """True where the data are ids of codes."""
-        return False
-
     def transform(self, data: Tensor) -> Tensor:
         """The data of some patients as the model takes them.
 
         Raises:
-            ValueError: If that is no floating-point numbers.
+            ValueError: If that is no floating-point numbers, or of several shapes.
         """
         patients = list(data)
         for transform in self.input_transforms:
             patients = [transform(patient) for patient in patients]
+        if len({patient.shape for patient in patients}) > 1:
+            raise ValueError(
+                f"Feature {self.name!r}: after input_transforms= patients of one batch "
+                "differ in shape; expected one shape for all of them."
+            )
         inputs = torch.stack(patients).detach()
         if not inputs.is_floating_point():
             raise ValueError(
@@ -175,11 +175,6 @@ class CodeFeature(BaseFeature):
     def visualization_type() -> str:
         """How it is shown."""
         return "codes"
-
-    @property
-    def is_token(self) -> bool:
-        """True: the data are ids of codes."""
-        return True
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
         """The ids of some patients, with their codes."""
