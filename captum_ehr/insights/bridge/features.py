@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...adapter import FeatureRecord
-from ...explanation.record import Words, column_names, words_for
+from ...explanation.feature_record import Words, column_names, words_for
 from .captums import GeneralFeature, TextFeature
 from .patients import Patients
 

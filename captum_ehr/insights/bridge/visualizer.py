@@ -12,7 +12,7 @@ from torch import nn
 
 from ...adapter import Baseline, PyHealthAdapter
 from ...attr import DeepLiftEHR
-from ...explanation.record import Words
+from ...explanation.feature_record import Words
 from .calculation import METHOD, EHRCalculation
 from .captums import (
     MISSING,
