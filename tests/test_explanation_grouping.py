@@ -8,8 +8,8 @@ import torch
 from explanations import VOCABULARY, explain, tokens, values
 
 from captum_ehr import Explanation
+from captum_ehr.explanation import FeatureRecord
 from captum_ehr.explanation.coding import GROUPINGS, NAMES, icd_groups
-from captum_ehr.explanation.record import FeatureRecord
 
 
 def groups(explanation: Explanation, mapping: object) -> dict[str, float]:

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from captum_ehr.explanation import Explanation
-from captum_ehr.explanation.record import FeatureRecord
+from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
 from captum_ehr.visualization.colors import ColorScale
 from captum_ehr.visualization.layout import patient_view, visit_rows

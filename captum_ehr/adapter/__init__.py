@@ -1,6 +1,6 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
-from ..explanation.record import FeatureKeyError, FeatureRecord
+from ..explanation import FeatureKeyError, FeatureRecord
 from .adapter import PyHealthAdapter
 from .encoded import EncodedBatch, Pairs
 from .feature_masks import FeatureMask, Player

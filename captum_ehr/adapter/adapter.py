@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from ..explanation.record import FeatureKeyError
+from ..explanation import FeatureKeyError
 from ..propagation import private_view
 from .encoded import EncodedBatch
 from .feature_masks import FeatureMask, feature_mask

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..explanation.record import FeatureRecord
+from ..explanation import FeatureRecord
 
 
 class Pairs(tuple[tuple[Tensor, Tensor], ...]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..explanation.record import FeatureRecord
+from ..explanation import FeatureRecord
 from .encoded import EncodedBatch
 from .features import Feature
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..explanation.record import FeatureRecord
+from ..explanation import FeatureRecord
 
 
 @dataclass(frozen=True)

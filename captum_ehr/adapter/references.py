@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..explanation.record import FeatureKeyError
+from ..explanation import FeatureKeyError
 from .encoded import EncodedBatch
 from .features import Feature
 from .patients import batched

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..explanation.record import FeatureKeyError
+from ..explanation import FeatureKeyError
 from ..propagation import Rule, sparsemax
 from .features import Feature
 

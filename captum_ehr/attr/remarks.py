@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import EncodedBatch, PyHealthAdapter
-from ..explanation.record import column_names
+from ..explanation.feature_record import column_names
 
 
 def outside(

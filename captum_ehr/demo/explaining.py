@@ -95,9 +95,9 @@ def auroc(score: Any, truth: Any) -> float | None:
     from sklearn.metrics import roc_auc_score
 
     labels = truth.tolist()
-    return (
-        float(roc_auc_score(labels, score.tolist())) if len(set(labels)) > 1 else None
-    )
+    if len(set(labels)) < 2:
+        return None
+    return float(roc_auc_score(labels, score.tolist()))
 
 
 def calls_by_rule(explanation: Explanation) -> dict[str, int]:

@@ -5,7 +5,7 @@ sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
 """
 
 from .explanation import Explanation
-from .record import FeatureKeyError, FeatureRecord
+from .feature_record import FeatureKeyError, FeatureRecord
 from .words import completeness, summary
 
 __all__ = [

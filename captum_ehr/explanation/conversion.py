@@ -17,7 +17,6 @@ from .data import ExplanationData
 from .frame import to_frame
 from .sums import strongest
 from .words import completeness, remarks, summary
-from .writing import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +195,7 @@ def to_html(explanation: ExplanationData, path: str | Path | None, title: str) -
             "of the group 'captum_ehr.displays'). Install captum-ehr; from a source "
             "tree with pip install -e ."
         )
-    html: str = page(explanation, title=title or explanation.model_name or "model")
-    if path is not None:
-        write_text(path, html)
+    html: str = page(explanation, path, title=title)
     return html
 
 
@@ -220,7 +217,8 @@ def display(name: str) -> Callable[..., Any] | None:
 
     Args:
         name: Of an entry point in the group ``captum_ehr.displays``: ``"notebook"``,
-            from an explanation to the HTML of a cell, or ``"page"``, to a whole page.
+            from an explanation to the HTML of a cell; ``"page"``, from an explanation,
+            a path or None and a title to that of a page.
     """
     points = entry_points(group="captum_ehr.displays", name=name)
     return next((point.load() for point in points), None)

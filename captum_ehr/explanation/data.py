@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .record import FeatureKeyError, FeatureRecord, Words
+from .feature_record import FeatureKeyError, FeatureRecord, Words
 
 PER_PATIENT = ("f_input", "f_baseline", "delta", "rescale_factor")
 """The fields with one number per patient."""

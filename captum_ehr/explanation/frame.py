@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .data import ExplanationData
-from .record import FeatureRecord, Words, column_names, words_for
+from .feature_record import FeatureRecord, Words, column_names, words_for
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import PER_PATIENT, ExplanationData
-from .record import FeatureRecord, Words
+from .feature_record import FeatureRecord, Words
 
 _ALIKE = {
     "model_name": "models",

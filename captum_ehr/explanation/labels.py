@@ -8,7 +8,7 @@ from typing import Any
 
 from .coding import GROUPINGS, NAMES
 from .data import ExplanationData
-from .record import FeatureKeyError, FeatureRecord, Words, codes_of, words_for
+from .feature_record import FeatureKeyError, FeatureRecord, Words, codes_of, words_for
 from .words import caution
 
 #: From code to label: a mapping, a function, or a ready one by name; or a mapping with

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .data import PER_PATIENT, ExplanationData
-from .record import FeatureKeyError
+from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor

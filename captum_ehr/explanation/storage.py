@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import PER_PATIENT, ExplanationData
+from .feature_record import FeatureRecord
 from .frame import COLUMNS, build_rows, frame_of
-from .record import FeatureRecord
 from .writing import private
 
 if TYPE_CHECKING:

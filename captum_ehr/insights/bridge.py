@@ -26,7 +26,7 @@ from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
 from ..adapter.encoded import like
 from ..attr import DeepLiftEHR
 from ..explanation import Explanation
-from ..explanation.record import Words
+from ..explanation.feature_record import Words
 from .explainer import unexplained
 from .methods import once, windows
 from .output_head import Head

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, PyHealthAdapter
-from ..explanation.record import column_names
+from ..explanation.feature_record import column_names
 from .output_head import Head
 from .readers import BaseFeature, CodeFeature, LabFeature, VisitFeature
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from captum_ehr.explanation.record import FeatureKeyError
+from captum_ehr.explanation.feature_record import FeatureKeyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +130,7 @@ def ranges_of(
         KeyError: If a column or feature is not there; those there are, are listed.
         ValueError: If a range is not two numbers in order.
     """
-    from captum_ehr.explanation.record import codes_of
+    from captum_ehr.explanation.feature_record import codes_of
 
     records = explanation.features.items()
     columns = {key: codes_of(key, one) for key, one in records if not one.is_token}

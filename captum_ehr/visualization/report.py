@@ -51,21 +51,6 @@ def write_report(
         >>> write_report(explanation, "report.html", title="RNN")  # doctest: +SKIP
         PosixPath('report.html')
     """
-    page = to_page(
-        explanations, title=title, planted=planted, patients=patients, notes=notes
-    )
-    return write_text(path, page)
-
-
-def to_page(
-    explanations: Mapping[str, Explanation] | Explanation,
-    *,
-    title: str,
-    planted: Collection[str] = (),
-    patients: Sequence[int] | None = None,
-    notes: Sequence[str] = (),
-) -> str:
-    """The HTML of :func:`write_report`."""
     for name, strings in (("planted", planted), ("notes", notes)):
         if isinstance(strings, str):
             raise TypeError(
@@ -76,6 +61,27 @@ def to_page(
         explanations = {explanations.model_name or "model": explanations}
     if not explanations:
         raise ValueError("explanations is empty, expected at least one Explanation.")
+    return write_text(path, _page(explanations, title, set(planted), patients, notes))
+
+
+def to_html(
+    explanation: Explanation, path: str | Path | None = None, *, title: str = ""
+) -> str:
+    """The page of one explanation; see :meth:`captum_ehr.Explanation.to_html`."""
+    name = explanation.model_name or "model"
+    page = _page({name: explanation}, title or name, (), None, ())
+    if path is not None:
+        write_text(path, page)
+    return page
+
+
+def _page(
+    explanations: Mapping[str, Explanation],
+    title: str,
+    planted: Collection[str],
+    patients: Sequence[int] | None,
+    notes: Sequence[str],
+) -> str:
     # Here and not above: the package must import where jinja2 is not installed.
     from captum_ehr.visualization.page import model_section, render
 
@@ -84,7 +90,7 @@ def to_page(
         chosen = patients
         if chosen is None:
             chosen = range(min(len(explanation), _MOST_PATIENTS))
-        section = model_section(f"m{index}", name, explanation, set(planted), chosen)
+        section = model_section(f"m{index}", name, explanation, planted, chosen)
         models.append(section)
-    html: str = render(title=title, notes=notes, models=models, planted=sorted(planted))
-    return html
+    page: str = render(title=title, notes=notes, models=models, planted=sorted(planted))
+    return page
