@@ -12,10 +12,9 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, FeatureMask, PyHealthAdapter
+from ..adapter import EncodedBatch, PyHealthAdapter
 from ..adapter.encoded import like
 from ..adapter.feature_masks import feature_mask
-from ..adapter.features import Feature
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..attr.remarks import outside
 from ..explanation import Explanation
@@ -87,14 +86,6 @@ class Case:
     encoded: EncodedBatch
     reference: tuple[Tensor, ...]
     target: tuple[int, ...]
-
-    def mask(self) -> FeatureMask:
-        """One player for each code of a patient, or column of values."""
-        features = [
-            Feature(key, None, key if record.is_token else None)
-            for key, record in self.encoded.features.items()
-        ]
-        return feature_mask(features, self.encoded, "code")
 
     def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
         """What the model returns."""
@@ -219,7 +210,8 @@ def _captum(kind: Any, case: Case) -> Explanation:
     name, encoded = kind.__name__, case.encoded
     method = kind(case.model)
     takes = inspect.signature(method.attribute).parameters
-    mask = case.mask() if "feature_mask" in takes else None
+    # One player for each code of a patient, or column of values.
+    mask = feature_mask(encoded, "code") if "feature_mask" in takes else None
     options = {
         "baselines": _sample(name, case.reference),
         "target": list(case.target) if case.outputs(encoded.inputs).dim() > 1 else None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import groupby
@@ -234,6 +236,26 @@ class PyHealthSource(Source):
     ) -> tuple[Tensor, ...]:
         """A baseline of some patients, like ``encoded.inputs``."""
         return self._adapters[model].baseline(encoded, self._baselines[baseline])
+
+
+def called(ids: Sequence[str], deidentify: bool) -> tuple[str, ...]:
+    """What patients are called, each by a name of its own.
+
+    Args:
+        ids: Their identifiers; a patient's second record says that it is.
+        deidentify: Call them by numbers that say nothing, not even their order.
+    """
+    if deidentify:
+        numbers = list(range(1, len(ids) + 1))
+        random.SystemRandom().shuffle(numbers)
+        width = len(str(len(ids)))
+        return tuple(f"patient {number:0{width}d}" for number in numbers)
+    seen: Counter[str] = Counter()
+    names = []
+    for name in ids:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(names)
 
 
 def _groups(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
 from .output_head import VisualizationOutput, output_of
 from .readers import BaseFeature
-from .sources import Cache, Grouping, PyHealthSource
+from .sources import Cache, Grouping, PyHealthSource, called
 from .views import view_of
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class AttributionVisualizer:
         self.time_label = time_label
         self.methods = methods_of(methods, isinstance(source, PyHealthSource))
         self.deidentified = deidentify
-        ids = _numbers(len(source.ids)) if deidentify else _apart(source.ids)
+        ids = called(source.ids, deidentify)
         self._source = source
         self._explanations = Explanations(
             source, self.methods, names or {}, ids, readable, cache_size
@@ -366,21 +365,3 @@ class AttributionVisualizer:
         from .notebook import render
 
         return render(self, **options)
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    """Names that say nothing, not even the order of the dataset."""
-    numbers = list(range(1, count + 1))
-    random.SystemRandom().shuffle(numbers)
-    width = len(str(count))
-    return tuple(f"patient {number:0{width}d}" for number in numbers)
-
-
-def _apart(ids: Sequence[str]) -> tuple[str, ...]:
-    """Identifiers that are each given once: a patient's second record says so."""
-    seen: dict[str, int] = {}
-    names = []
-    for name in ids:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return tuple(names)
