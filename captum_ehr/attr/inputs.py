@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, FeatureRecord, Pairs, PyHealthAdapter
+from ..adapter import (
+    EncodedBatch,
+    FeatureRecord,
+    Pairs,
+    PyHealthAdapter,
+    is_pyhealth_model,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,3 +278,30 @@ def _ordinary(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_inference():
         return value.clone()
     return value
+
+
+def explained(model: object, output: str, attribute_time: bool) -> nn.Module:
+    """The module to explain: PyHealth's models wrapped, others as they are.
+
+    Raises:
+        TypeError: If it is no module.
+        ValueError: If an option needs a PyHealth model and this is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Expected a PyHealth model, a PyHealthAdapter or another nn.Module, "
+            f"got {type(model).__name__}."
+        )
+    if is_pyhealth_model(model):
+        return PyHealthAdapter(model, attribute_time=attribute_time)
+    if attribute_time:
+        raise ValueError(
+            "attribute_time=True needs a PyHealth model; of an adapter say "
+            "PyHealthAdapter(model, attribute_time=True)."
+        )
+    if output == "probability" and not isinstance(model, PyHealthAdapter):
+        raise ValueError(
+            "output='probability' needs a PyHealth model, whose mode says how its "
+            "logit becomes one; put the sigmoid or softmax into your module."
+        )
+    return model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapter import PyHealthAdapter
-from ...attr.outputs import scored
+from ...attr.targets import scored
 
 #: The class of patients who have none of a multilabel model's labels.
 NO_LABEL = "(no label)"
