@@ -75,20 +75,7 @@ class Engine(DeepLift):
 
     Of Captum's ``DeepLift`` these are the arguments, what stands in place of its hooks
     and gradients is the calculus, and custom attribution functions are called by
-    Captum's own helper.
-
-    Args:
-        model: See :class:`captum_ehr.DeepLiftEHR`, for all of these.
-        multiply_by_inputs: As in Captum.
-        eps: As in Captum; nothing here needs it.
-        sum_tokens: Sum attributions over the embedding dimension.
-        completeness: What to do about the residual.
-        output: The scale of the explained output.
-        attribute_time: Attribute to times as well.
-        rules: Rules of a user's own.
-        mixing: For models whose patients influence each other.
-        internal_batch_size: So many patients at a time.
-        segments: Pieces of the line from reference to input.
+    Captum's own helper. :class:`captum_ehr.DeepLiftEHR` documents the options.
     """
 
     def __init__(

@@ -12,10 +12,10 @@ from captum_ehr.demo.cohort import Cohort
 from captum_ehr.demo.explaining import Explained, explain
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import one_thread, quiet
+from captum_ehr.demo.saving import write_files
 from captum_ehr.demo.synthetic import N_PATIENTS, synthetic_demo_cohort
 from captum_ehr.demo.terminal import account_table, top_table
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
-from captum_ehr.demo.saving import write_files
 from captum_ehr.explanation.words import remarks
 
 if TYPE_CHECKING:
