@@ -81,7 +81,7 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 
 test-insights: $(COMPAT)/insights/.installed
 	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
-		captum_ehr/insights/bridge tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
+		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/uv pip install --python $(BIN)/python -e '.[docs]'

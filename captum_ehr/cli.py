@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from captum_ehr import __version__
-from captum_ehr.demo.cohort import DemoError
+from captum_ehr.demo.cohorts import DemoError
 from captum_ehr.demo.mimic3 import TABLES, missing_tables
 
 app = typer.Typer(

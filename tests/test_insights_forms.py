@@ -25,7 +25,7 @@ from captum_ehr.insights import (
     LabFeature,
     VisitFeature,
 )
-from captum_ehr.insights.store import Recent
+from captum_ehr.insights.sources import Cache
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +139,11 @@ class TestFeatures:
 
 class TestCache:
     def test_the_oldest_goes_first(self) -> None:
-        kept = Recent[int, int](2)
+        kept = Cache[int, int](2)
         for n in range(2):
-            kept.put(n, n)
+            kept[n] = n
         assert kept.get(0) == 0
-        kept.put(2, 2)
+        kept[2] = 2
         assert (kept.get(0), kept.get(1), kept.get(2), len(kept)) == (0, None, 2, 2)
 
     def test_nothing_is_computed_twice_and_the_bound_holds(self) -> None:

@@ -272,7 +272,7 @@ class PyHealthAdapter(nn.Module):
             ['I50.9', 'N18.3', 'I10', 'labs[0]', 'labs[1]']
         """
         encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
-        return feature_mask(self.features, encoded, players)
+        return feature_mask(encoded, players)
 
     def embed(self, feature: Feature, ids: Tensor) -> Tensor:
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""

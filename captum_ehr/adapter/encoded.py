@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -63,6 +63,48 @@ class EncodedBatch:
 
     def __len__(self) -> int:
         return len(self.patient_ids)
+
+    def __getitem__(self, rows: Sequence[int]) -> EncodedBatch:
+        """Some of the patients, padded as they were."""
+        chosen = list(rows)
+        return EncodedBatch(
+            tuple(x[chosen] for x in self.inputs),
+            tuple(mask[chosen] for mask in self.masks),
+            tuple(
+                arg[chosen] if isinstance(arg, Tensor) and arg.dim() else arg
+                for arg in self.additional_forward_args
+            ),
+            {key: record[chosen] for key, record in self.features.items()},
+            tuple(self.patient_ids[row] for row in chosen),
+        )
+
+    def attributed(
+        self, parts: Sequence[Tensor], answered: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, FeatureRecord]]:
+        """Attributions per token or value, and the features that they belong to.
+
+        What has an attribution is unmasked, so that rows add up: padding and absent
+        categories have none but where a given reference changes them. Where the model
+        has no answer nothing adds up, and padding stays padding.
+
+        Args:
+            parts: One tensor like each of ``inputs``, or summed over embeddings.
+            answered: ``(patients,)``, whether the model has an answer.
+        """
+        sums, features = {}, {}
+        for (key, record), part in zip(self.features.items(), parts):
+            total = part.sum(-1) if part.dim() > record.mask.dim() else part
+            known = answered.view(-1, *[1] * (total.dim() - 1))
+            extra = (total != 0) & ~record.mask & known
+            if bool(extra.any()):
+                record = replace(record, mask=record.mask | extra)
+            sums[key], features[key] = total, record
+        return sums, features
+
+
+def like(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask broadcast over the embedding dimension, if there is one."""
+    return mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
 
 
 def as_batch(batch: Any, features: Sequence[Feature]) -> Mapping[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, FeatureRecord, PyHealthAdapter
+from ..adapter import EncodedBatch, PyHealthAdapter
 from ..explanation import Explanation
 from ..explanation.feature_record import column_names
 from ..explanation.words import cancellation
@@ -38,19 +37,17 @@ def assembled(
         output: The scale of what is explained.
         baseline: The references in words.
     """
-    pairs = zip(result.attributions, encoded.masks)
-    sums = [a.sum(-1) if a.dim() > mask.dim() else a for a, mask in pairs]
     answered = torch.isfinite(result.f_input - result.f_baseline)
+    sums, features = encoded.attributed(result.attributions, answered)
     change = (result.f_input - result.f_baseline)[answered]
-    times = cancellation((a[answered] for a in sums), change).tolist()
+    times = cancellation((a[answered] for a in sums.values()), change).tolist()
     report = result.diagnostics + Diagnostics(cancellation=max(times, default=0.0))
     if len(prepared.references) == 1:
         notes = outside(adapter, encoded, prepared.references[0])
         report += Diagnostics(notes=notes)
-    records = zip(encoded.features.items(), sums)
     return Explanation(
-        attributions=dict(zip(encoded.feature_keys, sums)),
-        features={key: _attributed(r, a, answered) for (key, r), a in records},
+        attributions=sums,
+        features=features,
         f_input=result.f_input,
         f_baseline=result.f_baseline,
         delta=result.balance.delta,
@@ -65,19 +62,6 @@ def assembled(
         mode=adapter.mode,
         fingerprint=fingerprint(adapter.model),
     )
-
-
-def _attributed(
-    record: FeatureRecord, attribution: Tensor, answered: Tensor
-) -> FeatureRecord:
-    """A feature with all that has an attribution unmasked, so that rows add up.
-
-    Absent categories and padding have none, but where a given reference changes them.
-    Where the model has no answer nothing adds up, and padding stays padding.
-    """
-    known = answered.view(-1, *[1] * (attribution.dim() - 1))
-    extra = (attribution != 0) & ~record.mask & known
-    return replace(record, mask=record.mask | extra) if bool(extra.any()) else record
 
 
 def outside(

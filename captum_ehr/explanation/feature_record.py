@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -50,6 +50,15 @@ class FeatureRecord:
             and self.values.ndim == 2
             and self.time.shape == self.values.shape
             and (self.columns is None or len(self.columns) == 1)
+        )
+
+    def __getitem__(self, patients: Sequence[int]) -> FeatureRecord:
+        """The feature of some of the patients."""
+        return replace(
+            self,
+            values=self.values[patients],
+            mask=self.mask[patients],
+            time=None if self.time is None else self.time[patients],
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .data import PER_PATIENT, ExplanationData
-from .feature_record import FeatureKeyError, FeatureRecord
+from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
@@ -24,19 +24,11 @@ def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
     def pick(tensor: Tensor) -> Tensor:
         return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
 
-    def part(record: FeatureRecord) -> FeatureRecord:
-        return replace(
-            record,
-            values=pick(record.values),
-            mask=pick(record.mask),
-            time=None if record.time is None else pick(record.time),
-        )
-
     numbers: dict[str, Any] = {n: pick(getattr(explanation, n)) for n in PER_PATIENT}
     return replace(
         explanation,
         attributions={key: pick(a) for key, a in explanation.attributions.items()},
-        features={key: part(r) for key, r in explanation.features.items()},
+        features={key: r[chosen] for key, r in explanation.features.items()},
         target=tuple(explanation.target[i] for i in chosen),
         patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
         **numbers,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .explainer import Setting
 from .page import placed, places, saved
-from .store import Setting
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer

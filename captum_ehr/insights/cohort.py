@@ -12,8 +12,8 @@ from torch import nn
 from ..adapter import PyHealthAdapter
 from ..explanation import Explanation
 from ..explanation.words import unlike, without_answer
-from .heads import Head
-from .store import Explanations
+from .explainer import Explanations
+from .output_head import Head
 from .views import account, plain
 
 #: Per patient the codes that stand in the record, as places in the list of codes.

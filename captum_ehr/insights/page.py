@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from ..explanation.writing import write_text
 from ..visualization.colors import STOPS
-from .store import Setting
+from .explainer import Setting
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer

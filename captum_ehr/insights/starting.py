@@ -17,7 +17,7 @@ from .visualizer import AttributionVisualizer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..demo.cohort import Cohort
+    from ..demo.cohorts import Cohort
 
 
 class StartError(Exception):
@@ -98,9 +98,9 @@ def demo(
     Raises:
         DemoError: If the data do not suffice.
     """
+    from ..demo.cohorts import synthetic_demo_cohort
     from ..demo.mimic3 import mimic3_cohort
     from ..demo.quiet import quiet
-    from ..demo.synthetic import synthetic_demo_cohort
     from ..demo.training import MODELS, build_model, train
 
     # Beside the work, because records may have to stay on the disk that was chosen.

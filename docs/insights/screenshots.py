@@ -26,7 +26,7 @@ from pyhealth.models import StageNet
 from rich.console import Console
 
 from captum_ehr import Explanation
-from captum_ehr.demo.cohort import Cohort, split_by_patient
+from captum_ehr.demo.cohorts import Cohort, split_by_patient
 from captum_ehr.demo.training import train
 from captum_ehr.insights import AttributionVisualizer
 from captum_ehr.insights.starting import demo
