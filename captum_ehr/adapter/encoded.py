@@ -104,7 +104,7 @@ class EncodedBatch:
 
 def like(mask: Tensor, x: Tensor) -> Tensor:
     """A mask broadcast over the embedding dimension, if there is one."""
-    return mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
+    return mask.view(*mask.shape, *[1] * (x.dim() - mask.dim()))
 
 
 def as_batch(batch: Any, features: Sequence[Feature]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from ..adapter import (
     PyHealthAdapter,
     is_pyhealth_model,
 )
+from ..adapter.encoded import like
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Prepared:
             return replace(self, references=references)
         kept = tuple(
             tuple(
-                torch.where(_like(mask, x), b, x)
+                torch.where(like(mask, x), b, x)
                 for x, b, mask in zip(self.inputs, one, self.masks)
             )
             for one in references
@@ -81,7 +82,10 @@ class Prepared:
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
         return Prepared(
-            tuple(_leaf(_ordinary(x).detach()) for x in self.inputs),
+            tuple(
+                x.requires_grad_() if x.is_floating_point() else x
+                for x in (_ordinary(x).detach() for x in self.inputs)
+            ),
             tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
             tuple(_ordinary(a) for a in self.args),
             self.form,
@@ -194,7 +198,11 @@ def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
 
 def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
     """Captum's ways to say a reference: nothing, a number, a tensor, a tuple."""
-    if isinstance(baselines, str) or callable(baselines) or _is_mapping(baselines):
+    if (
+        isinstance(baselines, str)
+        or callable(baselines)
+        or isinstance(baselines, Mapping)
+    ):
         raise TypeError(
             f"The baseline {baselines!r} needs a batch: give the data loader's batch, "
             "adapter.encode(batch) or its pairs, or the tensors of "
@@ -203,10 +211,10 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
     parts = (0.0,) * len(inputs) if baselines is None else _tuple(baselines)
     if len(parts) != len(inputs):
         raise ValueError(f"{len(parts)} baseline(s) for {len(inputs)} input(s).")
-    made = []
+    references = []
     for k, (x, part) in enumerate(zip(inputs, parts)):
         if isinstance(part, Real):
-            made.append(torch.full_like(x, float(part)))
+            references.append(torch.full_like(x, float(part)))
             continue
         if not isinstance(part, Tensor):
             raise TypeError(
@@ -217,19 +225,8 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
                 f"Baseline {k} has shape {tuple(part.shape)}, expected "
                 f"{tuple(x.shape)}, or the same with one row."
             )
-        made.append(part.to(x).expand_as(x))
-    return tuple(made)
-
-
-def _leaf(x: Tensor) -> Tensor:
-    return x.requires_grad_() if x.is_floating_point() else x
-
-
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask broadcast over the embedding dimension, if there is one."""
-    while mask.dim() < x.dim():
-        mask = mask.unsqueeze(-1)
-    return mask
+        references.append(part.to(x).expand_as(x))
+    return tuple(references)
 
 
 def _is_pair(value: Any) -> bool:
@@ -255,10 +252,6 @@ def _is_batch(inputs: Any, model: nn.Module) -> bool:
 def _countable(part: Tensor, integers: bool) -> bool:
     """Whether a tensor can be an input."""
     return part.is_floating_point() or (integers and part.dtype != torch.bool)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
