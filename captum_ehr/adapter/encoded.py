@@ -1,4 +1,4 @@
-"""A batch as attribution methods want it: float tensors, masks and the rest."""
+"""A batch as the data loader yields it, and as attribution methods want it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..explanation import FeatureRecord
+from .features import Feature
 
 
 class Pairs(tuple[tuple[Tensor, Tensor], ...]):
@@ -21,9 +22,9 @@ class Pairs(tuple[tuple[Tensor, Tensor], ...]):
 
     def __new__(cls, pairs: Any, additional_forward_args: tuple[Tensor, ...]) -> Pairs:
         """Pairs, and the additional arguments that belong to them."""
-        made = super().__new__(cls, pairs)
-        made.additional_forward_args = additional_forward_args
-        return made
+        whole = super().__new__(cls, pairs)
+        whole.additional_forward_args = additional_forward_args
+        return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,4 +104,64 @@ class EncodedBatch:
 
 def like(mask: Tensor, x: Tensor) -> Tensor:
     """A mask broadcast over the embedding dimension, if there is one."""
-    return mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
+    return mask.view(*mask.shape, *[1] * (x.dim() - mask.dim()))
+
+
+def as_batch(batch: Any, features: Sequence[Feature]) -> Mapping[str, Any]:
+    """A data loader's batch as it is, a single sample as a batch of one patient.
+
+    Raises:
+        TypeError: If it is neither; the message says how to get there.
+    """
+    if isinstance(batch, Mapping):
+        if not _is_sample(batch, features):
+            return batch
+        return {key: batched(entry) for key, entry in batch.items()}
+    wanted = "Expected a batch as PyHealth's data loader yields it (a dict), got "
+    kind = type(batch).__name__
+    if hasattr(batch, "input_processors"):
+        how = "a dataset. Explain the batches of get_dataloader(dataset, batch_size=32)"
+    elif hasattr(batch, "batch_size") and hasattr(batch, "dataset"):
+        how = f"{kind}. Explain its batches one by one: for batch in loader"
+    elif isinstance(batch, (list, tuple)) and any(
+        isinstance(part, Mapping) for part in batch
+    ):
+        how = (
+            f"a {kind} of samples. Make them a batch with pyhealth.datasets.utils."
+            "collate_fn_dict_with_padding(samples)"
+        )
+    else:
+        how = kind
+    raise TypeError(f"{wanted}{how}.")
+
+
+def _is_sample(batch: Mapping[str, Any], features: Sequence[Feature]) -> bool:
+    """Whether a mapping is a sample of the dataset: of one patient, without a batch."""
+    if not isinstance(batch.get("patient_id"), str):
+        return False
+    values = ((f.dims, _value(batch.get(f.key), f)) for f in features)
+    return all(v.dim() == dims for dims, v in values if isinstance(v, Tensor) and dims)
+
+
+def _value(entry: Any, feature: Feature) -> Any:
+    if not isinstance(entry, (tuple, list)):
+        return entry
+    names = dict(zip(feature.schema, entry))
+    return names.get("value")
+
+
+def batched(entry: Any) -> Any:
+    """A sample's entry as a batch of one."""
+    if isinstance(entry, Tensor):
+        return entry.unsqueeze(0)
+    if isinstance(entry, tuple):
+        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
+    return [entry]
+
+
+def patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """The identifiers in a batch, else the numbers of its rows."""
+    ids = batch.get("patient_id")
+    if isinstance(ids, (list, tuple)) and len(ids) == count:
+        return tuple(map(str, ids))
+    return tuple(map(str, range(count)))

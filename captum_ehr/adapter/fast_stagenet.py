@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def hasten(view: nn.Module) -> None:
+def use_fast_forward(view: nn.Module) -> tuple[str, ...]:
     """Give the StageNet layers of a private view a forward with fewer calls.
 
     A layer runs as it is where somebody looks at its parts (hooks), has put others in
@@ -31,18 +31,24 @@ def hasten(view: nn.Module) -> None:
 
     Args:
         view: A private view of a model; it is written on.
+
+    Returns:
+        The names of the classes whose forward was put in, each once.
     """
+    rewritten: dict[str, None] = {}
     for module in view.modules():
         kind: Any = type(module)
-        if _known(kind) and _untouched(module):
-            forward = _FORWARDS[kind.__qualname__]
-            module.__dict__["forward"] = partial(forward, module)
+        if is_known(kind) and _untouched(module):
+            name = kind.__qualname__
+            module.__dict__["forward"] = partial(FORWARDS[name], module)
+            rewritten[f"{name}: all steps at once"] = None
+    return tuple(rewritten)
 
 
 @cache
-def _known(kind: type) -> bool:
+def is_known(kind: type) -> bool:
     """Whether a class does what is written here, of which its source is the proof."""
-    if kind.__qualname__ not in _FORWARDS or not kind.__module__.startswith("pyhealth"):
+    if kind.__qualname__ not in FORWARDS or not kind.__module__.startswith("pyhealth"):
         return False
     try:
         parts = [inspect.getsource(getattr(kind, name)) for name in _METHODS]
@@ -173,7 +179,7 @@ _PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
     }
 )
 
-_FORWARDS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+FORWARDS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {"StageNetLayer": _stage_net, "StageNetAttentionLayer": _stage_attention}
 )
 

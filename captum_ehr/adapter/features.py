@@ -29,6 +29,11 @@ class Feature:
     embedding: str | None
     owner: Feature | None = None
 
+    @property
+    def source(self) -> str:
+        """The key of the batch's entry that it is read from."""
+        return self.key if self.owner is None else self.owner.key
+
     @cached_property
     def schema(self) -> tuple[str, ...]:
         """The names of the tensors that the data loader gives for it."""
@@ -85,8 +90,8 @@ class Feature:
     def width(self) -> int | None:
         """Columns of a continuous feature, None where the processor does not say."""
         size = getattr(self.processor, "size", None)
-        found = size() if callable(size) else size
-        return found if self.embedding is None and isinstance(found, int) else None
+        width = size() if callable(size) else size
+        return width if self.embedding is None and isinstance(width, int) else None
 
     def special(self, token: str, default: int) -> int:
         """The id of ``<pad>`` or ``<unk>``."""

@@ -10,7 +10,7 @@ from captum.attr import DeepLiftShap
 from captum.log import log_usage
 from torch import Tensor
 
-from ..adapter import EncodedBatch, PyHealthAdapter, fitted, reference_patients
+from ..adapter import EncodedBatch, PyHealthAdapter, reference_patients
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
@@ -149,7 +149,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
                 "baselines: expected reference patients (a batch, a dataset or how "
                 f"many), or tensors, got {type(baselines).__name__}."
             )
-        return fitted(self.model, encoded, baselines)
+        return self.model.patient_baselines(encoded, baselines)
 
 
 def _rows(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[tuple[Tensor, ...], ...]:

@@ -19,12 +19,11 @@ from .completeness import (
     balance,
 )
 from .deep_lift import DeepLiftEHR
-from .inside import LayerEngine
-from .outputs import per_patient_output
-from .probes import Owner, Probe, Selector, layer_path, neuron
+from .engine import View
+from .layer_engine import LayerEngine
+from .layer_tap import Owner, Probe, Selector, Watch, layer_path, neuron
 from .result import Result
-from .targets import Target
-from .watching import Watch
+from .targets import Target, per_patient_output
 
 
 class LayerDeepLiftEHR(LayerDeepLift):
@@ -282,14 +281,13 @@ class _NeuronEngine(DeepLiftEHR):
     probe: Probe
     selector: Selector
 
-    def forward_view(
-        self, look: Callable[[nn.Module], object] | None = None
-    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
+    def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """A forward that returns the neuron."""
-        forward, _ = self.model_view(Watch([self.probe]).look)
+        view = self.model_view(Watch([self.probe]).look)
 
         def chosen(*args: Any) -> Tensor:
-            forward(*args)
+            view.forward(*args)
             return neuron(self.probe.take(), self.selector)
 
-        return per_patient_output(chosen, "The neuron's layer"), {}
+        forward = per_patient_output(chosen, "The neuron's layer")
+        return View(forward, {}, view.rewrites)

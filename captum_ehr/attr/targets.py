@@ -1,17 +1,17 @@
-"""Which output of the model is explained, for each patient."""
+"""Which output of the model is explained, on which scale, for each patient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..adapter import FeatureKeyError
+from ..adapter import FeatureKeyError, PyHealthAdapter
 
 #: An index, a label, a tuple of indices, or one of these per patient; None is the
 #: predicted class.
@@ -149,10 +149,10 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
 
 def _labelled(one: Any, labels: Mapping[Any, int]) -> int:
     """The index of a label, or of what a label is written like."""
-    found = [labels[one]] if one in labels else []
-    found = found or [k for label, k in labels.items() if str(label) == str(one)]
-    if len(found) == 1:
-        return found[0]
+    alike = [labels[one]] if one in labels else []
+    alike = alike or [k for label, k in labels.items() if str(label) == str(one)]
+    if len(alike) == 1:
+        return alike[0]
     if not isinstance(one, str):  # no label, but the index of two classes
         return int(one)
     raise FeatureKeyError(
@@ -175,3 +175,102 @@ def _whole(value: Any) -> bool:
 
 def _positive(labels: Mapping[Any, int]) -> Any:
     return next((label for label, index in labels.items() if index == 1), True)
+
+
+def scored(
+    model: nn.Module, forward: Callable[..., Tensor], output: str
+) -> Callable[..., Tensor]:
+    """The forward of a model, on the scale asked for.
+
+    Args:
+        model: The explained model; a :class:`PyHealthAdapter` knows what it returns.
+        forward: The same, or a view of it.
+        output: ``"logit"`` or ``"probability"``.
+    """
+    if not isinstance(model, PyHealthAdapter) or output == model.scale:
+        return forward
+    mode = model.mode
+
+    def logit(*args: Tensor) -> Tensor:
+        return torch.logit(forward(*args))
+
+    def probability(*args: Tensor) -> Tensor:
+        score = forward(*args)
+        if mode == "multiclass":
+            return torch.softmax(score, dim=-1)
+        return score if mode == "regression" else torch.sigmoid(score)
+
+    return logit if output == "logit" else probability
+
+
+def rounded_at(model: nn.Module, output: str, *values: Tensor) -> Tensor | None:
+    """``(batch,)``: how coarse logits are that are worked out of probabilities.
+
+    The last digit of a probability p is one of 1/(1 - p) in its logit; None where the
+    values are what the model has rounded.
+    """
+    if output != "logit" or getattr(model, "scale", "logit") == "logit":
+        return None
+    return torch.stack([1 + value.exp() for value in values]).sum(0)
+
+
+def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., Tensor]:
+    """A forward whose output is one tensor with the patients first, or an error.
+
+    Args:
+        forward: Of a model, its first argument with the patients first.
+        name: What to call it.
+    """
+
+    def rows(*args: Any) -> Tensor:
+        output = forward(*args)
+        with torch._C.DisableTorchFunction():  # no part of the model
+            return _per_patient(_tensor(output, name), args[0].shape[0], name)
+
+    return rows
+
+
+def _tensor(output: Any, name: str) -> Tensor:
+    """The one tensor of a model's output."""
+    tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))
+    if len(tensors) != 1:
+        what = type(output).__name__
+        if isinstance(output, Mapping):
+            what += f" with {', '.join(map(repr, output))}"
+        raise TypeError(
+            f"{name} returned {'several tensors' if tensors else 'no tensor'}: {what}; "
+            "one tensor of scores is explained. Give a module whose forward returns "
+            "that one, e.g. forward(self, *x): return self.model(*x).logits."
+        )
+    if not tensors[0].is_floating_point():
+        raise TypeError(
+            f"{name} returned a tensor of {tensors[0].dtype}; only real-valued scores "
+            "can be explained, not classes or flags."
+        )
+    return tensors[0]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple, Mapping)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
+
+
+def _per_patient(output: Tensor, patients: int, name: str) -> Tensor:
+    """The output with a row per patient, also where one patient's was squeezed."""
+    shape = tuple(output.shape)
+    if patients == 1 and (not shape or shape[0] != 1):
+        output = output.unsqueeze(0)
+    elif not shape:
+        raise ValueError(f"{name} returned one number for the batch, not one each.")
+    elif shape[0] != patients:
+        raise ValueError(
+            f"{name} returned an output of shape {shape} for {patients} patients: the "
+            "first dimension of inputs and output is the batch. If the model takes "
+            "another dimension first (sequences, nodes), give a module that transposes."
+        )
+    if output.numel() == 0:
+        raise ValueError(f"{name} returned an output of shape {shape}: it is empty.")
+    return output

@@ -16,7 +16,7 @@ from ..adapter import EncodedBatch, PyHealthAdapter
 from ..adapter.encoded import like
 from ..adapter.feature_masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
-from ..attr.remarks import outside
+from ..attr.assembly import outside
 from ..explanation import Explanation
 from ..propagation import Diagnostics
 from .draws import DrawnAlike
