@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from .batches import Batch
     from .bridge import captum_visualizer
     from .features import CodeFeature, FeatureOutput, LabFeature, VisitFeature
-    from .notebook import render
+    from .inline_frame import render
     from .page import ExportLimitError, save
-    from .ports import PortInUseError
-    from .server import Server, serve
+    from .server import PortInUseError, Server, serve
     from .visualizer import AttributionVisualizer
 
 _HOMES = {
@@ -28,11 +27,11 @@ _HOMES = {
     "ExportLimitError": "page",
     "FeatureOutput": "features",
     "LabFeature": "features",
-    "PortInUseError": "ports",
+    "PortInUseError": "server",
     "Server": "server",
     "VisitFeature": "features",
     "captum_visualizer": "bridge",
-    "render": "notebook",
+    "render": "inline_frame",
     "save": "page",
     "serve": "server",
 }

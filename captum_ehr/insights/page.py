@@ -135,13 +135,12 @@ def saved(
         f"This file holds the data of {count}{of}, {named}. Treat it like the records."
     )
     data = {"overview": overview, "views": views, "parts": parts, "note": note}
-    nonce = secrets.token_urlsafe(16)
-    return page_template().render(
-        nonce=nonce,
-        policy=policy(nonce),
-        page_title=visualizer.title,
-        data=embedded(data),
-    )
+    return _page(visualizer, data)
+
+
+def live_page(visualizer: AttributionVisualizer) -> str:
+    """The page that asks its server for what it shows."""
+    return _page(visualizer, {"overview": shown(visualizer.overview())}, "'self'")
 
 
 def placed(part: dict[str, Any], codes: dict[tuple[str, str], int]) -> dict[str, Any]:
@@ -166,17 +165,23 @@ def embedded(data: Any) -> Markup:
     return Markup(text)
 
 
-def policy(nonce: str, connect: str = "'none'") -> str:
-    """What the page may do: run its own script, and reach nothing but its server."""
-    return (
+def _page(
+    visualizer: AttributionVisualizer, data: dict[str, Any], connect: str = "'none'"
+) -> str:
+    """The page, which may run its own script and reach nothing but its server."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
         f"img-src data: blob:; connect-src {connect}; base-uri 'none'; "
         "form-action 'none'"
     )
+    return _template().render(
+        nonce=nonce, policy=policy, page_title=visualizer.title, data=embedded(data)
+    )
 
 
 @cache
-def page_template() -> Template:
+def _template() -> Template:
     """The page without data, with its own script and looks."""
     environment = Environment(
         loader=PackageLoader("captum_ehr.insights", "page_files"),

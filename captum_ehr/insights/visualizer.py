@@ -360,7 +360,7 @@ class AttributionVisualizer:
 
     def render(self, **options: Any) -> Any:
         """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from .notebook import render
+        from .inline_frame import render
 
         return render(self, **options)
 

@@ -263,11 +263,10 @@ function draw() {
 // The cohort's numbers come by themselves where that is quick.
 function wantParts() {
   const sides = state.tab === "cohort" ? shownSides() : state.sides.slice(0, 1);
-  const next = sides.map(settingOf).find(
-    (setting) => isQuick(setting) && rows.some((row) => !partOf(row, setting))
-  );
-  if (next) fillParts(next, () => rows).then(() => sides.length > 1 && !cohortError && wantParts());
-  else filling = null;
+  const settings = sides.map(settingOf);
+  if (filling && !settings.some((one) => settingKey(one) === filling.key)) stopFilling();
+  const next = settings.find((one) => isQuick(one) && rows.some((row) => !partOf(row, one)));
+  if (next) fillParts(next, rows).then(() => sides.length > 1 && !cohortError && !filling && wantParts());
 }
 
 // Keys ----------------------------------------------------------------------------
@@ -291,7 +290,7 @@ function onKey(event) {
   }
 }
 
-async function begin() {
+function begin() {
   state.sides = [firstSetting(), firstSetting()];
   document.body.classList.toggle("many", overview.classes.length > 2);
   listeners.push(draw);
@@ -301,19 +300,8 @@ async function begin() {
     if (window.innerWidth !== width && state.tab === "patient") drawPatients();
     width = window.innerWidth;
   });
-  const session = document.getElementById("session");
-  if (session) {
-    transport = new Live(JSON.parse(session.textContent));
-    try {
-      await transport.connect();
-    } catch (error) {
-      showBanner("The page could not connect to its server. Open the address that it prints.", "error");
-      return;
-    }
-  } else {
-    transport = offline(data);
-    showBanner(data.note, "note");
-  }
+  transport = data.views ? offline(data) : live();
+  if (data.note) showBanner(data.note, "note");
   buildTop();
   buildSidebar();
   changed();

@@ -103,7 +103,7 @@ function buildStanding(setting) {
 // Slow methods wait until they are told.
 function buildStart(setting, count) {
   if (isQuick(setting) || !transport.isLive || count === rows.length) return null;
-  const start = () => fillParts(setting, () => rows);
+  const start = () => fillParts(setting, rows);
   return el("p", null,
     el("button", { class: "primary", on: { click: start } }, `Explain all ${rows.length} patients with ${setting.method}`),
     " ", el("span", { class: "muted" }, "one after the other; this may take a while"));

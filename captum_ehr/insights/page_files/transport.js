@@ -1,4 +1,4 @@
-// Where views come from: the server over Bokeh's WebSocket, or this file itself.
+// Where views come from: the server, or this file itself.
 
 const views = new Map();
 const parts = new Map();
@@ -35,78 +35,59 @@ function offline(data) {
       if (!found) throw new Error("This file does not hold that combination.");
       return found[row];
     },
-    parts: async () => undefined,
     holds: (setting) => settingKey(setting) in data.views,
   };
 }
 
-// One model of the Bokeh document carries questions and answers as JSON.
-class Live {
-  constructor(session) {
-    this.isLive = true;
-    this.session = session;
-    this.waiting = new Map();
-    this.count = 0;
-    this.lost = null;
-  }
+const LOST =
+  "The connection to the server is lost: it was stopped, or its kernel ended. " +
+  "Start it again and open the address that it prints.";
+const CHECK_EVERY = 3000;
 
-  async connect() {
-    const { protocol, host, pathname, search } = window.location;
-    const path = pathname.replace(/\/+$/, "");
-    const url = `${protocol === "https:" ? "wss:" : "ws:"}//${host}${path}/ws`;
-    const place = document.getElementById("bokeh");
-    await Bokeh.embed.add_document_from_session(url, this.session, place, [], false);
-    const own = Bokeh.documents[Bokeh.documents.length - 1];
-    this.channel = own.get_model_by_name("insights");
-    this.channel.properties.answer.change.connect(() => this.receive());
-    own.on_event("connection_lost", () => this.lose());
+async function request(path, options) {
+  let response = null;
+  try {
+    response = await fetch(path + window.location.search, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
   }
+  if (response && response.ok) return response;
+  if (response && response.status === 413) throw new Error("That is too much to ask at once.");
+  showBanner(LOST, "error");
+  throw new Error(LOST);
+}
 
-  receive() {
-    const answer = JSON.parse(this.channel.answer);
-    const waiting = this.waiting.get(answer.id);
-    if (!waiting) return;
-    this.waiting.delete(answer.id);
-    if (answer.error) waiting.reject(new Error(answer.error));
-    else waiting.resolve(answer.result);
-  }
+function post(path, question, signal) {
+  return request(path, { method: "POST", body: JSON.stringify(question), signal });
+}
 
-  lose() {
-    this.lost = new Error(
-      "The connection to the server is lost: it was stopped, or its kernel ended. " +
-        "Start it again and open the address that it prints."
-    );
-    for (const waiting of this.waiting.values()) waiting.reject(this.lost);
-    this.waiting.clear();
-    showBanner(this.lost.message, "error");
-  }
+async function ask(question) {
+  const said = await (await post("ask", question)).json();
+  if (said.error) throw new Error(said.error);
+  return said.result;
+}
 
-  ask(question) {
-    if (this.lost) return Promise.reject(this.lost);
-    const id = (this.count += 1);
-    return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
-      this.channel.question = JSON.stringify({ id, ...question });
-    });
+// A long answer, line by line.
+async function* askInLines(question, signal) {
+  const response = await post("stream", question, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    const lines = (text + next.value).split("\n");
+    text = lines.pop();
+    yield* lines.map((line) => JSON.parse(line));
   }
+}
 
-  view(row, setting) {
-    return this.ask({ kind: "view", row, ...setting });
-  }
-
-  async parts(rows, setting) {
-    const found = await this.ask({ kind: "parts", rows, ...setting });
-    const own = partsOf(setting);
-    for (const [row, part] of Object.entries(found)) own.set(Number(row), part);
-  }
-
-  holds() {
-    return true;
-  }
-
-  page(rows, settings) {
-    return this.ask({ kind: "page", rows, settings });
-  }
+function live() {
+  const check = () => request("alive").then(() => setTimeout(check, CHECK_EVERY), () => {});
+  check();
+  return {
+    isLive: true,
+    view: (row, setting) => ask({ kind: "view", row, ...setting }),
+    page: (rows, settings) => ask({ kind: "page", rows, settings }),
+    holds: () => true,
+  };
 }
 
 async function viewFor(row, setting) {
@@ -116,25 +97,34 @@ async function viewFor(row, setting) {
   return views.get(key);
 }
 
-// Fill in what the cohort needs, some patients at a time, until nobody asks any more.
+// Fill in what the cohort needs, until nobody asks any more: the server computes no
+// further when the stream is closed.
 let filling = null;
+let cohortError = "";
+
+function stopFilling() {
+  filling?.closing.abort();
+  filling = null;
+}
+
 async function fillParts(setting, wanted) {
-  if (!transport.isLive || filling === settingKey(setting)) return;
   const key = settingKey(setting);
-  filling = key;
-  const step = overview.methods.find((one) => one.name === setting.method).quick ? 32 : 2;
+  const missing = wanted.filter((row) => !partOf(row, setting));
+  if (!transport.isLive || !missing.length) return;
+  if (filling?.key === key && missing.every((row) => filling.rows.has(row))) return;
+  stopFilling();
+  const own = { key, rows: new Set(missing), closing: new AbortController() };
+  filling = own;
   try {
-    while (filling === key) {
-      const missing = wanted().filter((row) => !partOf(row, setting)).slice(0, step);
-      if (!missing.length) break;
-      await transport.parts(missing, setting);
+    for await (const piece of askInLines({ rows: missing, ...setting }, own.closing.signal)) {
+      if (piece.error) throw new Error(piece.error);
+      for (const [row, part] of Object.entries(piece.parts)) partsOf(setting).set(Number(row), part);
       progressed();
     }
   } catch (error) {
+    if (error.name === "AbortError") return;
     cohortError = error.message;
     progressed();
-  } finally {
-    if (filling === key) filling = null;
   }
+  if (filling === own) filling = null;
 }
-let cohortError = "";

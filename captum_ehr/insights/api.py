@@ -1,0 +1,140 @@
+"""Questions of the page and their answers, both plain data; without any network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+from .page import placed, places, saved
+from .store import Setting
+
+if TYPE_CHECKING:
+    from .visualizer import AttributionVisualizer
+
+_LOG = logging.getLogger(__name__)
+
+_TOLD = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Errors whose words are for people: ours, and what methods say of a model."""
+
+_PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
+
+
+def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
+    """Answer one question.
+
+    Args:
+        visualizer: What is shown.
+        question: A ``kind``, and for the kind ``"view"`` the ``row`` and how to
+            explain; for ``"page"`` ``rows`` and ``settings``.
+
+    Returns:
+        ``result``, or ``error`` in words.
+
+    Example:
+        >>> answer(None, {"kind": "nothing"})
+        {'error': "There is no question of the kind 'nothing'."}
+    """
+    try:
+        return {"result": _result(visualizer, question)}
+    except Exception as error:  # whatever a method raises is its answer
+        return {"error": told(error)}
+
+
+def progress(
+    visualizer: AttributionVisualizer, question: Any
+) -> Iterator[dict[str, Any]]:
+    """Answer a long question piece by piece; who has enough stops asking for the next.
+
+    Args:
+        visualizer: What is shown.
+        question: The ``rows`` of the patients and how to explain them.
+
+    Yields:
+        ``parts``, by row what some patients add to the cohort; or at last ``error`` in
+        words.
+    """
+    try:
+        setting = _setting(visualizer, _checked(question))
+        size = max(2, visualizer.methods[setting.method].together)
+        codes = places(visualizer.overview())
+        # In the dataset's order, in which patients are padded together.
+        for rows in batched(sorted(map(_row, question["rows"])), size):
+            parts = visualizer.contributions(rows, setting)
+            yield {"parts": {row: placed(part, codes) for row, part in parts.items()}}
+    except Exception as error:
+        yield {"error": told(error)}
+
+
+def told(error: Exception) -> str:
+    """What the browser is told of an error: nothing of this machine's files.
+
+    Example:
+        >>> told(ValueError("There is no method 'x'."))
+        "There is no method 'x'."
+        >>> told(FileNotFoundError(2, "No such file", "/home/somebody/model.pt"))
+        'This could not be worked out (FileNotFoundError); the log says why.'
+    """
+    words = " ".join(str(error.args[0]).split()) if error.args else ""
+    if isinstance(error, _TOLD) and words and not _PATH.search(words):
+        return words[:600]
+    _LOG.error("a question of the page could not be answered", exc_info=error)
+    return f"This could not be worked out ({type(error).__name__}); the log says why."
+
+
+def as_json(said: dict[str, Any]) -> str:
+    """What is said, as JSON.
+
+    Example:
+        >>> as_json({"result": float("nan")})
+        '{"error":"The answer has numbers that are none (NaN)."}'
+    """
+    try:
+        return json.dumps(said, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # no browser reads NaN
+        return '{"error":"The answer has numbers that are none (NaN)."}'
+
+
+def _result(visualizer: AttributionVisualizer, question: Any) -> Any:
+    kind = _checked(question).get("kind")
+    if kind == "view":
+        way = _setting(visualizer, question)
+        row = _row(question.get("row"))
+        return visualizer.view(row, way.method, way.target, way.baseline, way.model)
+    if kind == "page":
+        rows = list(dict.fromkeys(map(_row, question["rows"])))
+        ways = [_setting(visualizer, way) for way in question["settings"]]
+        return saved(visualizer, rows, ways)
+    raise ValueError(f"There is no question of the kind {kind!r}.")
+
+
+def _checked(question: Any) -> Mapping[str, Any]:
+    if not isinstance(question, Mapping):
+        raise ValueError("A question is an object with a kind.")
+    return question
+
+
+def _setting(visualizer: AttributionVisualizer, asked: Mapping[str, Any]) -> Setting:
+    model = asked.get("model", 0)
+    if not isinstance(model, int):
+        raise ValueError(f"A model is given by its place, got {model!r}.")
+    return visualizer.setting(
+        asked.get("method"), asked.get("target"), asked.get("baseline"), model
+    )
+
+
+def _row(row: Any) -> int:
+    if not isinstance(row, int) or isinstance(row, bool) or row < 0:
+        raise ValueError(f"A patient is given by its place, got {row!r}.")
+    return row
