@@ -24,7 +24,7 @@ from captum_ehr.visualization.canvas import spread
 from captum_ehr.visualization.colors import STOPS, ColorScale, text_color
 from captum_ehr.visualization.layout import patient_view, visit_rows
 from captum_ehr.visualization.notebook import to_html
-from captum_ehr.visualization.page import fold
+from captum_ehr.scene.folding import fold
 
 SCRIPT = "<script>document.title='run'</script>"
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", SCRIPT, "a$x^2$b")

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from .writing import write_text
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from .explanation import Explanation
-
-_MOST_PATIENTS = 20
 
 #: What the columns of SHAP's matrix are.
 type Features = Literal["tokens", "codes"]
@@ -245,12 +241,7 @@ def to_html(
         True
     """
     # Here and not above: the pictures stand on the explanation.
-    from captum_ehr.visualization.page import model_section, render
+    from captum_ehr.visualization import report
 
-    name = explanation.model_name or "model"
-    shown = range(min(len(explanation), _MOST_PATIENTS))
-    section = model_section("m0", name, explanation, (), shown)
-    html: str = render(title=title or name, notes=(), models=[section], planted=[])
-    if path is not None:
-        write_text(path, html)
+    html: str = report.to_html(explanation, path, title=title)
     return html

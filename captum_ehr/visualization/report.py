@@ -1,4 +1,4 @@
-"""A page about models and their patients: one self-contained HTML file."""
+"""A page about models and their patients, and the view of a notebook."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captum_ehr.explanation.writing import write_text
+from captum_ehr.scene.patient import patient_scene
+from captum_ehr.scene.population import population_scene
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
@@ -61,15 +63,41 @@ def write_report(
         explanations = {explanations.model_name or "model": explanations}
     if not explanations:
         raise ValueError("explanations is empty, expected at least one Explanation.")
-    # Here and not above: the package must import where jinja2 is not installed.
-    from captum_ehr.visualization.page import model_section, render
+    return write_text(path, _page(explanations, title, set(planted), patients, notes))
 
-    models = []
-    for index, (name, explanation) in enumerate(explanations.items()):
-        chosen = patients
-        if chosen is None:
-            chosen = range(min(len(explanation), _MOST_PATIENTS))
-        section = model_section(f"m{index}", name, explanation, set(planted), chosen)
-        models.append(section)
-    page = render(title=title, notes=notes, models=models, planted=sorted(planted))
-    return write_text(path, page)
+
+def to_html(
+    explanation: Explanation, path: str | Path | None = None, *, title: str = ""
+) -> str:
+    """The page of one explanation; see :meth:`captum_ehr.Explanation.to_html`."""
+    name = explanation.model_name or "model"
+    page = _page({name: explanation}, title or name, (), None, ())
+    if path is not None:
+        write_text(path, page)
+    return page
+
+
+def _page(
+    explanations: Mapping[str, Explanation],
+    title: str,
+    planted: Collection[str],
+    patients: Sequence[int] | None,
+    notes: Sequence[str],
+) -> str:
+    # Here and not above: the package must import where jinja2 is not installed.
+    from captum_ehr.visualization.html import render
+
+    models = [
+        {
+            "name": name,
+            "cohort": population_scene(one, planted=planted),
+            "patients": [
+                patient_scene(one, patient)
+                for patient in (
+                    range(len(one))[:_MOST_PATIENTS] if patients is None else patients
+                )
+            ],
+        }
+        for name, one in explanations.items()
+    ]
+    return render("report.html", title=title, notes=notes, models=models)
