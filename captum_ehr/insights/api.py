@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
-from .page import placed, places, saved
+from .page import cohort_piece, patient_piece, saved
 from .store import Setting
+from .views import sums_of
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer
@@ -28,6 +30,9 @@ _TOLD = (
 )
 """Errors whose words are for people: ours, and what methods say of a model."""
 
+_PAUSE = 0.3
+"""Seconds between two pieces of a long answer, unless a batch takes longer."""
+
 _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 
 
@@ -36,8 +41,9 @@ def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
 
     Args:
         visualizer: What is shown.
-        question: A ``kind``, and for the kind ``"view"`` the ``row`` and how to
-            explain; for ``"page"`` ``rows`` and ``settings``.
+        question: A ``kind``: ``"view"`` of a ``row``, the sums of a ``"cohort"`` of
+            ``rows``, both with how to explain, or a ``"page"`` of ``rows`` and
+            ``settings``.
 
     Returns:
         ``result``, or ``error`` in words.
@@ -55,24 +61,33 @@ def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
 def progress(
     visualizer: AttributionVisualizer, question: Any
 ) -> Iterator[dict[str, Any]]:
-    """Answer a long question piece by piece; who has enough stops asking for the next.
+    """Explain a cohort piece by piece; who has enough stops asking for the next.
 
     Args:
         visualizer: What is shown.
-        question: The ``rows`` of the patients and how to explain them.
+        question: The ``rows`` of the patients, how to explain them, and whether the
+            cohort is to be ``drawn``.
 
     Yields:
-        ``parts``, by row what some patients add to the cohort; or at last ``error`` in
-        words.
+        ``deltas``, by row the residual and its words, of some patients; ``html``, the
+        cohort so far, where it is to be drawn; or at last ``error`` in words.
     """
     try:
         setting = _setting(visualizer, _checked(question))
         size = max(2, visualizer.methods[setting.method].together)
-        codes = places(visualizer.overview())
         # In the dataset's order, in which patients are padded together.
-        for rows in batched(sorted(map(_row, question["rows"])), size):
-            parts = visualizer.contributions(rows, setting)
-            yield {"parts": {row: placed(part, codes) for row, part in parts.items()}}
+        rows = sorted(_rows(question["rows"]))
+        deltas: dict[int, Any] = {}
+        begun, done = time.monotonic(), 0
+        for chunk in batched(rows, size):
+            parts = visualizer.contributions(chunk, setting)
+            deltas |= {r: [p["delta"], p["delta_words"]] for r, p in parts.items()}
+            done += len(chunk)
+            if done == len(rows) or time.monotonic() - begun > _PAUSE:
+                yield {"deltas": deltas} | _drawn(visualizer, question, rows, done)
+                begun, deltas = time.monotonic(), {}
+        if not rows:
+            yield {"deltas": {}} | _drawn(visualizer, question, rows, 0)
     except Exception as error:
         yield {"error": told(error)}
 
@@ -106,16 +121,28 @@ def as_json(said: dict[str, Any]) -> str:
         return '{"error":"The answer has numbers that are none (NaN)."}'
 
 
+def _drawn(
+    visualizer: AttributionVisualizer, question: Any, rows: list[int], done: int
+) -> dict[str, str]:
+    """The cohort so far."""
+    if not question.get("drawn"):
+        return {}
+    setting = _setting(visualizer, question)
+    return {"html": cohort_piece(visualizer, rows, rows[:done], setting)}
+
+
 def _result(visualizer: AttributionVisualizer, question: Any) -> Any:
     kind = _checked(question).get("kind")
     if kind == "view":
-        way = _setting(visualizer, question)
         row = _row(question.get("row"))
-        return visualizer.view(row, way.method, way.target, way.baseline, way.model)
+        return patient_piece(visualizer, row, _setting(visualizer, question))
+    if kind == "cohort":
+        setting = _setting(visualizer, question)
+        parts = visualizer.contributions(_rows(question["rows"]), setting).values()
+        return sums_of(parts, visualizer.overview()["codes"])
     if kind == "page":
-        rows = list(dict.fromkeys(map(_row, question["rows"])))
         ways = [_setting(visualizer, way) for way in question["settings"]]
-        return saved(visualizer, rows, ways)
+        return saved(visualizer, _rows(question["rows"]), ways)
     raise ValueError(f"There is no question of the kind {kind!r}.")
 
 
@@ -132,6 +159,10 @@ def _setting(visualizer: AttributionVisualizer, asked: Mapping[str, Any]) -> Set
     return visualizer.setting(
         asked.get("method"), asked.get("target"), asked.get("baseline"), model
     )
+
+
+def _rows(rows: Any) -> list[int]:
+    return list(dict.fromkeys(map(_row, rows)))
 
 
 def _row(row: Any) -> int:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..explanation import Explanation
-from .cohort import contributions, note_of, overview_of, top_codes
+from ..scene import PatientScene
 from .features import BaseFeature
 from .forms import long_form, short_form
 from .methods import DRAWN, methods_of
 from .outputs import VisualizationOutput, output_of
+from .overview import overview_of
 from .sources import Grouping, PyHealthSource
 from .store import Explanations, Recent, Setting
-from .views import view_of
+from .views import part_of, remarks_of, scene_of, sums_of, view_of
 
 if TYPE_CHECKING:
     from .server import Server
@@ -114,6 +115,7 @@ class AttributionVisualizer:
         )
         self._parts = Recent[tuple[int, Setting], dict[str, Any]](50 * cache_size)
         self._overview: dict[str, Any] | None = None
+        self._places: dict[tuple[str, str], int] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -225,10 +227,9 @@ class AttributionVisualizer:
             ``f_baseline``, ``probability`` (at the baseline and at the input, or
             None), ``total``, ``delta``, ``relative_delta``, ``complete`` (whether it
             adds up, and what to say of it), ``limit`` (of the colours), ``features``,
-            ``visits``, ``series`` and ``columns``.
+            ``visits``, ``series`` and ``columns``; visits and steps count from 1.
         """
         row, setting = self.row(patient), self.setting(method, target, baseline, model)
-        explanation = self._explanations.one(row, setting)
         overview = self.overview()
         return {
             "row": row,
@@ -236,11 +237,23 @@ class AttributionVisualizer:
             "prediction": overview["predictions"][setting.model][row],
             "model": overview["models"][setting.model],
             "method": setting.method,
-            "target": explanation.target_label(0),
             "baseline": setting.baseline,
             "probability": self._explanations.probability(row, setting),
-            **view_of(explanation, self.methods[setting.method].adds_up),
+            **view_of(self.scene(row, setting)),
         }
+
+    def scene(self, patient: int | str, setting: Setting) -> PatientScene:
+        """All that is said of one patient, for what draws it."""
+        row = self.row(patient)
+        return scene_of(
+            self._explanations.one(row, setting),
+            self.overview(),
+            row,
+            setting.model,
+            setting.baseline,
+            self.methods[setting.method].adds_up,
+            self._explanations.probability(row, setting),
+        )
 
     def overview(self) -> dict[str, Any]:
         """Everything but attributions: patients, predictions, codes, what is on offer.
@@ -267,6 +280,10 @@ class AttributionVisualizer:
                 "baselines": {name: self.baselines_of(name) for name in self.methods},
                 **overview_of(self._explanations),
             }
+            self._places = {
+                (code["feature"], code["code"]): place
+                for place, code in enumerate(self._overview["codes"])
+            }
         return self._overview
 
     def contributions(
@@ -275,16 +292,17 @@ class AttributionVisualizer:
         """By place, what each patient adds to the cohort.
 
         Returns:
-            ``f_input``, ``f_baseline``, ``delta``, ``status``, ``target`` (by name)
-            and ``codes``, the sum of the attributions of each code, None where that is
-            no number.
+            ``f_input``, ``f_baseline``, ``delta`` (and in words), ``status``,
+            ``target`` (by name) and ``codes``: by its place in the overview's list the
+            sum of the attributions of each code, None where that is no number.
         """
+        self.overview()
         rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
         found = {row: self._parts.get((row, setting)) for row in rows}
         missing = [row for row, part in found.items() if part is None]
         for row, one in zip(missing, self._explanations.many(missing, setting)):
-            part = contributions(one, adds_up)
+            part = part_of(one, adds_up, self._places)
             self._parts.put((row, setting), part)
             found[row] = part
         return {row: part for row, part in found.items() if part is not None}
@@ -314,10 +332,13 @@ class AttributionVisualizer:
         """
         setting = self.setting(method, target, baseline, model)
         rows = range(len(self)) if patients is None else patients
-        parts = self.contributions(rows, setting)
-        codes = top_codes(parts.values(), self.overview()["codes"])
-        note = note_of(parts.values())
-        return {"count": len(parts), "codes": codes, "note": note}
+        parts = self.contributions(rows, setting).values()
+        codes = sums_of(parts, self.overview()["codes"])
+        return {
+            "count": len(parts),
+            "codes": codes,
+            "note": " ".join(remarks_of(parts)),
+        }
 
     def visualize(
         self,

@@ -2,11 +2,12 @@
 
 const views = new Map();
 const parts = new Map();
+const LOST =
+  "The connection to the server is lost: it was stopped, or its kernel ended. " +
+  "Start it again and open the address that it prints.";
+const CHECK_EVERY = 3000;
 
-function viewKey(row, setting) {
-  return `${row}|${settingKey(setting)}`;
-}
-
+// What is known of a patient besides the view: in a file all that the cohort needs.
 function partsOf(setting) {
   const key = settingKey(setting);
   if (!parts.has(key)) parts.set(key, new Map());
@@ -17,32 +18,39 @@ function partOf(row, setting) {
   return partsOf(setting).get(row);
 }
 
-function keep(key, view) {
+async function viewFor(row, setting) {
+  const key = `${row}|${settingKey(setting)}`;
+  const view = views.get(key) || (await transport.view(row, setting));
   views.delete(key);
   views.set(key, view);
-  if (views.size > 400) views.delete(views.keys().next().value);
+  if (views.size > 200) views.delete(views.keys().next().value);
+  return view;
 }
 
 // What the file has: nothing is computed.
-function offline(data) {
-  for (const [key, rows] of Object.entries(data.parts)) {
-    parts.set(key, new Map(rows.map((part, row) => [row, part])));
+function offline() {
+  for (const [key, own] of Object.entries(data.parts)) {
+    parts.set(key, new Map(own.map((part, row) => [row, part])));
   }
   return {
     isLive: false,
-    view: async (row, setting) => {
-      const found = data.views[settingKey(setting)];
-      if (!found) throw new Error("This file does not hold that combination.");
-      return found[row];
-    },
+    view: async (row, setting) => data.views[settingKey(setting)][row],
     holds: (setting) => settingKey(setting) in data.views,
+    sums: async (wanted, setting) => sumsOf(wanted, setting),
   };
 }
 
-const LOST =
-  "The connection to the server is lost: it was stopped, or its kernel ended. " +
-  "Start it again and open the address that it prints.";
-const CHECK_EVERY = 3000;
+function live() {
+  const check = () => request("alive").then(() => setTimeout(check, CHECK_EVERY), () => {});
+  check();
+  return {
+    isLive: true,
+    view: (row, setting) => ask({ kind: "view", row, ...setting }),
+    holds: () => true,
+    sums: (wanted, setting) => ask({ kind: "cohort", rows: wanted, ...setting }),
+    page: (wanted, settings) => ask({ kind: "page", rows: wanted, settings }),
+  };
+}
 
 async function request(path, options) {
   let response = null;
@@ -51,8 +59,8 @@ async function request(path, options) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
   }
-  if (response && response.ok) return response;
-  if (response && response.status === 413) throw new Error("That is too much to ask at once.");
+  if (response?.ok) return response;
+  if (response?.status === 413) throw new Error("That is too much to ask at once.");
   showBanner(LOST, "error");
   throw new Error(LOST);
 }
@@ -67,7 +75,7 @@ async function ask(question) {
   return said.result;
 }
 
-// A long answer, line by line.
+// A long answer, line by line; the server computes no further once it is aborted.
 async function* askInLines(question, signal) {
   const response = await post("stream", question, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -77,54 +85,4 @@ async function* askInLines(question, signal) {
     text = lines.pop();
     yield* lines.map((line) => JSON.parse(line));
   }
-}
-
-function live() {
-  const check = () => request("alive").then(() => setTimeout(check, CHECK_EVERY), () => {});
-  check();
-  return {
-    isLive: true,
-    view: (row, setting) => ask({ kind: "view", row, ...setting }),
-    page: (rows, settings) => ask({ kind: "page", rows, settings }),
-    holds: () => true,
-  };
-}
-
-async function viewFor(row, setting) {
-  const key = viewKey(row, setting);
-  if (!views.has(key)) keep(key, await transport.view(row, setting));
-  else keep(key, views.get(key));
-  return views.get(key);
-}
-
-// Fill in what the cohort needs, until nobody asks any more: the server computes no
-// further when the stream is closed.
-let filling = null;
-let cohortError = "";
-
-function stopFilling() {
-  filling?.closing.abort();
-  filling = null;
-}
-
-async function fillParts(setting, wanted) {
-  const key = settingKey(setting);
-  const missing = wanted.filter((row) => !partOf(row, setting));
-  if (!transport.isLive || !missing.length) return;
-  if (filling?.key === key && missing.every((row) => filling.rows.has(row))) return;
-  stopFilling();
-  const own = { key, rows: new Set(missing), closing: new AbortController() };
-  filling = own;
-  try {
-    for await (const piece of askInLines({ rows: missing, ...setting }, own.closing.signal)) {
-      if (piece.error) throw new Error(piece.error);
-      for (const [row, part] of Object.entries(piece.parts)) partsOf(setting).set(Number(row), part);
-      progressed();
-    }
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    cohortError = error.message;
-    progressed();
-  }
-  if (filling === own) filling = null;
 }
