@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ..explanation.writing import write_text
-from ..visualization.colors import STOPS
+from ..scene.palette import STOPS
 from .store import Setting
 
 if TYPE_CHECKING:
