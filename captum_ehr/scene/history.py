@@ -209,11 +209,12 @@ def bands_of(one: Explanation, ranges: Ranges) -> tuple[Band, ...]:
 
 def _items(rows: pd.DataFrame, ranges: Ranges) -> list[Item]:
     """The codes or values of one feature."""
-    columns = ("feature", "code", "name", "attribution", "value", "unit")
+    columns = ("feature", "code", "name", "attribution", "value")
     unknown = (-math.inf, math.inf)
+    known = zip(*(rows[column].tolist() for column in columns), strict=True)
     return [
-        Item(*words, unit or "", ranges.get((words[0], words[1]), unknown))
-        for *words, unit in zip(*(rows[c].tolist() for c in columns), strict=True)
+        Item(*words, unit or "", ranges.get(words[:2], unknown))
+        for words, unit in zip(known, rows["unit"].tolist(), strict=True)
     ]
 
 

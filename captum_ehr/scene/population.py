@@ -75,6 +75,7 @@ class PopulationScene:
         rescaled: How many samples' attributions were rescaled.
         fallbacks: Operations without an exact rule.
         remarks: What else is to be said.
+        model: The model's name; empty where unknown.
     """
 
     samples: int
@@ -86,6 +87,7 @@ class PopulationScene:
     rescaled: int = 0
     fallbacks: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    model: str = ""
 
     @property
     def has_counts(self) -> bool:
@@ -149,18 +151,18 @@ def population_scene(
     """
     table = strongest(explanation)
     samples, relative = len(explanation), explanation.relative_delta
-    words = summary(explanation)
     rows = table.head(len(table) if k is None else k).to_dict("records")
     return PopulationScene(
         samples,
         top_codes(rows, samples, planted),
         len(table),
         planted_ranks(table["code"].tolist(), planted),
-        tuple(words if explanation.model_name else words[1:]),
+        tuple(summary(explanation)),
         (float(relative.median()), float(relative.max())) if samples else (0.0, 0.0),
         int((explanation.rescale_factor != 1).sum()),
         explanation.diagnostics.fallbacks,
         tuple(remarks(explanation)),
+        explanation.model_name,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
@@ -128,7 +129,11 @@ class ChipsOverTime(Panel):
         shown, rail, canvas = self.shown, top + _RAIL, self.canvas
         ax.axhline(rail, color="#bbbbbb", lw=1, zorder=1)
         for place, step in zip(self.places, self.band.steps, strict=True):
-            look = {"mfc": self.scale.color(step.total), "mec": "#555555", "mew": 0.6}
+            look: Any = {
+                "mfc": self.scale.color(step.total),
+                "mec": "#555555",
+                "mew": 0.6,
+            }
             ax.plot(place, rail, "o", ms=6, zorder=3, **look)
         gap = min(self._wanted_width(), canvas.width / len(shown))
         wanted = [canvas.to_inches(self.places[i]) for i in shown]

@@ -14,6 +14,7 @@ from captum_ehr.scene.population import Residuals
 from captum_ehr.scene.wording import shorten
 from captum_ehr.visualization.arguments import at_least_one
 from captum_ehr.visualization.axes import (
+    FRACTION,
     GREY,
     MUTED,
     PLAIN,
@@ -112,12 +113,11 @@ def _draw_rows(
     ax.set_xlim(*edges)
     ax.axvspan(tolerance, edges[1], color="#f4f4f4", lw=0, zorder=0)
     ax.axvline(tolerance, color=BEYOND, lw=1.0, ls="--", zorder=1)
-    words, place = f"tolerance {tolerance:g}", (tolerance, 1)
-    coords = ("data", "axes fraction")
-    label(ax, words, place, (3, -3), coords=coords, va="top", color=BEYOND)
+    at_top: Any = {"coords": ("data", FRACTION), "va": "top", "color": BEYOND}
+    label(ax, f"tolerance {tolerance:g}", (tolerance, 1), (3, -3), **at_top)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-    style: dict[str, Any] = {"size": 7, "color": MUTED, "va": "center", "bbox": box}
-    style |= {"coords": ("axes fraction", "data"), "zorder": 4}
+    style: Any = {"size": 7, "color": MUTED, "va": "center", "bbox": box}
+    style |= {"coords": (FRACTION, "data"), "zorder": 4}
     for place, row in enumerate(rows):
         _draw_dots(ax, place, row, edges)
         label(ax, row.account(max_named), (0, place + 0.42), (3, 0), **style)
@@ -156,5 +156,5 @@ def _draw_dots(
     offsets = swarm((powers - low) / (high - low), width, 0.6)
     for chosen, marker, color in ((~row.beyond, "o", GREY), (row.beyond, "D", BEYOND)):
         dots = 10.0 ** powers[chosen], place + offsets[chosen]
-        look = {"marker": marker, "color": color, "edgecolors": "white"}
+        look: Any = {"marker": marker, "color": color, "edgecolors": "white"}
         ax.scatter(*dots, s=_DOT, linewidths=0.3, zorder=3, **look)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -139,7 +141,7 @@ def _panels(scene: PatientScene, width: float, limits: Limits) -> list[Panel]:
 
 def _draw_panels(ax: Axes, panels: list[Panel]) -> None:
     """All panels from top to bottom, their names at the left, a line between."""
-    style = {"size": 9, "fontweight": "bold", "ha": "right", "va": "center"}
+    style: Any = {"size": 9, "fontweight": "bold", "ha": "right", "va": "center"}
     top = 0.0
     for rank, panel in enumerate(panels):
         if rank % 2:

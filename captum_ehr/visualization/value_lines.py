@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -48,7 +49,7 @@ class ValueLines(Panel):
             words.append((f"reference {usual_range(*item.usual)}", 6.5, MUTED))
         for line, (text, size, color) in enumerate(words):
             place = 0, middle + 0.16 * (line - (len(words) - 1) / 2)
-            style = {"size": size, "color": color, "ha": "right", "va": "center"}
+            style: Any = {"size": size, "color": color, "ha": "right", "va": "center"}
             label(ax, text, place, (-8, 0), coords=ax.get_yaxis_transform(), **style)
 
     def _draw_line(self, ax: Axes, middle: float, line: Line) -> None:
@@ -63,7 +64,7 @@ class ValueLines(Panel):
         y = [to_y(item.value) for item in items]
         ax.plot(x, y, color="#aaaaaa", lw=0.9, zorder=2)
         colors = [self.scale.color(item.attribution) for item in items]
-        look = {"edgecolors": "#555555", "linewidths": 0.5, "zorder": 3}
+        look: Any = {"edgecolors": "#555555", "linewidths": 0.5, "zorder": 3}
         ax.scatter(x, y, s=30, c=colors, **look)
         self._draw_values(ax, items, x, y)
 
