@@ -60,6 +60,8 @@ class Guard:
         self._headers = _HEADERS if framed else {**_HEADERS, **_UNFRAMED}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+
         async def send_headed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(self._headers)

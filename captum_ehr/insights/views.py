@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..explanation import Explanation
-from ..explanation.words import unlike, without_answer
+from ..explanation.words import without_answer
 from ..scene import PatientScene, patient_scene, verdict_of
-from ..scene.record import Band, Item, Visit, strongest
+from ..scene.history import Band, Item
 from ..scene.wording import tiny
 
 #: From a feature and a code to its place in the overview's list.
@@ -80,10 +80,6 @@ def scene_of(
 def view_of(scene: PatientScene) -> dict[str, Any]:
     """What is shown of one patient: numbers, visits, codes, values; no padding."""
     names = ("output", "target", "f_input", "f_baseline", "delta", "relative_delta")
-    bands = {
-        kind: [band for band in scene.bands if band.kind == kind]
-        for kind in ("series", "columns")
-    }
     return plain(
         {
             **{name: getattr(scene, name) for name in names},
@@ -93,11 +89,25 @@ def view_of(scene: PatientScene) -> dict[str, Any]:
             "features": [
                 {"feature": band.feature, "total": band.total} for band in scene.bands
             ],
-            "visits": list(map(_visit, scene.visits)),
-            "series": list(map(_series, bands["series"])),
+            "visits": [
+                {
+                    "label": scene.when(visit),
+                    "time": visit.time,
+                    "visit": visit.visit,
+                    "total": visit.total,
+                    "strength": visit.strength,
+                    "groups": [
+                        {"feature": feature, "items": _items(items)}
+                        for feature, items in visit.groups.items()
+                    ],
+                }
+                for visit in scene.visits
+            ],
+            "series": [_series(band) for band in scene.bands if band.kind == "series"],
             "columns": [
-                {"feature": band.feature, "items": _items(band.items)}
-                for band in bands["columns"]
+                {"feature": band.feature, "items": _items(band.ranked)}
+                for band in scene.bands
+                if band.kind == "columns"
             ],
         }
     )
@@ -113,14 +123,14 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
     return [
         [
             item.feature,
-            step.time if math.isfinite(step.time) else place,
+            step.time if step.is_timed else place,
             item.code,
             item.name if item.is_named else "",
             plain(item.value),
             plain(item.attribution),
         ]
         for band in scene.bands
-        for step, number in zip(band.steps, band.numbers)
+        for step, number in zip(band.steps, band.numbers, strict=True)
         for place in [number if band.is_ordered else None]
         for item in step.items
     ]
@@ -192,32 +202,19 @@ def sums_of(
 def remarks_of(parts: Collection[Mapping[str, Any]]) -> list[str]:
     """What the sums over some patients are not good for."""
     lost = sum(any(s is None for _, s in part["codes"]) for part in parts)
-    words = (
-        unlike({part["target"] for part in parts}),
-        without_answer(lost, len(parts)),
+    targets = len({part["target"] for part in parts})
+    unlike = (
+        f"The patients are explained for {targets} different targets: sums and means "
+        "over them add unlike outputs. Choose one target."
     )
-    return [word[0].upper() + word[1:] for word in words if word]
-
-
-def _visit(visit: Visit) -> dict[str, Any]:
-    return {
-        "label": visit.label,
-        "time": visit.time,
-        "visit": visit.number,
-        "total": visit.total,
-        "strength": visit.strength,
-        "groups": [
-            {"feature": feature, "items": _items(items)}
-            for feature, items in visit.groups
-        ],
-    }
+    remarks = (unlike if targets > 1 else "", without_answer(lost, len(parts)))
+    return list(filter(None, remarks))
 
 
 def _items(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Codes or columns, strongest first."""
     return [
         {**_called(item), "value": item.value, "attribution": item.attribution}
-        for item in strongest(items)
+        for item in items
     ]
 
 
@@ -241,7 +238,7 @@ def _series(band: Band) -> dict[str, Any]:
                         "value": item.value,
                         "attribution": item.attribution,
                     }
-                    for place, item in zip(line.places, line.items)
+                    for place, item in zip(line.places, line.items, strict=True)
                 ],
             }
             for line in band.lines

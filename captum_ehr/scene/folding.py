@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .patient import Visit
+    from .history import Step
 
 OPEN_VISITS, OPEN_CHIPS, OPEN_LINES, OPEN_STEPS = 8, 10, 8, 12
 """How many visits, chips of a group, lines of values and steps a page shows at once."""
@@ -19,7 +19,7 @@ class Block:
     """Visits in a row that are shown, or folded, together."""
 
     folded: bool
-    visits: tuple[Visit, ...]
+    visits: tuple[Step, ...]
 
     @property
     def total(self) -> float:
@@ -49,7 +49,7 @@ def cut[T](items: Sequence[T], most: int) -> tuple[Sequence[T], Sequence[T]]:
     return items[:place], items[place:]
 
 
-def fold(visits: Sequence[Visit], most: int = OPEN_VISITS) -> tuple[Block, ...]:
+def fold(visits: Sequence[Step], most: int = OPEN_VISITS) -> tuple[Block, ...]:
     """Keep the strongest visits open and fold runs of others, in order.
 
     Args:

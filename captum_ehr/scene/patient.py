@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from .folding import Block, fold
+from .history import Band, Item, Ranges, Step, bands_of, visits_of
 from .palette import ColorScale
-from .record import Band, Item, Ranges, Visit, bands_of, visits_of
 from .verdict import Verdict, verdict_of
 from .wording import (
     first_remark,
     has_probability,
     model_words,
+    number,
     output_value,
     output_word,
     percent,
+    probability,
     shorten,
     signed,
     target_words,
@@ -76,10 +77,9 @@ class Axis:
         """
         steps = band.steps
         if band.is_timed:
-            known = [step.time for step in steps if math.isfinite(step.time)]
-            lost = len(steps) - len(known)
-            first = min(known)
-            times = (s.time if math.isfinite(s.time) else first for s in steps)
+            first = min(step.time for step in steps if step.is_timed)
+            times = (step.time if step.is_timed else first for step in steps)
+            lost = sum(not step.is_timed for step in steps)
             remark = f"{lost} visit(s) without a time stand at the left"
             return tuple(times), remark if lost else ""
         if not self.is_time:
@@ -108,7 +108,8 @@ class PatientScene:
         scale: The colours, shared by codes and values.
         axis: The x axis that the features share.
         verdict: Whether it adds up, and what is to be said of it.
-        head, lines: A figure's heading and the smaller text below it.
+        head: A figure's heading.
+        remark: The first of what is to be said, if there is something.
         time_label: What to call the time.
         facts: More to say in a page's heading, as pairs of words.
         is_right: Whether the prediction is; None where nothing is said of it.
@@ -126,12 +127,12 @@ class PatientScene:
     total: float
     probabilities: tuple[float, float] | None
     bands: tuple[Band, ...]
-    visits: tuple[Visit, ...]
+    visits: tuple[Step, ...]
     scale: ColorScale
     axis: Axis
     verdict: Verdict
     head: str
-    lines: tuple[str, ...]
+    remark: tuple[str, ...]
     time_label: str = "time"
     facts: tuple[tuple[str, str], ...] = ()
     is_right: bool | None = None
@@ -149,10 +150,15 @@ class PatientScene:
     @property
     def visits_title(self) -> str:
         """What to call the visits together."""
-        if any(math.isfinite(visit.time) for visit in self.visits):
+        if any(visit.is_timed for visit in self.visits):
             return f"Visits by {self.time_label}"
-        numbered = any(visit.number is not None for visit in self.visits)
-        return "Visits" if numbered else "Codes"
+        return "Visits" if any(visit.visit for visit in self.visits) else "Codes"
+
+    def when(self, visit: Step) -> str:
+        """What to call a visit."""
+        if visit.is_timed:
+            return f"{self.time_label} {number(visit.time)}"
+        return f"visit {visit.visit}" if visit.visit else "all codes"
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -167,13 +173,24 @@ class PatientScene:
         end = self.f_input
         return *changes, Change("this patient", "output", end, end, after)
 
+    @property
+    def lines(self) -> list[str]:
+        """What stands below a figure's heading."""
+        baseline = f" ({shorten(self.baseline, 20)})" if self.baseline else ""
+        account = (
+            f"f(x0){baseline} {self.output_words('baseline')} → f(x) "
+            f"{self.output_words('input')}   "
+            f"sum of attributions {signed(self.total, 3)}   "
+            f"completeness: |delta| / |f(x) - f(x0)| = {tiny(self.relative_delta)}"
+        )
+        return [account, *self.remark]
+
     def output_words(self, end: Literal["input", "baseline"]) -> str:
         """f(x) or f(x0), with its probability where it has one."""
         value = self.f_input if end == "input" else self.f_baseline
-        if self.probabilities is None:
-            return output_value(value)
-        share = self.probabilities[end == "input"]
-        return f"{output_value(value)} ({percent(share)})"
+        share = (self.probabilities or (math.nan, math.nan))[end == "input"]
+        words = output_value(value)
+        return words if math.isnan(share) else f"{words} ({percent(share)})"
 
 
 def patient_scene(
@@ -203,17 +220,15 @@ def patient_scene(
         >>> model, batch = tiny_model()
         >>> scene = patient_scene(DeepLiftEHR(model).explain(batch), "p1")
         >>> scene.verdict.text, [band.feature for band in scene.bands]
-        ('adds up', ['conditions', 'labs'])
+        ('adds up; there are remarks', ['conditions', 'labs'])
     """
     one = explanation[patient]
     bands = bands_of(one, ranges or {})
-    outputs = one.f_input.double(), one.f_baseline.double()
-    at_input, at_baseline = (float(output[0]) for output in outputs)
+    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
     probabilities = None
     if has_probability(one) and math.isfinite(at_input) and math.isfinite(at_baseline):
-        shares = [float(torch.sigmoid(output)[0]) for output in reversed(outputs)]
-        probabilities = shares[0], shares[1]
-    scene = PatientScene(
+        probabilities = probability(at_baseline), probability(at_input)
+    return PatientScene(
         patient_id=one.patient_ids[0],
         model=one.model_name,
         output=output_word(one),
@@ -226,26 +241,14 @@ def patient_scene(
         total=float(one.total[0]),
         probabilities=probabilities,
         bands=bands,
-        visits=visits_of(bands, time_label),
+        visits=visits_of(bands),
         scale=ColorScale.of(item.attribution for b in bands for item in b.items),
         axis=_axis(bands, time_label),
         verdict=verdict_of(one, adds_up),
         head=f"{shorten(one.patient_ids[0], 40)} | {model_words(one)}"
         f"{output_word(one)} of {target_words(one)}",
-        lines=(),
+        remark=tuple(first_remark(one)),
         time_label=time_label,
-    )
-    return replace(scene, lines=(_account(scene), *first_remark(one)))
-
-
-def _account(scene: PatientScene) -> str:
-    """f(x0) → f(x), and whether it adds up, in a line."""
-    baseline = f" ({shorten(scene.baseline, 20)})" if scene.baseline else ""
-    return (
-        f"f(x0){baseline} {scene.output_words('baseline')} → f(x) "
-        f"{scene.output_words('input')}   "
-        f"sum of attributions {signed(scene.total, 3)}   "
-        f"completeness: |delta| / |f(x) - f(x0)| = {tiny(scene.relative_delta)}"
     )
 
 
@@ -253,7 +256,7 @@ def _axis(bands: Sequence[Band], time_label: str) -> Axis:
     """The x axis over all features that have places."""
     ordered = [band for band in bands if band.is_ordered]
     steps = [step for band in ordered for step in band.steps]
-    times = [step.time for step in steps if math.isfinite(step.time)]
+    times = [step.time for step in steps if step.is_timed]
     numbers = [float(place) for band in ordered for place in band.numbers]
     places = times or numbers
     low, high = min(places, default=0.0), max(places, default=0.0)

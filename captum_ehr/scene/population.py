@@ -7,12 +7,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from captum_ehr.explanation.sums import strongest
 from captum_ehr.explanation.words import remarks, summary
 
-from .wording import planted_ranks
+from .wording import planted_ranks, shorten, tiny
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from captum_ehr.explanation import Explanation
 
 TOP = 20
@@ -71,6 +75,7 @@ class PopulationScene:
         rescaled: How many samples' attributions were rescaled.
         fallbacks: Operations without an exact rule.
         remarks: What else is to be said.
+        model: The model's name; empty where unknown.
     """
 
     samples: int
@@ -82,6 +87,7 @@ class PopulationScene:
     rescaled: int = 0
     fallbacks: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    model: str = ""
 
     @property
     def has_counts(self) -> bool:
@@ -145,16 +151,96 @@ def population_scene(
     """
     table = strongest(explanation)
     samples, relative = len(explanation), explanation.relative_delta
-    words = summary(explanation)
     rows = table.head(len(table) if k is None else k).to_dict("records")
     return PopulationScene(
         samples,
         top_codes(rows, samples, planted),
         len(table),
         planted_ranks(table["code"].tolist(), planted),
-        tuple(words if explanation.model_name else words[1:]),
+        tuple(summary(explanation)),
         (float(relative.median()), float(relative.max())) if samples else (0.0, 0.0),
         int((explanation.rescale_factor != 1).sum()),
         explanation.diagnostics.fallbacks,
         tuple(remarks(explanation)),
+        explanation.model_name,
     )
+
+
+@dataclass(frozen=True)
+class CodeSamples:
+    """One code over all samples.
+
+    Args:
+        sizes: ``(samples,)``, the sum of its attributions, 0 where it is absent.
+        has: ``(samples,)``, boolean: the sample has it.
+        values: ``(samples,)``, the mean value; None for a code.
+    """
+
+    sizes: np.ndarray
+    has: np.ndarray
+    values: np.ndarray | None
+
+
+def code_samples(
+    frame: pd.DataFrame, feature: str, code: str, samples: int
+) -> CodeSamples:
+    """What each sample has of one code, from the rows of all."""
+    rows = frame[(frame["feature"] == feature) & (frame["code"] == code)]
+    by_sample = rows.groupby("sample")
+    sizes = by_sample["attribution"].sum().reindex(range(samples))
+    values = by_sample["value"].mean().reindex(range(samples)).to_numpy(dtype=float)
+    return CodeSamples(
+        sizes.fillna(0.0).to_numpy(dtype=float),
+        sizes.notna().to_numpy(),
+        None if np.isnan(values).all() else values,
+    )
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How much of the change each sample of an explanation misses.
+
+    Args:
+        name: What to call the explanation.
+        sizes: ``(samples,)``, the relative deltas; infinite where it is not a number.
+        beyond: ``(samples,)``, boolean: beyond the tolerance.
+        patients: Per sample, the identifier.
+    """
+
+    name: str
+    sizes: np.ndarray
+    beyond: np.ndarray
+    patients: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, explanation: Explanation, tolerance: float) -> Residuals:
+        """Those of an explanation.
+
+        Raises:
+            ValueError: If it has no sample.
+        """
+        if not len(explanation):
+            raise ValueError(
+                f"nothing to show: the explanation {name!r} has no sample."
+            )
+        sizes = explanation.relative_delta.numpy().copy()
+        sizes[np.isnan(sizes)] = np.inf
+        return cls(name, sizes, sizes > tolerance, explanation.patient_ids)
+
+    def account(self, most: int) -> str:
+        """The median, and who is beyond the tolerance, worst first.
+
+        Args:
+            most: How many to name before the others are counted.
+        """
+        text = f"median {tiny(float(np.median(self.sizes)))}"
+        order = np.argsort(-self.sizes, kind="stable")
+        order = order[self.beyond[order]]
+        if not len(order):
+            return text
+        named = [
+            f"{shorten(self.patients[i], 20)} ({tiny(self.sizes[i])})"
+            for i in order[:most]
+        ]
+        more = f" +{len(order) - most} more" if len(order) > most else ""
+        return f"{text}; beyond: {', '.join(named)}{more}"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from captum_ehr.explanation import Explanation
 
+    from .history import Item
+
 MINUS, NO_ANSWER, NO_NUMBER = "−", "no answer", "not a number"
 
 
@@ -142,6 +144,12 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
 
 
+def lab_name(item: Item, width: int) -> str:
+    """A column's name with its unit, in at most ``width`` characters."""
+    unit = f" ({shorten(item.unit, 10)})" if item.unit else ""
+    return shorten(item.name, width - len(unit)) + unit
+
+
 def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
     """What to call each row of a table with ``feature``, ``code`` and ``name``.
 
@@ -180,6 +188,16 @@ def has_probability(explanation: Explanation) -> bool:
     is_only = explanation.mode is None and names is not None and len(names) == 1
     is_known = explanation.mode in ("binary", "multilabel") or is_only
     return explanation.output == "logit" and is_known
+
+
+def probability(logit: float) -> float:
+    """The sigmoid of a logit; does not overflow.
+
+    Example:
+        >>> probability(0.0), probability(-1e4)
+        (0.5, 0.0)
+    """
+    return 0.5 + 0.5 * math.tanh(0.5 * logit)
 
 
 def target_words(explanation: Explanation) -> str:

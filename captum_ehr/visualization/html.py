@@ -6,24 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from captum_ehr.scene import folding, palette, record, wording
+from captum_ehr.scene import folding, history, palette, wording
+from captum_ehr.scene.history import Band, Line
 from captum_ehr.scene.patient import Change, PatientScene
 from captum_ehr.scene.population import PopulationScene
-from captum_ehr.scene.record import Item, Line, Visit
 
-_LEFT, _RIGHT, _WIDTH = 204, 868, 1000
-"""Where the axis of a drawing begins and ends, and the drawing's width."""
-
-_BARS, _ROW, _FOOT = 100, 48, 34
-"""The heights of the bars of visits, of a line of values and of the axis's words."""
-
-_ROOM, _NAME = 46, 26
-"""The room for a number in a drawing, and the most characters of a name."""
+_WIDTH, _LEFT, _RIGHT, _BARS, _ROW, _ROOM = 1000, 204, 868, 100, 48, 46
+"""Of a drawing over time: its width, the ends of its axis, the heights of the bars of
+visits and of a line of values, and the room for a number."""
 
 
 def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
@@ -81,17 +76,18 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for words in ("output_value", "percent", "short", "signed", "tiny"):
+    for words in ("number", "output_value", "percent", "short", "signed", "tiny"):
         jinja.filters[words] = getattr(wording, words)
     jinja.globals |= {
         "bar_color": palette.bar_color,
         "bridge_bar": bridge_bar,
         "charts": charts,
         "cut": folding.cut,
+        "lab_name": wording.lab_name,
         "open_chips": folding.OPEN_CHIPS,
         "open_steps": folding.OPEN_STEPS,
         "several": wording.several,
-        "total_of": record.total_of,
+        "total_of": history.total_of,
         "zip": zip,
     }
     return jinja
@@ -117,110 +113,48 @@ def bridge_bar(
     return round(min(share), 2), round(width, 2), color
 
 
-class Tick(NamedTuple):
-    """A place on the axis and its words."""
-
-    x: float
-    text: str
-
-
-class Bar(NamedTuple):
-    """The sum of a visit; its place among the visits, from 1; its words, with room."""
-
-    visit: Visit
-    number: int
-    centre: float
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: str
-    text_y: float | None
-
-
-class Dot(NamedTuple):
-    """A value, when it was, and whether there is room for its words."""
-
-    item: Item
-    head: str
-    x: float
-    y: float
-    fill: str
-    text: bool
-
-
-class Row(NamedTuple):
-    """A column's values; the place and height of their usual range."""
-
-    line: Line
-    head: Item
-    name: str
-    y: float
-    usual: tuple[float, float] | None
-    dots: list[Dot]
-
-
-class Chart(NamedTuple):
-    """Visits and values over time, in units of the drawing."""
-
-    width: int
-    height: int
-    left: int
-    right: int
-    foot: int
-    axis: str
-    ticks: list[Tick]
-    zero: float
-    bars: list[Bar]
-    rows: list[Row]
-
-    @property
-    def total(self) -> float:
-        """The sum of its values' attributions."""
-        return record.total_of(item for row in self.rows for item in row.line.items)
-
-
-def charts(scene: PatientScene) -> list[Chart]:
-    """Visits and the strongest lines of values, and the weaker lines."""
-    if not scene.axis.is_shown:
-        return []
-    lines = [
-        (line, places, band.heads)
-        for band in scene.bands
-        if band.kind == "series"
-        for places in [scene.axis.places(band)[0]]
-        for line in band.lines
-    ]
-    lines.sort(key=lambda entry: -entry[0].strength)
+def charts(scene: PatientScene) -> list[dict[str, Any]]:
+    """The drawing of visits and the strongest lines of values; that of the others."""
+    bands = [band for band in scene.bands if band.kind == "series"]
+    lines = [(line, band) for band in bands for line in band.lines]
+    lines.sort(key=lambda pair: -pair[0].strength)
     shown, rest = folding.cut(lines, folding.OPEN_LINES)
-    parts = [(shown, True), (rest, False)] if rest else [(shown, True)]
-    return [_chart(scene, part, first) for part, first in parts]
+    drawn = [_chart(scene, shown, True), _chart(scene, rest, False)]
+    return [chart for chart in drawn if chart["bars"] or chart["rows"]]
 
 
 def _chart(
-    scene: PatientScene,
-    lines: Sequence[tuple[Line, Sequence[float], Sequence[str]]],
-    has_visits: bool,
-) -> Chart:
+    scene: PatientScene, lines: Sequence[tuple[Line, Band]], has_bars: bool
+) -> dict[str, Any]:
+    """Visits and values over time, in units of the drawing."""
     axis = scene.axis
-    scale = (_RIGHT - _LEFT) / (axis.high - axis.low)
 
     def to_x(place: float) -> float:
-        return round(_LEFT + (place - axis.low) * scale, 1)
+        share = (place - axis.low) / (axis.high - axis.low)
+        return round(_LEFT + share * (_RIGHT - _LEFT), 1)
 
-    bars, zero = _bars(scene, to_x) if has_visits else ([], 0.0)
+    bars, zero, thickness = _bars(scene, to_x) if has_bars else ([], 0.0, 0.0)
     top = _BARS if bars else 8
-    rows = [
-        _row(scene, *line, to_x, top + place * _ROW) for place, line in enumerate(lines)
-    ]
-    foot = top + len(rows) * _ROW
-    ticks = [Tick(to_x(at), wording.number(at)) for at in _ticks(scene)]
-    size = (_WIDTH, foot + _FOOT, _LEFT, _RIGHT, foot)
-    return Chart(*size, axis.label, ticks, zero, bars, rows)
+    return {
+        "width": _WIDTH,
+        "left": _LEFT,
+        "right": _RIGHT,
+        "foot": top + len(lines) * _ROW,
+        "axis": axis.label,
+        "ticks": [(to_x(place), wording.number(place)) for place in _ticks(scene)],
+        "bars": bars,
+        "zero": zero,
+        "thickness": thickness,
+        "rows": [
+            (line, *_row(scene, line, band, to_x, top + place * _ROW))
+            for place, (line, band) in enumerate(lines)
+        ],
+        "total": history.total_of(item for line, _ in lines for item in line.items),
+    }
 
 
 def _ticks(scene: PatientScene) -> list[float]:
-    """Round places on the axis, visits or steps at their numbers."""
+    """Round places on the axis; visits and steps at whole numbers."""
     axis = scene.axis
     if axis.only is not None:
         return [axis.only]
@@ -234,75 +168,73 @@ def _ticks(scene: PatientScene) -> list[float]:
 
 def _bars(
     scene: PatientScene, to_x: Callable[[float], float]
-) -> tuple[list[Bar], float]:
-    """A bar per visit with a place, up where it raises; and the line of zero."""
+) -> tuple[list[tuple[Any, ...]], float, float]:
+    """A bar per visit with a place, up where it raises; zero's place; their width.
+
+    Of each bar: the visit, its number from 1, the middle, the top, the height, and
+    where its words stand, if there is room.
+    """
     placed = [
-        (to_x(place), number, visit)
+        (visit, number, to_x(place))
         for number, visit in enumerate(scene.visits, 1)
-        for place in [visit.time if scene.axis.is_time else visit.number]
+        for place in [visit.time if scene.axis.is_time else visit.visit]
         if place is not None and math.isfinite(place)
     ]
-    totals = [v.total if math.isfinite(v.total) else 0.0 for *_, v in placed]
+    totals = [0.0 if math.isnan(v.total) else v.total for v, *_ in placed]
     rise, fall = max([0.0, *totals]), -min([0.0, *totals])
     unit = (_BARS - 44) / ((rise + fall) or 1.0)
     zero = round(18 + rise * unit, 1)
-    gaps = [right[0] - left[0] - 2 for left, right in zip(placed, placed[1:])]
-    width = round(max(3.0, min([12.0, *gaps])), 1)
-    has_room = _with_room([x for x, *_ in placed], [abs(total) for total in totals])
+    places = [x for *_, x in placed]
+    gaps = [right - left - 2 for left, right in zip(places, places[1:])]
+    has_room = _with_room(places, [abs(total) for total in totals])
     bars = []
-    for place, ((x, number, visit), total) in enumerate(zip(placed, totals)):
+    for i, total in enumerate(totals):
         height = round(max(1.5, abs(total) * unit), 1)
-        top = zero - height if total >= 0 else zero
-        beside = top - 4 if total >= 0 else zero + height + 11
-        text_y = round(beside, 1) if place in has_room else None
-        fill = palette.bar_color(visit.total)
-        corner = round(x - width / 2, 1), round(top, 1)
-        bars.append(Bar(visit, number, x, *corner, width, height, fill, text_y))
-    return bars, zero
+        top = round(zero - height if total >= 0 else zero, 1)
+        words = round(top - 4 if total >= 0 else zero + height + 11, 1)
+        bars.append((*placed[i], top, height, words if i in has_room else None))
+    return bars, zero, round(max(3.0, min([12.0, *gaps])), 1)
 
 
 def _with_room(places: Sequence[float], strengths: Sequence[float]) -> set[int]:
     """Of places those whose numbers do not meet, the strongest first."""
-    chosen: list[int] = []
+    chosen: set[int] = set()
     for i in sorted(range(len(places)), key=lambda i: -strengths[i]):
         if all(abs(places[i] - places[j]) >= _ROOM for j in chosen):
-            chosen.append(i)
-    return set(chosen)
+            chosen.add(i)
+    return chosen
 
 
 def _row(
     scene: PatientScene,
     line: Line,
-    places: Sequence[float],
-    heads: Sequence[str],
+    band: Band,
     to_x: Callable[[float], float],
     top: float,
-) -> Row:
-    """One column, between its own lowest and highest value."""
-    bounds = [bound for bound in line.items[0].usual if math.isfinite(bound)]
-    finite = [item.value for item in line.items if math.isfinite(item.value)]
-    low, high = min(finite + bounds, default=0.0), max(finite + bounds, default=0.0)
+) -> tuple[Any, ...]:
+    """One column's values between the lowest and the highest, usual bounds included.
+
+    Returns:
+        Where its name stands, the place and height of the usual range or None, and
+        per value: itself, when it was, where it is, and whether its words have room.
+    """
+    usual = line.items[0].usual
+    values = [item.value for item in line.items]
+    finite = [value for value in (*values, *usual) if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
 
     def to_y(value: float) -> float:
         share = (value - low) / (high - low) if high > low else 0.5
         return round(top + 40 - 18 * min(max(share, -0.2), 1.2), 1)
 
+    places, heads = scene.axis.places(band)[0], band.heads
     known = [
-        (to_x(places[place]), heads[place], item)
-        for place, item in zip(line.places, line.items, strict=True)
+        (item, heads[place], to_x(places[place]), to_y(item.value))
+        for item, place in zip(line.items, line.places, strict=True)
         if math.isfinite(item.value)
     ]
-    has_room = _with_room([x for x, *_ in known], [i.strength for *_, i in known])
-    dots = [
-        Dot(item, head, x, to_y(item.value), scene.scale.color(item.attribution), room)
-        for place, (x, head, item) in enumerate(known)
-        for room in [place in has_room]
-    ]
-    usual = None
-    if bounds:
-        upper, lower = to_y(line.items[0].usual[1]), to_y(line.items[0].usual[0])
-        usual = upper, round(lower - upper, 1)
-    head = line.items[0]
-    unit = f" ({wording.shorten(head.unit, 10)})" if head.unit else ""
-    name = wording.shorten(head.name, _NAME - len(unit)) + unit
-    return Row(line, head, name, top + 36, usual, dots)
+    has_room = _with_room([dot[2] for dot in known], [dot[0].strength for dot in known])
+    dots = [(*dot, i in has_room) for i, dot in enumerate(known)]
+    upper, lower = to_y(usual[1]), to_y(usual[0])
+    is_known = any(map(math.isfinite, usual))
+    return top + 36, (upper, round(lower - upper, 1)) if is_known else None, dots

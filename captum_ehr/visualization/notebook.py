@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from captum_ehr.explanation.words import completeness, remarks, summary
 from captum_ehr.scene.patient import patient_scene
+from captum_ehr.scene.population import population_scene
 from captum_ehr.visualization.html import render
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ def to_html(explanation: Explanation) -> str:
     shown = range(min(len(explanation), _PATIENTS))
     return render(
         "notebook.html",
-        head=summary(explanation),
-        account=completeness(explanation),
-        remarks=remarks(explanation),
+        cohort=population_scene(explanation, k=0),
         patients=[patient_scene(explanation, patient) for patient in shown],
-        more=len(explanation) - len(shown),
     )
