@@ -200,7 +200,7 @@ def insights(
         )
     from rich.console import Console
 
-    from captum_ehr.insights.starting import StartError, show
+    from captum_ehr.insights.launch import StartError, show
 
     console = Console(file=sys.stdout)
     try:

@@ -26,7 +26,6 @@ from captum_ehr.demo.explaining import (
     Explained,
     auroc,
     explain,
-    planted_ranks,
     shown_patients,
     timeline_patient,
 )
@@ -35,6 +34,7 @@ from captum_ehr.demo.quiet import quiet
 from captum_ehr.demo.run import run_demo
 from captum_ehr.demo.terminal import top_table
 from captum_ehr.demo.training import MODELS, build_model, train, with_unknowns
+from captum_ehr.scene import population_scene
 
 MIMIC3 = Path(__file__).resolve().parents[2] / "shared" / "data" / "mimic3demo"
 FILES = {
@@ -181,7 +181,8 @@ def test_the_planted_factors_lead(name: str) -> None:
     model = build_model(name, cohort.dataset, seed=0)
     train(model, cohort, 15, 0, lambda epoch, loss: None)
     explained = explain(name, model, cohort)
-    ranks = planted_ranks(explained.explanation, planted_factors())
+    cohort_scene = population_scene(explained.explanation, planted=planted_factors())
+    ranks = dict(cohort_scene.planted)
     places = [rank for rank in ranks.values() if rank is not None]
     assert len(places) == len(ranks)
     # Of 65 codes and labs; 9 planted ones in front would make a mean of 5.

@@ -29,10 +29,10 @@ from captum_ehr import DeepLiftEHR
 from captum_ehr.insights import (
     AttributionVisualizer,
 )
-from captum_ehr.insights.answers import answer
+from captum_ehr.insights.api import answer, as_json, progress
 from captum_ehr.insights.page import ExportLimitError, embedded
-from captum_ehr.insights.views import account
 from captum_ehr.propagation import Diagnostics
+from captum_ehr.scene import verdict_of, wording
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +171,8 @@ class TestMethods:
     def test_what_a_method_cannot_do_is_said(
         self, visualizer: AttributionVisualizer
     ) -> None:
-        said = answer(
-            visualizer, {"id": 7, "kind": "view", "row": 0, "method": "DeepLift"}
-        )
-        assert said["id"] == 7 and "Module" in said["error"]
+        said = answer(visualizer, {"kind": "view", "row": 0, "method": "DeepLift"})
+        assert "Module" in said["error"]
 
     def test_every_method_on_offer_works_and_leaves_no_trace(
         self, visualizer: AttributionVisualizer
@@ -241,10 +239,10 @@ class TestAccount:
         model = Bag()
         shown = AttributionVisualizer(model, *bag_arguments(model))
         one = shown.explanation(0, shown.setting())
-        assert account(one, True)["status"] == "exact"
+        assert verdict_of(one).status == "exact"
         for report in (Diagnostics(notes=("mind it",)), Diagnostics((), ("mind it",))):
-            said = account(replace(one, diagnostics=report), True)
-            assert (said["status"], said["messages"]) == ("noted", ["mind it"])
+            verdict = verdict_of(replace(one, diagnostics=report))
+            assert (verdict.status, verdict.messages) == ("noted", ("mind it",))
 
     def test_cancellation_is_the_patients_own(self) -> None:
         """Not that of those who were explained together with it."""
@@ -255,10 +253,10 @@ class TestAccount:
             f_input=torch.ones(2),
             diagnostics=Diagnostics(cancellation=39.0),
         )
-        first, second = (account(two[row], True) for row in (0, 1))
-        assert first["status"] == "noted" and "39 times" in first["messages"][0]
-        assert (second["status"], second["messages"]) == ("exact", [])
-        assert account(two[0], False)["messages"] == []
+        first, second = (verdict_of(two[row]) for row in (0, 1))
+        assert first.status == "noted" and "39 times" in first.messages[0]
+        assert (second.status, second.messages) == ("exact", ())
+        assert verdict_of(two[0], adds_up=False).messages == ()
 
     def test_a_reference_outside_of_the_dataset_is_told(self) -> None:
         model = stagenet()
@@ -313,21 +311,18 @@ class TestNoAnswer:
     def test_parts_and_files_have_null(
         self, shown: AttributionVisualizer, tmp_path: Any
     ) -> None:
-        question = {"id": 1, "kind": "parts", "rows": [0, 1], "target": 0}
-        parts = answer(shown, question)["result"]
+        parts = shown.contributions([0, 1], shown.setting(target=0))
         assert {s for _, s in parts[1]["codes"]} == {None}
         assert None not in {s for _, s in parts[0]["codes"]}
+        (piece,) = progress(shown, {"rows": [0, 1], "target": 0, "drawn": True})
+        assert (
+            piece["deltas"][1] == [None, "no answer"] and "no answer" in piece["html"]
+        )
+        json.dumps(piece, allow_nan=False)
         shown.save(tmp_path / "x.html", targets=[0])
 
-    def test_an_answer_that_is_no_json_is_an_error(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from captum_ehr.insights import server
-
-        made = {"id": 4, "result": math.nan}
-        monkeypatch.setattr(server, "answer", lambda *_: made)
-        said = json.loads(server._answered(None, "{}"))  # type: ignore[arg-type]
-        assert said["id"] == 4 and "NaN" in said["error"]
+    def test_an_answer_that_is_no_json_is_an_error(self) -> None:
+        assert "NaN" in json.loads(as_json({"result": math.nan}))["error"]
 
     def test_patients_of_different_targets_are_told(
         self, visualizer: AttributionVisualizer
@@ -341,28 +336,48 @@ class TestNoAnswer:
     @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
     def test_the_pages_sums_are_the_same(self, shown: AttributionVisualizer) -> None:
         """The script's own table of the cohort, run without a browser."""
-        parts = answer(shown, {"kind": "parts", "rows": [*range(5)], "target": 0})
+        parts = shown.contributions(range(5), shown.setting(target=0))
         files = resources.files("captum_ehr.insights") / "page_files"
         script = "\n".join(
             [
                 f"const overview = {json.dumps(shown.overview())};",
-                f"const known = {json.dumps(parts['result'])};",
+                f"const known = {json.dumps(parts)};",
                 "const partOf = (row) => known[row];",
-                *((files / name).read_text() for name in ("dom.js", "cohort.js")),
-                "console.log(JSON.stringify(aggregate([0, 1, 2, 3, 4], {})));",
+                (files / "cohort.js").read_text(),
+                "const sums = sumsOf([0, 1, 2, 3, 4], {});",
+                "console.log(JSON.stringify(sums));",
             ]
         )
         done = subprocess.run(
             ["node", "-"], input=script, capture_output=True, text=True, check=True
         )
-        found = json.loads(done.stdout)
-        assert len(found["remarks"]) == 1 and "1 of 5" in found["remarks"][0]
-        means = {one["code"]: one["mean"] for one in found["codes"]}
-        for one in shown.cohort(target=0)["codes"]:
-            if one["mean"] is None:
-                assert means[one["code"]] is None
-            else:
-                assert means[one["code"]] == pytest.approx(one["mean"])
+        sums = json.loads(done.stdout)
+        expected = shown.cohort(target=0)["codes"]
+        assert len(sums) == len(expected)
+        by_code = {one["code"]: one for one in sums}
+        for one in expected:
+            assert by_code[one["code"]] == pytest.approx(one)
+
+    @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+    def test_a_files_numbers_are_written_as_all_others(self) -> None:
+        values = [0.0, 0.12345, -0.004, 1e-5, -3.2e-7, 12.5]
+        shares = [0.0, 1 / 12, 0.25, 0.5, 0.95, 1.0]
+        files = resources.files("captum_ehr.insights") / "page_files"
+        script = "\n".join(
+            [
+                (files / "cohort.js").read_text(),
+                f"const said = [{values}.map(signed), {shares}.map(percent)];",
+                "console.log(JSON.stringify([...said, signed(null)]));",
+            ]
+        )
+        done = subprocess.run(
+            ["node", "-"], input=script, capture_output=True, text=True, check=True
+        )
+        assert json.loads(done.stdout) == [
+            [wording.signed(value, 3) for value in values],
+            [wording.percent(share) for share in shares],
+            wording.NO_ANSWER,
+        ]
 
 
 def pairs_or_none(view: dict[str, Any]) -> list[tuple[str, float | None]]:
@@ -493,12 +508,14 @@ class TestQuestions:
         self, visualizer: AttributionVisualizer, question: Any
     ) -> None:
         assert isinstance(answer(visualizer, question)["error"], str)
+        (said,) = progress(visualizer, question)
+        assert isinstance(said["error"], str)
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
     program = (
         "import sys, captum_ehr.insights\n"
-        "heavy = {'torch', 'bokeh', 'captum', 'pandas', 'jinja2', 'tornado'}\n"
+        "heavy = {'torch', 'captum', 'pandas', 'jinja2', 'starlette', 'uvicorn'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

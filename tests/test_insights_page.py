@@ -117,8 +117,7 @@ def tab(browser: Any, server: Server) -> Iterator[Tab]:
     yield opened
     try:
         assert opened.problems == []
-        own = (f"http://127.0.0.1:{server.port}/", f"ws://127.0.0.1:{server.port}/")
-        local = (*own, "blob:", "data:")
+        local = (f"http://127.0.0.1:{server.port}/", "blob:", "data:")
         assert all(url.startswith(local) for url in opened.requests)
         assert opened.page.title() == f"Insights {SCRIPT}"
         assert opened.page.locator("img[src=x]").count() == 0

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
-import re
+import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
 from insights_cases import Bag, bag_arguments
 
 from captum_ehr.insights import AttributionVisualizer, PortInUseError, Server
+from captum_ehr.insights.guard import LARGEST
 
 ROOT = Path(__file__).resolve().parents[1]
+PATHS = ("/", "/alive", "/ask", "/stream", "/nothing")
 
 
 def visualizer() -> AttributionVisualizer:
@@ -34,10 +38,12 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def get(server: Server, path: str, **headers: str) -> tuple[int, str]:
+def get(
+    server: Server, path: str, method: str = "GET", **headers: str
+) -> tuple[int, str]:
     """Status and text of one request."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    connection.putrequest("GET", path, skip_host="Host" in headers)
+    connection.putrequest(method, path, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name.replace("_", "-"), value)
     connection.endheaders()
@@ -59,24 +65,15 @@ class TestGuard:
         assert status == 200 and '"id":"q0"' in text
         assert len(server.token) >= 32
 
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/",
-            "/?token=",
-            "/?token=wrong",
-            "/ws",
-            "/autoload.js",
-            "/metadata",
-            "/static/js/bokeh.min.js",
-            "/favicon.ico",
-            "/nothing",
-        ],
-    )
-    def test_nothing_without_the_token(self, server: Server, path: str) -> None:
-        status, text = get(server, path)
-        assert status == 403
-        assert "q0" not in text and server.token not in text
+    @pytest.mark.parametrize("query", ["", "?token=", "?token=wrong"])
+    @pytest.mark.parametrize("path", [*PATHS, "/favicon.ico"])
+    def test_nothing_without_the_token(
+        self, server: Server, path: str, query: str
+    ) -> None:
+        for method in ("GET", "POST"):
+            status, text = get(server, path + query, method=method)
+            assert status == 403
+            assert "q0" not in text and server.token not in text
 
     def test_a_wrong_token_beside_the_right_one(self, server: Server) -> None:
         assert get(server, f"/?token={server.token}&token=wrong")[0] == 403
@@ -85,16 +82,21 @@ class TestGuard:
         "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", ""]
     )
     def test_a_foreign_host_header_is_refused(self, server: Server, host: str) -> None:
-        given = host.format(port=server.port)
-        assert get(server, entry(server), Host=given)[0] in (400, 403)
+        header = host.format(port=server.port)
+        for path in PATHS:
+            for method in ("GET", "POST"):
+                status = get(server, entry(server, path), method, Host=header)[0]
+                assert status in (400, 403)
 
     def test_localhost_is_this_machine_too(self, server: Server) -> None:
         host = f"localhost:{server.port}"
         assert get(server, entry(server), Host=host)[0] == 200
 
     def test_more_names_may_be_given(self) -> None:
-        with visualizer().serve(hosts=["Lab.example", "localhost:8000"]) as named:
-            for host in (f"lab.example:{named.port}", "localhost:8000"):
+        names = ["Lab.example", "localhost:8000", "proxy.example:443"]
+        with visualizer().serve(hosts=names) as named:
+            proxied = ("proxy.example:443", "proxy.example")
+            for host in (f"lab.example:{named.port}", "localhost:8000", *proxied):
                 assert get(named, entry(named), Host=host)[0] == 200
             assert get(named, entry(named), Host="lab.example:1")[0] == 403
             assert named.url.startswith("http://127.0.0.1:")
@@ -107,9 +109,7 @@ class TestHeaders:
     """Of every answer: nothing is kept, framed or told to others."""
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "NONE"])
-    @pytest.mark.parametrize(
-        "path", ["/", "/static/js/bokeh.min.js", "/nothing", "/ws"]
-    )
+    @pytest.mark.parametrize("path", PATHS)
     @pytest.mark.parametrize("known", [True, False])
     def test_on_all_answers(
         self, server: Server, method: str, path: str, known: bool
@@ -118,7 +118,7 @@ class TestHeaders:
         connection.request(method, entry(server, path) + "&v=1" if known else path)
         answer = connection.getresponse()
         answer.read()
-        assert answer.status in ((200, 400, 404, 405) if known else (403, 405))
+        assert answer.status in ((200, 204, 404, 405) if known else (403,))
         assert answer.headers.get_all("Cache-Control") == ["no-store"]
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -146,66 +146,179 @@ class TestHeaders:
             answer = b""
             while part := one.recv(4096):  # until it hangs up, with no byte sent
                 answer += part
-        assert answer.split()[1] == (b"400" if known else b"403")
+        assert answer.split()[1] == (b"413" if known else b"403")
 
-    def test_the_token_is_in_no_log(
-        self, server: Server, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_token_is_in_no_log(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(0)
-        for path in ("/", "/nothing"):
-            get(server, entry(server, path))
-        assert server.token not in caplog.text
+        with visualizer().serve() as traced:
+            for path in PATHS:
+                get(traced, entry(traced, path))
+        assert "TRACE" in caplog.text and traced.token not in caplog.text
 
 
-class TestSocket:
-    def connect(self, server: Server, session: str, **options: Any) -> Any:
-        """Open the WebSocket as a browser does; the first message, or None."""
-        from tornado.httpclient import HTTPRequest
-        from tornado.websocket import websocket_connect
+def post(server: Server, path: str, question: Any, **headers: str) -> Any:
+    """The open response to a question, and its connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    body = question if isinstance(question, bytes) else json.dumps(question)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("POST", entry(server, path), body, names)
+    return connection.getresponse(), connection
 
-        token = options.get("token", server.token)
-        origin = options.get("origin", f"http://127.0.0.1:{server.port}")
 
-        async def run() -> Any:
-            request = HTTPRequest(
-                f"ws://127.0.0.1:{server.port}/ws?token={token}",
-                headers={"Origin": origin},
-                connect_timeout=5,
-            )
-            socket_ = await websocket_connect(request, subprotocols=["bokeh", session])
-            message = await asyncio.wait_for(socket_.read_message(), 5)
-            socket_.close()
-            return message
+class TestQuestions:
+    def test_as_json(self, server: Server) -> None:
+        for question, word in (({"kind": "view", "row": 2}, "result"), ({}, "error")):
+            response, connection = post(server, "/ask", question)
+            assert response.status == 200
+            assert response.headers["Content-Type"] == "application/json"
+            assert list(json.load(response)) == [word]
+            connection.close()
 
-        return asyncio.run(run())
+    @pytest.mark.parametrize("path", ["/ask", "/stream"])
+    def test_what_is_no_question_is_said(self, server: Server, path: str) -> None:
+        for body in (b"", b"{", b"\xff", b"[1]"):
+            response, connection = post(server, path, body)
+            assert json.load(response) == {
+                "error": "A question is an object with a kind."
+            }
+            connection.close()
 
-    def session(self, server: Server) -> str:
-        _, text = get(server, entry(server))
-        found = re.search(r'id="session"[^>]*>"([^"]+)"', text)
-        assert found is not None
-        return found.group(1)
+    @pytest.mark.parametrize("path", PATHS)
+    def test_a_foreign_origin_is_refused(self, server: Server, path: str) -> None:
+        for origin in (
+            "http://evil.example",
+            f"http://evil.example:{server.port}",
+            "http://127.0.0.1:1",
+            "null",
+        ):
+            response, connection = post(server, path, {"rows": [0]}, Origin=origin)
+            assert response.status == 403 and b"parts" not in response.read()
+            connection.close()
+        origin = f"http://127.0.0.1:{server.port}"
+        response, connection = post(server, path, {"rows": [0]}, Origin=origin)
+        assert response.status in (200, 404, 405)
+        connection.close()
 
-    def test_the_page_gets_in(self, server: Server) -> None:
-        assert self.connect(server, self.session(server)) is not None
+    @pytest.mark.parametrize("path", PATHS)
+    def test_too_large_a_body_is_refused(self, server: Server, path: str) -> None:
+        large = b" " * (LARGEST + 1)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.putrequest("POST", entry(server, path))
+        connection.putheader("Content-Length", str(len(large)))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
 
-    def test_a_foreign_origin_is_refused(self, server: Server) -> None:
-        from tornado.httpclient import HTTPClientError
+    @pytest.mark.parametrize("path", ["/ask", "/stream"])
+    def test_also_where_its_length_is_not_told(self, server: Server, path: str) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        pieces = (b" " * 2**16 for _ in range(LARGEST // 2**16 + 1))
+        connection.request("POST", entry(server, path), pieces, encode_chunked=True)
+        response = connection.getresponse()
+        assert response.status == 413
+        assert response.headers["Cache-Control"] == "no-store"
+        connection.close()
 
-        for origin in ("http://evil.example", f"http://evil.example:{server.port}"):
-            with pytest.raises(HTTPClientError, match="403"):
-                self.connect(server, self.session(server), origin=origin)
+    def test_no_path_of_this_machine_is_told(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown = visualizer()
+        with shown.serve() as server:
+            for error in (
+                FileNotFoundError(2, "No such file", "/home/somebody/secret.pt"),
+                RuntimeError("cannot read /home/somebody/secret.pt"),
+                ValueError(r"C:\Users\somebody\secret.pt is broken"),
+                EOFError("secret"),
+            ):
+                monkeypatch.setattr(shown, "view", Mock(side_effect=error))
+                monkeypatch.setattr(shown, "contributions", Mock(side_effect=error))
+                for path in ("/ask", "/stream"):
+                    question = {"kind": "view", "row": 0, "rows": [0]}
+                    response, connection = post(server, path, question)
+                    (said,) = json.load(response).values()
+                    connection.close()
+                    assert "secret" not in said and type(error).__name__ in said
+                    assert "secret" in caplog.text
+                    caplog.clear()
 
-    def test_a_wrong_token_is_refused(self, server: Server) -> None:
-        from tornado.httpclient import HTTPClientError
 
-        with pytest.raises(HTTPClientError, match="403"):
-            self.connect(server, self.session(server), token="wrong")
+class TestStream:
+    def test_it_comes_in_lines(self, server: Server) -> None:
+        response, connection = post(server, "/stream", {"rows": [4, 1, 0]})
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        pieces = [json.loads(line) for line in response]
+        assert {row for one in pieces for row in one["parts"]} == {"0", "1", "4"}
+        connection.close()
 
-    def test_a_session_of_ones_own_making_is_refused(self, server: Server) -> None:
-        from bokeh.util.token import generate_jwt_token, generate_session_id
+    def test_who_hangs_up_stops_the_computation(self) -> None:
+        """It goes on to no other batch, and the server answers others meanwhile."""
+        slow = Slow()
+        with slow.serve() as server:
+            response, connection = post(server, "/stream", {"rows": [*range(5)]})
+            slow.go_on.release()
+            assert json.loads(response.readline())["parts"]
+            assert slow.begun.acquire(timeout=10) and slow.begun.acquire(timeout=10)
+            assert get(server, entry(server))[0] == 200
+            connection.sock.shutdown(socket.SHUT_RDWR)
+            response.close()
+            connection.close()
+            time.sleep(0.3)
+            slow.go_on.release(10)
+            until_quiet(server)
+            assert not slow.begun.acquire(timeout=0.2)
 
-        forged = generate_jwt_token(generate_session_id(signed=False), signed=False)
-        assert self.connect(server, forged) is None
+    def test_stopping_ends_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        slow = Slow()
+        server = slow.serve()
+        response, connection = post(server, "/stream", {"rows": [*range(5)]})
+        waiting, other = [], threading.Thread(target=lambda: waiting.append(ask()))
+
+        def ask() -> int:
+            question = {"kind": "view", "row": 0}
+            return int(post(server, "/ask", question)[0].status)
+
+        assert slow.begun.acquire(timeout=10)
+        other.start()
+        time.sleep(0.3)
+        begun = time.monotonic()
+        server.stop()
+        assert time.monotonic() - begun < 3 and not server.is_running
+        assert response.read() == b""
+        other.join(10)
+        assert waiting == [503]
+        connection.close()
+        assert server.is_computing
+        slow.go_on.release(10)
+        until_quiet(server)
+        assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+class Slow(AttributionVisualizer):
+    """One patient at a time, when told to go on."""
+
+    def __init__(self) -> None:
+        model = Bag()
+        super().__init__(model, *bag_arguments(model), methods=["IntegratedGradients"])
+        method = self.methods["IntegratedGradients"]
+        self.methods["IntegratedGradients"] = replace(method, together=1)
+        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def contributions(self, patients: Any, setting: Any) -> Any:
+        self.begun.release()
+        self.go_on.acquire(timeout=20)
+        return super().contributions(patients, setting)
+
+    def view(self, *arguments: Any) -> Any:
+        self.go_on.acquire(timeout=20)
+        return super().view(*arguments)
+
+
+def until_quiet(server: Server) -> None:
+    """Wait until nothing is computed any more."""
+    end = time.monotonic() + 20
+    while server.is_computing:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 class TestLife:
@@ -242,20 +355,6 @@ class TestLife:
         running.stop()
         waiting.join(5)
         assert not waiting.is_alive()
-
-    def test_it_knows_whether_it_computes(self, server: Server) -> None:
-        from captum_ehr.insights.server import _in_thread
-
-        until = threading.Event()
-
-        async def ask() -> str:
-            task = asyncio.ensure_future(_in_thread(lambda: until.wait(10) and "done"))
-            await asyncio.sleep(0.01)
-            assert server.is_computing
-            until.set()
-            return str(await task)
-
-        assert asyncio.run(ask()) == "done"
 
     def test_other_addresses_are_warned_of(
         self, caplog: pytest.LogCaptureFixture
@@ -328,7 +427,7 @@ class TestCommand:
     def test_what_is_no_function_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from captum_ehr.insights.starting import StartError, load
+        from captum_ehr.insights.launch import StartError, load
 
         (tmp_path / "own_study.py").write_text(STUDY.format(tests=str(ROOT / "tests")))
         monkeypatch.chdir(tmp_path)
@@ -346,7 +445,7 @@ class TestCommand:
     ) -> None:
         from rich.console import Console
 
-        from captum_ehr.insights.starting import show
+        from captum_ehr.insights.launch import show
 
         with pytest.raises(PortInUseError):
             show(Console(), "absent:show", port=server.port, address="127.0.0.1")

@@ -18,12 +18,12 @@ from matplotlib.patches import FancyBboxPatch
 
 from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
+from captum_ehr.scene import patient_scene
+from captum_ehr.scene.folding import fold
+from captum_ehr.scene.palette import STOPS, ColorScale, text_color
 from captum_ehr.visualization import cohort_bar, timeline, write_report
-from captum_ehr.visualization.canvas import spread
-from captum_ehr.visualization.colors import STOPS, ColorScale, text_color
-from captum_ehr.visualization.layout import patient_view, visit_rows
+from captum_ehr.visualization.chips import spread
 from captum_ehr.visualization.notebook import to_html
-from captum_ehr.visualization.page import fold
 
 SCRIPT = "<script>document.title='run'</script>"
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", SCRIPT, "a$x^2$b")
@@ -151,23 +151,26 @@ class TestLayout:
                 "attributions": {"a": torch.ones(1, 2, 1), "b": torch.ones(1, 2, 1)},
             }
         )
-        rows = visit_rows(patient_view(both, 0))
-        assert [row.label for row in rows] == ["time 0", "time 4", "time 8"]
-        assert [key for key, _ in rows[1].groups] == ["a", "b"]
-        assert rows[1].total == 2.0
+        scene = patient_scene(both, 0, time_label="day")
+        visits = scene.visits
+        assert [scene.when(one) for one in visits] == ["day 0", "day 4", "day 8"]
+        assert list(visits[1].groups) == ["a", "b"]
+        assert visits[1].total == 2.0
 
     def test_padding_is_nowhere(self) -> None:
         explanation = build()
-        view = patient_view(explanation, 0)
+        view = patient_scene(explanation, 0)
         real = sum(int(one.mask[0].sum()) for one in explanation.features.values())
         assert len(view.items) == real
         assert "<pad>" not in {item.code for item in view.items}
 
     def test_folding_keeps_all_visits_in_order(self) -> None:
-        rows = visit_rows(patient_view(build(visits=40, codes=1), 0))
+        rows = patient_scene(build(visits=40, codes=1), 0).visits
         blocks = fold(rows)
-        assert [row for block in blocks for row in block.rows] == list(rows)
-        assert sum(len(block.rows) for block in blocks if not block.folded) >= 8
+        assert [row for block in blocks for row in block.visits] == list(rows)
+        assert sum(len(one.visits) for one in blocks if not one.folded) >= 8
+        # One visit alone is never folded, at an end neither.
+        assert all(len(one.visits) > 1 for one in blocks if one.folded)
         assert any(block.folded for block in blocks)
         assert fold(()) == ()
 
@@ -254,9 +257,8 @@ class TestTimeline:
         program = (
             "import sys, captum_ehr.visualization as v\n"
             "assert 'matplotlib' not in sys.modules and 'jinja2' not in sys.modules\n"
-            "import captum_ehr.visualization.figure\n"
-            "assert 'matplotlib.pyplot' not in sys.modules\n"
             "assert callable(v.timeline) and callable(v.write_report)\n"
+            "assert 'matplotlib.pyplot' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -301,13 +303,13 @@ class TestReport:
         assert "median |delta|" in page
 
     def test_a_probability_needs_a_known_single_logit(self, tmp_path: Path) -> None:
-        assert "probability 26.9 %" in self.write(tmp_path, build())
+        assert "(27 %)" in self.write(tmp_path, build())
         for unknown in (
             build(target_names=None),
             build(target_names=("a", "b")),
             build(output="probability"),
         ):
-            assert "probability 26.9 %" not in self.write(tmp_path, unknown)
+            assert "(27 %)" not in self.write(tmp_path, unknown)
 
     def test_long_histories_fold(self, tmp_path: Path) -> None:
         page = self.write(tmp_path, build(visits=40, codes=15))
@@ -319,7 +321,7 @@ class TestReport:
         assert "(20 of 25 shown)" in self.write(tmp_path, many)
         page = self.write(tmp_path, many, patients=[24])
         assert page.count('<details class="patient"') == 1
-        assert "&lt;/script&gt; 24</b>" in page
+        assert "&lt;/script&gt; 24</h2>" in page
 
     def test_small_and_empty_explanations(self, tmp_path: Path) -> None:
         assert "<b>I50</b>" in self.write(tmp_path, single())
@@ -375,10 +377,11 @@ class TestNoAnswer:
         return replace(whole, f_input=outputs, attributions=parts, delta=delta)
 
     def test_sums_with_it_are_no_numbers(self) -> None:
-        view = patient_view(self.made(), 0)
-        assert view.bands and all(math.isnan(band.total) for band in view.bands)
-        assert all(math.isnan(row.total) for row in visit_rows(view))
-        assert all(item.strength == 0 for item in view.items)
+        scene = patient_scene(self.made(), 0)
+        assert scene.bands and all(math.isnan(band.total) for band in scene.bands)
+        assert all(math.isnan(visit.total) for visit in scene.visits)
+        assert all(item.strength == 0 for item in scene.items)
+        assert scene.verdict.status == "unanswered" and scene.probabilities is None
 
     def test_the_page_and_the_notebook_say_so(self, tmp_path: Path) -> None:
         path = write_report(self.made(), tmp_path / "x.html", title="x")

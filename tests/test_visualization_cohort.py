@@ -14,10 +14,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
+from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.wording import signed
 from captum_ehr.visualization import cohort_bar, cohort_beeswarm, completeness
-from captum_ehr.visualization.beeswarm import ABSENT, PRESENT, VALUES
-from captum_ehr.visualization.colors import ColorScale
-from captum_ehr.visualization.swarm import swarm
+from captum_ehr.visualization.beeswarm_plot import ABSENT, PRESENT, VALUES, swarm
 
 
 def cohort(**changes: object) -> Explanation:
@@ -70,7 +70,9 @@ class TestBar:
         figure, axes = cohort_bar(explanation, k=2)
         rest = explanation.top(None)["mean"][2:].sum()
         assert len(axes[0].patches) == 2
-        assert "+3 more" in said(figure) and f"together {rest:+.3f}" in said(figure)
+        assert "+3 more" in said(figure) and f"together {signed(rest, 3)}" in said(
+            figure
+        )
 
     def test_features_and_groups(self) -> None:
         _, axes = cohort_bar(cohort(), features="labs")

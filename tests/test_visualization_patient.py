@@ -1,6 +1,7 @@
 """Pictures of one patient: what is drawn is what the explanation says."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation, FeatureRecord
+from captum_ehr.scene import patient_scene
+from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.wording import signed
 from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
-from captum_ehr.visualization.colors import ColorScale
-from captum_ehr.visualization.layout import patient_view, visit_rows
+from captum_ehr.visualization.html import patient_html
 
 ODD = "$\\frac{a}$ _b^2 <b>" + "long name " * 20
 PICTURES = (timeline, waterfall, heatmap)
@@ -153,7 +156,7 @@ class TestHeatmap:
             True,
             True,
         ]
-        assert f"{float(one.total[0]):+.3f}" in all_words(figure)
+        assert signed(float(one.total[0]), 3) in all_words(figure)
 
     def test_the_scale_is_symmetric_and_zero_is_white(self) -> None:
         _, axes = heatmap(history())
@@ -288,7 +291,7 @@ class TestAll:
         figure, axes = picture(history(model_name="RNN", baseline="unk"))
         figure.canvas.draw()
         assert axes.get_title("left") == "p0 | RNN: logit of death"
-        assert "f(x0) (unk) -1.000 (27 %) → f(x)" in all_words(figure)
+        assert "f(x0) (unk) −1.000 (27 %) → f(x)" in all_words(figure)
 
 
 class TestLimits:
@@ -346,30 +349,30 @@ class TestGaps:
     def test_from_left_to_right_by_visit(
         self, time: list[float], labs: list[float]
     ) -> None:
-        from captum_ehr.insights.views import view_of  # brings pyplot
-
         made = self.gaps(time, labs)
         figure, ax = timeline(made)
         assert ax.get_xlabel() == "visit (in order; no times to go by)"
         at = {text.get_text(): text.get_position()[0] for text in ax.texts}
         assert at["I50"] < at["E11"] < at["N18"]
         assert at["1"] < at["2"] < at["3"]
-        view = view_of(made, True)
-        assert [v["groups"][0]["items"][0]["code"] for v in view["visits"]] == [
-            "I50",
-            "E11",
-            "N18",
+        scene = patient_scene(made)
+        assert [scene.when(one) for one in scene.visits] == [
+            "visit 1",
+            "visit 2",
+            "visit 3",
         ]
-        assert [v["time"] for v in view["visits"]] == [None] * 3
-        points = view["series"][0]["lines"][0]["points"]
-        assert [(p["value"], p["time"]) for p in points] == [
-            (1.0, None),
-            (2.0, None),
-            (3.0, None),
-        ]
-        rows = visit_rows(patient_view(made, 0))
-        assert [row.label for row in rows] == ["visit 1", "visit 2", "visit 3"]
-        assert [row.groups[0][1][0].code for row in rows] == ["I50", "E11", "N18"]
+        assert [one.items[0].code for one in scene.visits] == ["I50", "E11", "N18"]
+        assert all(math.isnan(one.time) for one in scene.visits)
+        steps = scene.bands[1].steps
+        assert [step.items[0].value for step in steps] == [1.0, 2.0, 3.0]
+        assert all(math.isnan(step.time) for step in steps)
+        # The page draws it from left to right, too.
+        drawn = re.findall(
+            r'data-value="([^"]*)" data-time="[^"]*" cx="([^"]*)"', patient_html(scene)
+        )
+        assert [float(value) for value, _ in drawn] == [1.0, 2.0, 3.0]
+        places = [float(x) for _, x in drawn]
+        assert places == sorted(set(places))
 
     def test_a_flat_series_stands_in_order(self) -> None:
         made = explain({"hr": values([[70.0, 80.0, 90.0]], [[3.0, 2.0, 2.5]])})
@@ -378,12 +381,10 @@ class TestGaps:
         assert at["70"] < at["80"] < at["90"]
 
     def test_times_that_run_forward_are_the_axis(self) -> None:
-        from captum_ehr.insights.views import view_of  # brings pyplot
-
         made = self.gaps([0.0, 20.0, 600.0], [0.0, 20.0, 600.0])
         _, ax = timeline(made, time_label="hours")
         assert ax.get_xlabel() == "hours"
-        assert [v["time"] for v in view_of(made, True)["visits"]] == [0.0, 20.0, 600.0]
+        assert [v.time for v in patient_scene(made).visits] == [0.0, 20.0, 600.0]
 
     def test_unlike_targets_are_in_the_title(self) -> None:
         made = explain({"c": tokens([[2], [3]])}, target=(0, 1))

@@ -13,26 +13,25 @@ from ..explanation import Explanation
 from ..explanation.feature_record import column_names
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
-from .inputs import Prepared
 from .result import Result
 
 _SAMPLED = 16
 
 
 def assembled(
-    adapter: PyHealthAdapter,
-    prepared: Prepared,
+    model: nn.Module,
     encoded: EncodedBatch,
+    references: Sequence[Sequence[Tensor]],
     result: Result,
-    output: str,
-    baseline: str,
+    output: str = "logit",
+    baseline: str = "given",
 ) -> Explanation:
     """A result with the batch that it belongs to.
 
     Args:
-        adapter: Of the explained model.
-        prepared: Inputs and references.
+        model: The explained model; an adapter knows what its outputs are called.
         encoded: The batch.
+        references: What it was explained against.
         result: Attributions to the inputs.
         output: The scale of what is explained.
         baseline: The references in words.
@@ -42,9 +41,10 @@ def assembled(
     change = (result.f_input - result.f_baseline)[answered]
     times = cancellation((a[answered] for a in sums.values()), change).tolist()
     report = result.diagnostics + Diagnostics(cancellation=max(times, default=0.0))
-    if len(prepared.references) == 1:
-        notes = outside(adapter, encoded, prepared.references[0])
-        report += Diagnostics(notes=notes)
+    adapter = model if isinstance(model, PyHealthAdapter) else None
+    if adapter is not None and len(references) == 1:
+        report += Diagnostics(notes=outside(adapter, encoded, references[0]))
+    inside = model if adapter is None else adapter.model
     return Explanation(
         attributions=sums,
         features=features,
@@ -55,12 +55,12 @@ def assembled(
         target=tuple(i[0] if len(i) == 1 else i for i in result.index),
         diagnostics=report,
         patient_ids=encoded.patient_ids,
-        model_name=type(adapter.model).__name__,
+        model_name=type(inside).__name__,
         output=output,
-        target_names=adapter.target_names,
+        target_names=adapter and adapter.target_names,
         baseline=baseline,
-        mode=adapter.mode,
-        fingerprint=fingerprint(adapter.model),
+        mode=adapter and adapter.mode,
+        fingerprint=fingerprint(inside),
     )
 
 

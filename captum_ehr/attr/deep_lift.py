@@ -162,8 +162,9 @@ class DeepLiftEHR(Engine):
             raise TypeError(
                 "explain takes a batch; use attribute for tensors and pairs."
             )
+        references = prepared.references
         explanation = assembled(
-            self.model, prepared, prepared.encoded, result, self.output, words
+            self.model, prepared.encoded, references, result, self.output, words
         )
         return explanation if names is None else explanation.with_names(names)
 

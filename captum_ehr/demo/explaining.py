@@ -109,14 +109,6 @@ def calls_by_rule(explanation: Explanation) -> dict[str, int]:
     return dict(calls.most_common())
 
 
-def planted_ranks(
-    explanation: Explanation, planted: tuple[str, ...]
-) -> dict[str, int | None]:
-    """The place of each planted code in the cohort table, the first being 1."""
-    codes = explanation.top(None)["code"].tolist()
-    return {code: codes.index(code) + 1 if code in codes else None for code in planted}
-
-
 def shown_patients(explanation: Explanation, count: int = 12) -> list[int]:
     """Whom the report shows: half of high risk, a quarter of middling, one of low.
 

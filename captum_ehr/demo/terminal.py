@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from captum_ehr.demo.cohorts import Cohort
-from captum_ehr.demo.explaining import Explained, calls_by_rule, planted_ranks
+from captum_ehr.demo.explaining import Explained, calls_by_rule
+from captum_ehr.scene import population_scene
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,7 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from captum_ehr.visualization.layout import shorten
+    from captum_ehr.scene.wording import shorten
 
     rows = explained.explanation.top(_ROWS).to_dict("records")
     table = Table(
@@ -110,8 +111,7 @@ def _auroc(explained: Explained) -> str:
 
 
 def _ranks(explained: Explained, cohort: Cohort) -> str:
-    ranks = planted_ranks(explained.explanation, cohort.planted)
-    places = sorted(rank for rank in ranks.values() if rank is not None)
-    words = ", ".join(map(str, places))
-    absent = len(ranks) - len(places)
+    ranks = population_scene(explained.explanation, planted=cohort.planted).planted
+    words = ", ".join(str(rank) for _, rank in ranks if rank is not None)
+    absent = sum(rank is None for _, rank in ranks)
     return words + (f"; {absent} in no patient" if absent else "")

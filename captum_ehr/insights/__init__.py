@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batches import Batch
     from .bridge import captum_visualizer
-    from .notebook import render
+    from .inline_frame import render
     from .page import ExportLimitError, save
-    from .ports import PortInUseError
     from .readers import CodeFeature, FeatureOutput, LabFeature, VisitFeature
-    from .server import Server, serve
+    from .server import PortInUseError, Server, serve
     from .visualizer import AttributionVisualizer
 
 _HOMES = {
@@ -28,11 +27,11 @@ _HOMES = {
     "ExportLimitError": "page",
     "FeatureOutput": "readers",
     "LabFeature": "readers",
-    "PortInUseError": "ports",
+    "PortInUseError": "server",
     "Server": "server",
     "VisitFeature": "readers",
     "captum_visualizer": "bridge",
-    "render": "notebook",
+    "render": "inline_frame",
     "save": "page",
     "serve": "server",
 }

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hmac
-import logging
+import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
-from typing import Any
+from urllib.parse import urlsplit
 
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
-from tornado.routing import AnyMatches, Matcher, Rule, RuleRouter
-from tornado.web import (
-    Application,
-    OutputTransform,
-    RequestHandler,
-    stream_request_body,
-)
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_LOG = logging.getLogger(__name__)
+LARGEST = 4 * 2**20
+"""Bytes of the largest question that a browser may send."""
+
 _HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Cache-Control": "no-store",
@@ -36,68 +33,68 @@ _UNFRAMED: Mapping[str, str] = MappingProxyType(
 )
 """Of every answer where no other page may show it in a frame."""
 
+_HANG_UP: Mapping[str, str] = MappingProxyType({"Connection": "close"})
+"""Of refusals: what else is sent is not waited for."""
 
-def guarded(
-    site: Application, token: str, hosts: Sequence[str], framed: bool
-) -> RuleRouter:
-    """A site behind a guard; its answers, and the refusals, get headers.
+
+class Guard:
+    """An ASGI application behind a guard; its answers, and the refusals, get headers.
+
+    Starlette's ``TrustedHostMiddleware`` does not know ports, and another port of this
+    machine may be another user's.
 
     Args:
-        site: The site.
-        token: What a request has to know.
-        hosts: What its ``Host`` header may say.
+        app: What is guarded.
+        token: What a request has to know, in its query.
+        hosts: What its ``Host`` header may say, and its ``Origin`` where it has one.
         framed: Whether another page may show it in a frame.
     """
-    refusal = Application([(".*", _Refusal)])
-    headers = _HEADERS if framed else {**_HEADERS, **_UNFRAMED}
-    for one in (site, refusal):
-        one.add_transform(partial(_Headed, headers))  # type: ignore[arg-type]
-        one.settings["log_function"] = _log
-    guard = _Guard(token, frozenset(hosts))
-    return RuleRouter([Rule(guard, site), Rule(AnyMatches(), refusal)])
 
-
-class _Guard(Matcher):
-    """Lets a request through that has the token and the right host."""
-
-    def __init__(self, token: str, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str, hosts: Sequence[str], framed: bool
+    ) -> None:
+        self._app = app
         self._token = token.encode()
-        self._hosts = hosts
+        # Browsers leave a scheme's usual port out.
+        self._hosts = {*hosts, *(re.sub(":(80|443)$", "", host) for host in hosts)}
+        self._headers = _HEADERS if framed else {**_HEADERS, **_UNFRAMED}
 
-    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """An empty dict where it may pass, else None."""
-        given = request.query_arguments.get("token", [b""])[-1]
-        if request.host.lower() not in self._hosts:
-            return None
-        return {} if hmac.compare_digest(given, self._token) else None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
 
+        async def send_headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
 
-class _Headed(OutputTransform):
-    """Puts headers on whatever is answered, over those of the handler."""
+        headers = Headers(scope=scope)
+        app: ASGIApp = self._app
+        if not self._may_pass(headers, QueryParams(scope["query_string"])):
+            words = "Refused: open the address that was printed, with its token.\n"
+            app = PlainTextResponse(words, 403, _HANG_UP)
+        elif int(headers.get("content-length", 0)) > LARGEST:
+            app = PlainTextResponse("Too large.\n", 413, _HANG_UP)
+        await app(scope, _limited(receive), send_headed)
 
-    def __init__(self, headers: Mapping[str, str], request: HTTPServerRequest) -> None:
-        self._headers = headers
-
-    def transform_first_chunk(
-        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
-    ) -> tuple[int, HTTPHeaders, bytes]:
-        """Called by Tornado before an answer is sent."""
-        for name, value in self._headers.items():
-            headers[name] = value
-        return status_code, headers, chunk
-
-
-@stream_request_body
-class _Refusal(RequestHandler):
-    """Says no, and nothing about why; a body is not waited for."""
-
-    def prepare(self) -> None:
-        """Refuse whatever is asked, and hang up."""
-        self.set_status(403)
-        self.set_header("Connection", "close")
-        self.finish("Refused: open the address that was printed, with its token.\n")
+    def _may_pass(self, headers: Headers, query: QueryParams) -> bool:
+        """Whether the token, the host and the origin are right."""
+        tokens = [token.encode() for token in query.getlist("token")]
+        origins = [urlsplit(origin).netloc for origin in headers.getlist("origin")]
+        hosts = {host.lower() for host in (headers.get("host", ""), *origins)}
+        is_known = len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token)
+        return is_known and hosts <= self._hosts
 
 
-def _log(handler: RequestHandler) -> None:
-    """Without the query, where the token stands."""
-    _LOG.debug("%d %s", handler.get_status(), handler.request.path)
+def _limited(receive: Receive) -> Receive:
+    """What is received, up to :data:`LARGEST` bytes, also where no length is told."""
+    left = LARGEST
+
+    async def receive_limited() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, headers=_HANG_UP)
+        return message
+
+    return receive_limited

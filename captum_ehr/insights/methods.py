@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,13 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, PyHealthAdapter
+from ..adapter import EncodedBatch
 from ..adapter.encoded import like
 from ..adapter.feature_masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
-from ..attr.assembly import outside
+from ..attr.assembly import assembled
+from ..attr.completeness import balance
+from ..attr.result import Result
 from ..explanation import Explanation
 from ..propagation import Diagnostics
 from .draws import DrawnAlike
@@ -177,23 +179,12 @@ def _method(asked: Any) -> Method:
 
 
 def _ours(case: Case) -> Explanation:
-    """The same run as :meth:`DeepLiftEHR.explain`'s."""
-    encoded = case.encoded
+    """The same run as :meth:`DeepLiftEHR.explain`'s, for any model."""
+    args = case.encoded.additional_forward_args or None
     _, result = DeepLiftEHR(case.model).run(
-        encoded.inputs,
-        case.reference,
-        list(case.target),
-        encoded.additional_forward_args or None,
-        None,
+        case.encoded.inputs, case.reference, list(case.target), args, None
     )
-    return _explanation(
-        case,
-        result.attributions,
-        (result.f_input, result.f_baseline),
-        result.balance.delta,
-        result.diagnostics,
-        result.factor,
-    )
+    return assembled(case.model, case.encoded, [case.reference], result)
 
 
 def _shap(case: Case) -> Explanation:
@@ -263,49 +254,25 @@ def _checked(
     case: Case, name: str, parts: tuple[Tensor, ...], messages: tuple[str, ...]
 ) -> Explanation:
     """What Captum's classes do not say: whether the attributions add up."""
-    f_input = case.values(case.encoded.inputs)
-    f_baseline = case.values(case.reference)
     if name not in _SUMS:
         parts = tuple(a * like(m, a) for a, m in zip(parts, case.encoded.masks))
-    total = torch.stack([part.double().flatten(1).sum(1) for part in parts]).sum(0)
-    change = (f_input - f_baseline).double()
-    delta = total - change
-    missed = delta.abs() / change.abs().clamp(min=1e-12)
+    f_input = case.values(case.encoded.inputs)
+    f_baseline = case.values(case.reference)
+    sums = balance(parts, f_input, f_baseline)
+    missed = sums.delta.abs() / (f_input - f_baseline).abs().clamp(min=1e-12)
     if name in _SUMS and bool((missed > _BEYOND).any()):
         off = (
             f"the attributions of Captum's {name} do not add up to f(x) - f(x0): off "
             f"by up to {float(missed.max()):.2g} of it"
         )
         messages = (*messages, off)
-    ends = f_input, f_baseline
-    report = Diagnostics((), messages)
-    return _explanation(case, parts, ends, delta.to(f_input.dtype), report)
-
-
-def _explanation(
-    case: Case,
-    parts: tuple[Tensor, ...],
-    ends: tuple[Tensor, Tensor],
-    delta: Tensor,
-    diagnostics: Diagnostics,
-    factor: Tensor | None = None,
-) -> Explanation:
-    """Attributions shaped like the inputs, with the patients they belong to."""
-    model, encoded = case.model, case.encoded
-    if isinstance(model, PyHealthAdapter):
-        notes = (*diagnostics.notes, *outside(model, encoded, case.reference))
-        diagnostics = replace(diagnostics, notes=notes)
-        model = model.model
-    sums, features = encoded.attributed(parts, torch.isfinite(ends[0] - ends[1]))
-    return Explanation(
-        attributions=sums,
-        features=features,
-        f_input=ends[0],
-        f_baseline=ends[1],
-        delta=delta,
-        rescale_factor=torch.ones_like(delta) if factor is None else factor,
-        target=case.target,
-        diagnostics=diagnostics,
-        patient_ids=encoded.patient_ids,
-        model_name=type(model).__name__,
+    result = Result(
+        parts,
+        f_input,
+        f_baseline,
+        [(target,) for target in case.target],
+        sums,
+        Diagnostics((), messages),
+        torch.ones_like(f_input),
     )
+    return assembled(case.model, case.encoded, [case.reference], result)

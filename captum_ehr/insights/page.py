@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..explanation.writing import write_text
-from ..visualization.colors import STOPS
+from ..scene import TABLE, PopulationScene, top_codes
+from ..scene.palette import LOWERS, RAISES
+from ..visualization.html import patient_html, population_html, stylesheet
 from .explainer import Setting
+from .views import remarks_of, rows_of, sums_of
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer
 
 #: One file after the other makes the page's script.
 SCRIPTS = (
-    "head.js",
     "dom.js",
     "state.js",
     "transport.js",
     "sidebar.js",
-    "timeline.js",
-    "patient.js",
+    "patients.js",
     "cohort.js",
     "exports.js",
     "app.js",
 )
+
+#: The most codes of the cohort's table.
+TOP = 200
+
+#: The colours of bars that lower and raise.
+BARS = (LOWERS, RAISES)
+
+#: The verdicts that say that attributions add up.
+ADDED_UP = ("exact", "noted", "approximate")
 
 #: The most patients whose data a file holds unless more are asked for.
 LIMIT = 20
@@ -118,14 +128,13 @@ def saved(
         )
     ways = list(dict.fromkeys(settings))
     codes, overview = _cut(visualizer.overview(), rows, ways)
-    views, parts = {}, {}
+    views, cohorts, parts = {}, {}, {}
     for way in ways:
-        views[_key(way)] = [
-            {**visualizer.view(row, *_asked(way)), "row": place}
-            for place, row in enumerate(rows)
-        ]
-        found = visualizer.contributions(rows, way)
-        parts[_key(way)] = [placed(found[row], codes) for row in rows]
+        key = _key(way)
+        views[key] = [patient_piece(visualizer, row, way) for row in rows]
+        cohorts[key] = cohort_piece(visualizer, rows, rows, way, most=None)
+        known = visualizer.contributions(rows, way)
+        parts[key] = [_placed(known[row], codes) for row in rows]
     count = "1 patient" if len(rows) == 1 else f"{len(rows)} patients"
     of = f", of {len(visualizer)}" if len(rows) < len(visualizer) else ""
     named = (
@@ -134,28 +143,69 @@ def saved(
     note = (
         f"This file holds the data of {count}{of}, {named}. Treat it like the records."
     )
-    data = {"overview": overview, "views": views, "parts": parts, "note": note}
-    nonce = secrets.token_urlsafe(16)
-    return page_template().render(
-        nonce=nonce,
-        policy=policy(nonce),
-        page_title=visualizer.title,
-        data=embedded(data),
-    )
+    data = {"views": views, "cohorts": cohorts, "parts": parts, "note": note}
+    return _page(visualizer, overview, data)
 
 
-def placed(part: dict[str, Any], codes: dict[tuple[str, str], int]) -> dict[str, Any]:
-    """A patient's contributions with places in a list in place of the codes.
+def live_page(visualizer: AttributionVisualizer) -> str:
+    """The page that asks its server for what it shows."""
+    return _page(visualizer, visualizer.overview(), {}, "'self'")
 
-    A sum stays None where it is no number: it is not 0.
+
+def patient_piece(
+    visualizer: AttributionVisualizer, row: int, setting: Setting
+) -> dict[str, Any]:
+    """What the page shows of one patient, drawn, and the same as rows of a table."""
+    scene = visualizer.scene(row, setting)
+    return {
+        "html": patient_html(scene),
+        "target": scene.target,
+        "rows": rows_of(scene),
+    }
+
+
+def cohort_piece(
+    visualizer: AttributionVisualizer,
+    rows: Sequence[int],
+    explained: Collection[int],
+    setting: Setting,
+    most: int | None = TOP,
+) -> str:
+    """What the page shows of the cohort, drawn.
+
+    Args:
+        visualizer: What is shown.
+        rows: The patients' places.
+        explained: Those of them that are explained; the others are to follow.
+        setting: How.
+        most: The most codes of the table.
     """
-    sums = [[codes[f, c], s] for f, c, s in part["codes"] if (f, c) in codes]
-    return {**part, "codes": sums}
-
-
-def places(overview: dict[str, Any]) -> dict[tuple[str, str], int]:
-    """The place of each code in an overview's list."""
-    return {(one["feature"], one["code"]): i for i, one in enumerate(overview["codes"])}
+    overview = visualizer.overview()
+    parts = visualizer.contributions(explained, setting).values()
+    sums = sums_of(parts, overview["codes"])
+    table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))
+    predictions = overview["predictions"][setting.model]
+    judged = [predictions[row]["correct"] for row in rows]
+    adds_up = visualizer.methods[setting.method].adds_up
+    targets = overview["targets"][setting.model]
+    return (
+        _templates()
+        .get_template("cohort.html.jinja")
+        .render(
+            count=len(parts),
+            wanted=len(rows),
+            target="predicted class"
+            if setting.target is None
+            else targets[setting.target],
+            model=overview["models"][setting.model],
+            judged=len(judged) - judged.count(None),
+            right=judged.count(True),
+            adds_up=adds_up,
+            sums=sum(part["status"] in ADDED_UP for part in parts),
+            remarks=remarks_of(parts),
+            table=Markup(population_html(table)),
+        )
+    )
 
 
 def embedded(data: Any) -> Markup:
@@ -166,60 +216,78 @@ def embedded(data: Any) -> Markup:
     return Markup(text)
 
 
-def policy(nonce: str, connect: str = "'none'") -> str:
-    """What the page may do: run its own script, and reach nothing but its server."""
-    return (
+def _page(
+    visualizer: AttributionVisualizer,
+    overview: Mapping[str, Any],
+    data: Mapping[str, Any],
+    connect: str = "'none'",
+) -> str:
+    """The page, which may run its own script and reach nothing but its server."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
         f"img-src data: blob:; connect-src {connect}; base-uri 'none'; "
         "form-action 'none'"
     )
+    files = resources.files("captum_ehr.insights") / "page_files"
+    texts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    css = (files / "page.css").read_text(encoding="utf-8")
+    return (
+        _templates()
+        .get_template("page.html.jinja")
+        .render(
+            nonce=nonce,
+            policy=policy,
+            page_title=visualizer.title,
+            data=embedded(
+                {**data, "overview": overview, "colors": TABLE, "bars": BARS}
+            ),
+            css=Markup(stylesheet() + css),
+            script=Markup("\n".join(texts)),
+        )
+    )
 
 
 @cache
-def page_template() -> Template:
-    """The page without data, with its own script and looks."""
-    environment = Environment(
+def _templates() -> Environment:
+    return Environment(
         loader=PackageLoader("captum_ehr.insights", "page_files"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
-    files = resources.files("captum_ehr.insights") / "page_files"
-    texts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    css = (files / "page.css").read_text(encoding="utf-8")
-    shared = {"css": Markup(css), "script": Markup("\n".join(texts))}
-    return environment.get_template("page.html.jinja", globals=shared)
-
-
-def shown(overview: dict[str, Any]) -> dict[str, Any]:
-    """An overview with the colours that the page draws with."""
-    return {**overview, "stops": STOPS}
 
 
 def _cut(
-    overview: dict[str, Any], rows: Sequence[int], ways: Sequence[Setting]
-) -> tuple[dict[tuple[str, str], int], dict[str, Any]]:
-    """Of an overview what concerns some patients, and nothing of the others."""
+    overview: Mapping[str, Any], rows: Sequence[int], ways: Sequence[Setting]
+) -> tuple[dict[int, int], dict[str, Any]]:
+    """Of an overview what concerns some patients, and nothing of the others.
+
+    Returns:
+        The new place of each code, and the overview.
+    """
     kept = sorted({code for row in rows for code in overview["patients"][row]["codes"]})
-    new = {old: place for place, old in enumerate(kept)}
+    codes = {old: new for new, old in enumerate(kept)}
     names = {way.method for way in ways}
-    part = {
+    return codes, {
         **overview,
         "codes": [overview["codes"][old] for old in kept],
         "methods": [one for one in overview["methods"] if one["name"] in names],
         "patients": [
-            {**one, "codes": [new[old] for old in one["codes"]]}
-            for one in (overview["patients"][row] for row in rows)
+            {**patient, "codes": [codes[old] for old in patient["codes"]]}
+            for patient in (overview["patients"][row] for row in rows)
         ],
         "predictions": [
-            [said[row] for row in rows] for said in overview["predictions"]
+            [predictions[row] for row in rows]
+            for predictions in overview["predictions"]
         ],
     }
-    return places(part), shown(part)
 
 
-def _asked(way: Setting) -> tuple[str, int | None, str, int]:
-    return way.method, way.target, way.baseline, way.model
+def _placed(part: Mapping[str, Any], codes: Mapping[int, int]) -> dict[str, Any]:
+    """A patient's part with the new places of the codes."""
+    return {**part, "codes": [[codes[old], total] for old, total in part["codes"]]}
 
 
 def _key(way: Setting) -> str:

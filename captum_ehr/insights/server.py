@@ -1,8 +1,9 @@
-"""The live page: a Bokeh server on this machine, behind a token.
+"""The live page: a server on this machine, behind a token.
 
-Bokeh carries the document, the WebSocket and its sessions. In front of it stands a
-guard that lets nothing through without the token and the right ``Host`` header, and
-Bokeh itself checks the WebSocket's origin and its signed session.
+Starlette has the routes, uvicorn the connections; in front of both stands a guard that
+lets nothing through without the token and the right ``Host``. The page asks its
+questions as JSON; a long one is answered in lines, and computed no further once the
+browser hangs up.
 """
 
 from __future__ import annotations
@@ -12,42 +13,35 @@ import json
 import logging
 import secrets
 import signal
+import socket
 import threading
-from collections.abc import Sequence
-from functools import cache, partial
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from bokeh.application import Application
-from bokeh.application.handlers import FunctionHandler
-from bokeh.core.properties import String
-from bokeh.document import Document, without_document_lock
-from bokeh.model import DataModel
-from bokeh.resources import Resources
-from bokeh.server.server import BaseServer
-from bokeh.server.tornado import BokehTornado
-from markupsafe import Markup
-from tornado.httpserver import HTTPServer
-from tornado.ioloop import IOLoop
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from .answers import answer
-from .guard import guarded
-from .page import embedded, page_template, policy, shown
-from .ports import bound, has_port, is_loopback
+from .api import answer, as_json, progress
+from .guard import Guard
+from .page import live_page
 
 if TYPE_CHECKING:
     from .visualizer import AttributionVisualizer
 
 _LOG = logging.getLogger(__name__)
 _ANSWERING = "insights-answer"
-_LARGEST = 4 * 2**20
-"""Bytes of the largest message that a browser may send."""
 
 
-class Channel(DataModel):
-    """What the browser asks and what it is answered, as JSON."""
-
-    question = String("")
-    answer = String("")
+class PortInUseError(OSError):
+    """The port that was asked for is taken."""
 
 
 class Server:
@@ -74,22 +68,36 @@ class Server:
         framed: bool = False,
     ) -> None:
         self.address = address
-        self._framed = framed
-        self._named = tuple(hosts)
         self.token = secrets.token_urlsafe(24)
+        self._named = tuple(hosts)
         self._visualizer = visualizer
-        self._sockets, self.port = bound(address, port)
-        self._ready = threading.Event()
-        self._stopping = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._done: asyncio.Event | None = None
-        self._failed: BaseException | None = None
+        listener = _listener(address, port)
+        self.port: int = listener.getsockname()[1]
+        # On its level for traces uvicorn logs queries, where the token stands.
+        logging.getLogger("uvicorn.asgi").setLevel(logging.DEBUG)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                Guard(self._site(), self.token, self.hosts, framed),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
         # A daemon: it must not keep a process alive whose work is done.
-        self._thread = threading.Thread(target=self._run, name="insights", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="insights", daemon=True
+        )
         self._thread.start()
-        self._ready.wait()
-        if self._failed is not None:
-            raise self._failed
+        while self._thread.is_alive() and not self._uvicorn.started:
+            time.sleep(0.01)
+        if not self._uvicorn.started:
+            raise RuntimeError("The page's server did not start; the log says why.")
 
     @property
     def url(self) -> str:
@@ -105,27 +113,26 @@ class Server:
             names.sort(key=lambda name: name.strip("[]") != self.address)
         elif ":" in self.address:
             names = [f"[{self.address}]"]
-        more = (one if has_port(one) else f"{one}:{self.port}" for one in self._named)
-        return (*(f"{name}:{self.port}" for name in names), *map(str.lower, more))
+        named = (
+            name if has_port(name) else f"{name}:{self.port}" for name in self._named
+        )
+        return (*(f"{name}:{self.port}" for name in names), *map(str.lower, named))
 
     @property
     def is_running(self) -> bool:
         """Whether it still answers."""
-        return self._thread.is_alive() and not self._stopping.is_set()
+        return self._thread.is_alive() and not self._uvicorn.should_exit
 
     @property
     def is_computing(self) -> bool:
         """Whether an answer of any server of this process is still being computed."""
-        return any(one.name == _ANSWERING for one in threading.enumerate())
+        return any(thread.name == _ANSWERING for thread in threading.enumerate())
 
     def stop(self) -> None:
         """Stop serving; open pages say that the connection is lost."""
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        assert self._loop is not None and self._done is not None
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._done.set)
+        if self.is_running:
+            self._uvicorn.should_exit = True
+            self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(timeout=5)
 
     def wait(self) -> None:
@@ -137,15 +144,17 @@ class Server:
         signals = (signal.SIGINT, signal.SIGTERM)
         in_main = threading.current_thread() is threading.main_thread()
         told = threading.Event()
-        before = {
-            one: signal.signal(one, lambda *_: told.set()) for one in signals if in_main
+        handlers = {
+            number: signal.signal(number, lambda *_: told.set())
+            for number in signals
+            if in_main
         }
         try:
             while not told.wait(0.2) and self.is_running:
                 pass
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             self.stop()
 
     def __enter__(self) -> Server:
@@ -159,58 +168,72 @@ class Server:
         state = "running" if self.is_running else "stopped"
         return f"<EHR Insights at http://{self.hosts[0]}, {state}>"
 
-    def _run(self) -> None:
+    def _run(self, listener: socket.socket) -> None:
         """The thread: a loop of its own, so that any number of servers may run."""
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            self._failed = error
-            _LOG.exception("the server of the page ended")
-        finally:
-            self._ready.set()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._uvicorn.serve([listener]))
 
-    async def _serve(self) -> None:
-        self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
-        make = partial(_document, self._visualizer, self.hosts)
-        site = BokehTornado(
-            Application(FunctionHandler(make)),
-            extra_websocket_origins=list(self.hosts),
-            secret_key=secrets.token_bytes(32),
-            sign_sessions=True,
-            include_headers=[],
-            include_cookies=[],
-            websocket_max_message_size_bytes=_LARGEST,
+    def _site(self) -> Starlette:
+        """What there is to ask for."""
+
+        async def page(request: Request) -> Response:
+            return HTMLResponse(live_page(self._visualizer))
+
+        async def alive(request: Request) -> Response:
+            return Response(status_code=204)
+
+        async def ask(request: Request) -> Response:
+            question = await _question(request)
+            said = await self._computed(answer, self._visualizer, question)
+            return Response(as_json(said), media_type="application/json")
+
+        async def stream(request: Request) -> Response:
+            parts = progress(self._visualizer, await _question(request))
+
+            async def lines() -> AsyncIterator[str]:
+                with suppress(HTTPException):  # stopped
+                    while part := await self._computed(next, parts, None):
+                        yield as_json(part) + "\n"
+
+            return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+        return Starlette(
+            routes=[
+                Route("/", page),
+                Route("/alive", alive),
+                Route("/ask", ask, methods=["POST"]),
+                Route("/stream", stream, methods=["POST"]),
+            ]
         )
-        front = guarded(site, self.token, self.hosts, self._framed)
-        http = HTTPServer(front, max_body_size=_LARGEST)
-        http.add_sockets(self._sockets)
-        server = BaseServer(IOLoop.current(), site, http)
-        server.start()
-        self._ready.set()
-        await self._done.wait()
-        http.stop()
-        await _hang_up(site)
-        server.stop()
-        # Bokeh 3.10 cleans up in a task of its own, those before it at once.
-        await getattr(server, "wait_until_stopped", _nothing)()
 
+    async def _computed(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function returns, in a daemon thread: a method may take its time.
 
-async def _hang_up(site: BokehTornado) -> None:
-    """Close all pages' connections while their sessions are still there.
+        One that computes for minutes must not keep the process from ending, as the
+        threads of an executor do.
 
-    Bokeh has no public word for it; left open, each would end in a logged error.
-    """
-    for client in tuple(site._clients):
-        handler: Any = client._socket
-        handler.close(1001, "stopped")
-    for _ in range(20):
-        if not site._clients:
-            return
-        await asyncio.sleep(0.05)
+        Raises:
+            HTTPException: If the server stops meanwhile.
+        """
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
+        def work() -> None:
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
 
-async def _nothing() -> None:
-    return None
+        threading.Thread(target=work, name=_ANSWERING, daemon=True).start()
+        result = asyncio.wrap_future(future)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((result, stopping), return_when="FIRST_COMPLETED")
+        finally:
+            stopping.cancel()
+        if not result.done():
+            raise HTTPException(503)
+        return result.result()
 
 
 def serve(
@@ -264,83 +287,64 @@ def serve(
     return server
 
 
-def _document(
-    visualizer: AttributionVisualizer, hosts: tuple[str, ...], doc: Document
-) -> None:
-    """What one open page has: its markup, its data, and a channel."""
-    nonce = secrets.token_urlsafe(16)
-    # Policies have no words for IPv6; 'self' then has to do.
-    sockets = " ".join(f"ws://{host}" for host in hosts if "[" not in host)
-    channel = Channel(name="insights")
-    channel.on_change("question", partial(_asked, visualizer, doc, channel))
-    doc.add_root(channel)
-    doc.title = "EHR Insights"
-    doc.template = page_template()
-    doc.template_variables.update(
-        nonce=nonce,
-        policy=policy(nonce, f"'self' {sockets}"),
-        page_title=visualizer.title,
-        data=embedded({"overview": shown(visualizer.overview())}),
-        bokeh=_bokeh(),
-    )
+def probe(address: str, port: int) -> None:
+    """Find out whether an address and port can be had.
 
-
-def _asked(
-    visualizer: AttributionVisualizer,
-    doc: Document,
-    channel: Channel,
-    attribute: str,
-    old: str,
-    new: str,
-) -> None:
-    """Answer without holding up the loop: a method may take its time."""
-
-    @without_document_lock
-    async def respond() -> None:
-        said = await _in_thread(partial(_answered, visualizer, new))
-        if doc.session_context is not None and not doc.session_context.destroyed:
-            doc.add_next_tick_callback(partial(setattr, channel, "answer", said))
-
-    doc.add_next_tick_callback(respond)
-
-
-def _answered(visualizer: AttributionVisualizer, question: str) -> str:
-    try:
-        asked = json.loads(question)
-    except json.JSONDecodeError:
-        asked = None
-    said = answer(visualizer, asked)
-    try:
-        return json.dumps(said, separators=(",", ":"), allow_nan=False)
-    except ValueError:  # no browser reads NaN; what waits for the answer has to end
-        words = "The answer has numbers that are none (NaN)."
-        return json.dumps({"id": said["id"], "error": words})
-
-
-async def _in_thread(function: Any) -> Any:
-    """A result of a daemon thread.
-
-    One that computes for minutes must not keep the process from ending, as the threads
-    of an executor do.
+    Raises:
+        PortInUseError: If the port is taken.
+        ValueError: If there is no such port.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(found: Any) -> None:
-        if not future.done():
-            future.set_result(found)
-
-    def work() -> None:
-        found = function()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, found)
-
-    threading.Thread(target=work, name=_ANSWERING, daemon=True).start()
-    return await future
+    _listener(address, port).close()
 
 
-@cache
-def _bokeh() -> Markup:
-    """BokehJS, without its widgets, tables and MathJax."""
-    (script,) = Resources(mode="inline", components=["bokeh"]).js_raw[:1]
-    return Markup(script)
+def has_port(host: str) -> bool:
+    """Whether a host header says a port.
+
+    Example:
+        >>> has_port("localhost:8000"), has_port("localhost"), has_port("[::1]")
+        (True, False, False)
+    """
+    return host.rpartition(":")[2].isdigit() and not host.endswith("]")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is reached from this machine alone.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
+        (True, True, False)
+    """
+    if address == "localhost":
+        return True
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    """A socket that listens."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"There is no port {port}; expected 0 (any free) to 65535.")
+    try:
+        # The lowest family first: IPv4.
+        family, _, _, _, place = min(
+            socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        )
+        return socket.create_server(place, family=family)
+    except OSError as error:
+        if not port:
+            raise
+        raise PortInUseError(
+            error.errno,
+            f"Port {port} of {address} cannot be had ({error.strerror}). Stop what "
+            "uses it, give another port, or port 0 for a free one",
+        ) from None
+
+
+async def _question(request: Request) -> Any:
+    """What is asked, or None where it is no JSON."""
+    try:
+        return json.loads(await request.body())
+    except ValueError:
+        return None

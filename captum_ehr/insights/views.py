@@ -1,196 +1,246 @@
-"""One patient's explanation as plain data, fit for JSON."""
+"""One patient, and what each adds to the cohort, as plain data fit for JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
+
 from ..explanation import Explanation
-from ..explanation.words import cancels
-from ..visualization.layout import (
-    Band,
-    Item,
-    PatientView,
-    Step,
-    number,
-    patient_view,
-    strongest,
-    total_of,
-)
+from ..explanation.words import without_answer
+from ..scene import PatientScene, patient_scene, verdict_of
+from ..scene.history import Band, Item
+from ..scene.wording import tiny
 
-#: The relative residual up to which attributions are said to add up.
-TOLERANCE = 1e-3
+#: From a feature and a code to its place in the overview's list.
+type Places = Mapping[tuple[str, str], int]
 
 
-def plain(number: float) -> float | None:
-    """A number as JSON has it: None where it is not finite."""
-    return float(number) if math.isfinite(number) else None
+def plain(data: Any) -> Any:
+    """Data as JSON has it: None where a number is not finite.
+
+    Example:
+        >>> plain({"a": (1.5, math.nan), "b": [math.inf, "c", 2]})
+        {'a': [1.5, None], 'b': [None, 'c', 2]}
+    """
+    if isinstance(data, Mapping):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def account(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
-    """Whether one patient's attributions add up, and what is to be said of it.
+def scene_of(
+    explanation: Explanation,
+    overview: Mapping[str, Any],
+    row: int,
+    model: int,
+    baseline: str,
+    adds_up: bool,
+    probability: tuple[float | None, float | None] | None,
+) -> PatientScene:
+    """All that is said of one patient.
 
     Args:
-        explanation: Of one patient.
-        adds_up: Whether the method promises it.
+        explanation: Of the patient.
+        overview: See :meth:`AttributionVisualizer.overview`.
+        row: The patient's place.
+        model: The model's.
+        baseline: The baseline's name.
+        adds_up: Whether the method promises that attributions add up.
+        probability: Of the explained class, at the baseline and at the input.
+    """
+    patient = overview["patients"][row]
+    said = overview["predictions"][model][row]
+    is_told = len(overview["classes"]) > 2 or not said["is_probability"]
+    words = [said["text"]] if is_told and said["score"] is not None else []
+    facts = [("observed", patient["label"])] if patient["label"] else []
+    facts.append(("predicted", " · ".join(filter(None, [*words, said["words"]]))))
+    facts += zip(overview["groups"], patient["groups"])
+    shares = None
+    if probability is not None and explanation.output != "probability":
+        before, after = (math.nan if p is None else p for p in probability)
+        shares = before, after
+    scene = patient_scene(
+        explanation, time_label=overview["time_label"], adds_up=adds_up
+    )
+    return replace(
+        scene,
+        model=overview["models"][model],
+        baseline=baseline,
+        probabilities=shares,
+        facts=tuple(facts),
+        is_right=said["correct"],
+    )
+
+
+def view_of(scene: PatientScene) -> dict[str, Any]:
+    """What is shown of one patient: numbers, visits, codes, values; no padding."""
+    names = ("output", "target", "f_input", "f_baseline", "delta", "relative_delta")
+    return plain(
+        {
+            **{name: getattr(scene, name) for name in names},
+            "total": scene.total,
+            "limit": scene.scale.limit,
+            "complete": asdict(scene.verdict),
+            "features": [
+                {"feature": band.feature, "total": band.total} for band in scene.bands
+            ],
+            "visits": [
+                {
+                    "label": scene.when(visit),
+                    "time": visit.time,
+                    "visit": visit.visit,
+                    "total": visit.total,
+                    "strength": visit.strength,
+                    "groups": [
+                        {"feature": feature, "items": _items(items)}
+                        for feature, items in visit.groups.items()
+                    ],
+                }
+                for visit in scene.visits
+            ],
+            "series": [_series(band) for band in scene.bands if band.kind == "series"],
+            "columns": [
+                {"feature": band.feature, "items": _items(band.ranked)}
+                for band in scene.bands
+                if band.kind == "columns"
+            ],
+        }
+    )
+
+
+def rows_of(scene: PatientScene) -> list[list[Any]]:
+    """What is said of one patient as rows of a table.
 
     Returns:
-        ``status``: ``"exact"``, ``"noted"`` (exact, with messages), ``"approximate"``
-        (adds up, with operations that no exact rule served), ``"off"``,
-        ``"unanswered"`` where the output is no number, or ``"none"`` where nothing is
-        promised; ``text``, ``operations`` and ``messages``.
+        Feature, time, or number of the visit or step from 1, code, name, value and
+        attribution of each code and value.
     """
-    status, text = _verdict(explanation, adds_up)
-    report = explanation.diagnostics
-    messages = sorted(report.messages, key=lambda one: "not add up" not in one)
-    return {
-        "status": status,
-        "text": text,
-        "operations": list(dict.fromkeys(report.fallbacks)),
-        "messages": [*messages, *report.notes, *_cancels(explanation, adds_up)],
-    }
+    return [
+        [
+            item.feature,
+            step.time if step.is_timed else place,
+            item.code,
+            item.name if item.is_named else "",
+            plain(item.value),
+            plain(item.attribution),
+        ]
+        for band in scene.bands
+        for step, number in zip(band.steps, band.numbers, strict=True)
+        for place in [number if band.is_ordered else None]
+        for item in step.items
+    ]
 
 
-def _cancels(explanation: Explanation, adds_up: bool) -> list[str]:
-    said = cancels(explanation) if adds_up else ""
-    return [said] if said else []
+def part_of(explanation: Explanation, adds_up: bool, places: Places) -> dict[str, Any]:
+    """What the cohort needs of one patient: the account and a sum per code.
+
+    A sum is None where it is no number, which is not 0.
+    """
+    frame = explanation.to_frame()
+    sums: dict[int, float] = {}
+    for feature, code, attribution in zip(
+        frame["feature"], frame["code"], frame["attribution"]
+    ):
+        place = places[feature, code]
+        sums[place] = sums.get(place, 0.0) + attribution
+    delta = float(explanation.delta[0])
+    return plain(
+        {
+            "f_input": float(explanation.f_input[0]),
+            "f_baseline": float(explanation.f_baseline[0]),
+            "delta": delta,
+            "delta_words": tiny(delta),
+            "status": verdict_of(explanation, adds_up).status,
+            "target": explanation.target_label(0),
+            "codes": list(sums.items()),
+        }
+    )
 
 
-def _verdict(explanation: Explanation, adds_up: bool) -> tuple[str, str]:
-    """The status, and what it means."""
-    diagnostics = explanation.diagnostics
-    relative = float(explanation.relative_delta[0])
-    ends = float(explanation.f_input[0]), float(explanation.f_baseline[0])
-    change = abs(ends[0] - ends[1])
-    names = list(dict.fromkeys(diagnostics.fallbacks))
-    # Of a change that is itself rounding, any residual is a large part.
-    small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
-    if not math.isfinite(change):
-        where = "the baseline" if math.isfinite(ends[0]) else "this patient"
-        return "unanswered", f"no answer: the model's output for {where} is no number"
-    if not adds_up:
-        return "none", "this method does not promise a sum"
-    if math.isnan(relative):
-        return "off", "does not add up: there are attributions that are no numbers"
-    if not (relative <= TOLERANCE or small):
-        # Beyond all bounds where f(x) = f(x0).
-        size = f"{relative:.0%}" if relative < 100 else "more than all"
-        text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
-        return "off", text + (f"; not exact: {', '.join(names)}" if names else "")
-    if names:
-        return "approximate", f"adds up; approximated: {', '.join(names)}"
-    if diagnostics.messages or diagnostics.notes or _cancels(explanation, adds_up):
-        return "noted", "adds up; there are remarks"
-    return "exact", "adds up"
-
-
-def view_of(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
-    """What is shown of one patient: numbers, visits, codes, values; no padding.
+def sums_of(
+    parts: Collection[Mapping[str, Any]], codes: Sequence[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """The strongest codes over some patients.
 
     Args:
-        explanation: Of one patient.
-        adds_up: Whether the method promises that attributions add up.
+        parts: Per patient what :func:`part_of` gives.
+        codes: Of the overview.
+
+    Returns:
+        By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
+        have it), ``prevalence`` and, over all of the patients, counting 0 for who do
+        not have it, ``mean`` of its sum in each and ``mean_abs`` of that sum's
+        absolute value, as in :meth:`captum_ehr.Explanation.top`. Both are None where
+        a sum is no number; such codes come last.
     """
-    view = patient_view(explanation, 0)
-    features = [
-        {"feature": band.feature, "total": plain(band.total)} for band in view.bands
+    pairs = [pair for part in parts for pair in part["codes"]]
+    places = np.array([place for place, _ in pairs], dtype=np.int64)
+    sums = np.array([math.nan if s is None else s for _, s in pairs], dtype=float)
+    patients = np.bincount(places, minlength=len(codes))
+    count = max(len(parts), 1)
+    mean, mean_abs = (
+        np.bincount(places, values, len(codes)) / count for values in (sums, abs(sums))
+    )
+    return [
+        {
+            **codes[place],
+            "patients": int(patients[place]),
+            "prevalence": float(patients[place] / count),
+            "mean": plain(float(mean[place])),
+            "mean_abs": plain(float(mean_abs[place])),
+        }
+        for place in np.argsort(-mean_abs, kind="stable").tolist()
+        if patients[place]
     ]
-    return {
-        "output": view.output,
-        "f_input": plain(view.f_input),
-        "f_baseline": plain(view.f_baseline),
-        "delta": plain(view.delta),
-        "relative_delta": plain(view.relative_delta),
-        "total": plain(view.total),
-        "limit": view.scale.limit,
-        "complete": account(explanation, adds_up),
-        "features": features,
-        "visits": _visits(view),
-        "series": [_series(band) for band in view.bands if band.kind == "series"],
-        "columns": [
-            {"feature": band.feature, "items": _items(band.steps[0].items)}
-            for band in view.bands
-            if band.kind == "columns"
-        ],
-    }
 
 
-def _visits(view: PatientView) -> list[dict[str, Any]]:
-    """Codes by visit: steps of different features are one where their times agree.
-
-    Features without times go together by the number of the visit; codes with neither
-    make one entry without a place in time.
-    """
-    steps: dict[tuple[int, float], list[Step]] = {}
-    for band in view.bands:
-        for step in band.steps if band.kind == "codes" else ():
-            key = (2, step.time) if math.isfinite(step.time) else (0, 0.0)
-            if key[0] == 0 and step.visit is not None:
-                key = (1, float(step.visit))
-            steps.setdefault(key, []).append(step)
-    return [_visit(key, steps[key]) for key in sorted(steps)]
-
-
-def _visit(key: tuple[int, float], steps: Sequence[Step]) -> dict[str, Any]:
-    """One visit: when, and the codes of each feature, strongest first."""
-    kind, place = key
-    groups: dict[str, list[Item]] = {}
-    for step in steps:
-        for item in step.items:
-            groups.setdefault(item.feature, []).append(item)
-    words = ("all codes", f"visit {place + 1:.0f}", f"time {number(place)}")
-    return {
-        "label": words[kind],
-        "time": place if kind == 2 else None,
-        "visit": int(place) if kind == 1 else None,
-        "total": plain(math.fsum(step.total for step in steps)),
-        "strength": math.fsum(step.strength for step in steps),
-        "groups": [
-            {"feature": feature, "items": _items(items)}
-            for feature, items in groups.items()
-        ],
-    }
+def remarks_of(parts: Collection[Mapping[str, Any]]) -> list[str]:
+    """What the sums over some patients are not good for."""
+    lost = sum(any(s is None for _, s in part["codes"]) for part in parts)
+    targets = len({part["target"] for part in parts})
+    unlike = (
+        f"The patients are explained for {targets} different targets: sums and means "
+        "over them add unlike outputs. Choose one target."
+    )
+    remarks = (unlike if targets > 1 else "", without_answer(lost, len(parts)))
+    return list(filter(None, remarks))
 
 
 def _items(items: Sequence[Item]) -> list[dict[str, Any]]:
     return [
-        {
-            "code": item.code,
-            "name": item.name if item.is_named else "",
-            "value": plain(item.value),
-            "attribution": plain(item.attribution),
-        }
-        for item in strongest(items)
+        {**_called(item), "value": item.value, "attribution": item.attribution}
+        for item in items
     ]
+
+
+def _called(item: Item) -> dict[str, str]:
+    return {"code": item.code, "name": item.name if item.is_named else ""}
 
 
 def _series(band: Band) -> dict[str, Any]:
     """One continuous feature over time, a line per column, strongest first."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    kept: dict[str, list[Item]] = {}
-    for place, step in enumerate(band.steps):
-        for item in step.items:
-            kept.setdefault(item.code, []).append(item)
-            lines.setdefault(item.code, []).append(
-                {
-                    "step": place if step.visit is None else step.visit,
-                    "time": plain(step.time),
-                    "value": plain(item.value),
-                    "attribution": plain(item.attribution),
-                }
-            )
-    ranked = sorted(kept, key=lambda code: -sum(item.strength for item in kept[code]))
     return {
         "feature": band.feature,
         "timed": band.is_timed,
         "lines": [
             {
-                "code": code,
-                "name": kept[code][0].name if kept[code][0].is_named else "",
-                "total": plain(total_of(kept[code])),
-                "points": lines[code],
+                **_called(line.items[0]),
+                "total": line.total,
+                "points": [
+                    {
+                        "step": band.numbers[place],
+                        "time": band.steps[place].time,
+                        "value": item.value,
+                        "attribution": item.attribution,
+                    }
+                    for place, item in zip(line.places, line.items, strict=True)
+                ],
             }
-            for code in ranked
+            for line in band.lines
         ],
     }

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..explanation import Explanation
+from ..scene import PatientScene
 from .batches import source_of
-from .cohort import contributions, note_of, overview_of, top_codes
 from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
 from .output_head import VisualizationOutput, output_of
+from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Cache, Grouping, PyHealthSource, called
-from .views import view_of
+from .views import part_of, remarks_of, scene_of, sums_of, view_of
 
 if TYPE_CHECKING:
     from .server import Server
@@ -113,6 +114,7 @@ class AttributionVisualizer:
         )
         self._parts = Cache[tuple[int, Setting], dict[str, Any]](50 * cache_size)
         self._overview: dict[str, Any] | None = None
+        self._places: dict[tuple[str, str], int] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -224,10 +226,9 @@ class AttributionVisualizer:
             ``f_baseline``, ``probability`` (at the baseline and at the input, or
             None), ``total``, ``delta``, ``relative_delta``, ``complete`` (whether it
             adds up, and what to say of it), ``limit`` (of the colours), ``features``,
-            ``visits``, ``series`` and ``columns``.
+            ``visits``, ``series`` and ``columns``; visits and steps count from 1.
         """
         row, setting = self.row(patient), self.setting(method, target, baseline, model)
-        explanation = self._explanations.one(row, setting)
         overview = self.overview()
         return {
             "row": row,
@@ -235,11 +236,23 @@ class AttributionVisualizer:
             "prediction": overview["predictions"][setting.model][row],
             "model": overview["models"][setting.model],
             "method": setting.method,
-            "target": explanation.target_label(0),
             "baseline": setting.baseline,
             "probability": self._explanations.probability(row, setting),
-            **view_of(explanation, self.methods[setting.method].adds_up),
+            **view_of(self.scene(row, setting)),
         }
+
+    def scene(self, patient: int | str, setting: Setting) -> PatientScene:
+        """All that is said of one patient, for what draws it."""
+        row = self.row(patient)
+        return scene_of(
+            self._explanations.one(row, setting),
+            self.overview(),
+            row,
+            setting.model,
+            setting.baseline,
+            self.methods[setting.method].adds_up,
+            self._explanations.probability(row, setting),
+        )
 
     def overview(self) -> dict[str, Any]:
         """Everything but attributions: patients, predictions, codes, what is on offer.
@@ -266,6 +279,10 @@ class AttributionVisualizer:
                 "baselines": {name: self.baselines_of(name) for name in self.methods},
                 **overview_of(self._explanations),
             }
+            self._places = {
+                (code["feature"], code["code"]): place
+                for place, code in enumerate(self._overview["codes"])
+            }
         return self._overview
 
     def contributions(
@@ -274,16 +291,18 @@ class AttributionVisualizer:
         """By place, what each patient adds to the cohort.
 
         Returns:
-            ``f_input``, ``f_baseline``, ``delta``, ``status``, ``target`` (by name)
-            and ``codes``, the sum of the attributions of each code, None where that is
-            no number.
+            ``f_input``, ``f_baseline``, ``delta`` (and in words), ``status``,
+            ``target`` (by name) and ``codes``: by its place in the overview's list the
+            sum of the attributions of each code, None where that is no number.
         """
+        self.overview()
         rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
         parts = {row: self._parts.get((row, setting)) for row in rows}
         missing = [row for row, part in parts.items() if part is None]
         for row, explanation in zip(missing, self._explanations.many(missing, setting)):
-            parts[row] = self._parts[row, setting] = contributions(explanation, adds_up)
+            part = part_of(explanation, adds_up, self._places)
+            parts[row] = self._parts[row, setting] = part
         return {row: part for row, part in parts.items() if part is not None}
 
     def cohort(
@@ -311,10 +330,13 @@ class AttributionVisualizer:
         """
         setting = self.setting(method, target, baseline, model)
         rows = range(len(self)) if patients is None else patients
-        parts = self.contributions(rows, setting)
-        codes = top_codes(parts.values(), self.overview()["codes"])
-        note = note_of(parts.values())
-        return {"count": len(parts), "codes": codes, "note": note}
+        parts = self.contributions(rows, setting).values()
+        codes = sums_of(parts, self.overview()["codes"])
+        return {
+            "count": len(parts),
+            "codes": codes,
+            "note": " ".join(remarks_of(parts)),
+        }
 
     def visualize(
         self,
@@ -362,6 +384,6 @@ class AttributionVisualizer:
 
     def render(self, **options: Any) -> Any:
         """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from .notebook import render
+        from .inline_frame import render
 
         return render(self, **options)

@@ -1,4 +1,4 @@
-"""A page about models and their patients: one self-contained HTML file."""
+"""A page about models and their patients, and the view of a notebook."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captum_ehr.explanation.writing import write_text
+from captum_ehr.scene.patient import patient_scene
+from captum_ehr.scene.population import population_scene
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
@@ -83,14 +85,19 @@ def _page(
     notes: Sequence[str],
 ) -> str:
     # Here and not above: the package must import where jinja2 is not installed.
-    from captum_ehr.visualization.page import model_section, render
+    from captum_ehr.visualization.html import render
 
-    models = []
-    for index, (name, explanation) in enumerate(explanations.items()):
-        chosen = patients
-        if chosen is None:
-            chosen = range(min(len(explanation), _MOST_PATIENTS))
-        section = model_section(f"m{index}", name, explanation, planted, chosen)
-        models.append(section)
-    page: str = render(title=title, notes=notes, models=models, planted=sorted(planted))
-    return page
+    models = [
+        {
+            "name": name,
+            "cohort": population_scene(one, planted=planted),
+            "patients": [
+                patient_scene(one, patient)
+                for patient in (
+                    range(len(one))[:_MOST_PATIENTS] if patients is None else patients
+                )
+            ],
+        }
+        for name, one in explanations.items()
+    ]
+    return render("report.html", title=title, notes=notes, models=models)

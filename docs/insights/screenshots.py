@@ -29,7 +29,7 @@ from captum_ehr import Explanation
 from captum_ehr.demo.cohorts import Cohort, split_by_patient
 from captum_ehr.demo.training import train
 from captum_ehr.insights import AttributionVisualizer
-from captum_ehr.insights.starting import demo
+from captum_ehr.insights.launch import demo
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,7 +1,6 @@
 // The page: what is at the top, the panels, the keys, and the beginning.
 
 let transport = null;
-const drawn = [null, null];
 
 function shownSides() {
   return state.compare ? state.sides : state.sides.slice(0, 1);
@@ -154,97 +153,6 @@ function contentOf(place) {
   return document.querySelector(`.panel[data-side="${place}"] .content`);
 }
 
-async function drawPatients() {
-  const sides = shownSides();
-  const ask = JSON.stringify(sides);
-  drawPatients.asked = ask;
-  const wait = () => sides.forEach((_, i) => contentOf(i)?.classList.add("waiting"));
-  const waiting = setTimeout(wait, 150);
-  const found = await Promise.allSettled(sides.map((side) => viewFor(side.row, settingOf(side))));
-  clearTimeout(waiting);
-  if (drawPatients.asked !== ask || state.tab !== "patient") return;
-  const known = found.map((one) => (one.status === "fulfilled" ? one.value : null));
-  const limits = limitsOf(known);
-  known.forEach((view, place) => {
-    const content = contentOf(place);
-    content.classList.remove("waiting");
-    const width = Math.max(340, content.clientWidth - 2);
-    const problem = () => buildProblem(sides[place], found[place].reason);
-    replace(content, view ? buildPatient(view, limits[place], width) : problem());
-    drawn[place] = view;
-  });
-  const both = known.length === 2 && known.every(Boolean);
-  const bar = document.getElementById("agreement");
-  bar.querySelector(".agreement")?.remove();
-  if (both) bar.append(...buildAgreement(known));
-  document.body.dataset.ready = ask;
-}
-
-function buildProblem(side, reason) {
-  return el("div", { class: "problem" },
-    el("b", null, `${side.method} could not explain this patient.`), " ", reason?.message || "");
-}
-
-// Two sides in the same unit share their colours.
-function limitsOf(known) {
-  const unit = (view) => overview.methods.find((one) => one.name === view.method).adds_up && view.output;
-  const [a, b] = known;
-  if (a && b && unit(a) && unit(a) === unit(b)) {
-    const limit = Math.max(a.limit, b.limit);
-    return [limit, limit];
-  }
-  return known.map((view) => (view ? view.limit : 0));
-}
-
-// How far two explanations of one patient agree, code by code: methods that take codes
-// away know only the sum over a code's places.
-function buildAgreement([a, b]) {
-  if (a.row !== b.row) return [];
-  const sums = (view) => {
-    const made = new Map();
-    for (const line of patientTable(view)) {
-      const key = `${line[5]}\n${line[7]}`;
-      made.set(key, addUp([made.has(key) ? made.get(key) : 0, line[10]]));
-    }
-    return made;
-  };
-  const [x, y] = [sums(a), sums(b)];
-  const keys = [...x.keys()].filter((key) => y.has(key));
-  const found = correlation(keys.map((key) => x.get(key)), keys.map((key) => y.get(key)));
-  if (found === null) return [];
-  return [el("span", { class: "agreement" }, "The two agree with a correlation of ",
-    el("b", { class: "num" }, fixed(found, 3)), ` over ${several(keys.length, "code or value", "codes and values")}.`)];
-}
-
-function correlation(x, y) {
-  if ([...x, ...y].includes(null)) return null;
-  const mean = (values) => values.reduce((sum, one) => sum + one, 0) / values.length;
-  const [mx, my] = [mean(x), mean(y)];
-  const dot = (u, mu, v, mv) => u.reduce((sum, one, i) => sum + (one - mu) * (v[i] - mv), 0);
-  const size = Math.sqrt(dot(x, mx, x, mx) * dot(y, my, y, my));
-  return x.length > 2 && size > 0 ? dot(x, mx, y, my) / size : null;
-}
-
-function drawCohorts() {
-  shownSides().forEach((side, place) => {
-    contentOf(place).classList.remove("waiting");
-    replace(contentOf(place), buildCohort(side));
-  });
-  document.body.dataset.ready = JSON.stringify(shownSides());
-}
-
-let pending = false;
-function progressed() {
-  if (pending) return;
-  pending = true;
-  setTimeout(() => {
-    pending = false;
-    if (state.sort.key === "delta") drawSidebar();
-    else drawRows();
-    if (state.tab === "cohort") drawCohorts();
-  }, 60);
-}
-
 function draw() {
   drawSidebar();
   document.querySelectorAll(".tab").forEach((one) => {
@@ -252,22 +160,10 @@ function draw() {
   });
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();
-  cohortError = "";
   const linking = state.compare && state.tab === "patient";
   replace(document.getElementById("agreement"), linking ? buildLink() : []);
-  if (state.tab === "cohort") drawCohorts();
-  else drawPatients();
-  wantParts();
-}
-
-// The cohort's numbers come by themselves where that is quick.
-function wantParts() {
-  const sides = state.tab === "cohort" ? shownSides() : state.sides.slice(0, 1);
-  const next = sides.map(settingOf).find(
-    (setting) => isQuick(setting) && rows.some((row) => !partOf(row, setting))
-  );
-  if (next) fillParts(next, () => rows).then(() => sides.length > 1 && !cohortError && wantParts());
-  else filling = null;
+  if (state.tab === "patient") drawPatients();
+  fill();
 }
 
 // Keys ----------------------------------------------------------------------------
@@ -291,29 +187,17 @@ function onKey(event) {
   }
 }
 
-async function begin() {
+function begin() {
   state.sides = [firstSetting(), firstSetting()];
   document.body.classList.toggle("many", overview.classes.length > 2);
   listeners.push(draw);
   document.addEventListener("keydown", onKey);
-  let width = window.innerWidth;
-  window.addEventListener("resize", () => {
-    if (window.innerWidth !== width && state.tab === "patient") drawPatients();
-    width = window.innerWidth;
-  });
-  const session = document.getElementById("session");
-  if (session) {
-    transport = new Live(JSON.parse(session.textContent));
-    try {
-      await transport.connect();
-    } catch (error) {
-      showBanner("The page could not connect to its server. Open the address that it prints.", "error");
-      return;
-    }
-  } else {
-    transport = offline(data);
-    showBanner(data.note, "note");
-  }
+  const panels = document.getElementById("panels");
+  panels.addEventListener("click", jump);
+  panels.addEventListener("click", onCohort);
+  panels.addEventListener("keydown", onCohort);
+  transport = data.views ? offline() : live();
+  if (data.note) showBanner(data.note, "note");
   buildTop();
   buildSidebar();
   changed();

@@ -1,159 +1,179 @@
-// All patients that pass the filters: which codes move the model, and who has them.
+// All patients that pass the filters: which codes move the model, and who has them. The
+// table is drawn in Python; what a file's filters leave is summed here.
 
-const TOP = 60;
 const cohortSort = { key: "mean_abs", down: true };
+let filling = new AbortController();
+let started = null;
 
-// As Explanation.top: a code's attributions are summed in each patient, and averaged
-// over all, counting 0 for who do not have it; null where a sum is no number.
-function aggregate(rows, setting) {
-  const sums = new Map();
-  const targets = new Set();
-  let [count, lost] = [0, 0];
-  for (const row of rows) {
-    const part = partOf(row, setting);
-    if (!part) continue;
-    count += 1;
-    targets.add(part.target);
-    if (part.codes.some(([, sum]) => sum === null)) lost += 1;
-    for (const [place, sum] of part.codes) {
-      const one = sums.get(place) || { patients: 0, sum: 0, size: 0 };
-      one.patients += 1;
-      one.sum = addUp([one.sum, sum]);
-      one.size = addUp([one.size, sum === null ? null : Math.abs(sum)]);
-      sums.set(place, one);
+// Explain who is wanted, where that is quick or was asked for, until something changes.
+async function fill() {
+  filling.abort();
+  const { signal } = (filling = new AbortController());
+  const isCohort = state.tab === "cohort";
+  const sides = isCohort ? shownSides() : state.sides.slice(0, 1);
+  const settings = sides.map(settingOf);
+  if (!settings.some((one) => settingKey(one) === started)) started = null;
+  for (const [place, setting] of settings.entries()) {
+    try {
+      if (!transport.isLive) {
+        if (isCohort) drawCohort(place, data.cohorts[settingKey(setting)]);
+      } else {
+        await fillSide(place, setting, isCohort, signal);
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (isCohort) replace(contentOf(place), el("p", { class: "problem" }, error.message));
     }
   }
-  const codes = [...sums].map(([place, one]) => ({
-    ...overview.codes[place],
-    patients: one.patients,
-    prevalence: one.patients / count,
-    mean: one.sum === null ? null : one.sum / count,
-    mean_abs: one.size === null ? null : one.size / count,
-  }));
-  return { count, codes, remarks: cohortRemarks(targets.size, lost, count) };
+  if (isCohort) document.body.dataset.ready = JSON.stringify(sides);
 }
 
-// What the sums are not good for.
-function cohortRemarks(targets, lost, count) {
-  return [
-    targets > 1 && `The patients are explained for ${targets} different targets: sums and means over them add unlike outputs. Choose one target.`,
-    lost > 0 && `${lost} of ${several(count, "patient", "patients")} ${lost === 1 ? "has" : "have"} attributions that are no numbers, as where the model has no answer; there is no mean over them.`,
-  ].filter(Boolean);
-}
-
-const COHORT_COLUMNS = [
-  ["code", "Code"],
-  ["feature", "Feature"],
-  ["prevalence", "Patients"],
-  ["mean", "Mean"],
-  ["mean_abs", "Mean |a|"],
-];
-
-function buildCohort(side) {
-  const setting = settingOf(side);
-  const { count, codes, remarks } = aggregate(rows, setting);
-  const { key, down } = cohortSort;
-  codes.sort((a, b) => {
-    if ((a[key] === null) !== (b[key] === null)) return a[key] === null ? 1 : -1;
-    const order = typeof a[key] === "string" ? a[key].localeCompare(b[key]) : a[key] - b[key];
-    return (down ? -order : order) || b.mean_abs - a.mean_abs;
-  });
-  const most = Math.max(...codes.map((one) => one.mean_abs), 1e-12);
-  const note = count < rows.length ? `${count} of ${rows.length} explained …` : "";
-  const target = setting.target === null ? "predicted class" : overview.targets[setting.model][setting.target];
-  return el(
-    "div",
-    { class: "cohort" },
-    el("div", { class: "title" },
-      el("h2", null, several(count, "patient", "patients")),
-      fact("explained", target),
-      fact("model", overview.models[setting.model]),
-      note ? el("span", { class: "muted", role: "status" }, note) : null),
-    buildStanding(setting),
-    remarks.map((one) => el("p", { class: "remark", role: "status" }, "! ", one)),
-    cohortError ? el("p", { class: "problem" }, cohortError) : null,
-    buildStart(setting, count),
-    codes.length ? buildCodeTable(codes.slice(0, TOP), most, count) : null,
-    codes.length > TOP
-      ? el("p", { class: "muted" }, `The first ${TOP} of ${codes.length} codes and values.`)
-      : null,
-    codes.length
-      ? el("p", { class: "muted" }, `a: a code's attributions, summed in each patient; averaged over all ${count} patients, of whom those without it count 0. Click a code for the patients who have it.`)
-      : null
-  );
-}
-
-// How many predictions are right, and how many explanations add up.
-function buildStanding(setting) {
-  const said = rows.map((row) => overview.predictions[setting.model][row]);
-  const judged = said.filter((one) => one.correct !== null);
-  const right = judged.filter((one) => one.correct).length;
-  const found = rows.map((row) => partOf(row, setting)).filter(Boolean);
-  const sums = found.filter((one) => ["exact", "noted", "approximate"].includes(one.status)).length;
-  const promised = found.some((one) => one.status !== "none");
-  return el(
-    "div",
-    { class: "standing" },
-    judged.length ? fact("predicted right", `${right} of ${judged.length}`) : null,
-    found.length && promised ? fact("add up", `${sums} of ${found.length}`) : null,
-    found.length && !promised ? fact("sums", "this method promises none") : null
-  );
+async function fillSide(place, setting, isCohort, signal) {
+  const known = partsOf(setting);
+  const isWanted = methodOf(setting).quick || started === settingKey(setting);
+  const wanted = isWanted ? rows : rows.filter((row) => known.has(row));
+  if (!isCohort && wanted.every((row) => known.has(row))) return;
+  const waiting = isCohort && setTimeout(() => contentOf(place)?.classList.add("waiting"), 150);
+  try {
+    for await (const piece of askInLines({ rows: wanted, drawn: isCohort, ...setting }, signal)) {
+      clearTimeout(waiting);
+      if (piece.error) throw new Error(piece.error);
+      for (const [row, [delta, delta_words]] of Object.entries(piece.deltas)) {
+        known.set(Number(row), { delta, delta_words });
+      }
+      if (state.sort.key === "delta") drawSidebar();
+      else drawRows();
+      if (isCohort) drawCohort(place, piece.html);
+    }
+  } finally {
+    clearTimeout(waiting);
+    contentOf(place)?.classList.remove("waiting");
+  }
+  if (isCohort && wanted.length < rows.length) contentOf(place).append(buildStart(setting));
 }
 
 // Slow methods wait until they are told.
-function buildStart(setting, count) {
-  if (isQuick(setting) || !transport.isLive || count === rows.length) return null;
-  const start = () => fillParts(setting, () => rows);
+function buildStart(setting) {
+  const start = () => {
+    started = settingKey(setting);
+    fill();
+  };
   return el("p", null,
     el("button", { class: "primary", on: { click: start } }, `Explain all ${rows.length} patients with ${setting.method}`),
     " ", el("span", { class: "muted" }, "one after the other; this may take a while"));
 }
 
-function isQuick(setting) {
-  return overview.methods.find((one) => one.name === setting.method).quick;
+function drawCohort(place, html) {
+  const content = contentOf(place);
+  content.innerHTML = html;
+  content.classList.remove("waiting");
+  if (!transport.isLive && isFiltered()) sumAgain(content, settingOf(state.sides[place]));
+  for (const head of content.querySelectorAll("th[data-key]")) {
+    const isKey = head.dataset.key === cohortSort.key;
+    head.dataset.sorted = isKey ? (cohortSort.down ? "down" : "up") : "";
+    head.tabIndex = 0;
+  }
+  for (const row of content.querySelectorAll(".codes tbody tr")) {
+    row.tabIndex = 0;
+    row.title = "show the patients who have it";
+  }
+  sortCodes(content);
 }
 
-function sortCohort(key) {
-  cohortSort.down = cohortSort.key === key ? !cohortSort.down : key !== "code" && key !== "feature";
-  cohortSort.key = key;
-  changed();
+function sortCodes(content) {
+  const { key, down } = cohortSort;
+  const body = content.querySelector(".codes tbody");
+  if (!body || (key === "mean_abs" && down && transport.isLive)) return;
+  const value = (row) => (isWord(key) ? row.dataset[key] : Number(row.dataset[key]));
+  const order = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (isWord(key)) return (down ? -1 : 1) * x.localeCompare(y);
+    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+    return down ? y - x : x - y;
+  };
+  body.append(...[...body.rows].sort(order));
 }
 
-function buildCodeTable(codes, most, count) {
-  const limit = Math.max(...codes.map((one) => Math.abs(one.mean)), 1e-12);
-  const heads = COHORT_COLUMNS.map(([key, label]) =>
-    el("th", { class: key, "data-sorted": cohortSort.key === key ? (cohortSort.down ? "down" : "up") : "" },
-      el("button", { on: { click: () => sortCohort(key) } }, label)));
-  return el("table", { class: "codes" },
-    el("thead", null, el("tr", null, heads)),
-    el("tbody", null, codes.map((one) => buildCodeRow(one, most, limit, count))));
+function isWord(key) {
+  return key === "code" || key === "feature";
 }
 
-function buildCodeRow(one, most, limit) {
-  const half = (Math.abs(one.mean) / most) * 50;
-  const signedBar = el("i", {
-    style: { left: one.mean < 0 ? `${50 - half}%` : "50%", width: `${half}%`, background: deep(one.mean) },
+// A click, or Enter, on the cohort's table.
+function onCohort(event) {
+  if (event.type === "keydown" && event.key !== "Enter") return;
+  const head = event.target.closest(".codes th[data-key]");
+  const row = event.target.closest(".codes tbody tr");
+  if (head) {
+    const { key } = head.dataset;
+    cohortSort.down = cohortSort.key === key ? !cohortSort.down : !isWord(key);
+    cohortSort.key = key;
+    changed();
+  } else if (row) {
+    setFilter({ code: row.dataset.code });
+    document.getElementById("patients").focus();
+  }
+}
+
+// In a file: what the filters leave ------------------------------------------------
+
+// As Explanation.top: a code's attributions are summed in each patient, and averaged
+// over all, counting 0 for who do not have it; null where a sum is no number.
+function sumsOf(wanted, setting) {
+  const sums = new Map();
+  for (const row of wanted) {
+    for (const [place, total] of partOf(row, setting).codes) {
+      const one = sums.get(place) || { patients: 0, mean: 0, mean_abs: 0 };
+      one.patients += 1;
+      one.mean += (total ?? NaN) / wanted.length;
+      one.mean_abs += Math.abs(total ?? NaN) / wanted.length;
+      sums.set(place, one);
+    }
+  }
+  const known = (value) => (Number.isNaN(value) ? null : value);
+  return [...sums].map(([place, one]) => ({
+    ...overview.codes[place],
+    patients: one.patients,
+    prevalence: one.patients / wanted.length,
+    mean: known(one.mean),
+    mean_abs: known(one.mean_abs),
+  })).sort((a, b) => (b.mean_abs ?? -1) - (a.mean_abs ?? -1));
+}
+
+function sumAgain(content, setting) {
+  const key = (one) => `${one.feature}\n${one.code}`;
+  const sums = new Map(sumsOf(rows, setting).map((one, i) => [key(one), { ...one, rank: i + 1 }]));
+  const most = Math.max(...[...sums.values()].map((one) => one.mean_abs ?? 0), 1e-12);
+  content.querySelector("h2").textContent = several(rows.length, "patient", "patients");
+  for (const node of content.querySelectorAll(".standing, .remark")) node.prepend("Of all in this file: ");
+  const note = content.querySelector(".codes + p");
+  if (note) note.textContent = note.textContent.replace(/over all \d+/, `over all ${rows.length}`);
+  content.querySelectorAll(".codes tbody tr").forEach((row) => {
+    const one = sums.get(key(row.dataset));
+    if (!one) return row.remove();
+    const { mean, mean_abs } = one;
+    Object.assign(row.dataset, { ...one, mean: mean ?? NaN, mean_abs: mean_abs ?? NaN });
+    const share = { prevalence: one.prevalence, mean: Math.abs(mean ?? 0) / most / 2, mean_abs: (mean_abs ?? 0) / most };
+    for (const [name, width] of Object.entries(share)) {
+      row.querySelector(`.${name} i`).style.width = `${100 * width}%`;
+    }
+    const bar = row.querySelector(".mean i");
+    bar.style.left = `${mean < 0 ? 50 - 100 * share.mean : 50}%`;
+    bar.style.background = data.bars[Number(mean > 0)];
+    row.cells[0].textContent = one.rank;
+    row.querySelector(".prevalence .num").textContent = `${one.patients} · ${percent(one.prevalence)}`;
+    row.querySelector(".mean .num").textContent = signed(mean);
+    row.querySelector(".mean_abs .num").textContent = signed(mean_abs).replace("+", "");
   });
-  const choose = () => showOwners(one.code);
-  return el("tr",
-    { tabindex: "0", "data-code": one.code, title: "show the patients who have it",
-      on: { click: choose, keydown: (event) => event.key === "Enter" && choose() } },
-    el("td", { class: "code" }, codeLabel(one)),
-    el("td", { class: "muted" }, one.feature),
-    el("td", { class: "prevalence" },
-      el("div", { class: "track" }, el("i", { class: "plain", style: { left: 0, width: `${one.prevalence * 100}%` } })),
-      el("span", { class: "num" }, `${one.patients} · ${percent(one.prevalence)}`)),
-    el("td", { class: "mean" },
-      el("div", { class: "track" }, el("u", { style: { left: "50%" } }), signedBar),
-      el("span", { class: "num" }, signed(one.mean))),
-    el("td", { class: "mean_abs" },
-      el("div", { class: "track" }, el("i", { class: "plain", style: { left: 0, width: `${(one.mean_abs / most) * 100}%` } })),
-      el("span", { class: "num" }, signed(one.mean_abs).replace("+", ""))));
 }
 
-function showOwners(code) {
-  state.filters.code = code;
-  state.cursor = 0;
-  changed();
-  document.getElementById("patients").focus();
+// As captum_ehr.scene.wording has them.
+function signed(value) {
+  if (value === null) return "no answer";
+  const words = Math.abs(value) < 0.0005 ? value.toExponential(0).replace(/(\d)$/, "0$1") : value.toFixed(3);
+  return value ? ((value > 0 ? "+" : "") + words).replaceAll("-", "−") : "0";
+}
+
+function percent(share) {
+  const edge = Math.min(share, 1 - share);
+  return `${(100 * share).toFixed(edge > 0 && edge < 0.095 ? 1 : 0)} %`;
 }

@@ -20,46 +20,25 @@ function csv(head, table) {
   return [head, ...table].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
-function patientTable(view) {
-  const about = [view.patient.id, view.model, view.method, view.target, view.baseline];
-  const made = [];
-  const add = (feature, when, one) =>
-    made.push([...about, feature, when, one.code, one.name, one.value ?? null, one.attribution]);
-  for (const visit of view.visits) {
-    for (const group of visit.groups) {
-      for (const item of group.items) add(group.feature, visit.time ?? visit.visit, item);
-    }
-  }
-  for (const series of view.series) {
-    for (const line of series.lines) {
-      for (const point of line.points) {
-        add(series.feature, point.time ?? point.step + 1, { ...line, ...point });
-      }
-    }
-  }
-  for (const one of view.columns) {
-    for (const item of one.items) add(one.feature, null, item);
-  }
-  return made;
-}
-
 const PATIENT_HEAD = [
   "patient", "model", "method", "target", "baseline",
   "feature", "time_or_visit", "code", "name", "value", "attribution",
 ];
+const COHORT_HEAD = ["feature", "code", "name", "patients", "prevalence", "mean", "mean_abs"];
 
 async function exportCsv() {
   if (state.tab === "cohort") {
-    const setting = settingOf(state.sides[0]);
-    const { codes } = aggregate(rows, setting);
-    codes.sort((a, b) => (b.mean_abs ?? -1) - (a.mean_abs ?? -1));
-    const keys = ["feature", "code", "name", "patients", "prevalence", "mean", "mean_abs"];
-    const text = csv(keys, codes.map((one) => keys.map((key) => one[key])));
+    const sums = await transport.sums(rows.filter((row) => partOf(row, state.sides[0])), settingOf(state.sides[0]));
+    const text = csv(COHORT_HEAD, sums.map((one) => COHORT_HEAD.map((key) => one[key])));
     return download("cohort.csv", new Blob([text], { type: "text/csv" }));
   }
-  const shown = await Promise.all(shownSides().map((side) => viewFor(side.row, settingOf(side))));
-  const text = csv(PATIENT_HEAD, shown.flatMap(patientTable));
-  return download("patient.csv", new Blob([text], { type: "text/csv" }));
+  const tables = await Promise.all(shownSides().map(async (side) => {
+    const view = await viewFor(side.row, settingOf(side));
+    const { model, method, baseline, row } = side;
+    const about = [overview.patients[row].id, overview.models[model], method, view.target, baseline];
+    return view.rows.map((line) => [...about, ...line]);
+  }));
+  return download("patient.csv", new Blob([csv(PATIENT_HEAD, tables.flat())], { type: "text/csv" }));
 }
 
 // The browser draws the panels once more, into a picture.
@@ -77,7 +56,7 @@ async function exportPng() {
   box.setAttribute("xmlns", "http://www.w3.org/1999/xhtml");
   const text = new XMLSerializer().serializeToString(box);
   const page =
-    `<svg xmlns="${SVG}" width="${width}" height="${height}">` +
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">` +
     `<foreignObject width="100%" height="100%">${text}</foreignObject></svg>`;
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(page)}`;

@@ -183,20 +183,14 @@ function buildRow(row, place) {
     el("span", { class: "cell id", title: patient.id }, patient.id),
     el("span", { class: "cell label", title: patient.label }, patient.label || "–"),
     el("span", { class: "cell score", title: said.text }, ...buildPrediction(said)),
-    el("span", { class: "cell delta num" }, part ? tiny(part.delta) : "–")
+    el("span", { class: "cell delta num" }, part ? part.delta_words : "–")
   );
 }
 
 function buildPrediction(said) {
   const mark = said.correct === false ? el("i", { class: "wrong", title: "wrong" }, "✗") : null;
-  const score = scoreWords(said);
   const classes = overview.classes.length > 2 && said.score !== null ? el("span", { class: "said" }, said.text) : null;
-  return [mark, classes, el("span", { class: "num" }, score)];
-}
-
-function scoreWords(said) {
-  if (said.score === null) return NO_ANSWER;
-  return said.is_probability ? percent(said.score) : number(said.score);
+  return [mark, classes, el("span", { class: "num" }, said.words)];
 }
 
 function moveCursor(step) {

@@ -28,6 +28,10 @@ function settingOf(side) {
   return { model, method, target, baseline };
 }
 
+function methodOf({ method }) {
+  return overview.methods.find((one) => one.name === method);
+}
+
 function settingKey(setting) {
   const { model, method, target, baseline } = setting;
   return JSON.stringify([model, method, target, baseline]);

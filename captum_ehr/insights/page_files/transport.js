@@ -1,12 +1,13 @@
-// Where views come from: the server over Bokeh's WebSocket, or this file itself.
+// Where views come from: the server, or this file itself.
 
 const views = new Map();
 const parts = new Map();
+const LOST =
+  "The connection to the server is lost: it was stopped, or its kernel ended. " +
+  "Start it again and open the address that it prints.";
+const CHECK_EVERY = 3000;
 
-function viewKey(row, setting) {
-  return `${row}|${settingKey(setting)}`;
-}
-
+// What is known of a patient besides the view: in a file all that the cohort needs.
 function partsOf(setting) {
   const key = settingKey(setting);
   if (!parts.has(key)) parts.set(key, new Map());
@@ -17,124 +18,71 @@ function partOf(row, setting) {
   return partsOf(setting).get(row);
 }
 
-function keep(key, view) {
+async function viewFor(row, setting) {
+  const key = `${row}|${settingKey(setting)}`;
+  const view = views.get(key) || (await transport.view(row, setting));
   views.delete(key);
   views.set(key, view);
-  if (views.size > 400) views.delete(views.keys().next().value);
+  if (views.size > 200) views.delete(views.keys().next().value);
+  return view;
 }
 
 // What the file has: nothing is computed.
-function offline(data) {
-  for (const [key, rows] of Object.entries(data.parts)) {
-    parts.set(key, new Map(rows.map((part, row) => [row, part])));
+function offline() {
+  for (const [key, own] of Object.entries(data.parts)) {
+    parts.set(key, new Map(own.map((part, row) => [row, part])));
   }
   return {
     isLive: false,
-    view: async (row, setting) => {
-      const found = data.views[settingKey(setting)];
-      if (!found) throw new Error("This file does not hold that combination.");
-      return found[row];
-    },
-    parts: async () => undefined,
+    view: async (row, setting) => data.views[settingKey(setting)][row],
     holds: (setting) => settingKey(setting) in data.views,
+    sums: async (wanted, setting) => sumsOf(wanted, setting),
   };
 }
 
-// One model of the Bokeh document carries questions and answers as JSON.
-class Live {
-  constructor(session) {
-    this.isLive = true;
-    this.session = session;
-    this.waiting = new Map();
-    this.count = 0;
-    this.lost = null;
-  }
-
-  async connect() {
-    const { protocol, host, pathname, search } = window.location;
-    const path = pathname.replace(/\/+$/, "");
-    const url = `${protocol === "https:" ? "wss:" : "ws:"}//${host}${path}/ws`;
-    const place = document.getElementById("bokeh");
-    await Bokeh.embed.add_document_from_session(url, this.session, place, [], false);
-    const own = Bokeh.documents[Bokeh.documents.length - 1];
-    this.channel = own.get_model_by_name("insights");
-    this.channel.properties.answer.change.connect(() => this.receive());
-    own.on_event("connection_lost", () => this.lose());
-  }
-
-  receive() {
-    const answer = JSON.parse(this.channel.answer);
-    const waiting = this.waiting.get(answer.id);
-    if (!waiting) return;
-    this.waiting.delete(answer.id);
-    if (answer.error) waiting.reject(new Error(answer.error));
-    else waiting.resolve(answer.result);
-  }
-
-  lose() {
-    this.lost = new Error(
-      "The connection to the server is lost: it was stopped, or its kernel ended. " +
-        "Start it again and open the address that it prints."
-    );
-    for (const waiting of this.waiting.values()) waiting.reject(this.lost);
-    this.waiting.clear();
-    showBanner(this.lost.message, "error");
-  }
-
-  ask(question) {
-    if (this.lost) return Promise.reject(this.lost);
-    const id = (this.count += 1);
-    return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
-      this.channel.question = JSON.stringify({ id, ...question });
-    });
-  }
-
-  view(row, setting) {
-    return this.ask({ kind: "view", row, ...setting });
-  }
-
-  async parts(rows, setting) {
-    const found = await this.ask({ kind: "parts", rows, ...setting });
-    const own = partsOf(setting);
-    for (const [row, part] of Object.entries(found)) own.set(Number(row), part);
-  }
-
-  holds() {
-    return true;
-  }
-
-  page(rows, settings) {
-    return this.ask({ kind: "page", rows, settings });
-  }
+function live() {
+  const check = () => request("alive").then(() => setTimeout(check, CHECK_EVERY), () => {});
+  check();
+  return {
+    isLive: true,
+    view: (row, setting) => ask({ kind: "view", row, ...setting }),
+    holds: () => true,
+    sums: (wanted, setting) => ask({ kind: "cohort", rows: wanted, ...setting }),
+    page: (wanted, settings) => ask({ kind: "page", rows: wanted, settings }),
+  };
 }
 
-async function viewFor(row, setting) {
-  const key = viewKey(row, setting);
-  if (!views.has(key)) keep(key, await transport.view(row, setting));
-  else keep(key, views.get(key));
-  return views.get(key);
-}
-
-// Fill in what the cohort needs, some patients at a time, until nobody asks any more.
-let filling = null;
-async function fillParts(setting, wanted) {
-  if (!transport.isLive || filling === settingKey(setting)) return;
-  const key = settingKey(setting);
-  filling = key;
-  const step = overview.methods.find((one) => one.name === setting.method).quick ? 32 : 2;
+async function request(path, options) {
+  let response = null;
   try {
-    while (filling === key) {
-      const missing = wanted().filter((row) => !partOf(row, setting)).slice(0, step);
-      if (!missing.length) break;
-      await transport.parts(missing, setting);
-      progressed();
-    }
+    response = await fetch(path + window.location.search, options);
   } catch (error) {
-    cohortError = error.message;
-    progressed();
-  } finally {
-    if (filling === key) filling = null;
+    if (error.name === "AbortError") throw error;
+  }
+  if (response?.ok) return response;
+  if (response?.status === 413) throw new Error("That is too much to ask at once.");
+  showBanner(LOST, "error");
+  throw new Error(LOST);
+}
+
+function post(path, question, signal) {
+  return request(path, { method: "POST", body: JSON.stringify(question), signal });
+}
+
+async function ask(question) {
+  const said = await (await post("ask", question)).json();
+  if (said.error) throw new Error(said.error);
+  return said.result;
+}
+
+// A long answer, line by line; the server computes no further once it is aborted.
+async function* askInLines(question, signal) {
+  const response = await post("stream", question, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    const lines = (text + next.value).split("\n");
+    text = lines.pop();
+    yield* lines.map((line) => JSON.parse(line));
   }
 }
-let cohortError = "";

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from captum_ehr.explanation import Explanation
+from captum_ehr.scene.population import Residuals
+from captum_ehr.scene.wording import shorten
+from captum_ehr.visualization.arguments import at_least_one
 from captum_ehr.visualization.axes import (
+    FRACTION,
     GREY,
     MUTED,
     PLAIN,
     axes_size,
+    label,
     label_margin,
     label_rows,
     one_axes,
     strip,
     write_title,
 )
-from captum_ehr.visualization.choosing import at_least_one
-from captum_ehr.visualization.layout import shorten
-from captum_ehr.visualization.swarm import swarm
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from captum_ehr.explanation import Explanation
+from captum_ehr.visualization.beeswarm_plot import swarm
 
 BEYOND = "#d55e00"
 """The colour of patients beyond the tolerance."""
@@ -80,7 +79,10 @@ def completeness(
         raise ValueError(f"tolerance is {tolerance}, expected more than 0.")
     if not isinstance(explanations, Mapping):
         explanations = {explanations.model_name or "model": explanations}
-    rows = [_row(name, one, tolerance) for name, one in explanations.items()]
+    rows = [
+        Residuals.of(name, explanation, tolerance)
+        for name, explanation in explanations.items()
+    ]
     if not rows:
         raise ValueError("nothing to show: there is no explanation.")
     labels = [shorten(row.name, 30) for row in rows]
@@ -98,32 +100,9 @@ def completeness(
     return figure, ax
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One explanation: how much of the change each sample misses.
-
-    Args:
-        name: What to call it.
-        sizes: ``(samples,)``, the relative deltas; infinite where it is not a number.
-        beyond: ``(samples,)``, boolean: beyond the tolerance.
-        patients: Per sample, the identifier.
-    """
-
-    name: str
-    sizes: np.ndarray
-    beyond: np.ndarray
-    patients: tuple[str, ...]
-
-
-def _row(name: str, explanation: Explanation, tolerance: float) -> _Row:
-    if not len(explanation):
-        raise ValueError(f"nothing to show: the explanation {name!r} has no sample.")
-    sizes = explanation.relative_delta.numpy().copy()
-    sizes[np.isnan(sizes)] = np.inf
-    return _Row(name, sizes, sizes > tolerance, explanation.patient_ids)
-
-
-def _draw_rows(ax: Axes, rows: list[_Row], tolerance: float, max_named: int) -> None:
+def _draw_rows(
+    ax: Axes, rows: list[Residuals], tolerance: float, max_named: int
+) -> None:
     """The axis, the tolerance, the dots and the names of those beyond it."""
     whole = np.concatenate([row.sizes for row in rows])
     known = np.append(whole[np.isfinite(whole) & (whole > 0)], tolerance)
@@ -134,19 +113,14 @@ def _draw_rows(ax: Axes, rows: list[_Row], tolerance: float, max_named: int) -> 
     ax.set_xlim(*edges)
     ax.axvspan(tolerance, edges[1], color="#f4f4f4", lw=0, zorder=0)
     ax.axvline(tolerance, color=BEYOND, lw=1.0, ls="--", zorder=1)
-    ax.annotate(
-        f"tolerance {tolerance:g}",
-        (tolerance, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize=7.5,
-        color=BEYOND,
-    )
+    at_top: Any = {"coords": ("data", FRACTION), "va": "top", "color": BEYOND}
+    label(ax, f"tolerance {tolerance:g}", (tolerance, 1), (3, -3), **at_top)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    style: Any = {"size": 7, "color": MUTED, "va": "center", "bbox": box}
+    style |= {"coords": (FRACTION, "data"), "zorder": 4}
     for place, row in enumerate(rows):
         _draw_dots(ax, place, row, edges)
-        _draw_names(ax, place, row, max_named)
+        label(ax, row.account(max_named), (0, place + 0.42), (3, 0), **style)
     _draw_axis(ax, int(low), int(high), has_none, has_all)
 
 
@@ -168,7 +142,9 @@ def _draw_axis(ax: Axes, low: int, high: int, has_none: bool, has_all: bool) -> 
     ax.set_xlabel("|delta| / |f(x) - f(x0)|", fontsize=9)
 
 
-def _draw_dots(ax: Axes, place: int, row: _Row, edges: tuple[float, float]) -> None:
+def _draw_dots(
+    ax: Axes, place: int, row: Residuals, edges: tuple[float, float]
+) -> None:
     """The samples of one explanation, those beyond the tolerance as diamonds."""
     low, high = np.log10(edges)
     with np.errstate(divide="ignore"):
@@ -178,48 +154,7 @@ def _draw_dots(ax: Axes, place: int, row: _Row, edges: tuple[float, float]) -> N
     )
     width = _DOT**0.5 / 72 / axes_size(ax)[0]
     offsets = swarm((powers - low) / (high - low), width, 0.6)
-    for chosen, marker, color in (
-        (~row.beyond, "o", GREY),
-        (row.beyond, "D", BEYOND),
-    ):
-        ax.scatter(
-            10.0 ** powers[chosen],
-            place + offsets[chosen],
-            s=_DOT,
-            marker=marker,
-            color=color,
-            edgecolors="white",
-            linewidths=0.3,
-            zorder=3,
-        )
-
-
-def _size(relative: float) -> str:
-    return "∞" if np.isinf(relative) else f"{relative:.1g}"
-
-
-def _draw_names(ax: Axes, place: int, row: _Row, max_named: int) -> None:
-    """The row's median, and who is beyond the tolerance, worst first."""
-    text = f"median {_size(float(np.median(row.sizes)))}"
-    order = [i for i in np.argsort(-row.sizes, kind="stable") if row.beyond[i]]
-    if order:
-        named = [
-            f"{shorten(row.patients[i], 20)} ({_size(row.sizes[i])})"
-            for i in order[:max_named]
-        ]
-        more = f" +{len(order) - max_named} more" if len(order) > max_named else ""
-        text += "; beyond: " + ", ".join(named) + more
-    ax.annotate(
-        text,
-        (0, place + 0.42),
-        xycoords=("axes fraction", "data"),
-        xytext=(3, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=7,
-        color=MUTED,
-        annotation_clip=False,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
-        zorder=4,
-        **PLAIN,
-    )
+    for chosen, marker, color in ((~row.beyond, "o", GREY), (row.beyond, "D", BEYOND)):
+        dots = 10.0 ** powers[chosen], place + offsets[chosen]
+        look: Any = {"marker": marker, "color": color, "edgecolors": "white"}
+        ax.scatter(*dots, s=_DOT, linewidths=0.3, zorder=3, **look)

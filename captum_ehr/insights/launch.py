@@ -39,7 +39,7 @@ def load(spec: str) -> AttributionVisualizer:
     Example:
         >>> load("math")
         Traceback (most recent call last):
-        captum_ehr.insights.starting.StartError: 'math' names no function; write
+        captum_ehr.insights.launch.StartError: 'math' names no function; write
         module:function, e.g. study:show.
     """
     name, _, function = spec.partition(":")
@@ -57,20 +57,20 @@ def load(spec: str) -> AttributionVisualizer:
         raise StartError(
             f"There is no module {name!r} in {Path.cwd()} or the Python environment."
         ) from None
-    made: Any = module
+    show: Any = module
     for part in function.split("."):
-        made = getattr(made, part, None)
-    if not callable(made):
+        show = getattr(show, part, None)
+    if not callable(show):
         raise StartError(f"{name} has no function {function!r}.")
-    found = made()
-    if isinstance(found, AttributionVisualizer):
-        return found
-    if not isinstance(found, tuple) or len(found) != 2:
+    study = show()
+    if isinstance(study, AttributionVisualizer):
+        return study
+    if not isinstance(study, tuple) or len(study) != 2:
         raise StartError(
-            f"{spec} returned {type(found).__name__}, expected (model, dataset) or an "
+            f"{spec} returned {type(study).__name__}, expected (model, dataset) or an "
             "AttributionVisualizer."
         )
-    return AttributionVisualizer(*found)
+    return AttributionVisualizer(*study)
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def show(
         DemoError: See :func:`demo`.
         PortInUseError: If the port is taken.
     """
-    from .ports import probe
+    from .server import probe
 
     # Before minutes of training, not after.
     probe(address, port)
@@ -157,10 +157,10 @@ def show(
         else:
             visualizer = load(source)
         # The page says what is not exact; libraries' warnings would bury the address.
-        warnings.simplefilter("ignore")
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
         server = visualizer.serve(port=port, address=address, hosts=hosts)
-        said = f"{len(visualizer)} patient(s). Open this address; Ctrl-C ends it:"
-        console.print(said, highlight=False)
+        words = f"{len(visualizer)} patient(s). Open this address; Ctrl-C ends it:"
+        console.print(words, highlight=False)
         # In one piece, however narrow the terminal.
         console.print(server.url, style="bold", soft_wrap=True, highlight=False)
         server.wait()

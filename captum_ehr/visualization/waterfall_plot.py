@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from captum_ehr.visualization.axes import (
-    EDGE,
-    PLAIN,
-    ROW,
-    axes_size,
-    bar_values,
-    code_labels,
+from captum_ehr.explanation import Explanation
+from captum_ehr.explanation.labels import Grouping
+from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.patient import PatientScene, patient_scene
+from captum_ehr.scene.tables import WaterfallBar, waterfall_bars
+from captum_ehr.scene.wording import (
     has_probability,
-    label_margin,
-    label_rows,
-    one_axes,
-    output_words,
-    patient_title,
     percent,
-    sigmoid,
-    strip,
+    probability,
+    shorten,
     target_words,
 )
-from captum_ehr.visualization.choosing import (
+from captum_ehr.visualization.arguments import (
     Patient,
     at_least_one,
     check_finite,
@@ -35,16 +30,19 @@ from captum_ehr.visualization.choosing import (
     one_of,
     one_patient,
 )
-from captum_ehr.visualization.colors import ColorScale
-from captum_ehr.visualization.layout import number, shorten
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from captum_ehr.explanation import Explanation
-    from captum_ehr.explanation.labels import Grouping
+from captum_ehr.visualization.axes import (
+    EDGE,
+    PLAIN,
+    ROW,
+    axes_size,
+    bar_values,
+    label,
+    label_margin,
+    label_rows,
+    one_axes,
+    strip,
+    write_title,
+)
 
 _WIDTH = 6.2
 _PROBABILITIES = (
@@ -52,21 +50,6 @@ _PROBABILITIES = (
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97),
     *(0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999),
 )
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One bar.
-
-    Args:
-        label: What to call it.
-        attribution: How far it moves the output.
-        kind: ``"one"`` of what is shown, the ``"rest"``, or what is ``"missing"``.
-    """
-
-    label: str
-    attribution: float
-    kind: Literal["one", "rest", "missing"] = "one"
 
 
 def waterfall(
@@ -124,110 +107,56 @@ def waterfall(
     one_of("by", by, ("code", "visit", "feature"))
     one = one_patient(explanation, patient)
     check_finite(of_features(one.to_frame(), one, None))
-    steps = _steps(one, by, mapping, k, time_label)
+    bars = waterfall_bars(one, by, mapping, k, time_label)
+    scene = patient_scene(one)
     baseline = shorten(one.baseline, 24)
-    labels = [step.label for step in steps]
-    labels = ["f(x0)" + (f", baseline {baseline}" if baseline else ""), *labels, "f(x)"]
+    start = "f(x0)" + (f", baseline {baseline}" if baseline else "")
+    labels = [start, *(bar.label for bar in bars), "f(x)"]
     margins = (label_margin(labels), 0.3, 1.2, 0.55)
     figure, ax = one_axes(ax, _WIDTH, ROW * len(labels), margins)
     label_rows(ax, labels)
-    _draw_steps(ax, one, steps)
+    _draw_bars(ax, scene, bars)
     strip(ax, "top", "right", "left")
-    words = f"{one.output} of {target_words(one)} (red raises, blue lowers)"
+    words = f"{scene.output} of {target_words(one)} (red raises, blue lowers)"
     ax.set_xlabel(words, fontsize=9, **PLAIN)
     above = 0.0
     if has_probability(one):
         _draw_probability(ax)
         above = 28.0
-    patient_title(ax, one, above)
+    write_title(ax, scene.head, scene.lines, above)
     return figure, ax
 
 
-def _steps(
-    one: Explanation, by: str, mapping: Grouping | None, k: int, time_label: str
-) -> list[_Step]:
-    """The bars: what is shown, the rest, and what does not add up."""
-    if mapping is not None:
-        table = one.by_group(mapping)
-        labels = [shorten(group, 44) for group in table["group"]]
-    elif by == "code":
-        table = one.by_code()
-        labels = [
-            f"{label} ×{count}" if count > 1 else label
-            for label, count in zip(code_labels(table), table["count"], strict=True)
-        ]
-    elif by == "visit":
-        table = one.by_visit()
-        labels = _visit_labels(table, time_label)
-    else:
-        table = one.by_feature()
-        labels = [shorten(feature, 44) for feature in table["feature"]]
-    sizes = table["attribution"].to_numpy(dtype=float)
-    shown = set(np.argsort(-np.abs(sizes), kind="stable")[:k].tolist())
-    steps = [_Step(labels[i], float(sizes[i])) for i in sorted(shown)]
-    rest = [float(size) for i, size in enumerate(sizes) if i not in shown]
-    if rest:
-        steps.append(_Step(f"{len(rest)} more", math.fsum(rest), "rest"))
-    change = float(one.f_input[0]) - float(one.f_baseline[0])
-    missing = change - math.fsum(sizes)
-    scale = max(abs(float(one.f_input[0])), abs(float(one.f_baseline[0])))
-    # What a picture could show; less is rounding, and in the title.
-    if abs(missing) > max(1e-3 * abs(change), 1e-6 * scale):
-        steps.append(_Step("not attributed", missing, "missing"))
-    return steps
-
-
-def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
-    """What to call each row of ``by_visit``."""
-    labels = []
-    rows = zip(table["visit"], table["time"], table["features"], strict=True)
-    for visit, time, features in rows:
-        place = f"{time_label} {number(time)}" if math.isfinite(time) else ""
-        if not place and isinstance(visit, int):
-            place = f"visit {visit + 1}"
-        labels.append(shorten(f"{place or 'no visit'}: {features}", 44))
-    return labels
-
-
-def _draw_steps(ax: Axes, one: Explanation, steps: Sequence[_Step]) -> None:
+def _draw_bars(ax: Axes, scene: PatientScene, bars: Sequence[WaterfallBar]) -> None:
     """The bars, what joins them, their values, and the two outputs."""
-    sizes = [step.attribution for step in steps]
-    start = float(one.f_baseline[0])
+    sizes = [bar.attribution for bar in bars]
+    start, last = scene.f_baseline, len(bars) + 1
     ends = (start + np.cumsum(sizes)).tolist()
-    starts = [start, *ends[:-1]]
     # The rest may be many: it takes no colour from the others.
-    scale = ColorScale.of(step.attribution for step in steps if step.kind == "one")
+    scale = ColorScale.of(bar.attribution for bar in bars if bar.kind == "shown")
     colors = [
-        "#ffffff" if step.kind == "missing" else scale.color(step.attribution)
-        for step in steps
+        "#ffffff" if bar.kind == "missing" else scale.color(bar.attribution)
+        for bar in bars
     ]
-    rows = range(1, len(steps) + 1)
-    bars = ax.barh(rows, sizes, 0.72, starts, color=colors, edgecolor=EDGE, lw=0.6)
-    if steps[-1].kind == "missing":
-        bars.patches[-1].set_hatch("////")
+    look: dict[str, Any] = {"color": colors, "edgecolor": EDGE, "lw": 0.6}
+    drawn = ax.barh(range(1, last), sizes, 0.72, [start, *ends[:-1]], **look)
+    if bars[-1].kind == "missing":
+        drawn.patches[-1].set_hatch("////")
     for row, place in enumerate([start, *ends]):
         ax.plot([place, place], [row, row + 1], color="#999999", lw=0.8, zorder=0)
-    outputs = [start, float(one.f_input[0])]
-    ax.plot(outputs, [0, len(steps) + 1], "D", color="black", ms=5, clip_on=False)
-    reach = [start, *ends, outputs[1]]
+    outputs = [start, scene.f_input]
+    ax.plot(outputs, [0, last], "D", color="black", ms=5, clip_on=False)
+    reach = [*ends, *outputs]
     span = (max(reach) - min(reach)) or 1.0
     ax.set_xlim(min(reach) - 0.16 * span, max(reach) + 0.16 * span)
-    if one.output == "probability":
+    if scene.output == "probability":
         # Partial sums may leave 0 to 1; probabilities do not.
         ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= round(tick, 9) <= 1])
     bar_values(ax, ends, sizes, first=1)
-    for name, row in (("f_baseline", 0), ("f_input", len(steps) + 1)):
-        ax.annotate(
-            output_words(one, name),
-            (float(getattr(one, name)[0]), row),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            **PLAIN,
-        )
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    look = {"va": "center", "size": 8, "fontweight": "bold", "bbox": box}
+    label(ax, scene.output_words("baseline"), (start, 0), (7, 0), **look)
+    label(ax, scene.output_words("input"), (scene.f_input, last), (7, 0), **look)
 
 
 def _draw_probability(ax: Axes) -> None:
@@ -243,7 +172,8 @@ def _draw_probability(ax: Axes) -> None:
             places.append(place)
             words.append(f"{100 * share:g} %")
     if not places:
-        places, words = [low, high], [percent(sigmoid(one)) for one in (low, high)]
+        places = [low, high]
+        words = [percent(probability(end)) for end in places]
     top = ax.secondary_xaxis("top")
     top.set_xticks(places, words, fontsize=8, **PLAIN)
     top.tick_params(color="#999999")

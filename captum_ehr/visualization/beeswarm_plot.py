@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from captum_ehr.explanation import Explanation
+from captum_ehr.scene.population import CodeSamples, code_samples
+from captum_ehr.scene.wording import code_labels, output_word, population_title, signed
+from captum_ehr.visualization.arguments import at_least_one, check_finite, of_features
 from captum_ehr.visualization.axes import (
     axes_size,
-    code_labels,
-    cohort_title,
     figure_of,
     footnote,
     label_margin,
     label_rows,
     one_axes,
     strip,
+    write_title,
 )
-from captum_ehr.visualization.choosing import at_least_one, check_finite, of_features
-from captum_ehr.visualization.layout import signed
-from captum_ehr.visualization.swarm import swarm
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from captum_ehr.explanation import Explanation
 
 PRESENT, ABSENT = "#404040", "#d0d0d0"
 """The colours of samples with and without a code."""
@@ -38,6 +35,9 @@ VALUES = "cividis"
 
 _WIDTH, _ROW_HEIGHT, _DOT = 6.6, 0.34, 16
 _SPAN = (0.05, 0.95)
+
+_STEP = 0.13
+"""The distance of dots in a stack, in rows, where there is room."""
 
 
 def cohort_beeswarm(
@@ -92,12 +92,13 @@ def cohort_beeswarm(
     figure, ax = one_axes(ax, _WIDTH, height, margins)
     label_rows(ax, labels)
     rows = [
-        _row(frame, feature, code, len(explanation))
+        code_samples(frame, feature, code, len(explanation))
         for feature, code in zip(shown["feature"], shown["code"], strict=True)
     ]
     _draw_dots(ax, rows)
     ax.set_xlabel(
-        f"← lowers     attribution ({explanation.output})     raises →", fontsize=9
+        f"← lowers     attribution ({output_word(explanation)})     raises →",
+        fontsize=9,
     )
     if any(row.values is not None for row in rows):
         _value_bar(ax)
@@ -109,44 +110,14 @@ def cohort_beeswarm(
             f"+{len(rest)} more codes or columns, weaker: mean together "
             f"{signed(rest['mean'].sum(), 3)}",
         )
-    cohort_title(ax, explanation, "what adds")
+    write_title(ax, *population_title(explanation))
     return figure, ax
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One code over all samples.
-
-    Args:
-        sizes: ``(samples,)``, the sum of its attributions, 0 where it is absent.
-        has: ``(samples,)``, boolean: the sample has it.
-        values: ``(samples,)``, the mean value; None for a code.
-    """
-
-    sizes: np.ndarray
-    has: np.ndarray
-    values: np.ndarray | None
-
-
-def _row(frame: pd.DataFrame, feature: str, code: str, samples: int) -> _Row:
-    """The dots of one code."""
-    mine = frame[(frame["feature"] == feature) & (frame["code"] == code)]
-    by_sample = mine.groupby("sample")
-    sizes = by_sample["attribution"].sum().reindex(range(samples))
-    values = by_sample["value"].mean().reindex(range(samples)).to_numpy(dtype=float)
-    return _Row(
-        sizes.fillna(0.0).to_numpy(dtype=float),
-        sizes.notna().to_numpy(),
-        None if np.isnan(values).all() else values,
-    )
 
 
 def dot_colors(has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     """The colour of each dot: of its value, else of presence."""
-    from matplotlib import colormaps
-
     if values is None:
-        return [PRESENT if one else ABSENT for one in has]
+        return [PRESENT if is_known else ABSENT for is_known in has]
     known = values[np.isfinite(values)]
     low, high = np.quantile(known, _SPAN) if len(known) else (0.0, 0.0)
     share = (np.clip(values, low, high) - low) / ((high - low) or 1.0)
@@ -154,12 +125,12 @@ def dot_colors(has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     # One value alone is neither low nor high.
     middle = high == low
     return [
-        scale(0.5 if middle else float(one)) if is_known else ABSENT
-        for one, is_known in zip(share, has & np.isfinite(values), strict=True)
+        scale(0.5 if middle else float(part)) if is_known else ABSENT
+        for part, is_known in zip(share, has & np.isfinite(values), strict=True)
     ]
 
 
-def _draw_dots(ax: Axes, rows: list[_Row]) -> None:
+def _draw_dots(ax: Axes, rows: list[CodeSamples]) -> None:
     """A row of dots per code, each on a thin line, and the line of zero."""
     whole = np.concatenate([row.sizes for row in rows])
     low, high = min(float(whole.min()), 0.0), max(float(whole.max()), 0.0)
@@ -182,7 +153,7 @@ def _draw_dots(ax: Axes, rows: list[_Row]) -> None:
             place + offsets,
             s=_DOT,
             c=dot_colors(row.has, row.values),
-            edgecolors=["white" if one else ABSENT for one in row.has],
+            edgecolors=["white" if is_there else ABSENT for is_there in row.has],
             linewidths=0.25,
             zorder=3,
         )
@@ -190,8 +161,6 @@ def _draw_dots(ax: Axes, rows: list[_Row]) -> None:
 
 def _value_bar(ax: Axes) -> None:
     """What the colours of values mean."""
-    from matplotlib.cm import ScalarMappable
-
     width, height = axes_size(ax)
     tall = min(0.5 * height, 1.6)
     place = (1 + 0.15 / width, 1 - tall / height, 0.12 / width, tall / height)
@@ -204,8 +173,6 @@ def _value_bar(ax: Axes) -> None:
 
 def _presence_key(ax: Axes) -> None:
     """What dark and pale dots mean."""
-    from matplotlib.lines import Line2D
-
     size = _DOT**0.5
     dots = [
         Line2D([], [], marker="o", ls="", ms=size, color=color, label=label)
@@ -217,3 +184,34 @@ def _presence_key(ax: Axes) -> None:
         "borderaxespad": 0.0,
     }
     ax.legend(handles=dots, fontsize=7.5, frameon=False, handletextpad=0.1, **place)
+
+
+def swarm(places: Sequence[float] | np.ndarray, size: float, room: float) -> np.ndarray:
+    """How far to move each dot off its row, so that those nearby can be seen.
+
+    Dots whose places fall into one bin of the dots' width stand in a stack about the
+    row, the first in its middle; a stack that is taller than the room is pressed
+    together.
+
+    Args:
+        places: Along the row, in widths of the axes: 0 to 1.
+        size: The width of a dot, in widths of the axes.
+        room: The height of a stack, in rows.
+
+    Returns:
+        ``(dots,)``, in rows; within ``room / 2`` of 0.
+
+    Example:
+        >>> swarm([0.1, 0.1, 0.1, 0.9], 0.02, 0.8).round(2).tolist()
+        [0.0, 0.13, -0.13, 0.0]
+    """
+    bins = np.floor(np.asarray(places, dtype=float) / size).astype(int)
+    offsets = np.zeros(len(bins))
+    for place in np.unique(bins):
+        members = np.flatnonzero(bins == place)
+        # 0, 1, -1, 2, -2 … from the middle outwards.
+        order = np.arange(len(members))
+        steps = (order + 1) // 2 * np.where(order % 2, 1, -1)
+        reach = max(len(members) // 2, 1)
+        offsets[members] = steps * min(_STEP, room / 2 / reach)
+    return offsets

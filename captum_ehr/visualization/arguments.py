@@ -1,11 +1,13 @@
-"""What a picture is of: the one patient, the features, the strongest codes."""
+"""What a figure is asked for, checked: the one patient, features, limits, ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from captum_ehr.explanation.feature_record import FeatureKeyError
+import numpy as np
+
+from captum_ehr.explanation.feature_record import FeatureKeyError, codes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +25,7 @@ type Ranges = Mapping[str, Range | Mapping[str, Range]]
 
 
 def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
-    """The explanation of the one patient that is to be shown.
-
-    Raises:
-        ValueError: If it is not said which of several.
-        IndexError: If there is no such index.
-        KeyError: If there is no such identifier.
-    """
+    """The explanation of the one patient that is to be shown."""
     one = explanation if patient is None else explanation[patient]
     if len(one) == 1:
         return one
@@ -46,37 +42,23 @@ def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
 
 
 def at_least_one(**limits: int) -> None:
-    """Refuse a limit that would leave nothing.
-
-    Raises:
-        ValueError: If one is less than 1; it is named.
-    """
+    """Refuse a limit that would leave nothing, by its name."""
     for name, limit in limits.items():
         if limit < 1:
             raise ValueError(f"{name} is {limit}, expected at least 1.")
 
 
-def one_of(name: str, given: str, known: Iterable[str]) -> None:
-    """Refuse a word that is none of the known ones.
-
-    Raises:
-        ValueError: If it is none of them; they are listed.
-    """
-    known = list(known)
-    if given not in known:
+def one_of(name: str, choice: str, known: Sequence[str]) -> None:
+    """Refuse a word that is none of the known ones."""
+    if choice not in known:
         words = ", ".join(map(repr, known))
-        raise ValueError(f"{name} is {given!r}, expected one of {words}.")
+        raise ValueError(f"{name} is {choice!r}, expected one of {words}.")
 
 
 def of_features(
     table: pd.DataFrame, explanation: Explanation, features: Iterable[str] | None
 ) -> pd.DataFrame:
-    """The rows of some features, all if None.
-
-    Raises:
-        KeyError: If there is no such feature; those there are, are listed.
-        ValueError: If nothing is left.
-    """
+    """The rows of some features, all if None; refuse what is not there, or nothing."""
     wanted = [features] if isinstance(features, str) else features
     if wanted is not None:
         wanted = list(wanted)
@@ -89,13 +71,7 @@ def of_features(
 
 
 def check_finite(table: pd.DataFrame) -> None:
-    """Refuse attributions that are not finite, for nothing adds up with them.
-
-    Raises:
-        ValueError: If one is not; its code is named.
-    """
-    import numpy as np
-
+    """Refuse attributions that are not finite, for nothing adds up with them."""
     wrong = ~np.isfinite(table["attribution"].to_numpy(dtype=float))
     if wrong.any():
         row = table[wrong].iloc[0]
@@ -107,11 +83,7 @@ def check_finite(table: pd.DataFrame) -> None:
 
 
 def check_features(explanation: Explanation, wanted: Iterable[str], where: str) -> None:
-    """Refuse a feature that the explanation does not have.
-
-    Raises:
-        KeyError: If there is none of that name; those there are, are listed.
-    """
+    """Refuse a feature that the explanation does not have."""
     unknown = [key for key in wanted if key not in explanation.features]
     if unknown:
         raise FeatureKeyError(
@@ -124,39 +96,34 @@ def check_features(explanation: Explanation, wanted: Iterable[str], where: str) 
 def ranges_of(
     explanation: Explanation, ranges: Ranges | None
 ) -> dict[tuple[str, str], Range]:
-    """The usual range of each column that has one, by feature and column.
-
-    Raises:
-        KeyError: If a column or feature is not there; those there are, are listed.
-        ValueError: If a range is not two numbers in order.
-    """
-    from captum_ehr.explanation.feature_record import codes_of
-
+    """The usual range of each column that has one, by feature and column."""
     records = explanation.features.items()
-    columns = {key: codes_of(key, one) for key, one in records if not one.is_token}
-    found: dict[tuple[str, str], Range] = {}
-    for word, given in (ranges or {}).items():
-        if isinstance(given, Mapping):
+    columns = {
+        key: codes_of(key, record) for key, record in records if not record.is_token
+    }
+    usual: dict[tuple[str, str], Range] = {}
+    for word, entry in (ranges or {}).items():
+        keys = list(columns)
+        table: Mapping[str, Any] = {word: entry}
+        if isinstance(entry, Mapping):
             check_features(explanation, [word], "reference")
-            own = [word]
-        else:
-            own, given = list(columns), {word: given}
-        for code, bounds in given.items():
-            places = [(key, code) for key in own if code in columns.get(key, ())]
+            keys, table = [word], entry
+        for code, bounds in table.items():
+            places = [(key, code) for key in keys if code in columns.get(key, ())]
             if not places:
-                known = [repr(one) for key in own for one in columns.get(key, ())]
+                known = [repr(name) for key in keys for name in columns.get(key, ())]
                 raise FeatureKeyError(
                     f"reference names {code!r}, which is no column of "
-                    f"{', '.join(map(repr, own)) or 'any feature'}; there are "
+                    f"{', '.join(map(repr, keys)) or 'any feature'}; there are "
                     f"{', '.join(known) or 'none'}."
                 )
-            found.update(dict.fromkeys(places, _range(code, bounds)))
-    return found
+            usual |= dict.fromkeys(places, _range(code, bounds))
+    return usual
 
 
 def _range(code: str, bounds: Range) -> Range:
     try:
-        low, high = (float(one) for one in bounds)
+        low, high = map(float, bounds)
     except (TypeError, ValueError):
         low, high = 1.0, 0.0
     if not low < high:  # also where one is not a number

@@ -1,20 +1,18 @@
-"""All patients at a glance: who they are, and which codes move the model."""
+"""All patients at a glance: who they are, what is predicted, which codes there are."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..adapter import PyHealthAdapter
-from ..explanation import Explanation
-from ..explanation.words import unlike, without_answer
+from ..scene.wording import NO_ANSWER, number, percent
 from .explainer import Explanations
 from .output_head import Head
-from .views import account, plain
+from .views import plain
 
 #: Per patient the codes that stand in the record, as places in the list of codes.
 type Presence = list[list[int]]
@@ -38,8 +36,8 @@ def codes_of(
         for patient, feature, code, name in zip(*columns):
             place = places.setdefault((feature, code), len(codes))
             if place == len(codes):
-                shown = name if name != code else ""
-                codes.append({"feature": feature, "code": code, "name": shown})
+                named = name if name != code else ""
+                codes.append({"feature": feature, "code": code, "name": named})
             own[patient][place] = None
         present += [list(one) for one in own.values()]
     return codes, present
@@ -82,23 +80,25 @@ def _predictions(
     actual: Sequence[tuple[int, ...] | None],
 ) -> list[dict[str, Any]]:
     """Per patient what a model says, and whether it is right."""
-    head, made = explanations.heads[model], []
+    head, predictions = explanations.heads[model], []
     for scores, true in zip(explanations.scores(model), actual):
         # NaN is of no class, and the largest of no scores.
         is_known = bool(torch.isfinite(scores).all())
         classes = head.predicted(scores) if is_known else ()
         probabilities = head.probabilities(scores)
-        shown = scores if probabilities is None else probabilities
-        made.append(
+        score = float((scores if probabilities is None else probabilities).max())
+        in_words = number(score) if probabilities is None else percent(score)
+        predictions.append(
             {
-                "text": head.words(classes) if is_known else "no answer",
-                "score": plain(float(shown.max())),
+                "text": head.words(classes) if is_known else NO_ANSWER,
+                "score": plain(score),
+                "words": in_words if is_known else NO_ANSWER,
                 "is_probability": probabilities is not None,
                 "classes": classes,
                 "correct": classes == true if is_known and true is not None else None,
             }
         )
-    return made
+    return predictions
 
 
 def _label(head: Head, label: Any) -> str:
@@ -121,75 +121,3 @@ def _apart(names: Sequence[str]) -> list[str]:
         name if names.count(name) == 1 else f"{name} {names[: k + 1].count(name)}"
         for k, name in enumerate(names)
     ]
-
-
-def contributions(explanation: Explanation, adds_up: bool) -> dict[str, Any]:
-    """What the cohort needs of one patient: the account and a sum per code."""
-    frame = explanation.to_frame()
-    sums: dict[tuple[str, str], float] = {}
-    for feature, code, one in zip(
-        frame["feature"], frame["code"], frame["attribution"]
-    ):
-        sums[feature, code] = sums.get((feature, code), 0.0) + one
-    return {
-        "f_input": plain(float(explanation.f_input[0])),
-        "f_baseline": plain(float(explanation.f_baseline[0])),
-        "delta": plain(float(explanation.delta[0])),
-        "status": account(explanation, adds_up)["status"],
-        "target": explanation.target_label(0),
-        "codes": [[feature, code, plain(s)] for (feature, code), s in sums.items()],
-    }
-
-
-def top_codes(
-    parts: Iterable[dict[str, Any]], codes: Sequence[dict[str, str]]
-) -> list[dict[str, Any]]:
-    """The strongest codes over some patients.
-
-    Args:
-        parts: Per patient its :func:`contributions`.
-        codes: What :func:`codes_of` found.
-
-    Returns:
-        By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
-        have it), ``prevalence`` and, over all of the patients, counting 0 for who do
-        not have it, ``mean`` of its sum in each and ``mean_abs`` of that sum's
-        absolute value, as in :meth:`captum_ehr.Explanation.top`. Both are None where
-        a sum is no number; such codes come last.
-    """
-    names = {(one["feature"], one["code"]): one["name"] for one in codes}
-    sums: dict[tuple[str, str], list[float]] = {}
-    count = 0
-    for part in parts:
-        count += 1
-        for feature, code, one in part["codes"]:
-            value = math.nan if one is None else one
-            sums.setdefault((feature, code), []).append(value)
-    sizes = {key: sum(map(abs, values)) / count for key, values in sums.items()}
-    order = sorted(sums, key=lambda key: (math.isnan(sizes[key]), -sizes[key]))
-    return [
-        {
-            "feature": feature,
-            "code": code,
-            "name": names.get((feature, code), ""),
-            "patients": len(sums[feature, code]),
-            "prevalence": len(sums[feature, code]) / count,
-            "mean": plain(sum(sums[feature, code]) / count),
-            "mean_abs": plain(sizes[feature, code]),
-        }
-        for feature, code in order
-    ]
-
-
-def note_of(parts: Collection[dict[str, Any]]) -> str:
-    """What the sums over some patients are not good for; else empty.
-
-    Args:
-        parts: Per patient its :func:`contributions`.
-    """
-    lost = sum(any(one is None for *_, one in part["codes"]) for part in parts)
-    words = [
-        unlike({part["target"] for part in parts}),
-        without_answer(lost, len(parts)),
-    ]
-    return " ".join(word[0].upper() + word[1:] for word in words if word)

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
 
+from captum_ehr.explanation import Explanation
+from captum_ehr.explanation.labels import Grouping
+from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.wording import (
+    code_labels,
+    percent,
+    population_title,
+    rounded,
+    signed,
+)
+from captum_ehr.visualization.arguments import at_least_one, check_finite, of_features
 from captum_ehr.visualization.axes import (
     EDGE,
     GREY,
     PLAIN,
     ROW,
     bar_values,
-    code_labels,
-    cohort_title,
     figure_of,
     footnote,
+    label,
     label_margin,
     label_rows,
     own_axes,
-    percent,
-    rounded,
     strip,
+    write_title,
 )
-from captum_ehr.visualization.choosing import at_least_one, check_finite, of_features
-from captum_ehr.visualization.colors import ColorScale
-from captum_ehr.visualization.layout import shorten, signed
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from captum_ehr.explanation import Explanation
-    from captum_ehr.explanation.labels import Grouping
 
 _PANELS = ("mean", "mean absolute", "prevalence")
 
@@ -94,12 +95,8 @@ def cohort_bar(
     if mapping is None:
         table = of_features(table, explanation, features)
     shown, rest = table.head(k), table[k:]
-    labels = (
-        code_labels(shown)
-        if mapping is None
-        else [shorten(group, 44) for group in shown["group"]]
-    )
-    figure, axes = three_axes(ax, labels)
+    labels = code_labels(shown)
+    figure, axes = _three_axes(ax, labels)
     _draw_bars(axes, shown, labels, len(explanation))
     if len(rest):
         footnote(
@@ -108,17 +105,14 @@ def cohort_bar(
             f"means together {signed(rest['mean'].sum(), 3)}, "
             f"mean absolute values {signed(rest['mean_abs'].sum(), 3).lstrip('+')}",
         )
-    cohort_title(axes[0], explanation, "what adds")
+    write_title(axes[0], *population_title(explanation))
     return figure, np.array(axes, dtype=object)
 
 
-def three_axes(
+def _three_axes(
     ax: Figure | Sequence[Axes] | None, labels: Sequence[str]
 ) -> tuple[Figure, list[Axes]]:
     """The caller's figure or axes, or new ones, for three panels."""
-    from matplotlib.axes import Axes
-    from matplotlib.figure import FigureBase
-
     if ax is None:
         margins = (label_margin(labels), 0.5, 0.75, 0.85)
         height = max(ROW * len(labels), 0.8)
@@ -128,7 +122,7 @@ def three_axes(
     if isinstance(ax, Axes):
         raise TypeError("there are three panels: give a figure or three axes, not one.")
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
-    if len(axes) != len(_PANELS) or not all(isinstance(one, Axes) for one in axes):
+    if len(axes) != len(_PANELS) or not all(isinstance(panel, Axes) for panel in axes):
         raise ValueError(
             f"ax has {len(axes)} entries, expected three axes, for "
             f"{', '.join(_PANELS)}; or a figure."
@@ -157,14 +151,7 @@ def _draw_bars(
         (axes[2], shares, [percent(share) for share in shares]),
     ):
         for row, size in enumerate(numbers):
-            panel.annotate(
-                words[row],
-                (size, row),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7.5,
-            )
+            label(panel, words[row], (size, row), (3, 0), va="center")
     _set_limits(axes, means, sizes)
     titles = ("mean (raises →, ← lowers)", "mean absolute value", "share of samples")
     for panel, name in zip(axes, titles, strict=True):

@@ -1,0 +1,171 @@
+"""Questions of the page and their answers, both plain data; without any network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+from .explainer import Setting
+from .page import cohort_piece, patient_piece, saved
+from .views import sums_of
+
+if TYPE_CHECKING:
+    from .visualizer import AttributionVisualizer
+
+_LOG = logging.getLogger(__name__)
+
+_TOLD = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Errors whose words are for people: ours, and what methods say of a model."""
+
+_PAUSE = 0.3
+"""Seconds between two pieces of a long answer, unless a batch takes longer."""
+
+_PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
+
+
+def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
+    """Answer one question.
+
+    Args:
+        visualizer: What is shown.
+        question: A ``kind``: ``"view"`` of a ``row``, the sums of a ``"cohort"`` of
+            ``rows``, both with how to explain, or a ``"page"`` of ``rows`` and
+            ``settings``.
+
+    Returns:
+        ``result``, or ``error`` in words.
+
+    Example:
+        >>> answer(None, {"kind": "nothing"})
+        {'error': "There is no question of the kind 'nothing'."}
+    """
+    try:
+        return {"result": _result(visualizer, question)}
+    except Exception as error:  # whatever a method raises is its answer
+        return {"error": told(error)}
+
+
+def progress(
+    visualizer: AttributionVisualizer, question: Any
+) -> Iterator[dict[str, Any]]:
+    """Explain a cohort piece by piece; who has enough stops asking for the next.
+
+    Args:
+        visualizer: What is shown.
+        question: The ``rows`` of the patients, how to explain them, and whether the
+            cohort is to be ``drawn``.
+
+    Yields:
+        ``deltas``, by row the residual and its words, of some patients; ``html``, the
+        cohort so far, where it is to be drawn; or at last ``error`` in words.
+    """
+    try:
+        setting = _setting(visualizer, _checked(question))
+        size = max(2, visualizer.methods[setting.method].together)
+        # In the dataset's order, in which patients are padded together.
+        rows = sorted(_rows(question["rows"]))
+        deltas: dict[int, Any] = {}
+        begun, done = time.monotonic(), 0
+        for chunk in batched(rows, size):
+            parts = visualizer.contributions(chunk, setting)
+            deltas |= {r: [p["delta"], p["delta_words"]] for r, p in parts.items()}
+            done += len(chunk)
+            if done == len(rows) or time.monotonic() - begun > _PAUSE:
+                yield {"deltas": deltas} | _drawn(visualizer, question, rows, done)
+                begun, deltas = time.monotonic(), {}
+        if not rows:
+            yield {"deltas": {}} | _drawn(visualizer, question, rows, 0)
+    except Exception as error:
+        yield {"error": told(error)}
+
+
+def told(error: Exception) -> str:
+    """What the browser is told of an error: nothing of this machine's files.
+
+    Example:
+        >>> told(ValueError("There is no method 'x'."))
+        "There is no method 'x'."
+        >>> told(FileNotFoundError(2, "No such file", "/home/somebody/model.pt"))
+        'This could not be worked out (FileNotFoundError); the log says why.'
+    """
+    words = " ".join(str(error.args[0]).split()) if error.args else ""
+    if isinstance(error, _TOLD) and words and not _PATH.search(words):
+        return words[:600]
+    _LOG.error("a question of the page could not be answered", exc_info=error)
+    return f"This could not be worked out ({type(error).__name__}); the log says why."
+
+
+def as_json(said: dict[str, Any]) -> str:
+    """What is said, as JSON.
+
+    Example:
+        >>> as_json({"result": float("nan")})
+        '{"error":"The answer has numbers that are none (NaN)."}'
+    """
+    try:
+        return json.dumps(said, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # no browser reads NaN
+        return '{"error":"The answer has numbers that are none (NaN)."}'
+
+
+def _drawn(
+    visualizer: AttributionVisualizer, question: Any, rows: list[int], done: int
+) -> dict[str, str]:
+    """The cohort so far."""
+    if not question.get("drawn"):
+        return {}
+    setting = _setting(visualizer, question)
+    return {"html": cohort_piece(visualizer, rows, rows[:done], setting)}
+
+
+def _result(visualizer: AttributionVisualizer, question: Any) -> Any:
+    kind = _checked(question).get("kind")
+    if kind == "view":
+        row = _row(question.get("row"))
+        return patient_piece(visualizer, row, _setting(visualizer, question))
+    if kind == "cohort":
+        setting = _setting(visualizer, question)
+        parts = visualizer.contributions(_rows(question["rows"]), setting).values()
+        return sums_of(parts, visualizer.overview()["codes"])
+    if kind == "page":
+        ways = [_setting(visualizer, way) for way in question["settings"]]
+        return saved(visualizer, _rows(question["rows"]), ways)
+    raise ValueError(f"There is no question of the kind {kind!r}.")
+
+
+def _checked(question: Any) -> Mapping[str, Any]:
+    if not isinstance(question, Mapping):
+        raise ValueError("A question is an object with a kind.")
+    return question
+
+
+def _setting(visualizer: AttributionVisualizer, asked: Mapping[str, Any]) -> Setting:
+    model = asked.get("model", 0)
+    if not isinstance(model, int):
+        raise ValueError(f"A model is given by its place, got {model!r}.")
+    return visualizer.setting(
+        asked.get("method"), asked.get("target"), asked.get("baseline"), model
+    )
+
+
+def _rows(rows: Any) -> list[int]:
+    return list(dict.fromkeys(map(_row, rows)))
+
+
+def _row(row: Any) -> int:
+    if not isinstance(row, int) or isinstance(row, bool) or row < 0:
+        raise ValueError(f"A patient is given by its place, got {row!r}.")
+    return row

@@ -1,0 +1,255 @@
+"""A patient's history: features, steps or visits, codes and values, with their sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from captum_ehr.explanation.frame import build_rows, frame_of
+
+from .wording import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from captum_ehr.explanation import Explanation
+
+type Kind = Literal["codes", "series", "columns"]
+
+type Ranges = Mapping[tuple[str, str], tuple[float, float]]
+"""The usual range of columns, by feature and column."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One code or value.
+
+    Args:
+        feature: The feature key.
+        code: The code, or the column's name.
+        name: The human name; the code where there is none.
+        attribution: In units of the explained output.
+        value: The raw value; NaN for codes.
+        unit: The unit of the value; empty where unknown.
+        usual: The least and the greatest usual value; infinite where unknown.
+    """
+
+    feature: str
+    code: str
+    name: str
+    attribution: float
+    value: float = math.nan
+    unit: str = ""
+    usual: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def is_named(self) -> bool:
+        """True where the name says more than the code."""
+        return self.name != self.code
+
+    @property
+    def strength(self) -> float:
+        """The absolute attribution, 0 where it is not a finite number."""
+        return abs(self.attribution) if math.isfinite(self.attribution) else 0.0
+
+    @property
+    def value_words(self) -> str:
+        """The value with an arrow where it is above or below what is usual."""
+        low, high = self.usual
+        flag = " ↑" if self.value > high else " ↓" if self.value < low else ""
+        return number(self.value) + flag
+
+
+def total_of(items: Iterable[Item]) -> float:
+    """The sum of attributions; NaN where one is not a finite number."""
+    parts = [item.attribution for item in items]
+    return math.fsum(parts) if all(map(math.isfinite, parts)) else math.nan
+
+
+@dataclass(frozen=True)
+class Items:
+    """Codes or values in the data's order, and their sums."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def total(self) -> float:
+        """The sum of the attributions, as :func:`total_of` has it."""
+        return total_of(self.items)
+
+    @property
+    def strength(self) -> float:
+        """The sum of the absolute attributions."""
+        return math.fsum(item.strength for item in self.items)
+
+    @property
+    def ranked(self) -> list[Item]:
+        """The strongest first."""
+        return sorted(self.items, key=lambda item: -item.strength)
+
+    @property
+    def groups(self) -> dict[str, list[Item]]:
+        """By feature key, the strongest first."""
+        groups: dict[str, list[Item]] = {item.feature: [] for item in self.items}
+        for item in self.ranked:
+            groups[item.feature].append(item)
+        return groups
+
+
+@dataclass(frozen=True)
+class Step(Items):
+    """A step of a time series, or a visit of one feature or of all.
+
+    Args:
+        items: What stands in it.
+        visit: Its number, from 1; None where there are no visits.
+        time: In the units of the task; NaN where unknown.
+    """
+
+    visit: int | None
+    time: float
+
+    @property
+    def is_timed(self) -> bool:
+        """True where its time is known."""
+        return math.isfinite(self.time)
+
+
+@dataclass(frozen=True)
+class Line(Items):
+    """One column of a time series.
+
+    Args:
+        items: The values, in the order of the steps.
+        places: Per value, the place of its step in the band.
+    """
+
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Band(Items):
+    """One feature of one patient.
+
+    Args:
+        items: All its codes or values.
+        feature: The feature key.
+        kind: ``"codes"`` for tokens, ``"series"`` for values with steps,
+            ``"columns"`` for values without.
+        steps: By time where it is known, else by visit; a band without either has
+            one step.
+    """
+
+    feature: str
+    kind: Kind
+    steps: tuple[Step, ...]
+
+    @property
+    def is_timed(self) -> bool:
+        """True where the time of any step is known."""
+        return any(step.is_timed for step in self.steps)
+
+    @property
+    def is_ordered(self) -> bool:
+        """True where there are steps: of a series, by time or by visit."""
+        has_visits = any(step.visit is not None for step in self.steps)
+        return self.kind == "series" or self.is_timed or has_visits
+
+    @property
+    def numbers(self) -> list[int]:
+        """Per step its visit's number, else its place in the order, from 1."""
+        return [step.visit or place for place, step in enumerate(self.steps, 1)]
+
+    @property
+    def heads(self) -> list[str]:
+        """Per step its time, else its number."""
+        pairs = zip(self.steps, self.numbers, strict=True)
+        return [number(step.time if step.is_timed else place) for step, place in pairs]
+
+    @property
+    def lines(self) -> list[Line]:
+        """Its columns, strongest first."""
+        columns: dict[str, list[tuple[Item, int]]] = {}
+        for place, step in enumerate(self.steps):
+            for item in step.items:
+                columns.setdefault(item.code, []).append((item, place))
+        lines = [Line(*zip(*points)) for points in columns.values()]
+        return sorted(lines, key=lambda line: -line.strength)
+
+
+def bands_of(one: Explanation, ranges: Ranges) -> tuple[Band, ...]:
+    """The features of the one patient of an explanation; padding is nowhere."""
+    rows = build_rows(one)
+    frame = frame_of(rows)
+    # Where the times of a feature are gaps since the visit before, and no clock,
+    # those of the others may be too.
+    if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
+        frame["time"] = math.nan
+    bands = []
+    for key, record in one.features.items():
+        part = frame[frame["feature"] == key]
+        if not len(part):
+            continue
+        is_flat = record.time is not None and record.time.shape == record.values.shape
+        # A token is an item; a time series is a row of values per step.
+        kind: Kind = "codes"
+        if not record.is_token:
+            kind = "series" if record.values.ndim > 2 or is_flat else "columns"
+        if kind == "columns":
+            part = part.assign(time=math.nan)
+        items = _items(part, ranges)
+        apart = kind == "series" and record.values.ndim == 2
+        bands.append(Band(tuple(items), key, kind, _steps(part, items, apart)))
+    return tuple(bands)
+
+
+def _items(rows: pd.DataFrame, ranges: Ranges) -> list[Item]:
+    """The codes or values of one feature."""
+    columns = ("feature", "code", "name", "attribution", "value")
+    unknown = (-math.inf, math.inf)
+    known = zip(*(rows[column].tolist() for column in columns), strict=True)
+    return [
+        Item(*words, unit or "", ranges.get(words[:2], unknown))
+        for words, unit in zip(known, rows["unit"].tolist(), strict=True)
+    ]
+
+
+def _steps(rows: pd.DataFrame, items: Sequence[Item], apart: bool) -> tuple[Step, ...]:
+    """Items by visit and time, or each ``apart``; in order of time, then of visit."""
+    groups: dict[tuple[int, float | None, int], list[Item]] = {}
+    visits = (rows["visit"].fillna(-1).astype("int64") + 1).tolist()
+    places = zip(visits, rows["time"].tolist(), items, strict=True)
+    for place, (visit, time, item) in enumerate(places):
+        known = None if math.isnan(time) else time
+        groups.setdefault((visit, known, place if apart else 0), []).append(item)
+    steps = [
+        Step(tuple(group), visit or None, math.nan if time is None else time)
+        for (visit, time, _), group in groups.items()
+    ]
+    if all(step.is_timed for step in steps):
+        steps.sort(key=lambda step: (step.time, step.visit or 0))
+    return tuple(steps)
+
+
+def visits_of(bands: Sequence[Band]) -> tuple[Step, ...]:
+    """The patient's coded visits, all features together, in order.
+
+    Steps of different features are one visit where their times agree; features
+    without times, where their visit numbers agree. Codes with neither make one row
+    without a place in time, the first.
+    """
+    visits: dict[tuple[int, float], list[Item]] = {}
+    for band in bands:
+        for step in band.steps if band.kind == "codes" else ():
+            kind = 1 if step.is_timed else 2 if step.visit else 0
+            place = (0.0, step.time, step.visit or 0)[kind]
+            visits.setdefault((kind, place), []).extend(step.items)
+    nowhere = None, math.nan
+    return tuple(
+        Step(tuple(items), *(nowhere, (None, place), (int(place), math.nan))[kind])
+        for (kind, place), items in sorted(visits.items())
+    )

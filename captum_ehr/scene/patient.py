@@ -1,0 +1,271 @@
+"""All that is said of one patient, worked out once; figures and pages draw it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from .folding import Block, fold
+from .history import Band, Item, Ranges, Step, bands_of, visits_of
+from .palette import ColorScale
+from .verdict import Verdict, verdict_of
+from .wording import (
+    first_remark,
+    has_probability,
+    model_words,
+    number,
+    output_value,
+    output_word,
+    percent,
+    probability,
+    shorten,
+    signed,
+    target_words,
+    tiny,
+)
+
+if TYPE_CHECKING:
+    from captum_ehr.explanation import Explanation
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step on the way from f(x0) to f(x).
+
+    Args:
+        name: What to call it.
+        kind: ``"output"`` at both ends, else a ``"feature"``.
+        start, end: The output before and after it; NaN where that is no number.
+        probability: Of an output, where it has one; else NaN.
+    """
+
+    name: str
+    kind: Literal["output", "feature"]
+    start: float
+    end: float
+    probability: float = math.nan
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The x axis that all features share: times where any is known, else the order.
+
+    Args:
+        low, high: Its ends, with a margin.
+        only: The one place that there is; None where there are several, or none.
+        is_time: Places are times.
+        is_shown: False where nothing has a place.
+        label: What stands below it.
+    """
+
+    low: float
+    high: float
+    only: float | None
+    is_time: bool
+    is_shown: bool
+    label: str
+
+    def places(self, band: Band) -> tuple[tuple[float, ...], str]:
+        """Where a band's steps are, and what to know about it.
+
+        Where some features have times and others only an order, the latter are
+        spread evenly over the axis and say so.
+        """
+        steps = band.steps
+        if band.is_timed:
+            first = min(step.time for step in steps if step.is_timed)
+            times = (step.time if step.is_timed else first for step in steps)
+            lost = sum(not step.is_timed for step in steps)
+            remark = f"{lost} visit(s) without a time stand at the left"
+            return tuple(times), remark if lost else ""
+        if not self.is_time:
+            return tuple(band.numbers), ""
+        margin = 0.06 * (self.high - self.low)
+        spread = np.linspace(self.low + margin, self.high - margin, max(len(steps), 2))
+        remark = "in order, evenly spaced: no times to go by"
+        return tuple(spread[: len(steps)].tolist()), remark
+
+
+@dataclass(frozen=True)
+class PatientScene:
+    """All that is said of one patient.
+
+    Args:
+        patient_id: The identifier.
+        model: The model's name; empty where unknown.
+        output: ``"logit"``, ``"probability"`` or ``"output"``.
+        target: The name of the explained output.
+        baseline: The reference in words; empty where unknown.
+        f_input, f_baseline, delta, relative_delta, total: As in the explanation.
+        probabilities: At the baseline and at the input, where one logit is known to
+            have them.
+        bands: Per feature, in the explanation's order; empty ones are left out.
+        visits: The codes of all features by visit, in order.
+        scale: The colours, shared by codes and values.
+        axis: The x axis that the features share.
+        verdict: Whether it adds up, and what is to be said of it.
+        head: A figure's heading.
+        remark: The first of what is to be said, if there is something.
+        time_label: What to call the time.
+        facts: More to say in a page's heading, as pairs of words.
+        is_right: Whether the prediction is; None where nothing is said of it.
+    """
+
+    patient_id: str
+    model: str
+    output: str
+    target: str
+    baseline: str
+    f_input: float
+    f_baseline: float
+    delta: float
+    relative_delta: float
+    total: float
+    probabilities: tuple[float, float] | None
+    bands: tuple[Band, ...]
+    visits: tuple[Step, ...]
+    scale: ColorScale
+    axis: Axis
+    verdict: Verdict
+    head: str
+    remark: tuple[str, ...]
+    time_label: str = "time"
+    facts: tuple[tuple[str, str], ...] = ()
+    is_right: bool | None = None
+
+    @property
+    def items(self) -> list[Item]:
+        """All codes and values of the patient."""
+        return [item for band in self.bands for item in band.items]
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The visits, those with less weight folded."""
+        return fold(self.visits)
+
+    @property
+    def visits_title(self) -> str:
+        """What to call the visits together."""
+        if any(visit.is_timed for visit in self.visits):
+            return f"Visits by {self.time_label}"
+        return "Visits" if any(visit.visit for visit in self.visits) else "Codes"
+
+    def when(self, visit: Step) -> str:
+        """What to call a visit."""
+        if visit.is_timed:
+            return f"{self.time_label} {number(visit.time)}"
+        return f"visit {visit.visit}" if visit.visit else "all codes"
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """From the output at the baseline, feature by feature, to the patient's."""
+        before, after = self.probabilities or (math.nan, math.nan)
+        words = f"baseline ({self.baseline})" if self.baseline else "baseline"
+        at = self.f_baseline
+        changes = [Change(words, "output", at, at, before)]
+        for band in self.bands:
+            changes.append(Change(band.feature, "feature", at, at + band.total))
+            at += band.total
+        end = self.f_input
+        return *changes, Change("this patient", "output", end, end, after)
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands below a figure's heading."""
+        baseline = f" ({shorten(self.baseline, 20)})" if self.baseline else ""
+        account = (
+            f"f(x0){baseline} {self.output_words('baseline')} → f(x) "
+            f"{self.output_words('input')}   "
+            f"sum of attributions {signed(self.total, 3)}   "
+            f"completeness: |delta| / |f(x) - f(x0)| = {tiny(self.relative_delta)}"
+        )
+        return [account, *self.remark]
+
+    def output_words(self, end: Literal["input", "baseline"]) -> str:
+        """f(x) or f(x0), with its probability where it has one."""
+        value = self.f_input if end == "input" else self.f_baseline
+        share = (self.probabilities or (math.nan, math.nan))[end == "input"]
+        words = output_value(value)
+        return words if math.isnan(share) else f"{words} ({percent(share)})"
+
+
+def patient_scene(
+    explanation: Explanation,
+    patient: int | str = 0,
+    *,
+    ranges: Ranges | None = None,
+    time_label: str = "time",
+    adds_up: bool = True,
+) -> PatientScene:
+    """Work out what is said of one patient.
+
+    Args:
+        explanation: The explanation.
+        patient: The patient's index in it, or identifier.
+        ranges: The usual range of columns, by feature and column.
+        time_label: What to call the time, e.g. ``"days"``.
+        adds_up: Whether the method promises that attributions add up.
+
+    Raises:
+        IndexError: If there is no patient of that index.
+        KeyError: If there is none of that identifier.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> scene = patient_scene(DeepLiftEHR(model).explain(batch), "p1")
+        >>> scene.verdict.text, [band.feature for band in scene.bands]
+        ('adds up; there are remarks', ['conditions', 'labs'])
+    """
+    one = explanation[patient]
+    bands = bands_of(one, ranges or {})
+    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
+    probabilities = None
+    if has_probability(one) and math.isfinite(at_input) and math.isfinite(at_baseline):
+        probabilities = probability(at_baseline), probability(at_input)
+    return PatientScene(
+        patient_id=one.patient_ids[0],
+        model=one.model_name,
+        output=output_word(one),
+        target=one.target_label(0),
+        baseline=one.baseline,
+        f_input=at_input,
+        f_baseline=at_baseline,
+        delta=float(one.delta[0]),
+        relative_delta=float(one.relative_delta[0]),
+        total=float(one.total[0]),
+        probabilities=probabilities,
+        bands=bands,
+        visits=visits_of(bands),
+        scale=ColorScale.of(item.attribution for b in bands for item in b.items),
+        axis=_axis(bands, time_label),
+        verdict=verdict_of(one, adds_up),
+        head=f"{shorten(one.patient_ids[0], 40)} | {model_words(one)}"
+        f"{output_word(one)} of {target_words(one)}",
+        remark=tuple(first_remark(one)),
+        time_label=time_label,
+    )
+
+
+def _axis(bands: Sequence[Band], time_label: str) -> Axis:
+    """The x axis over all features that have places."""
+    ordered = [band for band in bands if band.is_ordered]
+    steps = [step for band in ordered for step in band.steps]
+    times = [step.time for step in steps if step.is_timed]
+    numbers = [float(place) for band in ordered for place in band.numbers]
+    places = times or numbers
+    low, high = min(places, default=0.0), max(places, default=0.0)
+    margin = 0.06 * (high - low) or 0.5
+    return Axis(
+        low - margin,
+        high + margin,
+        low if low == high else None,
+        bool(times),
+        bool(places),
+        time_label if times else "visit (in order; no times to go by)",
+    )

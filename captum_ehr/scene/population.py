@@ -1,0 +1,246 @@
+"""All that is said of a cohort, worked out once; figures and pages draw it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captum_ehr.explanation.sums import strongest
+from captum_ehr.explanation.words import remarks, summary
+
+from .wording import planted_ranks, shorten, tiny
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from captum_ehr.explanation import Explanation
+
+TOP = 20
+"""How many codes a page shows."""
+
+
+@dataclass(frozen=True)
+class TopCode:
+    """One code over all samples.
+
+    Args:
+        rank: From 1, by the mean absolute attribution.
+        feature, code, name, count, patients, mean, mean_abs: As in
+            :meth:`captum_ehr.Explanation.top`.
+        prevalence: The share of the samples that have it.
+        share: ``mean_abs`` over the strongest code's, 0 to 1; 0 where that is no
+            number.
+        is_planted: True for codes known to matter.
+    """
+
+    rank: int
+    feature: str
+    code: str
+    name: str
+    count: int
+    patients: int
+    mean: float
+    mean_abs: float
+    prevalence: float
+    share: float
+    is_planted: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """True where the name says more than the code."""
+        return self.name not in ("", self.code)
+
+    @property
+    def signed_share(self) -> float:
+        """``mean`` in the same measure as ``share``, -1 to 1."""
+        is_known = math.isfinite(self.mean) and self.share > 0
+        return self.mean / self.mean_abs * self.share if is_known else 0.0
+
+
+@dataclass(frozen=True)
+class PopulationScene:
+    """All that is said of a cohort.
+
+    Args:
+        samples: How many were explained.
+        codes: The strongest, strongest first.
+        code_count: How many codes and columns there are in all.
+        planted: Per code known to matter its best rank; None where no patient has it.
+        summary: What was explained, in a few words.
+        residuals: The median and the largest ``|delta| / |f(x) - f(x0)|``.
+        rescaled: How many samples' attributions were rescaled.
+        fallbacks: Operations without an exact rule.
+        remarks: What else is to be said.
+        model: The model's name; empty where unknown.
+    """
+
+    samples: int
+    codes: tuple[TopCode, ...]
+    code_count: int
+    planted: tuple[tuple[str, int | None], ...] = ()
+    summary: tuple[str, ...] = ()
+    residuals: tuple[float, float] = (0.0, 0.0)
+    rescaled: int = 0
+    fallbacks: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def has_counts(self) -> bool:
+        """True where it is known how often each code stands in the records."""
+        return any(code.count for code in self.codes)
+
+
+def top_codes(
+    rows: Iterable[Mapping[str, Any]], samples: int, planted: Collection[str] = ()
+) -> tuple[TopCode, ...]:
+    """Rows as :meth:`captum_ehr.Explanation.top` has them, ranked as they come.
+
+    Args:
+        rows: With ``feature``, ``code``, ``name``, ``patients``, ``mean`` and
+            ``mean_abs`` (None or NaN where a patient has no answer); ``count`` and
+            ``samples`` where they are known.
+        samples: How many samples there are.
+        planted: Codes known to matter.
+    """
+    known = [dict(row) for row in rows]
+    for row in known:
+        for key in ("mean", "mean_abs"):
+            row[key] = math.nan if row[key] is None else float(row[key])
+    sizes = (row["mean_abs"] for row in known if math.isfinite(row["mean_abs"]))
+    most = max(sizes, default=0.0)
+    return tuple(
+        TopCode(
+            rank,
+            row["feature"],
+            row["code"],
+            row["name"] or row["code"],
+            row.get("count", 0),
+            row["patients"],
+            row["mean"],
+            row["mean_abs"],
+            row.get("samples", row["patients"]) / max(samples, 1),
+            row["mean_abs"] / most if 0 < row["mean_abs"] <= most else 0.0,
+            row["code"] in planted,
+        )
+        for rank, row in enumerate(known, 1)
+    )
+
+
+def population_scene(
+    explanation: Explanation, *, k: int | None = TOP, planted: Collection[str] = ()
+) -> PopulationScene:
+    """Work out what is said of all patients of an explanation.
+
+    Args:
+        explanation: The explanation.
+        k: How many codes; None for all.
+        planted: Codes known to matter.
+
+    Example:
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> scene = population_scene(DeepLiftEHR(model).explain(batch), k=2)
+        >>> [(one.code, one.patients) for one in scene.codes], scene.code_count
+        ([('E11.9', 3), ('I50.9', 3)], 7)
+    """
+    table = strongest(explanation)
+    samples, relative = len(explanation), explanation.relative_delta
+    rows = table.head(len(table) if k is None else k).to_dict("records")
+    return PopulationScene(
+        samples,
+        top_codes(rows, samples, planted),
+        len(table),
+        planted_ranks(table["code"].tolist(), planted),
+        tuple(summary(explanation)),
+        (float(relative.median()), float(relative.max())) if samples else (0.0, 0.0),
+        int((explanation.rescale_factor != 1).sum()),
+        explanation.diagnostics.fallbacks,
+        tuple(remarks(explanation)),
+        explanation.model_name,
+    )
+
+
+@dataclass(frozen=True)
+class CodeSamples:
+    """One code over all samples.
+
+    Args:
+        sizes: ``(samples,)``, the sum of its attributions, 0 where it is absent.
+        has: ``(samples,)``, boolean: the sample has it.
+        values: ``(samples,)``, the mean value; None for a code.
+    """
+
+    sizes: np.ndarray
+    has: np.ndarray
+    values: np.ndarray | None
+
+
+def code_samples(
+    frame: pd.DataFrame, feature: str, code: str, samples: int
+) -> CodeSamples:
+    """What each sample has of one code, from the rows of all."""
+    rows = frame[(frame["feature"] == feature) & (frame["code"] == code)]
+    by_sample = rows.groupby("sample")
+    sizes = by_sample["attribution"].sum().reindex(range(samples))
+    values = by_sample["value"].mean().reindex(range(samples)).to_numpy(dtype=float)
+    return CodeSamples(
+        sizes.fillna(0.0).to_numpy(dtype=float),
+        sizes.notna().to_numpy(),
+        None if np.isnan(values).all() else values,
+    )
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How much of the change each sample of an explanation misses.
+
+    Args:
+        name: What to call the explanation.
+        sizes: ``(samples,)``, the relative deltas; infinite where it is not a number.
+        beyond: ``(samples,)``, boolean: beyond the tolerance.
+        patients: Per sample, the identifier.
+    """
+
+    name: str
+    sizes: np.ndarray
+    beyond: np.ndarray
+    patients: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, explanation: Explanation, tolerance: float) -> Residuals:
+        """Those of an explanation.
+
+        Raises:
+            ValueError: If it has no sample.
+        """
+        if not len(explanation):
+            raise ValueError(
+                f"nothing to show: the explanation {name!r} has no sample."
+            )
+        sizes = explanation.relative_delta.numpy().copy()
+        sizes[np.isnan(sizes)] = np.inf
+        return cls(name, sizes, sizes > tolerance, explanation.patient_ids)
+
+    def account(self, most: int) -> str:
+        """The median, and who is beyond the tolerance, worst first.
+
+        Args:
+            most: How many to name before the others are counted.
+        """
+        text = f"median {tiny(float(np.median(self.sizes)))}"
+        order = np.argsort(-self.sizes, kind="stable")
+        order = order[self.beyond[order]]
+        if not len(order):
+            return text
+        named = [
+            f"{shorten(self.patients[i], 20)} ({tiny(self.sizes[i])})"
+            for i in order[:most]
+        ]
+        more = f" +{len(order) - most} more" if len(order) > most else ""
+        return f"{text}; beyond: {', '.join(named)}{more}"

@@ -1,0 +1,203 @@
+"""A patient's sums as a waterfall's bars and as a heatmap's cells; the rest is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from .folding import strongest_places
+from .palette import ColorScale
+from .wording import code_labels, number, shorten
+
+if TYPE_CHECKING:
+    from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation.labels import Grouping
+
+_NOWHERE, _TIMED, _VISIT, _STEP = range(4)
+
+type _Place = tuple[int, str, float]
+"""Where a column stands: its kind, its feature if it has one alone, its number."""
+
+
+@dataclass(frozen=True)
+class WaterfallBar:
+    """One bar of a waterfall.
+
+    Args:
+        label: What to call it.
+        attribution: How far it moves the output.
+        kind: ``"shown"``, the ``"rest"``, or what is ``"missing"``.
+    """
+
+    label: str
+    attribution: float
+    kind: Literal["shown", "rest", "missing"] = "shown"
+
+
+def waterfall_bars(
+    one: Explanation,
+    by: str,
+    mapping: Grouping | None,
+    k: int,
+    time_label: str = "time",
+) -> list[WaterfallBar]:
+    """The sums of one patient: the strongest, the rest, and what does not add up.
+
+    Args:
+        one: An explanation of one patient.
+        by: What a bar is: a ``"code"``, ``"visit"`` or ``"feature"``.
+        mapping: Groups in place of codes.
+        k: The most bars before the rest is one.
+        time_label: What to call the time of a visit.
+    """
+    if mapping is not None:
+        table = one.by_group(mapping)
+        labels = code_labels(table)
+    elif by == "code":
+        table = one.by_code()
+        labels = [
+            f"{label} ×{count}" if count > 1 else label
+            for label, count in zip(code_labels(table), table["count"], strict=True)
+        ]
+    elif by == "visit":
+        table = one.by_visit()
+        labels = _visit_labels(table, time_label)
+    else:
+        table = one.by_feature()
+        labels = [shorten(feature, 44) for feature in table["feature"]]
+    sizes = table["attribution"].tolist()
+    shown = strongest_places(list(map(abs, sizes)), k)
+    bars = [WaterfallBar(labels[i], sizes[i]) for i in shown]
+    rest = [size for i, size in enumerate(sizes) if i not in shown]
+    if rest:
+        bars.append(WaterfallBar(f"{len(rest)} more", math.fsum(rest), "rest"))
+    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
+    change = at_input - at_baseline
+    missing = change - math.fsum(sizes)
+    scale = max(abs(at_input), abs(at_baseline))
+    # What a picture could show; less is rounding, and in the title.
+    if abs(missing) > max(1e-3 * abs(change), 1e-6 * scale):
+        bars.append(WaterfallBar("not attributed", missing, "missing"))
+    return bars
+
+
+def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
+    """What to call each row of ``by_visit``."""
+    labels = []
+    rows = zip(table["visit"], table["time"], table["features"], strict=True)
+    for visit, time, features in rows:
+        place = "no visit" if pd.isna(visit) else f"visit {visit + 1}"
+        if math.isfinite(time):
+            place = f"{time_label} {number(time)}"
+        labels.append(shorten(f"{place}: {features}", 44))
+    return labels
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Attributions by row and column.
+
+    Args:
+        cells: ``(rows, columns)``; NaN where the patient has nothing.
+        rows: What to call each row.
+        columns: What to call each column.
+        scale: The colours, of the cells that are not a sum of what is not shown.
+        is_timed: Columns are times.
+    """
+
+    cells: np.ndarray
+    rows: list[str]
+    columns: list[str]
+    scale: ColorScale
+    is_timed: bool
+
+
+def heatmap_grid(
+    one: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
+) -> Grid:
+    """One patient's table, with what is beyond the limits added up at its end.
+
+    Args:
+        one: An explanation of one patient.
+        frame: Its rows that are to be shown.
+        by: What a row is: a ``"feature"`` or ``"code"``.
+        k: The most rows before the rest is one.
+        max_visits: The most columns before the rest is one.
+    """
+    keys = ["feature", "code"] if by == "code" else ["feature"]
+    places = _places(one, frame)
+    columns = sorted(set(places))
+    column_of = {place: i for i, place in enumerate(columns)}
+    frame = frame.assign(
+        _row=frame.groupby(keys, sort=False).ngroup(),
+        _column=[column_of[place] for place in places],
+    )
+    sums = frame.groupby(["_row", "_column"])["attribution"].sum()
+    cells = sums.unstack().to_numpy(dtype=float)
+    first = frame.drop_duplicates(keys)
+    if by == "code":
+        labels = code_labels(first, 40)
+    else:
+        labels = [shorten(feature, 40) for feature in first["feature"]]
+    strength = np.nansum(np.abs(cells), axis=1)
+    rows = strongest_places(strength.tolist(), k)
+    if by == "code":
+        rows.sort(key=lambda row: -strength[row])
+    cells, labels = _folded(cells, labels, rows)
+    strength = np.nansum(np.abs(cells), axis=0)
+    shown = strongest_places(strength.tolist(), max_visits)
+    across, words = _folded(cells.T, _column_words(columns), shown)
+    # What is not shown may be much: it takes no colour from the others.
+    scale = ColorScale.of(across.T[: len(rows), : len(shown)].ravel().tolist())
+    is_timed = any(kind == _TIMED for kind, *_ in columns)
+    return Grid(across.T, labels, words, scale, is_timed)
+
+
+def _places(one: Explanation, frame: pd.DataFrame) -> list[_Place]:
+    """The column of each row: its time, else its visit, else its feature's own step."""
+    tokens = {key for key, record in one.features.items() if record.is_token}
+    visits = frame["visit"].astype("float64").to_numpy(na_value=math.nan)
+    places: list[_Place] = []
+    for feature, visit, time in zip(
+        frame["feature"], visits, frame["time"], strict=True
+    ):
+        if math.isfinite(time):
+            places.append((_TIMED, "", time))
+        elif math.isnan(visit):
+            places.append((_NOWHERE, "", 0.0))
+        # Steps of an untimed series are no visits: 3 is not the third admission.
+        elif feature in tokens:
+            places.append((_VISIT, "", visit))
+        else:
+            places.append((_STEP, feature, visit))
+    return places
+
+
+def _column_words(places: Sequence[_Place]) -> list[str]:
+    """What to call each column."""
+    if len(places) == 1 and places[0][0] == _NOWHERE:
+        return ["all"]
+    words = []
+    for kind, feature, at in places:
+        name = "visit" if kind == _VISIT else shorten(feature, 12)
+        by_kind = {_TIMED: number(at), _NOWHERE: "no visit"}
+        words.append(by_kind.get(kind, f"{name} {int(at) + 1}"))
+    return words
+
+
+def _folded(
+    cells: np.ndarray, labels: Sequence[str], shown: Sequence[int]
+) -> tuple[np.ndarray, list[str]]:
+    """The shown rows, and all others as one, with the sums that they have."""
+    rest = [i for i in range(len(cells)) if i not in set(shown)]
+    kept, words = cells[list(shown)], [labels[i] for i in shown]
+    if not rest:
+        return kept, words
+    empty = np.isnan(cells[rest]).all(axis=0)
+    total = np.where(empty, math.nan, np.nansum(cells[rest], axis=0))
+    return np.vstack([kept, total]), [*words, f"{len(rest)} more"]

@@ -1,0 +1,95 @@
+"""Whether one patient's attributions add up, and what is to be said of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from captum_ehr.explanation.words import cancels
+
+if TYPE_CHECKING:
+    from captum_ehr.explanation import Explanation
+
+TOLERANCE = 1e-3
+"""The relative residual up to which attributions are said to add up."""
+
+type Status = Literal["exact", "noted", "approximate", "off", "unanswered", "none"]
+
+SIGNS: dict[Status, str] = {
+    "exact": "✓",
+    "noted": "!",
+    "approximate": "≈",
+    "off": "✗",
+    "unanswered": "?",
+    "none": "○",
+}
+"""What stands before each verdict."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether attributions add up.
+
+    Args:
+        status: ``"exact"``, ``"noted"`` (exact, with messages), ``"approximate"``
+            (adds up, with operations that no exact rule served), ``"off"``,
+            ``"unanswered"`` where the output is no number, or ``"none"`` where nothing
+            is promised.
+        text: The same in words.
+        operations: Those without an exact rule.
+        messages: What else is to be said.
+    """
+
+    status: Status
+    text: str
+    operations: tuple[str, ...]
+    messages: tuple[str, ...]
+
+    @property
+    def sign(self) -> str:
+        """What stands before the words."""
+        return SIGNS[self.status]
+
+
+def verdict_of(one: Explanation, adds_up: bool = True) -> Verdict:
+    """The verdict on an explanation of one patient.
+
+    Args:
+        one: An explanation of one patient.
+        adds_up: Whether the method promises that attributions add up.
+    """
+    report = one.diagnostics
+    cancelled = cancels(one) if adds_up else ""
+    operations = tuple(dict.fromkeys(report.fallbacks))
+    first = sorted(report.messages, key=lambda message: "not add up" not in message)
+    messages = (*first, *report.notes, *filter(None, [cancelled]))
+    status, text = _status(one, adds_up, ", ".join(operations), bool(messages))
+    return Verdict(status, text, operations, messages)
+
+
+def _status(
+    one: Explanation, adds_up: bool, operations: str, has_messages: bool
+) -> tuple[Status, str]:
+    relative = float(one.relative_delta[0])
+    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
+    change = abs(at_input - at_baseline)
+    # Of a change that is itself rounding, any residual is a large part.
+    small = abs(float(one.delta[0])) <= 1e-6 * max(1.0, change)
+    if not math.isfinite(change):
+        where = "the baseline" if math.isfinite(at_input) else "this patient"
+        return "unanswered", f"no answer: the model's output for {where} is no number"
+    if not adds_up:
+        return "none", "this method does not promise a sum"
+    if math.isnan(relative):
+        return "off", "does not add up: there are attributions that are no numbers"
+    if not (relative <= TOLERANCE or small):
+        # Beyond all bounds where f(x) = f(x0).
+        size = f"{relative:.0%}" if relative < 100 else "more than all"
+        text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
+        return "off", text + (f"; not exact: {operations}" if operations else "")
+    if operations:
+        return "approximate", f"adds up; approximated: {operations}"
+    if has_messages:
+        return "noted", "adds up; there are remarks"
+    return "exact", "adds up"

@@ -1,0 +1,240 @@
+"""One patient, or the codes of a cohort, as a piece of HTML; no script, no network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from captum_ehr.scene import folding, history, palette, wording
+from captum_ehr.scene.history import Band, Line
+from captum_ehr.scene.patient import Change, PatientScene
+from captum_ehr.scene.population import PopulationScene
+
+_WIDTH, _LEFT, _RIGHT, _BARS, _ROW, _ROOM = 1000, 204, 868, 100, 48, 46
+"""Of a drawing over time: its width, the ends of its axis, the heights of the bars of
+visits and of a line of values, and the room for a number."""
+
+
+def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
+    """One patient: title, account, history, codes and values; all data is escaped.
+
+    Chips, dots and cells have ``data-feature``, ``data-code``, ``data-attribution``
+    and ``data-value``, visits and their bars ``data-visit`` (from 1), and the whole
+    ``data-limit``, the end of its colours, for the scripts of a page to work with.
+
+    Args:
+        scene: The patient.
+        compact: Without the account and the drawings, as for a notebook.
+
+    Returns:
+        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
+    """
+    macros: Any = environment().get_template("patient.html").module
+    return str(macros.patient(scene, compact=compact))
+
+
+def render(template: str, **content: Any) -> str:
+    """A whole page of a template of this package."""
+    page = environment().get_template(template)
+    return page.render(stylesheet=Markup(stylesheet()), **content)
+
+
+def population_html(scene: PopulationScene) -> str:
+    """The table of the strongest codes of a cohort; all data is escaped.
+
+    Args:
+        scene: The cohort.
+
+    Returns:
+        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
+    """
+    macros: Any = environment().get_template("patient.html").module
+    return str(macros.codes(scene))
+
+
+@cache
+def stylesheet() -> str:
+    """The looks of both, as CSS; every rule is of the class ``ehr``."""
+    file = resources.files("captum_ehr.visualization") / "templates" / "patient.css"
+    ramp = f".ehr .ramp {{ background: {palette.RAMP}; }}\n"
+    return file.read_text(encoding="utf-8") + ramp
+
+
+@cache
+def environment() -> Environment:
+    """The templates; autoescape is on, so data stays text."""
+    jinja = Environment(
+        loader=PackageLoader("captum_ehr.visualization", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for words in ("number", "output_value", "percent", "short", "signed", "tiny"):
+        jinja.filters[words] = getattr(wording, words)
+    jinja.globals |= {
+        "bar_color": palette.bar_color,
+        "bridge_bar": bridge_bar,
+        "charts": charts,
+        "cut": folding.cut,
+        "lab_name": wording.lab_name,
+        "open_chips": folding.OPEN_CHIPS,
+        "open_steps": folding.OPEN_STEPS,
+        "several": wording.several,
+        "total_of": history.total_of,
+        "zip": zip,
+    }
+    return jinja
+
+
+def bridge_bar(
+    changes: Sequence[Change], step: Change
+) -> tuple[float, float, str] | None:
+    """The bar of a step from f(x0) to f(x): left and width in per cent, and colour.
+
+    Nothing where an output is no number. Outputs are marks, not lengths from zero.
+    """
+    ends = [end for change in changes for end in (change.start, change.end)]
+    if not (math.isfinite(step.start) and math.isfinite(step.end)):
+        return None
+    finite = [end for end in ends if math.isfinite(end)]
+    low, span = min(finite), (max(finite) - min(finite)) or 1.0
+    share = [4 + 92 * (end - low) / span for end in (step.start, step.end)]
+    width = max(abs(share[1] - share[0]), 0.8)
+    if step.kind == "output":
+        return round(share[0] - 0.4, 2), 0.8, palette.OUTPUT
+    color = palette.bar_color(step.end - step.start)
+    return round(min(share), 2), round(width, 2), color
+
+
+def charts(scene: PatientScene) -> list[dict[str, Any]]:
+    """The drawing of visits and the strongest lines of values; that of the others."""
+    bands = [band for band in scene.bands if band.kind == "series"]
+    lines = [(line, band) for band in bands for line in band.lines]
+    lines.sort(key=lambda pair: -pair[0].strength)
+    shown, rest = folding.cut(lines, folding.OPEN_LINES)
+    drawn = [_chart(scene, shown, True), _chart(scene, rest, False)]
+    return [chart for chart in drawn if chart["bars"] or chart["rows"]]
+
+
+def _chart(
+    scene: PatientScene, lines: Sequence[tuple[Line, Band]], has_bars: bool
+) -> dict[str, Any]:
+    """Visits and values over time, in units of the drawing."""
+    axis = scene.axis
+
+    def to_x(place: float) -> float:
+        share = (place - axis.low) / (axis.high - axis.low)
+        return round(_LEFT + share * (_RIGHT - _LEFT), 1)
+
+    bars, zero, thickness = _bars(scene, to_x) if has_bars else ([], 0.0, 0.0)
+    top = _BARS if bars else 8
+    return {
+        "width": _WIDTH,
+        "left": _LEFT,
+        "right": _RIGHT,
+        "foot": top + len(lines) * _ROW,
+        "axis": axis.label,
+        "ticks": [(to_x(place), wording.number(place)) for place in _ticks(scene)],
+        "bars": bars,
+        "zero": zero,
+        "thickness": thickness,
+        "rows": [
+            (line, *_row(scene, line, band, to_x, top + place * _ROW))
+            for place, (line, band) in enumerate(lines)
+        ],
+        "total": history.total_of(item for line, _ in lines for item in line.items),
+    }
+
+
+def _ticks(scene: PatientScene) -> list[float]:
+    """Round places on the axis; visits and steps at whole numbers."""
+    axis = scene.axis
+    if axis.only is not None:
+        return [axis.only]
+    rough = (axis.high - axis.low) / 8
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough)
+    step = step if axis.is_time else max(1, round(step))
+    first, last = math.ceil(axis.low / step), math.floor(axis.high / step)
+    return [place * step for place in range(first, last + 1)]
+
+
+def _bars(
+    scene: PatientScene, to_x: Callable[[float], float]
+) -> tuple[list[tuple[Any, ...]], float, float]:
+    """A bar per visit with a place, up where it raises; zero's place; their width.
+
+    Of each bar: the visit, its number from 1, the middle, the top, the height, and
+    where its words stand, if there is room.
+    """
+    placed = [
+        (visit, number, to_x(place))
+        for number, visit in enumerate(scene.visits, 1)
+        for place in [visit.time if scene.axis.is_time else visit.visit]
+        if place is not None and math.isfinite(place)
+    ]
+    totals = [0.0 if math.isnan(v.total) else v.total for v, *_ in placed]
+    rise, fall = max([0.0, *totals]), -min([0.0, *totals])
+    unit = (_BARS - 44) / ((rise + fall) or 1.0)
+    zero = round(18 + rise * unit, 1)
+    places = [x for *_, x in placed]
+    gaps = [right - left - 2 for left, right in zip(places, places[1:])]
+    has_room = _with_room(places, [abs(total) for total in totals])
+    bars = []
+    for i, total in enumerate(totals):
+        height = round(max(1.5, abs(total) * unit), 1)
+        top = round(zero - height if total >= 0 else zero, 1)
+        words = round(top - 4 if total >= 0 else zero + height + 11, 1)
+        bars.append((*placed[i], top, height, words if i in has_room else None))
+    return bars, zero, round(max(3.0, min([12.0, *gaps])), 1)
+
+
+def _with_room(places: Sequence[float], strengths: Sequence[float]) -> set[int]:
+    """Of places those whose numbers do not meet, the strongest first."""
+    chosen: set[int] = set()
+    for i in sorted(range(len(places)), key=lambda i: -strengths[i]):
+        if all(abs(places[i] - places[j]) >= _ROOM for j in chosen):
+            chosen.add(i)
+    return chosen
+
+
+def _row(
+    scene: PatientScene,
+    line: Line,
+    band: Band,
+    to_x: Callable[[float], float],
+    top: float,
+) -> tuple[Any, ...]:
+    """One column's values between the lowest and the highest, usual bounds included.
+
+    Returns:
+        Where its name stands, the place and height of the usual range or None, and
+        per value: itself, when it was, where it is, and whether its words have room.
+    """
+    usual = line.items[0].usual
+    values = [item.value for item in line.items]
+    finite = [value for value in (*values, *usual) if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+
+    def to_y(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(top + 40 - 18 * min(max(share, -0.2), 1.2), 1)
+
+    places, heads = scene.axis.places(band)[0], band.heads
+    known = [
+        (item, heads[place], to_x(places[place]), to_y(item.value))
+        for item, place in zip(line.items, line.places, strict=True)
+        if math.isfinite(item.value)
+    ]
+    has_room = _with_room([dot[2] for dot in known], [dot[0].strength for dot in known])
+    dots = [(*dot, i in has_room) for i, dot in enumerate(known)]
+    upper, lower = to_y(usual[1]), to_y(usual[0])
+    is_known = any(map(math.isfinite, usual))
+    return top + 36, (upper, round(lower - upper, 1)) if is_known else None, dots
