@@ -94,10 +94,10 @@ def cohort_bar(
     table = explanation.top(None, mapping)
     if mapping is None:
         table = of_features(table, explanation, features)
-    shown, rest = table.head(k), table[k:]
-    labels = code_labels(shown)
+    top, rest = table.head(k), table[k:]
+    labels = code_labels(top)
     figure, axes = _three_axes(ax, labels)
-    _draw_bars(axes, shown, labels, len(explanation))
+    _draw_bars(axes, top, labels, len(explanation))
     if len(rest):
         footnote(
             axes[0],
