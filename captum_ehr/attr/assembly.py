@@ -57,9 +57,9 @@ def assembled(
         patient_ids=encoded.patient_ids,
         model_name=type(inside).__name__,
         output=output,
-        target_names=adapter and adapter.target_names,
+        target_names=None if adapter is None else adapter.target_names,
         baseline=baseline,
-        mode=adapter and adapter.mode,
+        mode=None if adapter is None else adapter.mode,
         fingerprint=fingerprint(inside),
     )
 
