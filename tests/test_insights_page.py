@@ -8,13 +8,16 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from insights_cases import NAMES, SCRIPT, stagenet
 
 from captum_ehr.insights import AttributionVisualizer, Server
+from captum_ehr.scene import ColorScale, wording
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH")
@@ -123,6 +126,11 @@ def tab(browser: Any, server: Server) -> Iterator[Tab]:
         assert opened.page.locator("img[src=x]").count() == 0
     finally:
         opened.page.close()
+
+
+def rgb(color: str) -> str:
+    """As a browser says it."""
+    return f"rgb({', '.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})"
 
 
 def chips_of(view: dict[str, Any]) -> list[tuple[str, float]]:
@@ -247,6 +255,33 @@ class TestLive:
         same(tab.chips(1), explained(5, baselines="pad"))
         assert tab.page.locator(".agreement").count() == 0
 
+    def test_a_comparison_shares_its_colours(
+        self, tab: Tab, visualizer: AttributionVisualizer
+    ) -> None:
+        tab.click("#compare")
+        tab.page.locator("#linked").uncheck()
+        tab.ready()
+        tab.click(".trow[data-row='4']")
+        limits = [
+            visualizer.scene(row, visualizer.setting()).scale.limit for row in (0, 4)
+        ]
+        tab.pick("Method", "DeepLiftEHR", side=1)
+        scale = ColorScale(max(limits))
+        chips = tab.page.locator(".chip, .values td[data-attribution]").evaluate_all(
+            "all => all.map(one => [Number(one.dataset.attribution),"
+            " one.style.background, one.style.color])"
+        )
+        assert len(chips) > 10 and limits[0] != limits[1]
+        for attribution, *colors in chips:
+            assert colors == [rgb(color) for color in scale.pair(attribution)]
+        dots = tab.page.locator(".dot").evaluate_all(
+            "all => all.map(one => [Number(one.dataset.attribution),"
+            " one.getAttribute('fill')])"
+        )
+        assert dots
+        for attribution, color in dots:
+            assert color == scale.color(attribution)
+
     def test_the_cohort_and_who_has_a_code(
         self, tab: Tab, visualizer: AttributionVisualizer
     ) -> None:
@@ -260,10 +295,14 @@ class TestLive:
         for row, one in zip(rows, expected):
             for key in ("mean", "mean_abs", "prevalence"):
                 assert float(row[key]) == pytest.approx(one[key], rel=1e-6, abs=1e-9)
+        page.locator(".codes th[data-key=code]").click()
+        codes = page.locator(".codes td.code b").all_inner_texts()
+        assert codes == sorted(codes, key=str.lower) and len(codes) == len(expected)
         page.locator("tr[data-code=A41]").click()
         held = {one["code"]: one["patients"] for one in expected}["A41"]
         assert page.locator("#count").inner_text() == f"{held} of 12 patients"
-        assert page.locator(".cohort h2").inner_text() == f"{held} patients"
+        words = f"{held} patients"
+        tab.wait(f"document.querySelector('.cohort h2')?.textContent === '{words}'")
 
     def test_markup_of_the_data_is_text(self, tab: Tab) -> None:
         tab.click(".trow[data-row='3']")
@@ -304,6 +343,44 @@ class TestLive:
                 assert overflow <= 0, part
 
 
+def test_slow_methods_wait_until_they_are_told(browser: Any) -> None:
+    """And stop when another is chosen."""
+    model = stagenet()
+    shown = AttributionVisualizer(
+        model, model.dataset, methods=["DeepLiftEHR", "IntegratedGradients"]
+    )
+    method = shown.methods["IntegratedGradients"]
+    shown.methods["IntegratedGradients"] = replace(method, together=1)
+    begun = []
+    contributions = shown.contributions
+
+    def slow(patients: Any, setting: Any) -> Any:
+        if setting.method == "IntegratedGradients" and list(patients):
+            begun.append(patients)
+            time.sleep(0.5)
+        return contributions(patients, setting)
+
+    shown.contributions = slow  # type: ignore[method-assign]
+    with shown.serve() as server:
+        tab = Tab(browser, server.url)
+        tab.click("[data-tab=cohort]")
+        tab.pick("Method", "IntegratedGradients")
+        assert tab.page.locator(".cohort h2").inner_text() == "0 patients"
+        assert not begun
+        tab.page.get_by_role("button", name="Explain all 12 patients").click()
+        tab.wait("document.querySelector('.cohort h2')?.textContent === '2 patients'")
+        assert "2 of 12 explained" in tab.page.inner_text(".cohort")
+        tab.pick("Method", "DeepLiftEHR")
+        assert tab.page.locator(".cohort h2").inner_text() == "12 patients"
+        while server.is_computing:
+            time.sleep(0.05)
+        count = len(begun)
+        time.sleep(1.2)
+        assert len(begun) == count < 6
+        assert tab.problems == []
+        tab.page.close()
+
+
 def test_a_lost_server_is_said(browser: Any, visualizer: AttributionVisualizer) -> None:
     with visualizer.serve() as short:
         tab = Tab(browser, short.url)
@@ -339,7 +416,7 @@ class TestFile:
         same(tab.chips(), chips_of(found))
         options = tab.page.locator(".controls select").nth(0).locator("option")
         assert options.all_inner_texts() == ["DeepLiftEHR", "IntegratedGradients"]
-        tab.page.locator("[data-tab=cohort]").click()
+        tab.click("[data-tab=cohort]")
         assert tab.page.locator(".cohort h2").inner_text() == "3 patients"
         assert tab.requests == [file.as_uri()] and tab.problems == []
         assert tab.page.locator("#export-html").count() == 0
@@ -354,5 +431,75 @@ class TestFile:
         key = json.dumps([0, "DeepLiftEHR", None, "unk"], separators=(",", ":"))
         expected = json.loads(json.dumps(visualizer.view("p04")))
         found = data["views"][key][2]
-        for name in ("f_input", "f_baseline", "total", "visits", "series"):
-            assert found[name] == expected[name]
+        assert f'data-f-input="{expected["f_input"]}"' in found["html"]
+        assert found["target"] == expected["target"]
+        codes = [row for row in found["rows"] if row[0] == "conditions"]
+        assert sorted((row[2], row[5]) for row in codes) == chips_of(expected)
+
+    def test_filters_leave_a_cohort_of_their_own(
+        self, browser: Any, file: Path, visualizer: AttributionVisualizer
+    ) -> None:
+        """Its sums are made in the page: a file has no server to ask."""
+        tab = Tab(browser, file.as_uri())
+        tab.click("[data-tab=cohort]")
+        whole = tab.page.locator(".codes tbody tr").count()
+        tab.page.get_by_label("sex").select_option(label="sex: male")
+        assert tab.page.locator(".cohort h2").inner_text() == "2 patients"
+        codes = visualizer.cohort(patients=["p00", "p04"])["codes"]
+        rows = tab.page.locator(".codes tbody tr").evaluate_all(
+            "all => all.map(one => [one.dataset.code, one.dataset.mean,"
+            " one.querySelector('.mean .num').textContent,"
+            " one.querySelector('.prevalence .num').textContent])"
+        )
+        assert len(rows) == len(codes) <= whole
+        for (code, mean, words, having), one in zip(rows, codes):
+            assert code == one["code"]
+            assert float(mean) == pytest.approx(one["mean"], rel=1e-6, abs=1e-9)
+            assert words == wording.signed(one["mean"], 3)
+            assert having.startswith(f"{one['patients']} · ")
+        _, text = tab.saved("#export-csv")
+        table = list(csv.DictReader(io.StringIO(text.decode())))
+        assert [row["code"] for row in table] == [one["code"] for one in codes]
+        tab.page.locator("#reset").click()
+        assert tab.page.locator(".codes tbody tr").count() == whole
+        assert tab.problems == []
+        tab.page.close()
+
+
+def nested() -> Any:
+    """An RNN over visits that have no times."""
+    from pyhealth.datasets import create_sample_dataset
+    from pyhealth.models import RNN
+
+    visits = [["I50", "E11"], ["J18"], ["A41", "I50"]]
+    own = [
+        {"patient_id": f"p{n}", "conditions": visits[: 3 - n], "outcome": n % 2}
+        for n in range(2)
+    ]
+    schema = {"conditions": "nested_sequence"}
+    dataset = create_sample_dataset(own, schema, {"outcome": "binary"})
+    torch.manual_seed(0)
+    return RNN(dataset, embedding_dim=4, hidden_dim=4).eval()
+
+
+class TestVisitsWithoutTimes:
+    """They count from 1, on the page and in what it saves."""
+
+    @pytest.fixture
+    def untimed(self, browser: Any) -> Iterator[Tab]:
+        model = nested()
+        with AttributionVisualizer(model, model.dataset).serve() as server:
+            opened = Tab(browser, server.url)
+            yield opened
+            assert opened.problems == []
+            opened.page.close()
+
+    def test_they_count_from_1(self, untimed: Tab) -> None:
+        labels = untimed.page.locator(".visit .when").all_inner_texts()
+        assert labels == [f"visit {n}" for n in range(1, len(labels) + 1)]
+        assert "visit 0" not in untimed.page.inner_text("main")
+        _, text = untimed.saved("#export-csv")
+        table = list(csv.DictReader(io.StringIO(text.decode())))
+        visits = {r["time_or_visit"] for r in table if r["feature"] == "conditions"}
+        assert visits == {str(n) for n in range(1, len(labels) + 1)}
+        assert len(labels) == 3

@@ -77,17 +77,22 @@ def progress(
         size = max(2, visualizer.methods[setting.method].together)
         # In the dataset's order, in which patients are padded together.
         rows = sorted(_rows(question["rows"]))
-        deltas: dict[int, Any] = {}
-        begun, done = time.monotonic(), 0
-        for chunk in batched(rows, size):
-            parts = visualizer.contributions(chunk, setting)
-            deltas |= {r: [p["delta"], p["delta_words"]] for r, p in parts.items()}
-            done += len(chunk)
-            if done == len(rows) or time.monotonic() - begun > _PAUSE:
-                yield {"deltas": deltas} | _drawn(visualizer, question, rows, done)
-                begun, deltas = time.monotonic(), {}
-        if not rows:
-            yield {"deltas": {}} | _drawn(visualizer, question, rows, 0)
+        parts: dict[int, dict[str, Any]] = {}
+        new: dict[int, Any] = {}
+        begun = time.monotonic()
+        for chunk in [*batched(rows, size)] or [()]:
+            batch = visualizer.contributions(chunk, setting)
+            parts |= batch
+            new |= {
+                r: [part["delta"], part["delta_words"]] for r, part in batch.items()
+            }
+            if len(parts) == len(rows) or time.monotonic() - begun > _PAUSE:
+                piece: dict[str, Any] = {"deltas": new}
+                if question.get("drawn"):
+                    html = cohort_piece(visualizer, rows, parts.values(), setting)
+                    piece["html"] = html
+                yield piece
+                begun, new = time.monotonic(), {}
     except Exception as error:
         yield {"error": told(error)}
 
@@ -119,16 +124,6 @@ def as_json(said: dict[str, Any]) -> str:
         return json.dumps(said, separators=(",", ":"), allow_nan=False)
     except ValueError:  # no browser reads NaN
         return '{"error":"The answer has numbers that are none (NaN)."}'
-
-
-def _drawn(
-    visualizer: AttributionVisualizer, question: Any, rows: list[int], done: int
-) -> dict[str, str]:
-    """The cohort so far."""
-    if not question.get("drawn"):
-        return {}
-    setting = _setting(visualizer, question)
-    return {"html": cohort_piece(visualizer, rows, rows[:done], setting)}
 
 
 def _result(visualizer: AttributionVisualizer, question: Any) -> Any:

@@ -132,8 +132,8 @@ def saved(
     for way in ways:
         key = _key(way)
         views[key] = [patient_piece(visualizer, row, way) for row in rows]
-        cohorts[key] = cohort_piece(visualizer, rows, rows, way, most=None)
         known = visualizer.contributions(rows, way)
+        cohorts[key] = cohort_piece(visualizer, rows, known.values(), way, most=None)
         parts[key] = [_placed(known[row], codes) for row in rows]
     count = "1 patient" if len(rows) == 1 else f"{len(rows)} patients"
     of = f", of {len(visualizer)}" if len(rows) < len(visualizer) else ""
@@ -167,7 +167,7 @@ def patient_piece(
 def cohort_piece(
     visualizer: AttributionVisualizer,
     rows: Sequence[int],
-    explained: Collection[int],
+    parts: Collection[Mapping[str, Any]],
     setting: Setting,
     most: int | None = TOP,
 ) -> str:
@@ -176,12 +176,11 @@ def cohort_piece(
     Args:
         visualizer: What is shown.
         rows: The patients' places.
-        explained: Those of them that are explained; the others are to follow.
+        parts: The contributions of those who are explained; the others follow.
         setting: How.
         most: The most codes of the table.
     """
     overview = visualizer.overview()
-    parts = visualizer.contributions(explained, setting).values()
     sums = sums_of(parts, overview["codes"])
     table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))
     predictions = overview["predictions"][setting.model]
