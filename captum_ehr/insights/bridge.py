@@ -139,7 +139,7 @@ def captum_visualizer(
         block=1,
         kept=64,
     )
-    if None in source.labels:
+    if any(label is None for label in source.labels):
         raise ValueError(
             f"The samples have no label {adapter.model.label_keys[0]!r}; Captum "
             "Insights shows every patient's actual class and cannot do without."
