@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -225,7 +225,9 @@ def patient_scene(
     explanation = explanation[patient]
     bands = bands_of(explanation, ranges or {})
     names = ("f_input", "f_baseline", "delta", "relative_delta", "total")
-    numbers = {name: float(getattr(explanation, name)[0]) for name in names}
+    numbers: dict[str, Any] = {
+        name: float(getattr(explanation, name)[0]) for name in names
+    }
     ends, shares = (numbers["f_baseline"], numbers["f_input"]), None
     if has_probability(explanation) and all(map(math.isfinite, ends)):
         shares = probability(ends[0]), probability(ends[1])
