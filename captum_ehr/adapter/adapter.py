@@ -171,14 +171,16 @@ class PyHealthAdapter(nn.Module):
             raise ValueError(
                 f"The features differ in their number of patients: {sizes}."
             )
-        own = tuple(x.detach() if x.is_floating_point() else x.float() for x in inputs)
+        floats = tuple(
+            x.detach() if x.is_floating_point() else x.float() for x in inputs
+        )
         return EncodedBatch(
-            own,
+            floats,
             tuple(record.mask for record in records.values()),
             tuple(rest),
             records,
             patient_ids(batch, next(iter(sizes.values()))),
-            looked_up=own,
+            looked_up=floats,
         )
 
     def baseline(
@@ -320,12 +322,12 @@ class PyHealthAdapter(nn.Module):
         """The parts of each feature's entry, and the batch's other entries."""
         count = len(self.features)
         inputs = [x[0] if isinstance(x, (tuple, list)) else x for x in args[:count]]
-        given = args[count:] if len(args) > count else self.assumed_args(args)
-        entries, rest = unpacked(self.features, inputs, given)
+        rest_args = args[count:] if len(args) > count else self.assumed_args(args)
+        entries, rest = unpacked(self.features, inputs, rest_args)
         if len(rest) != len(self.extra_keys):
             raise ValueError(
-                f"{len(given)} additional arguments, expected "
-                f"{len(given) - len(rest) + len(self.extra_keys)} as in "
+                f"{len(rest_args)} additional arguments, expected "
+                f"{len(rest_args) - len(rest) + len(self.extra_keys)} as in "
                 "enc.additional_forward_args."
             )
         more = dict(zip(self.extra_keys, rest))
@@ -344,8 +346,8 @@ class PyHealthAdapter(nn.Module):
         }
 
         def model(ids: Callable[[Lookup], Tensor]) -> Any:
-            own = {key: ids(lookup) for key, lookup in lookups.items()}
-            batch = {e.feature.key: e.whole(own.get(e.feature.key)) for e in entries}
+            known = {key: ids(lookup) for key, lookup in lookups.items()}
+            batch = {e.feature.key: e.whole(known.get(e.feature.key)) for e in entries}
             return self.model(**batch, **more)
 
         try:
@@ -390,10 +392,10 @@ class PyHealthAdapter(nn.Module):
         return assumed(self.features, pairs)
 
 
-def _tracked(given: Any) -> Any:
+def _tracked(part: Any) -> Any:
     """Needing a gradient, as a model's activations do; Captum hooks them for it."""
-    if isinstance(given, (tuple, list)):
-        return (_tracked(given[0]), *given[1:])
-    if not given.is_floating_point() or given.requires_grad or given.is_inference():
-        return given
-    return given.detach().requires_grad_()
+    if isinstance(part, (tuple, list)):
+        return (_tracked(part[0]), *part[1:])
+    if not part.is_floating_point() or part.requires_grad or part.is_inference():
+        return part
+    return part.detach().requires_grad_()

@@ -60,11 +60,11 @@ def is_known(kind: type) -> bool:
 def _untouched(layer: nn.Module) -> bool:
     """Whether a layer's parts are those that it is made with, and nobody watches."""
     parts = [(layer._modules.get(name), kind) for name, kind in _PARTS.items()]
-    own = "forward" not in layer.__dict__ and all(
+    complete = "forward" not in layer.__dict__ and all(
         type(part) is kind or (part is None and kind is nn.Dropout)
         for part, kind in parts
     )
-    return own and not any(
+    return complete and not any(
         "forward" in part.__dict__ or part._forward_hooks or part._forward_pre_hooks
         for child in layer.children()
         for part in child.modules()
@@ -107,11 +107,11 @@ def _recurrence(layer: Any, x: Tensor, time: Tensor | None) -> tuple[Tensor, Ten
     """
     levels, width, chunk = layer.levels, layer.hidden_dim, layer.chunk_size
     time = torch.ones(x.shape[:2], device=x.device) if time is None else time
-    given = torch.cat((x, time.reshape(*x.shape[:2], 1)), -1).transpose(0, 1)
-    own, recurrent = layer.kernel, layer.recurrent_kernel
+    steps = torch.cat((x, time.reshape(*x.shape[:2], 1)), -1).transpose(0, 1)
+    kernel, recurrent = layer.kernel, layer.recurrent_kernel
     onward, at_time = recurrent.weight.split((width, 1), 1)  # time meets both kernels
-    weight = torch.cat((own.weight[:, :-1], own.weight[:, -1:] + at_time), 1)
-    rows = F.linear(given, weight, own.bias + recurrent.bias).unbind(0)
+    weight = torch.cat((kernel.weight[:, :-1], kernel.weight[:, -1:] + at_time), 1)
+    rows = F.linear(steps, weight, kernel.bias + recurrent.bias).unbind(0)
     ones = onward.new_ones(levels, levels)
     sums = torch.block_diag(ones.tril(), ones.triu())  # cumax, from left and right
     c, h = x.new_zeros(len(x), levels, chunk), x.new_zeros(len(x), width)

@@ -53,9 +53,9 @@ class FeatureMask(tuple[Tensor, ...]):
         patient_ids: tuple[str, ...],
     ) -> FeatureMask:
         """Masks, and by patient who stands behind their numbers."""
-        made = super().__new__(cls, masks)
-        made.players, made.patient_ids = tuple(players), patient_ids
-        return made
+        whole = super().__new__(cls, masks)
+        whole.players, whole.patient_ids = tuple(players), patient_ids
+        return whole
 
     def to_frame(self, attributions: Sequence[Tensor]) -> pd.DataFrame:
         """What a perturbation method gave each player, one row per player.
@@ -116,7 +116,7 @@ class FeatureMask(tuple[Tensor, ...]):
                 f"{len(attributions)} tensor(s) of attributions for the {len(self)} "
                 "of this mask: give one per feature."
             )
-        numbers, given = [], []
+        numbers, shares = [], []
         for k, (mask, part) in enumerate(zip(self, attributions)):
             if part.dim() != mask.dim() or any(
                 m not in (1, n) for m, n in zip(mask.shape, part.shape)
@@ -126,8 +126,8 @@ class FeatureMask(tuple[Tensor, ...]):
                     f"of the input, {tuple(mask.shape)} with the last dimension free."
                 )
             numbers.append(mask.expand_as(part).flatten(1))
-            given.append(part.detach().flatten(1).double())
-        index, values = torch.cat(numbers, 1), torch.cat(given, 1)
+            shares.append(part.detach().flatten(1).double())
+        index, values = torch.cat(numbers, 1), torch.cat(shares, 1)
         ends = values.new_zeros(len(values), int(index.max()) + 1)
         return (
             ends.scatter_reduce(1, index, values, "amin", include_self=False),
@@ -239,13 +239,13 @@ def _check_visits(encoded: EncodedBatch) -> None:
             f"steps: {counts}. Visit k of one is not visit k of the other."
         )
     timed = [(k, r) for k, r in stepped.items() if r.time is not None]
-    for (one, first), (other, second) in zip(timed, timed[1:]):
+    for (key, first), (other, second) in zip(timed, timed[1:]):
         both = _real_steps(first) & _real_steps(second)
         assert first.time is not None and second.time is not None
         apart = (both & (first.time != second.time)).any(1)
         if bool(apart.any()):
             raise ValueError(
-                f"players='visit', but the times of {one!r} and {other!r} differ for "
+                f"players='visit', but the times of {key!r} and {other!r} differ for "
                 f"patient(s) {apart.nonzero().flatten().tolist()} of the batch. Visit "
                 "k of one is not visit k of the other."
             )

@@ -192,7 +192,7 @@ class Feature:
             self.columns,
         )
 
-    def mask(self, value: Tensor, time: Tensor | None, given: Tensor | None) -> Tensor:
+    def mask(self, value: Tensor, time: Tensor | None, held: Tensor | None) -> Tensor:
         """True where a real token or value stands; shaped like ``value``.
 
         Tokens: what is not ``<pad>``. Multi-hot: the categories that are present.
@@ -214,11 +214,11 @@ class Feature:
             real = later.view(*later.shape, *[1] * (value.dim() - 2)).expand_as(value)
         else:
             real = torch.ones_like(value, dtype=torch.bool)
-        if given is not None:
-            given = given.to(real.device).bool()
-            while given.dim() < real.dim():
-                given = given.unsqueeze(-1)
-            real = real & given.expand_as(real)
+        if held is not None:
+            held = held.to(real.device).bool()
+            while held.dim() < real.dim():
+                held = held.unsqueeze(-1)
+            real = real & held.expand_as(real)
         return real
 
 

@@ -199,7 +199,7 @@ class DeepLiftEHR(Engine):
             True
         """
         with torch.inference_mode(False):
-            own = self.prepare(inputs, baselines, additional_forward_args).fresh()
+            prepared = self.prepare(inputs, baselines, additional_forward_args).fresh()
             tape = AuditTape(self.table)
 
             def follow(inside: nn.Module) -> None:
@@ -207,13 +207,13 @@ class DeepLiftEHR(Engine):
                 tape.follow(inside)
 
             view = self.forward_view(follow)
-            inputs, baselines = own.inputs, own.references[0]
-            sides = two_passes(view.forward, inputs, baselines, own.args, tape=tape)
+            inputs, baselines = prepared.inputs, prepared.references[0]
+            sides = two_passes(
+                view.forward, inputs, baselines, prepared.args, tape=tape
+            )
             value, index = select(sides.output, target, view.labels)
             reference = select_again(sides.reference_output, index)
-            return _audited(
-                sides, tape, value, reference, own.inputs, own.references[0]
-            )
+            return _audited(sides, tape, value, reference, inputs, baselines)
 
 
 def _audited(

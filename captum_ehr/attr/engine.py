@@ -107,9 +107,9 @@ class Engine(DeepLift):
 
     def _tabulate(self) -> None:
         """Look up the table of rules: the model's, and the user's on top."""
-        own = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
-        self.table = with_rules(self.rules, _table_of(tuple(own.items())))
-        self.types = module_types({**own, **self.rules})
+        rules = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
+        self.table = with_rules(self.rules, _table_of(tuple(rules.items())))
+        self.types = module_types({**rules, **self.rules})
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the table, which holds closures and is looked up again."""
@@ -148,8 +148,8 @@ class Engine(DeepLift):
             return seen
 
         if isinstance(self.model, PyHealthAdapter):
-            own = self.model.private(private)
-            forward = scored(self.model, own, self.output)
+            adapter = self.model.private(private)
+            forward = scored(self.model, adapter, self.output)
             return View(forward, self.model.labels, tuple(rewrites))
         return View(private(self.model), {}, tuple(rewrites))
 
@@ -208,8 +208,8 @@ class Engine(DeepLift):
     def _output(self, prepared: Prepared) -> Tensor:
         """The model's output, without any explanation."""
         with torch.no_grad():
-            own = (x.detach().clone() for x in prepared.inputs)
-            output: Tensor = self.forward_view().forward(*own, *prepared.args)
+            inputs = (x.detach().clone() for x in prepared.inputs)
+            output: Tensor = self.forward_view().forward(*inputs, *prepared.args)
             return output
 
     def _unmixed(
@@ -240,21 +240,21 @@ class Engine(DeepLift):
 
         Each further segment has input passes of its own.
         """
-        own = prepared.fresh()
+        fresh = prepared.fresh()
         view = self.forward_view()
-        rows = range(len(own.inputs[0])) if apart else (None,)
-        again = len(own.references) * len(rows) > 1
+        rows = range(len(fresh.inputs[0])) if apart else (None,)
+        again = len(fresh.references) * len(rows) > 1
         tape = Tape(self.table, lasting=again, seeks_missing=False)
-        record = partial(recorded, view.forward, args=own.args)
+        record = partial(recorded, view.forward, args=fresh.args)
         checked = custom is None and self.completeness != "off"
 
         def attempt() -> Result | None:
-            with recorded(view.forward, own.inputs, own.args, tape) as passes:
+            with recorded(view.forward, fresh.inputs, fresh.args, tape) as passes:
                 output, against = passes
                 value, index = select(output, target, view.labels)
                 run = Run(value, index, against, record, None, again, tape)
                 runs = (replace(run, row=row) for row in rows)
-                result = joined([self._averaged(own, r, custom, each) for r in runs])
+                result = joined([self._averaged(fresh, r, custom, each) for r in runs])
                 report = result.diagnostics + tape.diagnostics()
             if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True
@@ -268,23 +268,27 @@ class Engine(DeepLift):
         assert result is not None
         return result
 
-    def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
+    def _averaged(
+        self, prepared: Prepared, run: Run, custom: Any, each: bool
+    ) -> Result:
         """The mean over the references: of a batch, or of one patient in it."""
-        references = (own if run.row is None else own.but(run.row)).references
-        return averaged([self._against(own, run, b, custom) for b in references], each)
+        references = (prepared if run.row is None else prepared.but(run.row)).references
+        return averaged(
+            [self._against(prepared, run, b, custom) for b in references], each
+        )
 
     def _against(
-        self, own: Prepared, run: Run, baselines: Parts, custom: Any
+        self, prepared: Prepared, run: Run, baselines: Parts, custom: Any
     ) -> Result:
         """The attributions against one reference."""
         multipliers, f_baseline, report = multipliers_along(
-            run, own.inputs, baselines, self.segments
+            run, prepared.inputs, baselines, self.segments
         )
-        sides = multipliers, own.inputs, baselines
+        sides = multipliers, prepared.inputs, baselines
         with torch.no_grad():
             if run.tape.seeks_missing:
                 sides = known(*sides)
-            attributions = measured = self._shared(own, sides, custom)
+            attributions = measured = self._shared(prepared, sides, custom)
             if custom is None and not self.multiplies_by_inputs:
                 measured = times_change(*sides)
             index, f_input = run.index, run.value.detach()
@@ -294,7 +298,7 @@ class Engine(DeepLift):
                 attributions, measured = _rows(attributions, row), _rows(measured, row)
                 sides = _rows(sides[0], row), _rows(sides[1], row), _rows(sides[2], row)
             # of what was not summed yet, if it is asked for at all
-            gross = partial(absolute_sums, *sides) if own.summed else None
+            gross = partial(absolute_sums, *sides) if prepared.summed else None
             size = rounded_at(self.model, self.output, f_input, f_baseline)
             sums = balance(measured, f_input, f_baseline, gross, size)
         detached = tuple(a.detach() for a in attributions)
@@ -302,7 +306,7 @@ class Engine(DeepLift):
         return Result(answered, f_input, f_baseline, index, sums, report)
 
     def _shared(
-        self, own: Prepared, sides: tuple[Parts, Parts, Parts], custom: Any
+        self, prepared: Prepared, sides: tuple[Parts, Parts, Parts], custom: Any
     ) -> Parts:
         """Attributions from multipliers, inputs and references."""
         if custom is not None:
@@ -310,7 +314,7 @@ class Engine(DeepLift):
             return shares
         if not self.multiplies_by_inputs:
             return sides[0]
-        return times_change(*sides, own.summed)
+        return times_change(*sides, prepared.summed)
 
 
 @cache

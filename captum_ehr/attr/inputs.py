@@ -60,9 +60,9 @@ class Prepared:
         references = tuple(
             tuple(
                 torch.where(at.view(-1, *[1] * (x.dim() - 1)), b, x)
-                for x, b in zip((x.detach() for x in self.inputs), one)
+                for x, b in zip((x.detach() for x in self.inputs), reference)
             )
-            for one in self.references
+            for reference in self.references
         )
         return replace(self, references=references)
 
@@ -73,9 +73,9 @@ class Prepared:
         kept = tuple(
             tuple(
                 torch.where(like(mask, x), b, x)
-                for x, b, mask in zip(self.inputs, one, self.masks)
+                for x, b, mask in zip(self.inputs, reference, self.masks)
             )
-            for one in references
+            for reference in references
         )
         return replace(self, references=kept)
 
@@ -86,7 +86,10 @@ class Prepared:
                 x.requires_grad_() if x.is_floating_point() else x
                 for x in (_ordinary(x).detach() for x in self.inputs)
             ),
-            tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
+            tuple(
+                tuple(_ordinary(x).detach() for x in reference)
+                for reference in self.references
+            ),
             tuple(_ordinary(a) for a in self.args),
             self.form,
             summed=self.summed,

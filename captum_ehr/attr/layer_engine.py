@@ -41,17 +41,17 @@ class LayerEngine(Engine):
         return view._replace(forward=self.watch.watched(view.forward))
 
     def _against(
-        self, own: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
+        self, prepared: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
     ) -> Result:
         """The layers' attributions against one reference."""
         f_baseline = select_again(run.against(baselines), run.index)
         here, there = self.watch.passes[0], self.watch.passes[-1]
         _comparable(here.parts, there.parts)
-        sides = [(x, b) for x, b in zip(own.inputs, baselines) if x.requires_grad]
+        sides = [(x, b) for x, b in zip(prepared.inputs, baselines) if x.requires_grad]
         outside = (*(x for x, _ in sides), *here.numbers)
         ms = multipliers(run.explained(run.value), (*here.parts, *outside), run.again)
         ms, beyond = ms[: len(here.parts)], ms[len(here.parts) :]
-        size = len(own.inputs[0])
+        size = len(prepared.inputs[0])
         owners, numbers = self.watch.owners(size)
         with torch.no_grad():
             parts = tuple(h.detach() for h in here.parts)
@@ -60,10 +60,10 @@ class LayerEngine(Engine):
                 shares = _call_custom_attribution_func(custom, ms, parts, there.parts)
             ends = (*(b for _, b in sides), *there.numbers)
             rest = [m * (x - b) for m, x, b in zip(beyond, outside, ends)]
-            given = shares if self.multiplies_by_inputs or custom is not None else ms
             inner = _sums(shares, owners, size)
             outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
-            rows = self._rows(run, given, owners)
+            whole = self.multiplies_by_inputs or custom is not None
+            rows = self._rows(run, shares if whole else ms, owners)
             return _compared(run, f_baseline, rows, inner, outer)
 
     def _rows(
@@ -102,15 +102,15 @@ def _compared(
     gross = change.abs()
     total = change
     if inner is not None:
-        own, gross = inner[here, 0], inner[here, 1]
-        past = change - own
+        through, gross = inner[here, 0], inner[here, 1]
+        past = change - through
         if outer is not None:
             past = outer[here, 0]
             gross = gross + outer[here, 1]
             if run.row is not None:  # what the others' rows do to this one
                 every = inner.sum(0) + outer.sum(0)
-                past, gross = every[:1] - own, every[1:]
-        total = own + past
+                past, gross = every[:1] - through, every[1:]
+        total = through + past
     sums = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
     last = past.to(f_input.dtype)
     return Result((*rows, last), f_input, f_baseline, run.index[here], sums)

@@ -63,15 +63,15 @@ class Probe:
         forward = module.forward
 
         def shown(*args: Any, **kwargs: Any) -> Any:
-            found: list[tuple[Tensor, Tensor | None]] = []
+            tensors: list[tuple[Tensor, Tensor | None]] = []
             cut = self.cut and (self.call or 0) == len(self.seen)
             if self.of_input:
-                args = tuple(_split(a, found, cut) for a in args)
-                kwargs = {key: _split(a, found, cut) for key, a in kwargs.items()}
-                self.seen.append(found)
+                args = tuple(_split(a, tensors, cut) for a in args)
+                kwargs = {key: _split(a, tensors, cut) for key, a in kwargs.items()}
+                self.seen.append(tensors)
                 return forward(*args, **kwargs)
-            output = _split(forward(*args, **kwargs), found, cut)
-            self.seen.append(found)
+            output = _split(forward(*args, **kwargs), tensors, cut)
+            self.seen.append(tensors)
             return output
 
         module.__dict__["forward"] = shown
@@ -138,9 +138,9 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
         path = next((n for n, m in inside.named_modules() if m is layer), None)
     if path is None:
         names = [name for name, _ in inside.named_modules() if name]
-        shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+        some = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
         what = repr(layer) if isinstance(layer, str) else type(layer).__name__
-        raise ValueError(f"{kind} has no layer {what}; it has: {shown}.")
+        raise ValueError(f"{kind} has no layer {what}; it has: {some}.")
     for feature in getattr(model, "features", ()):
         if feature.embedding == path:
             raise ValueError(
@@ -150,29 +150,29 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
     return path
 
 
-def _split(value: Any, found: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
+def _split(value: Any, tensors: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
     """Keep each tensor, and hand on a copy, which may then be written on."""
     if isinstance(value, Tensor):
         if not (value.is_floating_point() or value.is_complex()):
             return value
         if not cut:
-            found.append((value, None))
+            tensors.append((value, None))
             return value.clone()
         with torch._C.DisableTorchFunction(), torch.enable_grad():
             leaf = value.detach().requires_grad_()
-            found.append((leaf, None))
+            tensors.append((leaf, None))
             return leaf.clone()
     if isinstance(value, PackedSequence):
         data: list[tuple[Tensor, Tensor | None]] = []
-        made = value._replace(data=_split(value.data, data, cut))
-        found += [(tensor, _packed_patients(value)) for tensor, _ in data]
-        return made
+        packed = value._replace(data=_split(value.data, data, cut))
+        tensors += [(tensor, _packed_patients(value)) for tensor, _ in data]
+        return packed
     if type(value) in (tuple, list):
-        return type(value)(_split(item, found, cut) for item in value)
+        return type(value)(_split(item, tensors, cut) for item in value)
     if isinstance(value, tuple):  # a named one
-        return type(value)(*(_split(item, found, cut) for item in value))
+        return type(value)(*(_split(item, tensors, cut) for item in value))
     if type(value) is dict or isinstance(value, OrderedDict):  # a model's output too
-        return type(value)((k, _split(item, found, cut)) for k, item in value.items())
+        return type(value)((k, _split(item, tensors, cut)) for k, item in value.items())
     return value
 
 
@@ -281,8 +281,8 @@ class Watch:
                 self.passes = []
                 self._count(forward, args, mode)
             with torch._C.DisableTorchFunction():
-                own = [self._integers(a) for a in args[: self.inputs]]
-            output = forward(*own, *args[self.inputs :])
+                inputs = [self._integers(a) for a in args[: self.inputs]]
+            output = forward(*inputs, *args[self.inputs :])
             parts = tuple(part for probe in self.probes for part in probe.take())
             self.passes.append(Seen(parts, tuple(self.numbers)))
             return output
@@ -292,7 +292,7 @@ class Watch:
     def owners(self, size: int) -> tuple[list[Owner], list[Owner]]:
         """Where the patients are, in the layers' tensors and in the numbers."""
         numbers: list[Owner] = [patients_axis(n, size) for n in self.numbers]
-        owners = [one for p in self.probes for one in p.owners(size)]
+        owners = [owner for p in self.probes for owner in p.owners(size)]
         if self.placed:  # a later slice, which may be shorter
             pairs = zip(owners, self.placed)
             owners = [old if isinstance(old, int) else new for new, old in pairs]
@@ -314,19 +314,19 @@ class Watch:
                 f"{[tuple(s) for s in shapes]}. Explain all patients at once."
             )
 
-    def mark(self, made: Any) -> Any:
+    def mark(self, value: Any) -> Any:
         """What is made of integer inputs, as something to attribute to."""
-        if isinstance(made, (tuple, list)):
-            return type(made)(self.mark(item) for item in made)
-        if not isinstance(made, Tensor) or made.dtype == torch.bool:
-            return made
-        if not made.is_floating_point():
-            return Integers.of(made, self)
+        if isinstance(value, (tuple, list)):
+            return type(value)(self.mark(item) for item in value)
+        if not isinstance(value, Tensor) or value.dtype == torch.bool:
+            return value
+        if not value.is_floating_point():
+            return Integers.of(value, self)
         if self.passes:  # the reference
-            self.numbers.append(made.detach())
-            return made
+            self.numbers.append(value.detach())
+            return value
         with torch.enable_grad():
-            leaf = made.detach().requires_grad_()
+            leaf = value.detach().requires_grad_()
             self.numbers.append(leaf)
             return leaf.clone()
 
@@ -361,17 +361,17 @@ class Integers(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run the call on plain tensors, and mark what it gives."""
-        given = tuple(tensors_in((*args, *(kwargs or {}).values())))
+        tensors = tuple(tensors_in((*args, *(kwargs or {}).values())))
         with torch._C.DisableTorchFunctionSubclass():
-            made = func(*args, **(kwargs or {}))
-            if made is None or any(made is t or depends(t) for t in given):
-                return made
-            watch: Watch = next(t.watch for t in given if isinstance(t, Integers))
-            return watch.mark(made)
+            result = func(*args, **(kwargs or {}))
+            if result is None or any(result is t or depends(t) for t in tensors):
+                return result
+            watch: Watch = next(t.watch for t in tensors if isinstance(t, Integers))
+            return watch.mark(result)
 
     @staticmethod
     def of(values: Tensor, watch: Watch) -> Integers:
         """Integers whose numbers a watch is told."""
-        made: Integers = values.as_subclass(Integers)
-        made.watch = watch
-        return made
+        integers: Integers = values.as_subclass(Integers)
+        integers.watch = watch
+        return integers

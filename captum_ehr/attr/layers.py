@@ -75,7 +75,7 @@ class LayerDeepLiftEHR(LayerDeepLift):
         self.engine = LayerEngine(model, multiply_by_inputs, **options)
         self.several = isinstance(layer, (list, tuple, nn.ModuleList))
         layers: Any = layer if self.several else [layer]
-        self.paths = [layer_path(self.engine.model, one) for one in layers]
+        self.paths = [layer_path(self.engine.model, module) for module in layers]
         super().__init__(self.engine.model, layer, multiply_by_inputs)
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -154,8 +154,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
         """Say how much goes past the layer, if it is more than rounding."""
         mode = self.engine.completeness
         change = result.f_input - result.f_baseline
-        own = change + result.balance.delta - past
-        off = balance((own.unsqueeze(1),), result.f_input, result.f_baseline).off
+        through = change + result.balance.delta - past
+        off = balance((through.unsqueeze(1),), result.f_input, result.f_baseline).off
         off = off & ~result.balance.off
         if mode == "off" or not bool(off.any()):
             return

@@ -52,7 +52,7 @@ def select(
         index = _predicted(output)
     else:
         each = per_patient(target, rows)
-        index = [_index(one, shape, labels or {}) for one in each]
+        index = [_index(wanted, shape, labels or {}) for wanted in each]
     if not shape:
         return output, index
     if math.prod(shape) == 1:
@@ -92,10 +92,12 @@ def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
     words = {str(label): index for label, index in labels.items()}
     names = {index: label for label, index in labels.items()}
     said = {
-        f"target={one} is taken as an index, that of the label {names[one]!r}; the "
-        f"label {one} is target='{one}'"
-        for one in targets
-        if _whole(one) and words.get(str(one), one) != one and one in names
+        f"target={target} is taken as an index, that of the label {names[target]!r}; "
+        f"the label {target} is target='{target}'"
+        for target in targets
+        if _whole(target)
+        and words.get(str(target), target) != target
+        and target in names
     }
     return "; ".join(sorted(said))
 
@@ -113,28 +115,28 @@ def _predicted(output: Tensor) -> list[Index]:
     return [(index,) for index in output.detach().argmax(1).tolist()]
 
 
-def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
+def _index(target: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     """One patient's target as a tuple of non-negative indices."""
     single = len(shape) == 1 and shape[0] == 1
-    if isinstance(one, (Tensor, np.ndarray, np.generic)):
-        one = one.tolist()
-    if isinstance(one, list) and len(one) == 1:
-        one = one[0]  # of a column
-    if isinstance(one, (str, bool)):
-        one = _labelled(one, labels)
-        if single and one == 0:
+    if isinstance(target, (Tensor, np.ndarray, np.generic)):
+        target = target.tolist()
+    if isinstance(target, list) and len(target) == 1:
+        target = target[0]  # of a column
+    if isinstance(target, (str, bool)):
+        target = _labelled(target, labels)
+        if single and target == 0:
             raise ValueError(
                 f"The model has one logit, for the label {_positive(labels)!r}; explain"
                 " that one and read the signs the other way round."
             )
-    if single and _whole(one) and one == 1 and len(labels) == 2:
-        one = 0  # the positive label of a binary dataset is its only logit
-    indices = one if isinstance(one, (tuple, list)) else (one,)
+    if single and _whole(target) and target == 1 and len(labels) == 2:
+        target = 0  # the positive label of a binary dataset is its only logit
+    indices = target if isinstance(target, (tuple, list)) else (target,)
     if not shape and all(_whole(i) and i == 0 for i in indices) and indices:
         return ()
     if len(indices) != len(shape) or not all(_whole(i) for i in indices):
         raise ValueError(
-            f"target {one!r} does not fit an output of shape (batch, "
+            f"target {target!r} does not fit an output of shape (batch, "
             f"{', '.join(map(str, shape))}): expected {len(shape)} integer(s)."
         )
     for i, size in zip(indices, shape):
@@ -147,21 +149,21 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     return tuple(int(i) % size for i, size in zip(indices, shape))
 
 
-def _labelled(one: Any, labels: Mapping[Any, int]) -> int:
+def _labelled(target: Any, labels: Mapping[Any, int]) -> int:
     """The index of a label, or of what a label is written like."""
-    alike = [labels[one]] if one in labels else []
-    alike = alike or [k for label, k in labels.items() if str(label) == str(one)]
+    alike = [labels[target]] if target in labels else []
+    alike = alike or [k for label, k in labels.items() if str(label) == str(target)]
     if len(alike) == 1:
         return alike[0]
-    if not isinstance(one, str):  # no label, but the index of two classes
-        return int(one)
+    if not isinstance(target, str):  # no label, but the index of two classes
+        return int(target)
     raise FeatureKeyError(
-        f"target {one!r} is no label of the dataset; the labels are {list(labels)}."
+        f"target {target!r} is no label of the dataset; the labels are {list(labels)}."
     )
 
 
-def _by_name(one: Any, labels: Mapping[Any, int]) -> str:
-    return f"; the label is target='{one}'" if str(one) in map(str, labels) else ""
+def _by_name(index: Any, labels: Mapping[Any, int]) -> str:
+    return f"; the label is target='{index}'" if str(index) in map(str, labels) else ""
 
 
 def _whole(value: Any) -> bool:

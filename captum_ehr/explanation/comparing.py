@@ -17,16 +17,16 @@ _PLACE = ["sample", "feature", "visit", "position"]
 _WORDS = ["patient_id", "time", "code", "name", "value", "unit"]
 
 
-def compare(one: ExplanationData, other: ExplanationData) -> pd.DataFrame:
+def compare(explanation: ExplanationData, other: ExplanationData) -> pd.DataFrame:
     """Two of the same samples, row by row; see :meth:`Explanation.compare`."""
-    if one.output != other.output:
+    if explanation.output != other.output:
         raise ValueError(
-            f"one explanation is in {one.output}, the other in {other.output}; bring "
-            "both to one scale with in_probability()."
+            f"one explanation is in {explanation.output}, the other in {other.output}; "
+            "bring both to one scale with in_probability()."
         )
-    _check_visits(one, other)
-    frame, second = to_frame(one), to_frame(other)
-    rows = np.array([*_matched(one, other), 0])
+    _check_visits(explanation, other)
+    frame, second = to_frame(explanation), to_frame(other)
+    rows = np.array([*_matched(explanation, other), 0])
     second["sample"] = rows[second["sample"].to_numpy()]
     both = frame.merge(
         second, "outer", _PLACE, sort=False, suffixes=("", "_other"), indicator="_in"
@@ -40,18 +40,20 @@ def compare(one: ExplanationData, other: ExplanationData) -> pd.DataFrame:
     for side, other_alone in zip(sides, ("right_only", "left_only")):
         both[side] = both[side].mask(both["_in"] == other_alone, 0.0)
     both["difference"] = both["attribution"] - both["attribution_other"]
-    places = {key: i for i, key in enumerate({**one.features, **other.features})}
+    places = {
+        key: i for i, key in enumerate({**explanation.features, **other.features})
+    }
     order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index
     columns = [*COLUMNS, "attribution_other", "difference"]
     return both.loc[order, columns].reset_index(drop=True)
 
 
-def _matched(one: ExplanationData, other: ExplanationData) -> list[int]:
+def _matched(explanation: ExplanationData, other: ExplanationData) -> list[int]:
     """For each sample of the other, the row of the same one.
 
     Samples of one patient are matched in their order.
     """
-    rows = {sample: row for row, sample in enumerate(_samples(one))}
+    rows = {sample: row for row, sample in enumerate(_samples(explanation))}
     samples = _samples(other)
     missing = [*(rows.keys() - set(samples))]
     extra = [sample for sample in samples if sample not in rows]
@@ -76,10 +78,10 @@ def _samples(explanation: ExplanationData) -> list[tuple[str, int]]:
     return samples
 
 
-def _check_visits(one: ExplanationData, other: ExplanationData) -> None:
+def _check_visits(explanation: ExplanationData, other: ExplanationData) -> None:
     """Visits within groups are numbered by the width that they are padded to."""
-    for key in one.features.keys() & other.features.keys():
-        shapes = [e.features[key].values.shape for e in (one, other)]
+    for key in explanation.features.keys() & other.features.keys():
+        shapes = [e.features[key].values.shape for e in (explanation, other)]
         if len(shapes[0]) == 4 == len(shapes[1]) and shapes[0][2] != shapes[1][2]:
             raise ValueError(
                 f"feature {key!r} is padded to {shapes[0][2]} visits per group in one "

@@ -96,5 +96,5 @@ def codes_of(key: str, record: FeatureRecord) -> tuple[str, ...]:
 def words_for(key: str, words: Words) -> dict[str, str]:
     """The words that hold for one feature: the common ones, then its own."""
     common = {code: word for code, word in words.items() if isinstance(word, str)}
-    own = words.get(key)
-    return {**common, **own} if isinstance(own, Mapping) else common
+    table = words.get(key)
+    return {**common, **table} if isinstance(table, Mapping) else common

@@ -55,31 +55,33 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
 def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> None:
     """Refuse what was not explained alike."""
 
-    def refuse(what: str, one: object, two: object) -> None:
+    def refuse(what: str, here: object, there: object) -> None:
         raise ValueError(
-            f"explanations 0 and {place} are of different {what}: {one!r} and {two!r}. "
-            "Only explanations of one model, output and baseline can be concatenated; "
-            "to put two side by side use compare."
+            f"explanations 0 and {place} are of different {what}: {here!r} and "
+            f"{there!r}. Only explanations of one model, output and baseline can be "
+            "concatenated; to put two side by side use compare."
         )
 
     for name, what in _ALIKE.items():
-        one, two = getattr(first, name), getattr(other, name)
-        if one != two:
-            refuse(what, one, two)
+        here, there = getattr(first, name), getattr(other, name)
+        if here != there:
+            refuse(what, here, there)
     if first.fingerprint and other.fingerprint:
         if first.fingerprint != other.fingerprint:
             refuse("weights of the model", first.fingerprint, other.fingerprint)
     if set(first.features) != set(other.features):
         refuse("features", list(first.features), list(other.features))
     for key, record in first.features.items():
-        own = other.features[key]
-        if record.vocabulary != own.vocabulary:
-            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, own))
+        counterpart = other.features[key]
+        if record.vocabulary != counterpart.vocabulary:
+            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, counterpart))
             refuse(f"vocabularies of feature {key!r}", *sizes)
-        if record.columns != own.columns:
-            refuse(f"columns of feature {key!r}", record.columns, own.columns)
-        if (record.time is None) != (own.time is None):
-            times = ("none" if r.time is None else "some" for r in (record, own))
+        if record.columns != counterpart.columns:
+            refuse(f"columns of feature {key!r}", record.columns, counterpart.columns)
+        if (record.time is None) != (counterpart.time is None):
+            times = (
+                "none" if r.time is None else "some" for r in (record, counterpart)
+            )
             refuse(f"times of feature {key!r}", *times)
 
 
@@ -110,8 +112,8 @@ def _features(
         mask=_cat([_padded(record.mask, wide) for record in records]),
         time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
     )
-    given = [_padded(part.attributions[key], wide) for part in parts]
-    return record, _cat(given)
+    attributions = [_padded(part.attributions[key], wide) for part in parts]
+    return record, _cat(attributions)
 
 
 def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
@@ -138,16 +140,16 @@ def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]
     """The tables as one; no code may have two words."""
     merged: dict[str, str | dict[str, str]] = {}
     for key in dict.fromkeys(key for table in tables for key in table):
-        given = [table[key] for table in tables if key in table]
-        own = [one for one in given if isinstance(one, Mapping)]
-        if len(own) == len(given):
-            inner = {code for table in own for code in table}
+        entries = [table[key] for table in tables if key in table]
+        nested = [entry for entry in entries if isinstance(entry, Mapping)]
+        if len(nested) == len(entries):
+            inner = {code for table in nested for code in table}
             merged[key] = {
-                code: _one_word(what, code, [t[code] for t in own if code in t])
+                code: _one_word(what, code, [t[code] for t in nested if code in t])
                 for code in sorted(inner)
             }
         else:
-            merged[key] = _one_word(what, key, given)
+            merged[key] = _one_word(what, key, entries)
     return merged
 
 

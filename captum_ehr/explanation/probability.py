@@ -45,7 +45,7 @@ def in_probability[E: ExplanationData](explanation: E) -> E:
     )
 
 
-def sigmoid_slope(one: Tensor, other: Tensor) -> Tensor:
+def sigmoid_slope(a: Tensor, b: Tensor) -> Tensor:
     """``(sigmoid(a) - sigmoid(b)) / (a - b)``, also where a is b, without cancellation.
 
     Of a > b the numerator is ``-expm1(b - a) * sigmoid(a) * sigmoid(-b)``.
@@ -54,7 +54,7 @@ def sigmoid_slope(one: Tensor, other: Tensor) -> Tensor:
         >>> sigmoid_slope(torch.tensor([0.0, 1e-9]), torch.tensor([0.0, 0.0]))
         tensor([0.2500, 0.2500])
     """
-    high, low = torch.maximum(one, other), torch.minimum(one, other)
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
     change = high - low
     share = torch.where(change > 0, -torch.expm1(-change) / change, 1.0)
     return share * torch.sigmoid(high) * torch.sigmoid(-low)

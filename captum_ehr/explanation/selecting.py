@@ -45,21 +45,21 @@ def _positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
     # Tensors and numpy arrays as lists of Python's own numbers.
     wanted: Any = indices.tolist() if hasattr(indices, "tolist") else indices
     asked = list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    asked = [one.item() if hasattr(one, "item") else one for one in asked]
-    if asked and all(isinstance(one, str) for one in asked):
+    asked = [item.item() if hasattr(item, "item") else item for item in asked]
+    if asked and all(isinstance(item, str) for item in asked):
         return _of_patients(patient_ids, asked)
-    if any(isinstance(one, bool) for one in asked):
+    if any(isinstance(item, bool) for item in asked):
         return _of_mask(asked, count)
-    return [_in_range(one, count) for one in asked]
+    return [_in_range(item, count) for item in asked]
 
 
 def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
     """All samples of each patient, in the order asked for."""
-    rows: dict[str, list[int]] = {one: [] for one in asked}
+    rows: dict[str, list[int]] = {patient_id: [] for patient_id in asked}
     for row, patient in enumerate(patient_ids):
         if patient in rows:
             rows[patient].append(row)
-    missing = [one for one in asked if not rows[one]]
+    missing = [patient_id for patient_id in asked if not rows[patient_id]]
     if missing:
         some = ", ".join(map(repr, patient_ids[:3])) or "none"
         more = ", …" if len(patient_ids) > 3 else ""
@@ -67,25 +67,25 @@ def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
             f"there is no patient {', '.join(map(repr, missing))} in this explanation; "
             f"it has {len(set(patient_ids))}: {some}{more}"
         )
-    return [row for one in asked for row in rows[one]]
+    return [row for patient_id in asked for row in rows[patient_id]]
 
 
 def _of_mask(asked: list[Any], count: int) -> list[int]:
-    if len(asked) != count or not all(isinstance(one, bool) for one in asked):
+    if len(asked) != count or not all(isinstance(flag, bool) for flag in asked):
         raise IndexError(
             f"the boolean mask has {len(asked)} entries, expected {count}: "
             "one True or False per patient."
         )
-    return [i for i, one in enumerate(asked) if one]
+    return [i for i, flag in enumerate(asked) if flag]
 
 
-def _in_range(one: Any, count: int) -> int:
+def _in_range(item: Any, count: int) -> int:
     try:
-        index = operator.index(one)
+        index = operator.index(item)
     except TypeError:
         raise TypeError(
             f"patients are chosen by an index, a slice, an id (a string), several of "
-            f"these, or a boolean mask; got {one!r} of type {type(one).__name__}."
+            f"these, or a boolean mask; got {item!r} of type {type(item).__name__}."
         ) from None
     if not -count <= index < count:
         held = f"0 to {count - 1}" if count else "none"

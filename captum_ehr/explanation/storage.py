@@ -146,8 +146,8 @@ def _packed(explanation: ExplanationData) -> bytes:
         tensors[f"{place}.attributions"] = explanation.attributions[key][padding]
         if record.time is not None:
             tensors[f"{place}.time"] = record.time
-    own = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
-    return base64.b64encode(zlib.compress(save(own)))
+    copies = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    return base64.b64encode(zlib.compress(save(copies)))
 
 
 def read(path: str | Path, max_bytes: int) -> dict[str, Any]:
@@ -194,11 +194,11 @@ def _fields(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
     features, attributions = {}, {}
     for place, part in enumerate(header.features):
         mine = pc.equal(feature, place)
-        own = {name: column.filter(mine) for name, column in columns.items()}
+        rows = {name: column.filter(mine) for name, column in columns.items()}
         try:
             features[part.key], attributions[part.key] = _restored(
                 part,
-                own,
+                rows,
                 tensors[f"{place}.values"],
                 tensors[f"{place}.attributions"],
                 tensors.get(f"{place}.time"),
@@ -222,11 +222,11 @@ def _header(raw: bytes) -> _Header:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found = TypeAdapter(_Format).validate_json(raw, strict=True).format
-        if found != FORMAT:
-            cure = "Install a newer one" if found > FORMAT else "Explain them again"
+        version = TypeAdapter(_Format).validate_json(raw, strict=True).format
+        if version != FORMAT:
+            cure = "Install a newer one" if version > FORMAT else "Explain them again"
             raise ValueError(
-                f"it has format {found}; this version of captum_ehr reads format "
+                f"it has format {version}; this version of captum_ehr reads format "
                 f"{FORMAT}. {cure}."
             )
         return TypeAdapter(_Header).validate_json(raw, strict=True)
