@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import quiet
+from captum_ehr.demo.run import scratch
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
 
@@ -43,17 +43,12 @@ def demo_visualizer(
     Raises:
         DemoError: If the data do not suffice.
     """
-    # Beside the work, because records may have to stay on the disk that was chosen.
-    with tempfile.TemporaryDirectory(
-        dir=Path.cwd() if mimic3 else None,
-        prefix=".pyhealth-",
-        ignore_cleanup_errors=True,
-    ) as scratch:
+    with scratch(Path.cwd() if mimic3 else None) as copies:
         with quiet(), console.status("Loading PyHealth and the patients …") as status:
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
-                cohort = mimic3_cohort(mimic3, Path(scratch), patients, seed)
+                cohort = mimic3_cohort(mimic3, copies, patients, seed)
             models = []
             for name in MODELS:
                 status.update(f"Training {name} …")

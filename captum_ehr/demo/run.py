@@ -57,12 +57,12 @@ def run_demo(
         DemoError: If the data do not suffice.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with quiet(), one_thread(), _scratch(out) as scratch:
+    with quiet(), one_thread(), scratch(out) as copies:
         with console.status("Loading PyHealth and the patients (a minute at most) …"):
             cohort = (
                 synthetic_demo_cohort(n_patients, patients, seed)
                 if mimic3 is None
-                else mimic3_cohort(mimic3, scratch, patients, seed)
+                else mimic3_cohort(mimic3, copies, patients, seed)
             )
         for note in cohort.notes:
             console.print(note, highlight=False)
@@ -123,10 +123,10 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder for PyHealth's copies of the data, beside the results, then gone.
+def scratch(out: Path | None) -> Iterator[Path]:
+    """A folder for PyHealth's copies of the data, in another, then gone.
 
-    Beside them, because records may have to stay on the disk that was chosen.
+    Beside the results, because records may have to stay on the disk that was chosen.
     """
     with tempfile.TemporaryDirectory(
         dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True
