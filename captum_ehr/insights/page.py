@@ -237,7 +237,11 @@ def _page(
         .render(
             nonce=nonce,
             policy=policy,
-            page_title=visualizer.title,
+            overview=overview,
+            is_live=not data,
+            is_judged=any(
+                said["correct"] is not None for said in overview["predictions"][0]
+            ),
             data=embedded(
                 {**data, "overview": overview, "colors": TABLE, "bars": BARS}
             ),

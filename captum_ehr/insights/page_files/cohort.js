@@ -109,8 +109,10 @@ function onCohort(event) {
     cohortSort.key = key;
     changed();
   } else if (row) {
-    setFilter({ code: row.dataset.code });
-    document.getElementById("patients").focus();
+    form.elements.code.value = row.dataset.code;
+    state.cursor = 0;
+    changed();
+    scroller.focus();
   }
 }
 
