@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from . import tuning
 from .containers import mapped, tensors_in
 from .generators import undisturbed
-from .operations import label
+from .declarations import label
 from .pairs import Multiplier, Operand, Pair
-from .registry import Entry, Kind
+from .declarations import Entry, Kind, label
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.
@@ -119,13 +120,9 @@ def _lies_in(tensor: Tensor, memory: int) -> bool:
 
 def _shape_of(output: Any) -> Any:
     """What stands for an output of which a rule needs no more, and keeps no memory."""
-    if isinstance(output, Tensor) and output.numel() > _LITTLE:
+    if isinstance(output, Tensor) and output.numel() > tuning.LITTLE:
         return output.new_empty(1).expand(output.shape)
     return output
-
-
-#: Elements of an output that it is no use to let go.
-_LITTLE = 1 << 12
 
 
 class RuleNode(torch.autograd.Function):

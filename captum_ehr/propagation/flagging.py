@@ -26,16 +26,8 @@ from .calls import (
     written,
 )
 from .containers import detached, mapped, rewrapped, tensors_in
-from .operations import (
-    CASTS,
-    IDENTITIES,
-    INDICES_FIRST,
-    SEVERAL_VALUES,
-    label,
-    overwrites,
-)
+from .declarations import Entry, Kind, label, overwrites
 from .passes import InputPass
-from .registry import NATIVE, Entry, Kind
 from .rules import flags as rules
 from .structure import Kept, asks_for_rows
 
@@ -190,7 +182,7 @@ class FlaggedInputPass(InputPass):
             twins, named = _real((twins, named))
         entry = self._rule_for(plain, twins, named, given)
         if entry is None:
-            found = _linear(plain, twins, named, given)
+            found = _linear(known, plain, twins, named, given)
             if not any(t.requires_grad for t in tensors_in(found)):
                 self._mark(args, kwargs)  # numbers, but none that follow the flags
         else:
@@ -210,12 +202,14 @@ class FlaggedInputPass(InputPass):
         entry = self.tape.table.get(plain)
         if (choice := rules.chooses(plain, twins)) is not None:
             return Entry(Kind.RULE, choice)
-        if label(plain) in _SUMS and given.dtype == torch.bool:
+        if entry is None:
+            return None
+        if "sum" in entry.tags and given.dtype == torch.bool:
             return Entry(Kind.FLAG, rules.disjunction)
-        if entry is None or entry.kind is Kind.NATIVE:
+        if entry.kind is Kind.NATIVE:
             return None
         if entry.kind is Kind.CAST:
-            truth = given.dtype == torch.bool and label(plain) not in IDENTITIES
+            truth = given.dtype == torch.bool
             return Entry(Kind.FLAG, rules.step) if truth else None
         if entry.kind is Kind.STRUCTURE:
             return entry._replace(kind=Kind.FLAG)
@@ -228,10 +222,10 @@ class FlaggedInputPass(InputPass):
 
         Differences of booleans are "or else", and small whole numbers overflow.
         """
+        entry = self.tape.table.get(plain)
+        other = entry is not None and "arithmetic" in entry.tags
         small = isinstance(given, Tensor) and given.dtype in _SMALL
-        return not (small and label(plain) in _ARITHMETIC) or torch.equal(
-            found, given.to(found.dtype)
-        )
+        return not (small and other) or torch.equal(found, given.to(found.dtype))
 
     def _node(
         self, entry: Entry, function: Any, twins: Any, named: Any, given: Any
@@ -240,7 +234,7 @@ class FlaggedInputPass(InputPass):
         attributed = attributed_tensors(twins, named)
         numbers = _numbers(given, attributed[0].dtype)
         call = self.tape.note(entry, function, twins, named, detached(numbers))
-        call.rows = asks_for_rows(function, twins, named)
+        call.rows = asks_for_rows(entry, function, twins, named)
         found = RuleNode.apply(call, [numbers], *attributed)
         return found if isinstance(numbers, Tensor) else rewrapped(numbers, found)
 
@@ -259,14 +253,16 @@ class FlaggedInputPass(InputPass):
 
     def _cannot_be_numbers(self, plain: Any, args: Any, kwargs: Any) -> bool:
         """Whether flags stand where a call takes indices, lengths or anything else."""
-        entry, name = self.tape.table.get(plain, _WRITTEN.get(plain)), label(plain)
-        if entry is None or name in INDICES_FIRST or entry.kind not in _NUMERIC:
+        entry = self.tape.table.get(plain, _WRITTEN.get(plain))
+        if entry is None or entry.kind not in _NUMERIC:
             return True
-        if entry.rule in rules.LOGIC and "logical" not in name:  # else bit by bit
+        if "indices first" in entry.tags:
+            return True
+        if entry.rule in rules.LOGIC and "logical" not in label(plain):  # bit by bit
             return any(t.dtype != torch.bool for t in tensors_in(args))
         if entry.kind not in (Kind.NATIVE, Kind.CAST):
             return False
-        if name in SEVERAL_VALUES or plain is with_values:
+        if "several" in entry.tags:
             return False
         if rules.chooses(plain, self._twins(args)) is not None:
             return False
@@ -310,17 +306,8 @@ _OPERATORS = {
 }
 
 
-#: What has another meaning for numbers that are too small for it.
-_ARITHMETIC = frozenset(
-    """
-    add sub subtract rsub mul multiply neg negative diff __add__ __radd__ __sub__
-    __rsub__ __mul__ __rmul__ __neg__
-    """.split()
-)
+#: What is too small for most numbers.
 _SMALL = (torch.bool, torch.uint8, torch.int8)
-
-#: Sums, which are "or" for booleans.
-_SUMS = frozenset("add __add__ __radd__".split())
 
 
 def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
@@ -336,7 +323,10 @@ def with_values(x: Tensor, source: Tensor, *_: Any) -> Tensor:
 
 
 #: Linear calls that torch has in place alone.
-_WRITTEN = {with_item: NATIVE, with_values: NATIVE}
+_WRITTEN = {
+    with_item: Entry(Kind.NATIVE),
+    with_values: Entry(Kind.NATIVE, tags=frozenset({"several"})),
+}
 
 
 def _places(view: Tensor, base: Tensor) -> Tensor:
@@ -355,9 +345,10 @@ def _out_of_place(func: Any) -> Any:
     return _OPERATORS.get(name, without_writing(func))
 
 
-def _linear(plain: Any, twins: Any, named: Any, given: Any) -> Any:
+def _linear(entry: Entry | None, plain: Any, twins: Any, named: Any, given: Any) -> Any:
     """A linear call of twins; a cast changes their dtype at most."""
-    if label(plain) in CASTS or label(plain) in IDENTITIES:
+    known = _WRITTEN[with_item] if entry is None else entry
+    if known.kind is Kind.IDENTITY or "casts" in known.tags:
         real = given.is_floating_point()
         return twins[0].to(given.device, given.dtype if real else twins[0].dtype)
     return plain(*twins, **named)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .declarations import Entry
 from .pairs import Multiplier
 from .passes import InputPass
 from .reference import ReferencePass
-from .registry import Entry
 
 
 def call_module(table_entry: Entry, module: nn.Module) -> Callable[..., Any]:

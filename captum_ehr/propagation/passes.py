@@ -34,13 +34,18 @@ from .calls import (
 )
 from .containers import detached, mapped, same, tensors_in
 from .generators import alone, moved, replaying, states
-from .operations import label
-from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
-from .rules.linear import large, linear
+from .declarations import Entry, Kind, label
+from .rules.linear import large, linear_layer
 from .state import address_of
 from .structure import asks_for_rows
 from .tape import Tape
 from .writes import BESIDE, written_beside
+
+
+_NEUTRAL, _NATIVE = Kind.NEUTRAL, Kind.NATIVE  # asked for every call
+
+#: Of a function that no declaration names.
+_UNKNOWN = Entry(Kind.RULE)
 
 
 class BeginAgain(BaseException):
@@ -63,22 +68,27 @@ class InputPass(TorchFunctionMode):
         tape = self.tape
         entry = tape.table.get(func)
         kwargs = kwargs or {}
-        if entry is NEUTRAL:
+        kind = None if entry is None else entry.kind
+        if kind is _NEUTRAL:
             return func(*args, **kwargs)
-        if entry is not None and entry.kind is Kind.IGNORE:
+        if kind is _NATIVE:
+            tape.functions.append(func)
+            if not kwargs:
+                return func(*args)
+            if "out" not in kwargs:
+                self._shelter_beside(args, kwargs)
+                return func(*args, **kwargs)
+            return self.dispatch(entry, func, args, kwargs)
+        if kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         tape.functions.append(func)
-        if entry is NATIVE and "out" not in kwargs:
-            if kwargs:
-                self._shelter_beside(args, kwargs)
-            return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
     def dispatch(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that may need a rule."""
         if maybe_current_level() is not None:
             return self._transformed(entry, func, args, kwargs)
-        if entry is CAST:
+        if entry is not None and entry.kind is Kind.CAST and not entry.random:
             self.tape.asked += 1
             return self._cast(func, args, kwargs)
         args, kwargs = positional(func, args, kwargs)
@@ -123,7 +133,7 @@ class InputPass(TorchFunctionMode):
         with torch.no_grad():
             output = F.linear(*args)
         call = Call(entry, F.linear, (), {}, None)
-        call.multiplier = linear(*args)
+        call.multiplier = linear_layer(*args)
         return attached(call, output, [x])
 
     def _cast(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -222,15 +232,15 @@ class InputPass(TorchFunctionMode):
         output: Any = None,
         inplace: Any = None,
     ) -> Any:
-        rows = asks_for_rows(func, args, kwargs)
+        known = self.tape.table.get(func, _UNKNOWN)
+        rows = asks_for_rows(known, func, args, kwargs)
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
         if isinstance(output, np.ndarray):
             self._check_lent(args[0])  # NumPy may write on it, unseen
-        known = self.tape.table.get(func)
-        rule = None if known is None or inplace is not None else known.rule
-        entry = Entry(Kind.STRUCTURE, rule, inplace)
+        rule = None if inplace else known.rule
+        entry = Entry(Kind.STRUCTURE, rule, inplace, tags=known.tags)
         self.tape.note(entry, func, args, kwargs, detached(output)).rows = rows
         return output
 

@@ -12,9 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .arguments import positional
 from .calls import Call, DivergenceError, check_shapes, out_of_place, written
 from .containers import mapped, rewrapped, tensors_in
-from .operations import label
-from .registry import NEUTRAL, Kind
-from .rules.rows import BLOCK, Rowwise, together, work_out
+from .declarations import Kind, label
 from .structure import Kept, answer, compared_with_nothing, different, empty_rows
 from .tape import Tape
 
@@ -28,8 +26,6 @@ class ReferencePass(TorchFunctionMode):
         self.position = -1
         self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
         self.empty: dict[int, Tensor] = {}
-        self.waiting: list[Rowwise] = []
-        self.size = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -37,9 +33,10 @@ class ReferencePass(TorchFunctionMode):
         tape = self.tape
         kwargs = kwargs or {}
         entry = tape.table.get(func)
-        if entry is NEUTRAL:
+        kind = None if entry is None else entry.kind
+        if kind is Kind.NEUTRAL:
             return func(*args, **kwargs)
-        if entry is not None and entry.kind is Kind.IGNORE:
+        if kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         self.position = position = self.position + 1
         try:
@@ -66,7 +63,7 @@ class ReferencePass(TorchFunctionMode):
 
     def finish(self) -> None:
         """Leave what is small to be worked out together, and see that all was met."""
-        together(self.waiting)
+        self.tape.pending.close()
         seen, recorded = self.position + 1, len(self.tape.functions)
         if seen != recorded:
             raise DivergenceError(
@@ -88,8 +85,7 @@ class ReferencePass(TorchFunctionMode):
         check_shapes(call, output)
         ours = call.output
         call.resolve(args, kwargs, output, self.tape.lasting)
-        if isinstance(call.multiplier, Rowwise):
-            self._wait(call.multiplier)
+        self.tape.pending.add(call.multiplier)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
         return _put(target, output)
@@ -109,9 +105,9 @@ class ReferencePass(TorchFunctionMode):
 
     def _absent(self, call: Call, args: Any, kwargs: Any) -> Tensor | None:
         """For a question about rows, which of them are 0 on one of the two sides."""
-        values = compared_with_nothing(call.function, args, kwargs)
+        values = compared_with_nothing(call.entry, args, kwargs)
         if values is not None:
-            ours = compared_with_nothing(call.function, call.args, call.kwargs)
+            ours = compared_with_nothing(call.entry, call.args, call.kwargs)
             assert ours is not None
             ours = ours.detach()
             if call.rows:
@@ -143,17 +139,6 @@ class ReferencePass(TorchFunctionMode):
         kwargs = mapped(kept, named, kwargs, kind=either)
         self.tape.keep(label(func), places)
         return args, kwargs
-
-    def _wait(self, multiplier: Rowwise) -> None:
-        """Keep what is small till there is a block of it, what is late for later."""
-        if multiplier.small:
-            self.waiting.append(multiplier)
-            self.size += multiplier.operand.shape.numel()
-            if self.size > BLOCK // 2:
-                work_out(self.waiting)
-                self.waiting, self.size = [], 0
-        elif not multiplier.late:
-            work_out([multiplier])
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
         """An operation's values at the reference, with the input's own indices."""

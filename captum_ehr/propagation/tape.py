@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .calls import FALLBACK_NODES, Call
 from .diagnostics import Diagnostics, Operation, Structure
 from .generators import States, put_back, states
-from .operations import label
-from .registry import Entry, Table
+from .declarations import Entry, label
+from .pending import Pending
+from .registry import Table
 from .state import State, address_of
 
 
@@ -28,16 +29,23 @@ class Tape:
         seeks_missing: Whether missing values (NaN) are looked for, be it in the inputs
             or in what the model makes of them and does not use (``where(n > 0, x / n,
             0)``), which has no share.
+        eager: Whether multipliers are worked out as they come, each by itself, and
+            nothing waits for the backward pass; the same in more time and memory.
     """
 
     call_type: type[Call] = Call
 
     def __init__(
-        self, table: Table, lasting: bool = False, seeks_missing: bool = True
+        self,
+        table: Table,
+        lasting: bool = False,
+        seeks_missing: bool = True,
+        eager: bool = False,
     ) -> None:
         self.table = table
         self.lasting = lasting
         self.seeks_missing = seeks_missing
+        self.pending = Pending(eager)
         self.functions: list[Callable[..., Any]] = []
         self.calls: dict[int, Call] = {}
         self.generators: States = ()
@@ -69,6 +77,7 @@ class Tape:
         """Forget everything, to begin again with copies of the inputs."""
         self.functions.clear()
         self.calls.clear()
+        self.pending.clear()
         self.overwritten = None
         self.generators = ()
         self.drawn_from.clear()

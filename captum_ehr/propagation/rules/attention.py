@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import composite
 
+
+@composite("scaled_dot_product_attention")
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -62,6 +65,7 @@ def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
     return weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
 
 
+@composite("multi_head_attention_forward")
 def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """F.multi_head_attention_forward, step by step, with torch's arguments."""
     bound = _SIGNATURE.bind(*args, **kwargs)

@@ -14,13 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import composite
 
+
+@composite("glu")
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """Half the input, gated by the other half (Dauphin et al., 2017)."""
     a, b = input.chunk(2, dim)
     return a * torch.sigmoid(b)
 
 
+@composite("softmin")
 def softmin(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Tensor:
@@ -28,6 +32,7 @@ def softmin(
     return F.softmax(-input, dim, dtype=dtype)
 
 
+@composite("clamp clip")
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Bounds that are numbers, or tensors, which may be attributed themselves."""
     numbers = not isinstance(min, Tensor) and not isinstance(max, Tensor)
@@ -42,6 +47,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return input
 
 
+@composite("gumbel_softmax")
 def gumbel_softmax(
     logits: Tensor,
     tau: float = 1,
@@ -58,31 +64,37 @@ def gumbel_softmax(
     return torch.zeros_like(soft).scatter(dim, index, 1.0)
 
 
+@composite("mish")
 def mish(input: Tensor) -> Tensor:
     """x·tanh(softplus(x)) (Misra, 2019)."""
     return input * torch.tanh(F.softplus(input))
 
 
+@composite("hardsigmoid")
 def hardsigmoid(input: Tensor) -> Tensor:
     """clamp(x/6 + 1/2, 0, 1)."""
     return torch.clamp(input / 6 + 0.5, 0, 1)
 
 
+@composite("hardswish")
 def hardswish(input: Tensor) -> Tensor:
     """x·hardsigmoid(x)."""
     return input * torch.clamp(input / 6 + 0.5, 0, 1)
 
 
+@composite("softshrink")
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """X without its middle: x - clamp(x, -λ, λ)."""
     return input - torch.clamp(input, -lambd, lambd)
 
 
+@composite("tanhshrink")
 def tanhshrink(input: Tensor) -> Tensor:
     """X - tanh(x)."""
     return input - torch.tanh(input)
 
 
+@composite("prelu")
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Leaky ReLU with one slope, or one per channel."""
     if weight.numel() > 1 and input.dim() > 1:
@@ -90,6 +102,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return torch.relu(input) - weight * torch.relu(-input)
 
 
+@composite("rrelu", random=True)
 def rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
 ) -> Tensor:
@@ -99,6 +112,7 @@ def rrelu(
     return F.leaky_relu(input, (lower + upper) / 2)
 
 
+@composite("norm")
 def norm(
     input: Tensor,
     p: Any = "fro",
@@ -114,6 +128,7 @@ def norm(
     return torch.linalg.vector_norm(input, order, dim, keepdim, dtype=dtype)
 
 
+@composite("linalg_norm")
 def linalg_norm(
     A: Tensor,
     ord: Any = None,
@@ -130,6 +145,7 @@ def linalg_norm(
     return torch.linalg.vector_norm(A, order, dim, keepdim, dtype=dtype)
 
 
+@composite("normalize")
 def normalize(
     input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
 ) -> Tensor:
@@ -137,6 +153,7 @@ def normalize(
     return input / torch.linalg.vector_norm(input, p, dim, True).clamp_min(eps)
 
 
+@composite("cosine_similarity")
 def cosine_similarity(
     x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
 ) -> Tensor:
@@ -147,6 +164,7 @@ def cosine_similarity(
     return (normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps)).sum(dim)
 
 
+@composite("addcdiv")
 def addcdiv(
     input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
 ) -> Tensor:
@@ -154,17 +172,20 @@ def addcdiv(
     return input + value * (tensor1 / tensor2)
 
 
+@composite("logit")
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """The log-odds, ln p - ln(1 - p)."""
     p = input if eps is None else input.clamp(eps, 1 - eps)
     return p.log() - (-p).log1p()
 
 
+@composite("logaddexp")
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """ln(e^a + e^b)."""
     return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
 
 
+@composite("aminmax")
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The least and the greatest."""
     dims = tuple(range(input.dim())) if dim is None else dim
@@ -172,16 +193,19 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
     return torch.return_types.aminmax(ends)
 
 
+@composite("msort")
 def msort(input: Tensor) -> Tensor:
     """Sorted along the first dimension."""
     return torch.sort(input, 0).values
 
 
+@composite("dist")
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The norm of the difference."""
     return torch.linalg.vector_norm(input - other, p)
 
 
+@composite("pairwise_distance")
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
@@ -189,51 +213,26 @@ def pairwise_distance(
     return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
+@composite("cdist")
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     """The norm of the difference of every two rows."""
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
+@composite("frac")
 def frac(input: Tensor) -> Tensor:
     """X without its integer part."""
     return input - torch.trunc(input)
 
 
+@composite("logaddexp2")
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log₂(2^a + 2^b)."""
     return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
 
 
 #: Have two names in torch.
-_INVERSES = "sin cos tan sinh cosh tanh".split()
-
-#: Names of torch functions, and the composite that each is run as.
-COMPOSITES: tuple[tuple[str, Any], ...] = (
-    ("clamp", clamp),
-    ("clip", clamp),
-    ("glu", glu),
-    ("gumbel_softmax", gumbel_softmax),
-    ("softmin", softmin),
-    ("mish", mish),
-    ("hardsigmoid", hardsigmoid),
-    ("hardswish", hardswish),
-    ("softshrink", softshrink),
-    ("tanhshrink", tanhshrink),
-    ("prelu", prelu),
-    ("rrelu", rrelu),
-    ("norm", norm),
-    ("linalg_norm", linalg_norm),
-    ("normalize", normalize),
-    ("cosine_similarity", cosine_similarity),
-    ("addcdiv", addcdiv),
-    ("logaddexp", logaddexp),
-    ("logit", logit),
-    ("aminmax", aminmax),
-    ("msort", msort),
-    ("dist", dist),
-    ("pairwise_distance", pairwise_distance),
-    ("cdist", cdist),
-    ("frac", frac),
-    ("logaddexp2", logaddexp2),
-    *((f"arc{name}", getattr(torch, f"a{name}")) for name in _INVERSES),
+ARCS = tuple(
+    composite(f"arc{name}", getattr(torch, f"a{name}"))
+    for name in "sin cos tan sinh cosh tanh".split()
 )

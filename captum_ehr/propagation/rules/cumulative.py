@@ -13,10 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..declarations import rule
 from ..pairs import Multiplier, Operand, Pair, wide
 from .softmax import logsumexp_weights
 
 
+@rule("prod", keeps="operands")
 def prod(
     y: Pair,
     x: Pair,
@@ -51,6 +53,7 @@ def prod(
     return multiplier
 
 
+@rule("cumprod", keeps="operands")
 def cumprod(y: Pair, x: Pair, dim: int, dtype: torch.dtype | None = None) -> Multiplier:
     """torch.cumprod."""
     values = _in_rows(x, dtype)
@@ -58,6 +61,7 @@ def cumprod(y: Pair, x: Pair, dim: int, dtype: torch.dtype | None = None) -> Mul
     return _accumulated(x.operand, dim, values.mean.conj(), before.mean.conj())
 
 
+@rule("logcumsumexp", keeps="operands")
 def logcumsumexp(y: Pair, x: Pair, dim: int) -> Multiplier:
     """torch.logcumsumexp."""
 

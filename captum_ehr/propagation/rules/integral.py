@@ -64,15 +64,15 @@ def multilinear(function: Callable[..., Any]) -> Rule:
 
 
 def multilinear_if(
-    function: Callable[..., Any], option: str, values: Sequence[str]
+    option: str, values: Sequence[str], function: Callable[..., Any]
 ) -> Rule:
     """The same for a function that is only so with some values of an option.
 
     Args:
-        function: The torch function.
         option: The option's name.
         values: With which the function is linear in each attributed operand; the
             first is the default.
+        function: The torch function.
     """
 
     def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:

@@ -27,10 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..declarations import rule
 from ..pairs import Multiplier, Operand, Pair, Rule, wide
-from .rows import Rowwise
+from .elementwise import of_one
+from .lazy import Lazy
 
 
+@rule("layer_norm", make=of_one, keeps="operands")
 def layer_norm(
     y: Pair,
     x: Pair,
@@ -47,6 +50,7 @@ def layer_norm(
     return _standardised(x, dims, eps, weight, centred=True)
 
 
+@rule("rms_norm", make=of_one, keeps="operands")
 def rms_norm(
     y: Pair,
     x: Pair,
@@ -63,6 +67,7 @@ def rms_norm(
     return _standardised(x, dims, eps, weight, centred=False)
 
 
+@rule("group_norm", make=of_one, keeps="operands")
 def group_norm(
     y: Pair,
     x: Pair,
@@ -89,6 +94,7 @@ def group_norm(
     return multiplier
 
 
+@rule("batch_norm", make=of_one, keeps="operands")
 def batch_norm(
     y: Pair,
     x: Pair,
@@ -113,6 +119,7 @@ def batch_norm(
     return _standardised(x, dims, eps, scale, centred=True)
 
 
+@rule("instance_norm", make=of_one, keeps="operands")
 def instance_norm(
     y: Pair,
     x: Pair,
@@ -131,17 +138,22 @@ def instance_norm(
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
 
 
-def weights_first(rule: Rule) -> Rule:
+def _weights_first(normalise: Rule) -> Rule:
     """The rule for torch's own function, which takes its arguments in another order."""
 
     def reordered(
         y: Pair, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
     ) -> Multiplier:
         options = rest[:3]  # and whether it may use cuDNN
-        return rule(y, x, mean, var, weight, bias, *options)
+        return normalise(y, x, mean, var, weight, bias, *options)
 
-    reordered.__name__ = rule.__name__
-    return reordered
+    return of_one(reordered, normalise.__name__)
+
+
+TORCHS_OWN = (
+    rule(torch.batch_norm, _weights_first(batch_norm), keeps="operands"),
+    rule(torch.instance_norm, _weights_first(instance_norm), keeps="operands"),
+)
 
 
 def _standardised(
@@ -159,7 +171,7 @@ def _standardised(
 
     if dims == (-1,):
         kind = (_factors, eps, centred)
-        return Rowwise(x, parts, share, row=operand.shape[-1], kind=kind)
+        return Lazy(x, parts, share, row=operand.shape[-1], kind=kind)
     factors = parts(*x.sides)
     return lambda upstream: ((operand, share(upstream, *factors)),)
 

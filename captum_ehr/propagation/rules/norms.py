@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..declarations import rule
 from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, wide
 from .elementwise import absolute
 from .extrema import amax, amin
@@ -27,6 +28,7 @@ from .quotients import guarded
 Dims = tuple[int, ...]
 
 
+@rule("linalg_vector_norm vector_norm", keeps="operands")
 def vector_norm(
     y: Pair,
     x: Pair,
@@ -67,24 +69,28 @@ def _powers(size: Pair, p: float, dims: Dims) -> Tensor:
     return root * guarded(size, powers, lambda at: p * at ** (p - 1))
 
 
+@rule("var", keeps="operands")
 def var(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.var."""
     found = _Moments(x, *args, **kwargs)
     return _spread(x.operand, found.variance, found.dims, found.keepdim)
 
 
+@rule("std", keeps="operands")
 def std(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.std."""
     found = _Moments(x, *args, **kwargs)
     return _spread(x.operand, found.deviation(), found.dims, found.keepdim)
 
 
+@rule("var_mean", keeps="operands")
 def var_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.var_mean."""
     found = _Moments(x, *args, **kwargs)
     return found.with_mean(found.variance)
 
 
+@rule("std_mean", keeps="operands")
 def std_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.std_mean."""
     found = _Moments(x, *args, **kwargs)
@@ -130,6 +136,7 @@ class _Moments:
         return lambda m, m_mean: (*first(m), *second(m_mean))
 
 
+@rule("hypot", keeps="operands")
 def hypot(y: Pair, a: Any, b: Any) -> Multiplier:
     """√(a² + b²): M·ā/ȳ and M·b̄/ȳ."""
     length = wide(y).mean

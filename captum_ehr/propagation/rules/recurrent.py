@@ -9,7 +9,7 @@ scans in :mod:`.scans`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -17,16 +17,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..declarations import Declaration, composite, rule
 from .cells import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
 from .scans import Sizes, scan_rule, scanned
-
-# The rules, one per cell: from end to end, and through the midpoint ----------------
-
-gru, gru_halved = (scan_rule(GRU, "gru", k) for k in (1, 2))
-lstm, lstm_halved = (scan_rule(LSTM, "lstm", k) for k in (1, 2))
-rnn_tanh, rnn_tanh_halved = (scan_rule(RNN_TANH, "rnn_tanh", k) for k in (1, 2))
-rnn_relu, rnn_relu_halved = (scan_rule(RNN_RELU, "rnn_relu", k) for k in (1, 2))
-
 
 # The scans, and the layers made of them ------------------------------------------
 
@@ -160,3 +153,20 @@ def one_step(
     states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     given = linear(input, w_ih, b_ih)
     return scan(given, (input.shape[0],), *states, w_hh, b_hh, None)
+
+
+def _declared(name: str, scan: Any, cell: Cell) -> tuple[Declaration, ...]:
+    """A kind of unit: its scan, through the midpoint, and torch's two functions."""
+    return (
+        rule(scan, scan_rule(cell, name, 2)),
+        composite(name, partial(layers, scan), twins=False),
+        composite(f"{name}_cell", partial(one_step, scan), twins=False),
+    )
+
+
+UNITS = (
+    *_declared("gru", gru_scan, GRU),
+    *_declared("lstm", lstm_scan, LSTM),
+    *_declared("rnn_tanh", rnn_tanh_scan, RNN_TANH),
+    *_declared("rnn_relu", rnn_relu_scan, RNN_RELU),
+)

@@ -29,12 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .. import tuning
 from ..pairs import Multiplier, Pair, Rule, Shares, wide
 from .cells import Cell, Weights
-from .rows import BLOCK
-
-#: Hidden units of a block's rows: some forty tensors of as many are alive at once.
-PORTION = BLOCK // 2
 
 Sizes = tuple[int, ...]
 
@@ -192,11 +189,11 @@ class _Wide:
     def blocks(self) -> list[tuple[int, int]]:
         """Steps to be taken at once, the last first."""
         rows, count = self.data.input, len(self.way.sizes)
-        wanted = PORTION * torch.get_num_threads()
+        wanted = tuning.PORTION * torch.get_num_threads()
         if rows.device.type != "cpu":
-            wanted *= 64  # there, what counts is how many kernels are started
+            wanted *= tuning.DEVICE_PORTIONS
         steps = wanted * self.cell.gates // (rows.shape[1] * self.way.sizes[0])
-        steps = max(min(steps, -(-count // 5)), 1)
+        steps = max(min(steps, -(-count // tuning.LEAST_PORTIONS)), 1)
         return [(max(end - steps, 0), end) for end in range(count, 0, -steps)]
 
     def factors(self, first: int, last: int) -> Tensor:

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
+from ..declarations import rule
 from ..pairs import Multiplier, Operand, Pair, wide
 from .elementwise import phi
-from .rows import Rowwise
+from .lazy import Lazy
 
 
+@rule("softmax", keeps="operands")
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
     """Y = e^x / Σ e^x along ``dim``."""
     if dim is None:
@@ -46,11 +48,12 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
 
     if axis in (-1, x.input.dim() - 1):
         axis = -1
-        return Rowwise(x, parts, share, row=x.input.shape[-1], kind=softmax)
+        return Lazy(x, parts, share, row=x.input.shape[-1], kind=softmax)
     factors, operand = parts(x.input, x.reference), x.operand
     return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
+@rule("log_softmax", keeps="operands")
 def log_softmax(
     y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any
 ) -> Multiplier:
@@ -61,6 +64,7 @@ def log_softmax(
     return lambda m: ((operand, _less_their_sum(m.clone(), weights, dim)),)
 
 
+@rule("logsumexp", keeps="operands")
 def logsumexp(
     y: Pair, x: Pair, dim: int | tuple[int, ...], keepdim: bool = False
 ) -> Multiplier:
