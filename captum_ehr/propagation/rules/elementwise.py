@@ -359,6 +359,6 @@ DERIVATIVES = (
     rule("log10", elementwise(lambda x: 1 / (x * math.log(10)))),
     rule("exp2", elementwise(lambda x: torch.exp2(x) * math.log(2))),
     rule("logsigmoid", elementwise(lambda x: torch.sigmoid(-x))),
-    rule("celu", elementwise(lambda x, a=1.0: torch.exp((x / a).clamp(max=0)))),
+    rule("celu", elementwise(lambda x, alpha=1.0: torch.exp((x / alpha).clamp(max=0)))),
     rule("softsign", elementwise(lambda x: (1 + x.abs()) ** -2)),
 )
