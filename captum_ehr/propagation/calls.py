@@ -13,10 +13,9 @@ from torch._C import _functorch as functorch
 
 from . import tuning
 from .containers import mapped, tensors_in
-from .generators import undisturbed
-from .declarations import label
-from .pairs import Multiplier, Operand, Pair
 from .declarations import Entry, Kind, label
+from .generators import undisturbed
+from .pairs import Multiplier, Operand, Pair
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.

@@ -33,14 +33,13 @@ from .calls import (
     written,
 )
 from .containers import detached, mapped, same, tensors_in
-from .generators import alone, moved, replaying, states
 from .declarations import Entry, Kind, label
+from .generators import alone, moved, replaying, states
 from .rules.linear import large, linear_layer
 from .state import address_of
 from .structure import asks_for_rows
 from .tape import Tape
 from .writes import BESIDE, written_beside
-
 
 _NEUTRAL, _NATIVE = Kind.NEUTRAL, Kind.NATIVE  # asked for every call
 

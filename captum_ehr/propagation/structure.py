@@ -97,7 +97,9 @@ def asks_for_rows(entry: Entry, function: Any, args: Any, kwargs: Any) -> Any:
 
 def compared_with_nothing(entry: Entry, args: Any, kwargs: Any) -> Tensor | None:
     """What a call compares with 0, if it does."""
-    if "casts" in entry.tags and any(a is torch.bool for a in (*args, *kwargs.values())):
+    if "casts" in entry.tags and any(
+        a is torch.bool for a in (*args, *kwargs.values())
+    ):
         return args[0] if isinstance(args[0], Tensor) else None
     if "compares" not in entry.tags:
         return None

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FALLBACK_NODES, Call
+from .declarations import Entry, label
 from .diagnostics import Diagnostics, Operation, Structure
 from .generators import States, put_back, states
-from .declarations import Entry, label
 from .pending import Pending
 from .registry import Table
 from .state import State, address_of

@@ -1,6 +1,4 @@
-"""The numbers that suit one machine and not another: time and memory, never results.
-
-"""
+"""The numbers that suit one machine and not another: time and memory, never results."""
 
 BLOCK = 1 << 16
 SMALL = BLOCK // 16

@@ -36,7 +36,9 @@ def reached_positions(upstream: Tensor) -> Tensor | None:
     """The positions (of the last axis but one) that it reaches in any patient."""
     if upstream.dim() < 3 or not _searchable(upstream):
         return None
-    return _few(_reach(upstream).view(-1, upstream.shape[-2]).any(0), tuning.FEW_PRODUCTS)
+    return _few(
+        _reach(upstream).view(-1, upstream.shape[-2]).any(0), tuning.FEW_PRODUCTS
+    )
 
 
 def laid_out(part: Tensor, rows: Tensor, count: int, dim: int) -> Tensor:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..declarations import rule
 from ..pairs import Multiplier, Pair, Rule, sum_to, wide
-from .quotients import guarded, over
 from .lazy import Lazy
+from .quotients import guarded, over
 
 #: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
 type Secant = Callable[..., Tensor]

@@ -38,7 +38,16 @@ class Lazy:
         tensor([4.])
     """
 
-    __slots__ = ("factors", "group", "kind", "operand", "place", "row", "share", "sides")
+    __slots__ = (
+        "factors",
+        "group",
+        "kind",
+        "operand",
+        "place",
+        "row",
+        "share",
+        "sides",
+    )
 
     def __init__(
         self,

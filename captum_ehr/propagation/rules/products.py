@@ -33,8 +33,6 @@ from .elementwise import exp, log
 from .integral import multilinear, multilinear_if
 from .quotients import guarded, over
 
-
-
 MULTILINEAR = (
     rule(
         "inner outer ger __rmatmul__ einsum linear bilinear conv1d conv2d conv3d"
