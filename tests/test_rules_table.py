@@ -249,7 +249,9 @@ def test_what_is_declared_serves_what_does_the_same_in_place() -> None:
     for name in declared(Kind.NATIVE, Kind.RULE, Kind.PRODUCT, Kind.EXPAND):
         entries = {f: table[f] for f in named(name + "_")}
         kinds = {e.kind for e in entries.values()}
-        assert all(e.inplace or e.kind is Kind.OVERWRITE for e in entries.values()), name
+        assert all(e.inplace or e.kind is Kind.OVERWRITE for e in entries.values()), (
+            name
+        )
         assert Kind.NATIVE not in kinds, name
     for name in filter(overwrites, declared(Kind.NATIVE)):
         assert {table[f].kind for f in named(name)} <= {Kind.OVERWRITE}, name

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..propagation.calls import depends
 from ..propagation.containers import tensors_in
-from ..propagation.modules import active_pass
 from ..propagation.passes import InputPass
+from ..propagation.view import active_pass
 from .probes import Activations, Owner, Probe, patients_axis
 
 

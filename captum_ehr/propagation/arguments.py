@@ -112,10 +112,7 @@ def _torchs_own() -> dict[Callable[..., Any], Names]:
 
 
 def _names(signature: inspect.Signature) -> Names:
-    kinds = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     placed = [p for p in signature.parameters.values() if p.kind in kinds]
     required = tuple(p.name for p in placed if p.default is p.empty)
     return Names(required, tuple(p.name for p in placed))

@@ -31,7 +31,7 @@ class Call:
 
     __slots__ = (
         *("args", "asked", "entry", "exact", "function", "kwargs", "lasting"),
-        *("multiplier", "output", "rows", "sheltered", "tolerant", "used"),
+        *("multiplier", "output", "rows", "protected", "tolerant", "used"),
     )
 
     def __init__(
@@ -50,7 +50,7 @@ class Call:
         self.multiplier: Multiplier | None = None
         self.exact = True
         self.lasting = True
-        self.sheltered = False
+        self.protected = False
         self.used = False
         self.asked = 0  # how many calls that may be structure the model had made
         self.tolerant = False  # whether what is NaN on one side may be seen by nobody
@@ -58,14 +58,14 @@ class Call:
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
-        slots, sheltered = count(), self.sheltered
+        slots, protected = count(), self.protected
 
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
             if theirs.dtype is not ours.dtype:
                 theirs = _as(ours, theirs)
-            theirs = theirs.clone() if sheltered else theirs
+            theirs = theirs.clone() if protected else theirs
             return Pair(ours.detach(), theirs, next(slots))
 
         paired = [
@@ -73,7 +73,7 @@ class Call:
             for a, b in zip(self.args, args)
         ]
         named = {k: mapped(pair, a, kwargs[k]) for k, a in self.kwargs.items()}
-        output = mapped(Tensor.clone, output) if sheltered else output
+        output = mapped(Tensor.clone, output) if protected else output
         self.multiplier = self.serve(_pair_outputs(self.output, output), paired, named)
         self.lasting = lasting
         if not lasting:
@@ -100,14 +100,14 @@ class Call:
             )
         return served
 
-    def shelter(self, memory: int) -> None:
+    def protect(self, memory: int) -> None:
         """Copy what is recorded in memory that is about to be overwritten.
 
         In the reference pass it will be too, and is copied when it is met.
         """
         recorded = (self.args, self.kwargs, self.output)
         if any(_lies_in(tensor, memory) for tensor in tensors_in(recorded)):
-            self.sheltered = True
+            self.protected = True
             self.args, self.kwargs, self.output = mapped(
                 lambda t: t.clone() if _lies_in(t, memory) else t, recorded
             )

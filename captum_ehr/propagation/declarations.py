@@ -1,4 +1,4 @@
-"""What a rule says of itself: which torch functions it serves, and what of them it needs.
+"""What a rule says of itself: which torch functions it serves, and what it needs.
 
 A declaration is a value and stands beside the formula (:mod:`.rules`)::
 

@@ -15,20 +15,14 @@ from torch import Tensor, nn
 from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
-from .missing import (
-    missing,
-    nan_without_answer,
-    references_where_known,
-    where_known,
-)
-from .modules import call_module
+from .missing import missing, nan_without_answer, references_where_known, where_known
 from .pairs import Rule
 from .passes import InputPass
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
 from .runs import Runs, memory_of
 from .tape import Tape
-from .view import private_view
+from .view import call_module, private_view
 
 
 class TwoSided(NamedTuple):
@@ -120,7 +114,7 @@ def recorded(
     runs = Runs(forward, args, tape)
     with runs.kept():
         output = runs.first(inputs, FlaggedInputPass if tape.flagged else InputPass)
-        if output.untyped_storage().data_ptr() in tape.lent:
+        if output.untyped_storage().data_ptr() in tape.borrowed:
             output = output.clone()
 
         def against(references: Sequence[Tensor]) -> Tensor:

@@ -109,7 +109,7 @@ class FlaggedInputPass(InputPass):
 
     def _overwrite(self, target: Tensor, given: Tensor, found: Tensor) -> Tensor:
         """Write flags on a tensor, which may be a view of what else is used."""
-        self._shelter(target)
+        self._protect(target)
         if target.is_floating_point():
             return written(target, found)
         base, twin = target._base, found
@@ -134,12 +134,7 @@ class FlaggedInputPass(InputPass):
     # Questions ----------------------------------------------------------------------
 
     def _structure(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: Any,
-        output: Any = None,
-        inplace: Any = None,
+        self, func: Any, args: Any, kwargs: Any, output: Any = None, inplace: Any = None
     ) -> Any:
         """A structural call on attributed values: a flag, if it is known to differ."""
         entry = self.tape.table.get(func)
@@ -274,7 +269,7 @@ class FlaggedInputPass(InputPass):
     ) -> Any:
         self._mark(args, kwargs, targets=int(writes))
         if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST, Kind.STRUCTURE):
-            self._shelter(args[:1] if writes else ())
+            self._protect(args[:1] if writes else ())
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 

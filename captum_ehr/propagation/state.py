@@ -90,7 +90,7 @@ class State:
 
         return end
 
-    def lends(self, address: int) -> bool:
+    def must_copy(self, address: int) -> bool:
         """Whether memory is the model's own; if so, the next pass has a copy of it.
 
         The first time of this memory alone, then of all: a model that counts its calls

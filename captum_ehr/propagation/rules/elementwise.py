@@ -319,11 +319,7 @@ def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 @secant("elu")
 def elu(
-    x: Pair,
-    y: Pair,
-    alpha: float = 1.0,
-    scale: float = 1.0,
-    input_scale: float = 1.0,
+    x: Pair, y: Pair, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0
 ) -> Tensor:
     """X above 0, α(e^x - 1) below; between the two the plain secant."""
     low = x.each(lambda side: input_scale * side.clamp(max=0))

@@ -192,12 +192,7 @@ def sort(
 
 @rule("topk")
 def topk(
-    y: Any,
-    x: Pair,
-    k: int,
-    dim: int = -1,
-    largest: bool = True,
-    sorted: bool = True,
+    y: Any, x: Pair, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> Any:
     """torch.topk: the k highest, or lowest, ranks.
 

@@ -1,4 +1,4 @@
-"""Multipliers of an operation on each row by itself, worked out when they are wanted."""
+"""Multipliers of operations on each row by itself, worked out when wanted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ type Factors = Callable[..., tuple[Tensor, ...]]
 
 
 class Lazy:
-    """A multiplier whose factors are found in the backward pass, where a gradient comes.
+    """A multiplier whose factors are found where a gradient comes, and only then.
 
-    Or before, with those of others, by :class:`~captum_ehr.propagation.pending.Pending`;
-    by itself it is complete.
+    Or before, with those of others: see :class:`..pending.Pending`.
 
     Args:
         x: The operation's operand.

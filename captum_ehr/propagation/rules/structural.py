@@ -46,7 +46,7 @@ def _no_hook(*_: Any) -> RemovableHandle:
 
 
 def _set_requires_grad(tensor: Tensor, requires_grad: bool = True) -> Tensor:
-    """What is attributed has its place in the graph, whatever the model says."""
+    """What is attributed keeps its place in the graph."""
     return tensor.requires_grad_(requires_grad) if tensor.is_leaf else tensor
 
 
