@@ -215,29 +215,20 @@ def _way(place: Any) -> tuple[_Take, _Put]:
     return found or next(way for kind, way in _WAYS.items() if isinstance(place, kind))
 
 
+def _refill(kind: Any, fill: str) -> _Put:
+    """The way that the builtin type has, whatever a subclass makes of it."""
+
+    def put(place: Any, content: Any) -> None:
+        kind.clear(place)
+        getattr(kind, fill)(place, content)
+
+    return put
+
+
 def _put_ordered(place: Any, content: Any) -> None:
     OrderedDict.clear(place)
     for key, value in content.items():
         OrderedDict.__setitem__(place, key, value)
-
-
-def _put_dict(place: Any, content: Any) -> None:
-    dict.clear(place)
-    dict.update(place, content)
-
-
-def _put_list(place: Any, content: Any) -> None:
-    list.__setitem__(place, slice(None), content)
-
-
-def _put_set(place: Any, content: Any) -> None:
-    set.clear(place)
-    set.update(place, content)
-
-
-def _put_deque(place: Any, content: Any) -> None:
-    deque.clear(place)
-    deque.extend(place, content)
 
 
 def _take_cell(cell: CellType) -> tuple[Any, ...]:
@@ -255,21 +246,13 @@ def _put_cell(cell: CellType, content: tuple[Any, ...]) -> None:
         del cell.cell_contents
 
 
-def _nothing(_: Any) -> None:
-    return None
-
-
-def _forget(cache: Any, _: None) -> None:
-    cache.cache_clear()
-
-
 #: By type, the more special ones first; whatever has none is a cache of a function.
 _WAYS: dict[type, tuple[_Take, _Put]] = {
-    OrderedDict: (lambda one: dict(OrderedDict.items(one)), _put_ordered),
-    dict: (dict.copy, _put_dict),
-    list: (list.copy, _put_list),
-    set: (set.copy, _put_set),
-    deque: (deque.copy, _put_deque),
+    OrderedDict: (lambda place: dict(OrderedDict.items(place)), _put_ordered),
+    dict: (dict.copy, _refill(dict, "update")),
+    list: (list.copy, _refill(list, "extend")),
+    set: (set.copy, _refill(set, "update")),
+    deque: (deque.copy, _refill(deque, "extend")),
     CellType: (_take_cell, _put_cell),
-    object: (_nothing, _forget),
+    object: (lambda cache: None, lambda cache, _: cache.cache_clear()),
 }

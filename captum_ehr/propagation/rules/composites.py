@@ -24,14 +24,6 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * torch.sigmoid(b)
 
 
-@composite("softmin")
-def softmin(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-) -> Tensor:
-    """The softmax of the negative."""
-    return F.softmax(-input, dim, dtype=dtype)
-
-
 @composite("clamp clip")
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Bounds that are numbers, or tensors, which may be attributed themselves."""
@@ -62,36 +54,6 @@ def gumbel_softmax(
         return soft
     index = soft.argmax(dim, keepdim=True)
     return torch.zeros_like(soft).scatter(dim, index, 1.0)
-
-
-@composite("mish")
-def mish(input: Tensor) -> Tensor:
-    """x·tanh(softplus(x)) (Misra, 2019)."""
-    return input * torch.tanh(F.softplus(input))
-
-
-@composite("hardsigmoid")
-def hardsigmoid(input: Tensor) -> Tensor:
-    """clamp(x/6 + 1/2, 0, 1)."""
-    return torch.clamp(input / 6 + 0.5, 0, 1)
-
-
-@composite("hardswish")
-def hardswish(input: Tensor) -> Tensor:
-    """x·hardsigmoid(x)."""
-    return input * torch.clamp(input / 6 + 0.5, 0, 1)
-
-
-@composite("softshrink")
-def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
-    """X without its middle: x - clamp(x, -λ, λ)."""
-    return input - torch.clamp(input, -lambd, lambd)
-
-
-@composite("tanhshrink")
-def tanhshrink(input: Tensor) -> Tensor:
-    """X - tanh(x)."""
-    return input - torch.tanh(input)
 
 
 @composite("prelu")
@@ -164,27 +126,6 @@ def cosine_similarity(
     return (normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps)).sum(dim)
 
 
-@composite("addcdiv")
-def addcdiv(
-    input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
-) -> Tensor:
-    """Input + value·tensor1/tensor2."""
-    return input + value * (tensor1 / tensor2)
-
-
-@composite("logit")
-def logit(input: Tensor, eps: float | None = None) -> Tensor:
-    """The log-odds, ln p - ln(1 - p)."""
-    p = input if eps is None else input.clamp(eps, 1 - eps)
-    return p.log() - (-p).log1p()
-
-
-@composite("logaddexp")
-def logaddexp(input: Tensor, other: Tensor) -> Tensor:
-    """ln(e^a + e^b)."""
-    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
-
-
 @composite("aminmax")
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The least and the greatest."""
@@ -193,46 +134,51 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
     return torch.return_types.aminmax(ends)
 
 
-@composite("msort")
-def msort(input: Tensor) -> Tensor:
-    """Sorted along the first dimension."""
-    return torch.sort(input, 0).values
+def _logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
 
 
-@composite("dist")
-def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
-    """The norm of the difference."""
-    return torch.linalg.vector_norm(input - other, p)
+def _logit(input: Tensor, eps: float | None = None) -> Tensor:
+    p = input if eps is None else input.clamp(eps, 1 - eps)
+    return p.log() - (-p).log1p()
 
 
-@composite("pairwise_distance")
-def pairwise_distance(
-    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Tensor:
-    """The norm of each row's difference, moved off 0 by eps."""
-    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
-
-
-@composite("cdist")
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
-    """The norm of the difference of every two rows."""
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
-
-
-@composite("frac")
-def frac(input: Tensor) -> Tensor:
-    """X without its integer part."""
-    return input - torch.trunc(input)
-
-
-@composite("logaddexp2")
-def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
-    """log₂(2^a + 2^b)."""
-    return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
-
-
-#: Have two names in torch.
-ARCS = tuple(
-    composite(f"arc{name}", getattr(torch, f"a{name}"))
-    for name in "sin cos tan sinh cosh tanh".split()
+#: What a line says; x·tanh(softplus(x)) is by Misra, 2019.
+LINES = (
+    composite("mish", lambda input: input * torch.tanh(F.softplus(input))),
+    composite("hardsigmoid", lambda input: torch.clamp(input / 6 + 0.5, 0, 1)),
+    composite("hardswish", lambda input: input * torch.clamp(input / 6 + 0.5, 0, 1)),
+    composite("softshrink", lambda x, lambd=0.5: x - torch.clamp(x, -lambd, lambd)),
+    composite("tanhshrink", lambda input: input - torch.tanh(input)),
+    composite(
+        "softmin",
+        lambda x, dim=None, _stacklevel=3, dtype=None: F.softmax(-x, dim, dtype=dtype),
+    ),
+    composite("addcdiv", lambda x, a, b, *, value=1: x + value * (a / b)),
+    composite("frac", lambda input: input - torch.trunc(input)),
+    composite("msort", lambda input: torch.sort(input, 0).values),
+    composite("logit", _logit),
+    composite("logaddexp", _logaddexp),
+    composite(
+        "logaddexp2",
+        lambda a, b: _logaddexp(a * math.log(2), b * math.log(2)) / math.log(2),
+    ),
+    composite("dist", lambda a, b, p=2: torch.linalg.vector_norm(a - b, p)),
+    composite(  # the norm of each row's difference, moved off 0 by eps
+        "pairwise_distance",
+        lambda a, b, p=2.0, eps=1e-6, keepdim=False: torch.linalg.vector_norm(
+            a - b + eps, p, -1, keepdim
+        ),
+    ),
+    composite(  # the norm of the difference of every two rows
+        "cdist",
+        lambda a, b, p=2.0, compute_mode=None: torch.linalg.vector_norm(
+            a.unsqueeze(-2) - b.unsqueeze(-3), p, -1
+        ),
+    ),
+    # with two names in torch
+    *(
+        composite(f"arc{name}", getattr(torch, f"a{name}"))
+        for name in "sin cos tan sinh cosh tanh".split()
+    ),
 )

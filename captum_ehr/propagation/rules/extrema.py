@@ -30,20 +30,23 @@ from ..pairs import Multiplier, Pair, Rule
 MAX_RANKED = 96
 
 
-@rule("amax", tags="reduces")
-def amax(
-    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Multiplier:
-    """The maximum over one or more dimensions."""
-    return _reduced(x, dim, largest=True)
+def _extremum(name: str, largest: bool) -> Rule:
+    """The greatest, or least, over one or more dimensions."""
+
+    def over_dims(
+        y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
+    ) -> Multiplier:
+        return _reduced(x, dim, largest)
+
+    over_dims.__name__ = name
+    return over_dims
 
 
-@rule("amin", tags="reduces")
-def amin(
-    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Multiplier:
-    """The minimum over one or more dimensions."""
-    return _reduced(x, dim, largest=False)
+amax, amin = _extremum("amax", largest=True), _extremum("amin", largest=False)
+REDUCTIONS = (
+    rule("amax", amax, tags="reduces"),
+    rule("amin", amin, tags="reduces"),
+)
 
 
 @rule("max maximum", tags="reduces")

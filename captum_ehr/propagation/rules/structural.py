@@ -33,8 +33,8 @@ QUERIES = neutral(
     " is_conj is_neg __reduce_ex__"
 )
 NEW = neutral(
-    "zeros_like ones_like empty_like full_like new_zeros new_ones new_full new_empty new"
-    " zeros ones empty full arange linspace eye tril_indices triu_indices"
+    "zeros_like ones_like empty_like full_like new_zeros new_ones new_full new_empty"
+    " new zeros ones empty full arange linspace eye tril_indices triu_indices"
 )
 
 IDENTITIES = rule("detach detach_ .data", kind=Kind.IDENTITY, twins=False)
