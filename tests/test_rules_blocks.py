@@ -125,7 +125,7 @@ def test_what_nobody_reads_is_not_worked_out(sides: tuple[Tensor, Tensor]) -> No
     }
     beside = groups["sigmoid"].multiplier
     assert isinstance(beside, Lazy) and beside.group is not None
-    assert not beside.group.found
+    assert not beside.group.results
     assert groups["tanh"].used and not groups["sigmoid"].used
 
 

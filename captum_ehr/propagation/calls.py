@@ -131,8 +131,8 @@ class RuleNode(torch.autograd.Function):
     def forward(ctx: Any, call: Call, output: list[Any], *attributed: Tensor) -> Any:
         """Hand on what the call gave; its list hides it from autograd till then."""
         ctx.call = call
-        made = output[0]
-        return made if isinstance(made, Tensor) else tuple(tensors_in(made))
+        value = output[0]
+        return value if isinstance(value, Tensor) else tuple(tensors_in(value))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -259,14 +259,14 @@ def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -
 
 def attributed_tensors(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors of a call that depend on the attributed inputs, in order."""
-    found = []
+    live = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
             if value.requires_grad and not value.is_leaf:
-                found.append(value)
+                live.append(value)
         elif isinstance(value, (list, tuple, dict)):
-            found += filter(depends, tensors_in(value))
-    return found
+            live += filter(depends, tensors_in(value))
+    return live
 
 
 def depends(tensor: Tensor) -> bool:

@@ -51,11 +51,11 @@ def mapped(
         parts = zip(value, *others)
         return rewrapped(value, [mapped(function, *each, kind=kind) for each in parts])
     if isinstance(value, dict):
-        made = copy(value)
+        filled = copy(value)
         for key, item in value.items():
             rest = (other[key] for other in others)
-            made[key] = mapped(function, item, *rest, kind=kind)
-        return made
+            filled[key] = mapped(function, item, *rest, kind=kind)
+        return filled
     return value
 
 
@@ -71,6 +71,6 @@ def detached(value: Any) -> Any:
     return mapped(Tensor.detach, value)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """Whether two outputs of one function have the same values."""
-    return all(map(torch.equal, tensors_in(one), tensors_in(other)))
+    return all(map(torch.equal, tensors_in(first), tensors_in(other)))

@@ -17,6 +17,7 @@ lacks it has nothing to serve.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Any, NamedTuple
@@ -82,7 +83,8 @@ TAGS = {
 }
 
 
-class Declaration(NamedTuple):
+@dataclass(frozen=True)
+class Declaration:
     """What a rule says of itself.
 
     Args:
@@ -98,11 +100,11 @@ class Declaration(NamedTuple):
     make: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     twins: bool = True
 
-    def __call__[F: Callable[..., Any]](self, function: F) -> F:
+    def __call__[T: Callable[..., Any]](self, function: T) -> T:
         """As a decorator: the function's own; it comes back as it was."""
         rule = function if self.make is None else self.make(function)
-        declaration = self._replace(entry=self.entry._replace(rule=rule), make=None)
-        function.__dict__["declaration"] = declaration
+        entry = self.entry._replace(rule=rule)
+        function.__dict__["declaration"] = replace(self, entry=entry, make=None)
         return function
 
 

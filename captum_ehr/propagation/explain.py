@@ -121,7 +121,7 @@ def recorded(
             reference_pass = ReferencePass(tape)
             known = references_where_known(inputs, references, tape)
             try:
-                found = runs.next(known, reference_pass)
+                f_reference = runs.next(known, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if flagged := tape.crossed():  # which may have led to it
@@ -130,10 +130,10 @@ def recorded(
             if flagged := tape.crossed():
                 raise Crossed(flagged)
             if tape.kept:
-                own = partial(_shift, runs, references, found.detach())
-                tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in memory_of(known)
-            return found.detach().clone() if ours else found.detach()
+                shift = partial(_shift, runs, references, f_reference.detach())
+                tape.own_outputs.append(shift)
+            ours = f_reference.untyped_storage().data_ptr() in memory_of(known)
+            return f_reference.detach().clone() if ours else f_reference.detach()
 
         yield output, against
 
@@ -167,17 +167,18 @@ def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
             diverged = True
 
 
-def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | str:
+def _shift(runs: Runs, references: Sequence[Tensor], output: Tensor) -> float | str:
     """How far f(x0) with the input's structure is from the model's own."""
     try:
-        own = runs.aside(references)
+        direct = runs.aside(references)
     except Exception as error:
         return f"the only one: the model itself cannot run on the reference ({error})"
-    if own.shape != found.shape or not bool(torch.isfinite(own).all()):
+    if direct.shape != output.shape or not bool(torch.isfinite(direct).all()):
         return "the only one: the model's own at the reference is not finite"
-    roundings = 64 if own.dtype in (torch.float32, torch.float64) else 4
-    gap, last = (own - found).abs(), roundings * torch.finfo(own.dtype).eps
-    return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
+    roundings = 64 if direct.dtype in (torch.float32, torch.float64) else 4
+    gap = (direct - output).abs()
+    rounding = roundings * torch.finfo(direct.dtype).eps * (direct.abs() + output.abs())
+    return float(torch.where(gap > rounding, gap, 0.0).max())
 
 
 def attributions(
@@ -304,7 +305,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
     Custom autograd functions, whose backward passes are derivatives that no rule can
     replace, and non-linear operations inside TorchScript, which no function mode sees.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     stack, seen = [output.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -314,13 +315,13 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             if not isinstance(node, RuleNode._backward_cls):
-                found[name.removesuffix("Backward")] = None
+                names[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
-            found["TorchScript"] = None
+            names["TorchScript"] = None
         elif name.rstrip("0123456789").removesuffix("Backward") in _UNRULED:
-            found[name.rstrip("0123456789").removesuffix("Backward")] = None
+            names[name.rstrip("0123456789").removesuffix("Backward")] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
-    return tuple(found)
+    return tuple(names)
 
 
 #: autograd's names of operations that never stand in a graph under their own name

@@ -102,7 +102,7 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
     return gradient.sum_to_size(operand.shape)
 
 
-def wide(pair: Pair) -> Pair:
+def widened(pair: Pair) -> Pair:
     """The pair in float32 at least: half precision has no room for differences."""
     if pair.input.dtype in (torch.float16, torch.bfloat16):
         return pair.each(Tensor.float)

@@ -73,7 +73,7 @@ class InputPass(TorchFunctionMode):
         tape = self.tape
         entry = tape.table.get(func)
         kwargs = kwargs or {}
-        kind = None if entry is None else entry.kind
+        kind = _UNKNOWN.kind if entry is None else entry.kind
         if kind is _NEUTRAL:
             return func(*args, **kwargs)
         if kind is _NATIVE:
@@ -84,7 +84,7 @@ class InputPass(TorchFunctionMode):
                 self._protect_beside(args, kwargs)
                 return func(*args, **kwargs)
             return self.dispatch(entry, func, args, kwargs)
-        if kind is Kind.IGNORE:
+        if entry is not None and kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         tape.functions.append(func)
         return self.dispatch(entry, func, args, kwargs)

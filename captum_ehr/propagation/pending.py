@@ -41,7 +41,7 @@ class Pending:
             return
         if self.eager:
             group = Group(multiplier.factors, multiplier.row)
-            group.found = [multiplier.factors(*multiplier.sides)]
+            group.results = [multiplier.factors(*multiplier.sides)]
             multiplier.group, multiplier.sides = group, ()
         elif multiplier.small:
             self.waiting.append(multiplier)

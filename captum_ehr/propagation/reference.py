@@ -36,7 +36,7 @@ class ReferencePass(TorchFunctionMode):
         kind = None if entry is None else entry.kind
         if kind is Kind.NEUTRAL:
             return func(*args, **kwargs)
-        if kind is Kind.IGNORE:
+        if entry is not None and kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         self.position = position = self.position + 1
         try:
@@ -92,16 +92,16 @@ class ReferencePass(TorchFunctionMode):
 
     def _answer(self, call: Call, args: Any, kwargs: Any) -> Any:
         """The reference's own answer, or the input's where that is kept."""
-        own, ours = call.function(*args, **kwargs), call.output
-        if isinstance(own, Tensor) and isinstance(ours, Tensor):
-            ours = ours.to(own.dtype)
-        found = answer(call, own, ours, partial(self._absent, call, args, kwargs))
-        self.tape.keep(label(call.function), found.kept)
+        theirs, ours = call.function(*args, **kwargs), call.output
+        if isinstance(theirs, Tensor) and isinstance(ours, Tensor):
+            ours = ours.to(theirs.dtype)
+        result = answer(call, theirs, ours, partial(self._absent, call, args, kwargs))
+        self.tape.keep(label(call.function), result.kept)
         if call.entry.kind is Kind.FLAG:
-            call.resolve(args, kwargs, found.value, self.tape.lasting)
+            call.resolve(args, kwargs, result.value, self.tape.lasting)
         else:
-            self.tape.crossings.append((call.asked, found.crossed))
-        return found.value
+            self.tape.crossings.append((call.asked, result.crossed))
+        return result.value
 
     def _absent(self, call: Call, args: Any, kwargs: Any) -> Tensor | None:
         """For a question about rows, which of them are 0 on one of the two sides."""
@@ -133,9 +133,9 @@ class ReferencePass(TorchFunctionMode):
             places = places + different(theirs, ours.tensor)
             return ours.tensor
 
-        given, named = self.tape.kept_arguments[position]
+        flags, named = self.tape.kept_arguments[position]
         either = (Tensor, Kept)
-        args = mapped(kept, tuple(given), tuple(args), kind=either)
+        args = mapped(kept, tuple(flags), tuple(args), kind=either)
         kwargs = mapped(kept, named, kwargs, kind=either)
         self.tape.keep(label(func), places)
         return args, kwargs
@@ -145,9 +145,9 @@ class ReferencePass(TorchFunctionMode):
         kept = []
         for a, b in zip(ours, theirs):
             if isinstance(b, Tensor) and a.dtype == torch.int64:
-                apart = different(a, b)
-                if isinstance(apart, Tensor) or apart:
-                    self.indices[id(a)] = (a, label(func), apart)
+                differing = different(a, b)
+                if isinstance(differing, Tensor) or differing:
+                    self.indices[id(a)] = (a, label(func), differing)
                 kept.append(a)
             else:
                 kept.append(b)
@@ -157,8 +157,8 @@ class ReferencePass(TorchFunctionMode):
         """Report indices that differ between the sides, where they are used."""
         for tensor in tensors_in((*args, *kwargs.values())):
             if id(tensor) in self.indices:
-                _, source, apart = self.indices.pop(id(tensor))
-                self.tape.keep(source, apart)
+                _, source, differing = self.indices.pop(id(tensor))
+                self.tape.keep(source, differing)
 
 
 def _put(target: Any, value: Any) -> Any:

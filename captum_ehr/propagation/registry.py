@@ -62,22 +62,23 @@ def default_table() -> Table:
         'softmax'
     """
     table: dict[Any, Entry] = dict.fromkeys(properties(), Entry(Kind.NEUTRAL))
-    own: dict[Any, Entry] = {}  # of functions, which a name may stand for as well
-    for names, entry, make, twins in declarations():
-        for name in names:
+    single: dict[Any, Entry] = {}  # of functions, which a name may stand for as well
+    for declaration in declarations():
+        for name in declaration.names:
             alike = list(named(name)) if isinstance(name, str) else [name]
-            if make is not None and alike:
-                entry = entry._replace(rule=make(alike[0]))
+            entry = declaration.entry
+            if declaration.make is not None and alike:
+                entry = entry._replace(rule=declaration.make(alike[0]))
             if not isinstance(name, str):
-                own[name] = entry
+                single[name] = entry
                 continue
             inplace = entry
             if entry.kind in (Kind.NATIVE, Kind.CAST):
                 inplace = entry._replace(kind=Kind.OVERWRITE, rule=None)
             table.update(dict.fromkeys(alike, inplace if overwrites(name) else entry))
-            if twins:
+            if declaration.twins:
                 table.update(_in_place(name, inplace))
-    return types.MappingProxyType(table | own)
+    return types.MappingProxyType(table | single)
 
 
 def _in_place(name: str, entry: Entry) -> Iterator[tuple[Callable[..., Any], Entry]]:

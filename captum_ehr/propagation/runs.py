@@ -124,7 +124,9 @@ class Runs:
     def _replayed(self) -> Iterator[None]:
         """The same later on, when torch's generators may stand elsewhere."""
         ours = states() if self.tape.generators else ()
-        users = [(one, one.get_state()) for one in self.tape.drawn_from]
+        users = [
+            (generator, generator.get_state()) for generator in self.tape.drawn_from
+        ]
         try:
             with self._from_the_start():
                 yield
@@ -163,14 +165,14 @@ class Runs:
         """
         tape = mode.tape
         with torch.enable_grad():
-            given = [
+            private = [
                 x.view_as(x) if tape.borrowed and x.is_contiguous() else x.clone()
                 for x in tensors
             ]
             try:
                 tape.enter(self.state)
                 with mode:
-                    return self.forward(*given, *self.args)
+                    return self.forward(*private, *self.args)
             finally:
                 tape.leave()
 

@@ -54,9 +54,9 @@ class State:
 
         A root that holds its state, which held it, would wait for the collector.
         """
-        own = root.__dict__, root._forward_pre_hooks
-        self.dicts = [one for one in self.dicts if one is not own[0]]
-        self.quiet = [one for one in self.quiet if one is not own[1]]
+        roots = root.__dict__, root._forward_pre_hooks
+        self.dicts = [each for each in self.dicts if each is not roots[0]]
+        self.quiet = [each for each in self.quiet if each is not roots[1]]
         return self
 
     def begin(self, *roots: nn.Module) -> Callable[[], str]:
@@ -66,24 +66,24 @@ class State:
             A function that puts everything back, and says what it cannot.
         """
         dicts = [*self.dicts, *(root.__dict__ for root in roots)]
-        found = list(map(dict.copy, dicts))
-        quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
-        places = [(one, put, take(one)) for one, take, put in self.places]
+        noted = list(map(dict.copy, dicts))
+        quiet = [(each, each.copy()) for each in filter(None, self.quiet)]
+        places = [(each, put, take(each)) for each, take, put in self.places]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
-            _fill(dicts, [_exchanged(content, copies) for content in found])
+            _fill(dicts, [_exchanged(content, copies) for content in noted])
             for place, put, content in places:
                 put(place, _exchanged(content, copies))
 
         def end() -> str:
-            if not _same(found, dicts):
-                _fill(dicts, found)
+            if not _same(noted, dicts):
+                _fill(dicts, noted)
             if any(self.quiet):
-                for one in self.quiet:
-                    one.clear()
-                for one, content in quiet:
-                    one.update(content)
+                for each in self.quiet:
+                    each.clear()
+                for each, content in quiet:
+                    each.update(content)
             for place, put, content in places:
                 put(place, content)
             return self._lasting(versions)
@@ -107,7 +107,7 @@ class State:
 
     def _copies(self) -> dict[int, Any]:
         with torch._C.DisableTorchFunction():  # it is no doing of the model's
-            copies = {key: make(one) for key, (one, make) in self.opaque.items()}
+            copies = {key: make(each) for key, (each, make) in self.opaque.items()}
             for address in self._written:
                 copies.update(_copied(self._addresses[address]))
         return copies
@@ -148,9 +148,9 @@ def _copied(tensors: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
         yield id(tensors[0]), tensors[0].clone()
         return
     memory: Any = tensors[0].untyped_storage().clone()
-    for one in tensors:
-        layout = one.storage_offset(), one.size(), one.stride()
-        yield id(one), one.new_empty(0).set_(memory, *layout)
+    for each in tensors:
+        layout = each.storage_offset(), each.size(), each.stride()
+        yield id(each), each.new_empty(0).set_(memory, *layout)
 
 
 def _exchanged(content: Any, copies: dict[int, Any]) -> Any:
@@ -172,11 +172,11 @@ def _other(value: Any, copies: dict[int, Any]) -> Any:
     if kind in (MethodType, BuiltinMethodType) and id(value.__self__) in copies:
         return getattr(copies[id(value.__self__)], value.__name__)
     if kind is partial:
-        named = {key: _other(one, copies) for key, one in value.keywords.items()}
-        args = [_other(one, copies) for one in value.args]
+        named = {key: _other(each, copies) for key, each in value.keywords.items()}
+        args = [_other(each, copies) for each in value.args]
         return partial(_other(value.func, copies), *args, **named)
     if isinstance(value, tuple):
-        items = [_other(one, copies) for one in value]
+        items = [_other(each, copies) for each in value]
         return value if all(map(operator.is_, items, value)) else rebuilt(value, items)
     return value
 
@@ -190,18 +190,18 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
 # Many dicts at once, of which a pass changes hardly any -------------------------------
 
 
-def _same(found: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
+def _same(noted: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
     """Whether nothing has changed; what is identical is equal, and not looked into."""
     try:
-        return found == dicts
+        return noted == dicts
     except Exception:  # what has changed cannot be compared, as tensors cannot
         return False
 
 
 def _fill(dicts: list[dict[Any, Any]], contents: list[dict[Any, Any]]) -> None:
-    for one, content in zip(dicts, contents):
-        one.clear()
-        one.update(content)
+    for each, content in zip(dicts, contents):
+        each.clear()
+        each.update(content)
 
 
 # Places: how to take what stands in them, and how to put it back ----------------------
@@ -211,8 +211,8 @@ type _Put = Callable[[Any, Any], None]
 
 
 def _way(place: Any) -> tuple[_Take, _Put]:
-    found = _WAYS.get(type(place))
-    return found or next(way for kind, way in _WAYS.items() if isinstance(place, kind))
+    access = _WAYS.get(type(place))
+    return access or next(a for kind, a in _WAYS.items() if isinstance(place, kind))
 
 
 def _refill(kind: Any, fill: str) -> _Put:

@@ -165,12 +165,12 @@ class Tape:
             places[name] += int(count)
         if not any(places.values()):
             return ()
-        shifts = [own() for own in self.own_outputs]
+        shifts = [measure() for measure in self.own_outputs]
         words = [shift for shift in shifts if isinstance(shift, str)]
         shift = max((s for s in shifts if not isinstance(s, str)), default=0.0)
         why = words[0] if words else ""
-        found = ((name, count) for name, count in places.items() if count)
-        return tuple(Structure(name, count, shift, why) for name, count in found)
+        kept = ((name, count) for name, count in places.items() if count)
+        return tuple(Structure(name, count, shift, why) for name, count in kept)
 
 
 def _readable(count: int | Tensor) -> bool:

@@ -66,7 +66,9 @@ def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
     Modules among them are left as they are.
     """
     copier = Copier()
-    copier.seen.update((id(one), one) for one in args if isinstance(one, nn.Module))
+    copier.seen.update(
+        (id(module), module) for module in args if isinstance(module, nn.Module)
+    )
     return copier.value(list(args)), copier.state
 
 

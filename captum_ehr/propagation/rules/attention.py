@@ -109,8 +109,8 @@ def _attend(
     if not p["need_weights"]:
         causal = p["is_causal"] and p["key_padding_mask"] is None
         mask = None if causal else mask
-        found = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-        return found, None
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        return out, None
     scaled = q / math.sqrt(q.size(-1))
     scores = torch.matmul(_wide(scaled), _wide(k).transpose(-2, -1))
     scores = (scores if mask is None else scores + mask).to(q.dtype)

@@ -67,8 +67,8 @@ def _reach(upstream: Tensor) -> Tensor:
 
 
 def _few(reach: Tensor, most: float) -> Tensor | None:
-    found = reach.nonzero().squeeze(1)
-    return found if len(found) < most * len(reach) else None
+    rows = reach.nonzero().squeeze(1)
+    return rows if len(rows) < most * len(reach) else None
 
 
 def in_blocks(
@@ -93,14 +93,14 @@ def in_blocks(
         return function(*tensors)
     flat = [t.view(-1, row) for t in tensors]
     step = max(step // row, 1)
-    found: list[Tensor] = []
+    wholes: list[Tensor] = []
     for start in range(0, len(flat[0]), step):
         parts = function(*(t[start : start + step] for t in flat))
-        if not found:
-            found = [torch.empty_like(flat[0], dtype=part.dtype) for part in parts]
-        for whole, part in zip(found, parts):
+        if not wholes:
+            wholes = [torch.empty_like(flat[0], dtype=part.dtype) for part in parts]
+        for whole, part in zip(wholes, parts):
             whole[start : start + step] = part
-    return tuple(whole.view(first.shape) for whole in found)
+    return tuple(whole.view(first.shape) for whole in wholes)
 
 
 def _alike(tensors: tuple[Tensor, ...]) -> bool:

@@ -100,8 +100,8 @@ def linalg_norm(
     dtype: Any = None,
 ) -> Tensor:
     """torch.linalg.norm where it is a vector's."""
-    one = isinstance(dim, int) or len(dim or A.shape) == 1
-    if ord == 0 or isinstance(ord, str) or not (ord is None or one):
+    single = isinstance(dim, int) or len(dim or A.shape) == 1
+    if ord == 0 or isinstance(ord, str) or not (ord is None or single):
         return NotImplemented
     order = 2 if ord is None else ord
     return torch.linalg.vector_norm(A, order, dim, keepdim, dtype=dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..declarations import rule
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, widened
 from .softmax import logsumexp_weights
 
 
@@ -45,8 +45,8 @@ def prod(
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         m = upstream.reshape(1, *size[1:])
         for left, right in reversed(rounds):
-            met, rest = m[: len(left)], m[len(left) :]
-            m = torch.cat([met * right, met * left, rest])
+            both, rest = m[: len(left)], m[len(left) :]
+            m = torch.cat([both * right, both * left, rest])
         share = m[: size[0]].movedim(0, axis).reshape(operand.shape)
         return ((operand, share.to(operand.dtype)),)
 
@@ -99,7 +99,7 @@ def _accumulated(
 def _in_rows(x: Pair, dtype: torch.dtype | None = None) -> Pair:
     """With one dimension at least, in the dtype that torch works in."""
     x = x.each(torch.atleast_1d)
-    return wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
+    return widened(x if dtype is None else x.each(lambda side: side.to(dtype)))
 
 
 def _shifted(values: Tensor, dim: int, first: float) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..declarations import rule
-from ..pairs import Multiplier, Pair, Rule, sum_to, wide
+from ..pairs import Multiplier, Pair, Rule, sum_to, widened
 from .lazy import Lazy
 from .quotients import guarded, over
 
@@ -45,7 +45,7 @@ def _by_secant(
     dtype = x.input.dtype
 
     def slope(*sides: Tensor) -> tuple[Tensor]:
-        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
+        x_, y_ = widened(Pair(sides[0], sides[1])), widened(Pair(sides[2], sides[3]))
         return (secant(x_, y_, *args, **kwargs).to(dtype),)
 
     if y.input.shape == x.input.shape:
@@ -63,15 +63,15 @@ def lazy_rule(secant: Secant) -> Rule:
             function's other arguments, in the backward pass.
     """
 
-    def late(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    def of_operands(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         dtype = x.input.dtype
 
         def slope(side: Tensor, side0: Tensor) -> tuple[Tensor]:
-            return (secant(wide(Pair(side, side0)), *args, **kwargs).to(dtype),)
+            return (secant(widened(Pair(side, side0)), *args, **kwargs).to(dtype),)
 
         return Lazy(x, slope, torch.mul, kind=None if args or kwargs else secant)
 
-    return of_one(late, secant.__name__)
+    return of_one(of_operands, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:
@@ -97,7 +97,7 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
 def _by_derivative(
     derivative: Callable[..., Tensor], y: Pair, x: Pair, *args: Any, **kwargs: Any
 ) -> Multiplier:
-    m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+    m = guarded(widened(x), y, lambda at: derivative(at, *args, **kwargs))
     m = m.to(x.input.dtype)
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
@@ -107,9 +107,9 @@ def of_one(rule: Rule, name: str = "") -> Rule:
 
     Of parts and no closure: it pickles where they do.
     """
-    made: Any = partial(_checked, rule)
-    made.__name__ = name or rule.__name__
-    return made
+    checked: Any = partial(_checked, rule)
+    checked.__name__ = name or rule.__name__
+    return checked
 
 
 def _checked(rule: Rule, y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
@@ -313,8 +313,8 @@ def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     def derivative(at: Tensor) -> Tensor:
         return torch.sigmoid(at * beta).masked_fill(at * beta > threshold, 1.0)
 
-    own = [torch.nn.functional.softplus(s, beta, threshold) for s in x.sides]
-    return guarded(x, Pair(own[0], own[1]), derivative)
+    values = [torch.nn.functional.softplus(s, beta, threshold) for s in x.sides]
+    return guarded(x, Pair(values[0], values[1]), derivative)
 
 
 @secant("elu")

@@ -238,8 +238,8 @@ def _delta(value: Any) -> Any:
 
 
 def _bounded(side: Tensor) -> Tensor:
-    wide = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
-    return wide.nan_to_num(torch.nan, -NOTHING, NOTHING)
+    widened = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
+    return widened.nan_to_num(torch.nan, -NOTHING, NOTHING)
 
 
 def _finite_mean(value: Any) -> Any:

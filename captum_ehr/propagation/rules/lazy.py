@@ -109,24 +109,24 @@ class Group:
     wants is let go at once.
     """
 
-    __slots__ = ("found", "row", "sides", "work")
+    __slots__ = ("results", "row", "sides", "work")
 
     def __init__(self, work: Factors, row: int) -> None:
         self.work = work
         self.row = row
         self.sides: list[tuple[Tensor, ...]] = []
-        self.found: list[tuple[Tensor, ...]] = []
+        self.results: list[tuple[Tensor, ...]] = []
 
     def factors(self) -> list[tuple[Tensor, ...]]:
         """Those of each member."""
-        if self.found:
-            return self.found
+        if self.results:
+            return self.results
         if len(self.sides) == 1:
-            self.found = [in_blocks(self.work, *self.sides[0], row=self.row)]
+            self.results = [in_blocks(self.work, *self.sides[0], row=self.row)]
         else:
             lengths = [len(sides[0]) for sides in self.sides]
             columns = [torch.cat(column) for column in zip(*self.sides)]
             factors = in_blocks(self.work, *columns, row=self.row)
-            self.found = list(zip(*(part.split(lengths) for part in factors)))
+            self.results = list(zip(*(part.split(lengths) for part in factors)))
         self.sides = []
-        return self.found
+        return self.results

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..declarations import rule
-from ..pairs import Multiplier, Operand, Pair, Rule, wide
+from ..pairs import Multiplier, Operand, Pair, Rule, widened
 from .elementwise import of_one
 from .lazy import Lazy
 
@@ -62,7 +62,7 @@ def rms_norm(
     if isinstance(weight, Pair):
         return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    values = wide(x)  # torch takes the eps of these
+    values = widened(x)  # torch takes the eps of these
     eps = torch.finfo(values.input.dtype).eps if eps is None else eps
     return _standardised(x, dims, eps, weight, centred=False)
 
@@ -83,7 +83,7 @@ def group_norm(
     shape, operand = x.input.shape, x.operand
     grouped = (shape[0], num_groups, -1)
     flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
-    factors = _factors(wide(flat), (-1,), eps, centred=True)
+    factors = _factors(widened(flat), (-1,), eps, centred=True)
     per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
@@ -163,7 +163,7 @@ def _standardised(
     operand = x.operand
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        return _factors(wide(Pair(side, side0)), dims, eps, centred)
+        return _factors(widened(Pair(side, side0)), dims, eps, centred)
 
     def share(upstream: Tensor, y: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
         m = upstream if weight is None else upstream * weight

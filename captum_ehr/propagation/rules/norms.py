@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..declarations import Declaration, rule
-from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, wide
+from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, widened
 from .elementwise import absolute
 from .extrema import amax, amin
 from .quotients import guarded
@@ -41,7 +41,7 @@ def vector_norm(
     if ord == 0 or (x.input.is_complex() and ord != 2):
         return NotImplemented
     operand, dims = x.operand, _dims(x, dim)
-    x = wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
+    x = widened(x if dtype is None else x.each(lambda side: side.to(dtype)))
     if ord == 2:
         length = x.each(lambda side: _norm(side, 2, dims)).mean
         return _spread(operand, _quotient(x.mean, length), dims, keepdim)
@@ -83,7 +83,7 @@ def _moments(name: str, root: bool, with_mean: bool) -> Declaration:
     ) -> Multiplier:
         if isinstance(dim, bool):
             dim, unbiased = None, dim
-        dims, values = _dims(x, dim), wide(x)
+        dims, values = _dims(x, dim), widened(x)
         less = float(unbiased) if correction is None else correction
         count = math.prod(x.input.shape[d] for d in dims)
         middle = values.mean
@@ -116,12 +116,12 @@ MOMENTS = (
 @rule("hypot", keeps="operands")
 def hypot(y: Pair, a: Any, b: Any) -> Multiplier:
     """√(a² + b²): M·ā/ȳ and M·b̄/ȳ."""
-    length = wide(y).mean
+    length = widened(y).mean
 
     def multiplier(upstream: Tensor) -> Shares:
         for side in (a, b):
             if isinstance(side, Pair):
-                share = upstream * _quotient(wide(side).mean, length)
+                share = upstream * _quotient(widened(side).mean, length)
                 yield side, sum_to(share, side.operand).to(side.input.dtype)
 
     return multiplier

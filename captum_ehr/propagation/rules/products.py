@@ -160,8 +160,8 @@ def power(
     if isinstance(base, Pair):
         logs: Pair | Tensor = Pair(base.input.log(), base.reference.log())
     else:
-        made = base if isinstance(base, Tensor) else y.input.new_full((), base)
-        logs = made.to(y.input.dtype).log()
+        values = base if isinstance(base, Tensor) else y.input.new_full((), base)
+        logs = values.to(y.input.dtype).log()
     high = logs.input if isinstance(logs, Pair) else logs
     low = logs.reference if isinstance(logs, Pair) else logs
     slope = exp(_finite(Pair(exponent.input * high, exponent.reference * low)), y)

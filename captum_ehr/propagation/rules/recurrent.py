@@ -48,8 +48,9 @@ rnn_tanh_scan, rnn_relu_scan = _scan(RNN_TANH, "rnn_tanh"), _scan(RNN_RELU, "rnn
 def _five(params: Sequence[Tensor], biased: bool) -> list[Any]:
     """W, U, their biases and an LSTM's projection, None where there is none."""
     w_ih, w_hh, *rest = params
-    biases = rest[:2] if biased else [None, None]
-    return [w_ih, w_hh, *biases, *((rest[2:] if biased else rest) or [None])]
+    biases: list[Any] = rest[:2] if biased else [None, None]
+    project: list[Any] = rest[2:] if biased else rest
+    return [w_ih, w_hh, *biases, *(project or [None])]
 
 
 def _layout(sizes: Sizes, device: torch.device) -> list[Tensor]:

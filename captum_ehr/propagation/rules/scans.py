@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import tuning
-from ..pairs import Multiplier, Pair, Rule, Shares, wide
+from ..pairs import Multiplier, Pair, Rule, Shares, widened
 from .cells import Cell, Weights
 
 Sizes = tuple[int, ...]
@@ -123,19 +123,19 @@ class _Scan:
     ) -> None:
         self.cell, self.pieces, self.sizes = cell, pieces, sizes
         self.offsets = (0, *accumulate(sizes))
-        self.data = wide(data)
+        self.data = widened(data)
         self.weights = Weights(*(w if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]
         #: Of each point of the way, of each state: before each step.
         ends = [
             [
                 (s, *y.split(sizes))
-                for s, y in zip(wide(state).sides, wide(output).sides)
+                for s, y in zip(widened(state).sides, widened(output).sides)
             ]
             for state, output in zip(states, ys)
         ]
         self.paths = [list(path) for path in zip(*ends)]
         #: Of each inner point, of each step: what met the gates.
-        self.met: list[list[Tensor]] = []
+        self.gate_inputs: list[list[Tensor]] = []
         for k in range(1, pieces):
             self._run(k / pieces)
 
@@ -146,7 +146,7 @@ class _Scan:
         ends = [path[0] for path in self.paths[0]], [path[0] for path in self.paths[-1]]
         states = [torch.lerp(a, b, alpha) for a, b in zip(*ends)]
         steps = list(unrolled(self.cell, data, states, self.weights))
-        self.met.append([z for z, _ in steps])
+        self.gate_inputs.append([z for z, _ in steps])
         after = zip(*(states for _, states in steps))
         self.paths.insert(-1, [(s, *rows) for s, rows in zip(states, after)])
 
@@ -187,8 +187,8 @@ class _Scan:
         ends = self.data.each(lambda side: side[rows])
         states = [self._before(k, first, last) for k in range(len(self.paths[0]))]
         z = ends.input.new_empty(len(self.paths), *ends.input.shape)
-        for k, met in enumerate(self.met):
-            torch.cat(met[first:last], out=z[k + 1])
+        for k, gate_inputs in enumerate(self.gate_inputs):
+            torch.cat(gate_inputs[first:last], out=z[k + 1])
         for k, a in ((0, ends.input), (-1, ends.reference)):
             h, weight, bias = states[0][k], self.weights.hidden.t(), self.weights.bias
             if bias is None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from ..declarations import rule
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..pairs import Multiplier, Operand, Pair, widened
 from .elementwise import phi
 from .lazy import Lazy
 
@@ -40,7 +40,7 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     axis, dtype = dim, x.input.dtype
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        means = _means(wide(Pair(side, side0)), axis)
+        means = _means(widened(Pair(side, side0)), axis)
         return means.to(dtype), _weights(means, axis).to(dtype)
 
     def share(upstream: Tensor, means: Tensor, weights: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
 
 def logsumexp_weights(x: Pair, dim: int) -> Tensor:
     """Multipliers of ln Σ e^x along ``dim``."""
-    return _weights(_means(wide(x), dim), dim).to(x.input.dtype)
+    return _weights(_means(widened(x), dim), dim).to(x.input.dtype)
 
 
 def _means(x: Pair, dim: int) -> Tensor:
