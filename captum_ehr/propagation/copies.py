@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from .state import State, rebuilt
+from .state import State, blank, is_plain, rebuilt, scripted
 
 #: Given each copied module; what it returns, if anything, becomes its ``forward``.
 type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
@@ -330,34 +330,6 @@ class Copier:
         return self.state.add(lru_cache(**cache.cache_parameters())(function))
 
 
-def blank(kind: type) -> Any:
-    """An instance that nothing has been done to, whatever its class does at birth."""
-    try:
-        return object.__new__(kind)
-    except TypeError:  # its memory is another builtin type's
-        born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
-        return born.__new__(kind)  # type: ignore[call-overload]
-
-
-def is_plain(kind: type) -> bool:
-    """Whether objects of this type are their attributes, and no more."""
-    if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
-        return False
-    if issubclass(kind, type) or kind.__module__.split(".")[0] in ("torch", "numpy"):
-        return False
-    return not hasattr(kind, "__del__") and all(
-        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
-    )
-
-
-def scripted(module: Any) -> Any:
-    """A TorchScript module in full, in eval mode: no pass sees what it writes."""
-    copied = copy.deepcopy(module).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    return copied
-
-
 def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
     return [], []
 
@@ -424,9 +396,3 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (np.random.RandomState, "_opaque"),
     (np.random.BitGenerator, "_opaque"),
 )
-
-#: CPython's flag of types that are made by a class statement.
-_MADE_IN_PYTHON = 1 << 9
-
-#: What types define whose objects are more than their attributes.
-_STATED = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")

@@ -36,42 +36,31 @@ def secant_rule(secant: Secant) -> Rule:
         secant: Called as ``secant(x, y, *args, **kwargs)`` with :class:`Pair` s and
             the function's other arguments; returns (y - y0) / (x - x0).
     """
-    return of_one(partial(_by_secant, secant), secant.__name__)
+    return of_one(partial(_by_secant, secant, True), secant.__name__)
+
+
+def lazy_rule(secant: Secant) -> Rule:
+    """The same for a secant that is called without y, in the backward pass.
+
+    For functions whose values cost little next to it.
+    """
+    return of_one(partial(_by_secant, secant, False), secant.__name__)
 
 
 def _by_secant(
-    secant: Secant, y: Pair, x: Pair, *args: Any, **kwargs: Any
+    secant: Secant, of_both: bool, y: Pair, x: Pair, *args: Any, **kwargs: Any
 ) -> Multiplier:
     dtype = x.input.dtype
 
     def slope(*sides: Tensor) -> tuple[Tensor]:
-        x_, y_ = widened(Pair(sides[0], sides[1])), widened(Pair(sides[2], sides[3]))
-        return (secant(x_, y_, *args, **kwargs).to(dtype),)
+        pairs = (widened(Pair(*sides[k : k + 2])) for k in range(0, len(sides), 2))
+        return (secant(*pairs, *args, **kwargs).to(dtype),)
 
-    if y.input.shape == x.input.shape:
+    if not of_both or y.input.shape == x.input.shape:
         kind = None if args or kwargs else secant
-        return Lazy(x, slope, torch.mul, y=y, kind=kind)
-    (m,) = slope(*x[:2], *y[:2])
+        return Lazy(x, slope, torch.mul, y=y if of_both else None, kind=kind)
+    (m,) = slope(*x.sides, *y.sides)
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
-
-
-def lazy_rule(secant: Secant) -> Rule:
-    """A rule from a secant that is cheap to ask for what its function's values are.
-
-    Args:
-        secant: Called as ``secant(x, *args, **kwargs)`` with a :class:`Pair` and the
-            function's other arguments, in the backward pass.
-    """
-
-    def of_operands(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        dtype = x.input.dtype
-
-        def slope(side: Tensor, side0: Tensor) -> tuple[Tensor]:
-            return (secant(widened(Pair(side, side0)), *args, **kwargs).to(dtype),)
-
-        return Lazy(x, slope, torch.mul, kind=None if args or kwargs else secant)
-
-    return of_one(of_operands, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:

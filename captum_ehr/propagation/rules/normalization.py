@@ -44,8 +44,6 @@ def layer_norm(
     *_: Any,
 ) -> Multiplier:
     """F.layer_norm with constant weight and bias."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
     return _standardised(x, dims, eps, weight, centred=True)
 
@@ -59,8 +57,6 @@ def rms_norm(
     eps: float | None = None,
 ) -> Multiplier:
     """F.rms_norm with a constant weight."""
-    if isinstance(weight, Pair):
-        return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
     values = widened(x)  # torch takes the eps of these
     eps = torch.finfo(values.input.dtype).eps if eps is None else eps
@@ -78,8 +74,6 @@ def group_norm(
     *_: Any,
 ) -> Multiplier:
     """F.group_norm: layer norm over the channels of a group and all positions."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     shape, operand = x.input.shape, x.operand
     grouped = (shape[0], num_groups, -1)
     flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
@@ -107,8 +101,6 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Multiplier:
     """F.batch_norm: linear with running statistics, else standardised over rows."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     shape = (1, -1, *[1] * (x.input.dim() - 2))
     scale = None if weight is None else weight.view(shape)
     if not training and running_var is not None:

@@ -30,7 +30,7 @@ from ..declarations import Kind, rule
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
 from .blocks import laid_out, reached_positions
 from .elementwise import exp, log
-from .integral import multilinear, multilinear_if
+from .integral import multilinear
 from .quotients import guarded, over
 
 MULTILINEAR = (
@@ -45,13 +45,16 @@ MULTILINEAR = (
     # torch.cross takes the first dimension of three by default, this one the last
     rule(torch.linalg.cross, make=multilinear, kind=Kind.PRODUCT),
 )
-#: The same with some values of an option, the first of which is its default.
+#: The same with some values of an option.
 SOMETIMES = (
-    rule("scatter_reduce", make=partial(multilinear_if, "reduce", ("sum", "mean"))),
-    rule("index_reduce", make=partial(multilinear_if, "reduce", ("mean",))),
+    rule(
+        "scatter_reduce",
+        make=partial(multilinear, option="reduce", values=("sum", "mean")),
+    ),
+    rule("index_reduce", make=partial(multilinear, option="reduce", values=("mean",))),
     rule(
         F.embedding_bag,
-        make=partial(multilinear_if, "mode", ("mean", "sum")),
+        make=partial(multilinear, option="mode", values=("mean", "sum")),
         tags="indices first",
     ),
     rule(torch.embedding_bag, tags="indices first"),  # its modes are numbers
