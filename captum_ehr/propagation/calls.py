@@ -234,17 +234,14 @@ def check_shapes(call: Call, output: Any) -> None:
     if isinstance(output, Tensor) and output.shape == call.output.shape:
         return
     ours, theirs = (
-        [tuple(t.shape) for t in tensors_in(side)] for side in (call.output, output)
+        ", ".join(str(tuple(t.shape)) for t in tensors_in(side)) or "none"
+        for side in (call.output, output)
     )
     if ours != theirs:
         raise DivergenceError(
-            f"{label(call.function)} gave shape {_listed(theirs)} on the reference and "
-            f"{_listed(ours)} on the input."
+            f"{label(call.function)} gave shape {theirs} on the reference and {ours} on"
+            " the input."
         )
-
-
-def _listed(shapes: Sequence[Any]) -> str:
-    return ", ".join(map(str, shapes)) or "none"
 
 
 def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -> bool:

@@ -9,7 +9,7 @@ import types
 import weakref
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, partialmethod
 from itertools import islice
 from typing import Any
 
@@ -33,8 +33,10 @@ class Copier:
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
-        self.ways: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(_PLAIN)
-        self.ways[dict] = Copier._dict  # not its own: it would hold itself, and wait
+        self.methods: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(
+            _PLAIN
+        )
+        self.methods[dict] = Copier._dict  # not its own: it would hold itself, and wait
         self.hooks: list[tuple[nn.Module, dict[Any, Any]]] = []
         self.hooked: nn.Module | None = None
         self.facts: dict[int, bool] = OrderedDict()
@@ -45,13 +47,11 @@ class Copier:
         """The view's own of whatever a module may hold."""
         kind = type(value)
         try:
-            method = self.ways[kind]
+            method = self.methods[kind]
         except KeyError:
-            name = next(
-                (method for base, method in _KINDS if issubclass(kind, base)), ""
-            )
+            name = next((how for base, how in _KINDS if issubclass(kind, base)), "")
             name = name or ("_thing" if is_plain(kind) else "")
-            method = self.ways[kind] = getattr(Copier, name) if name else None
+            method = self.methods[kind] = getattr(Copier, name) if name else None
         if method is None:
             return value
         known = self.seen.get(id(value))
@@ -117,8 +117,8 @@ class Copier:
                 state["_get_backward_hooks"] = _no_backward_hooks
                 state["_get_backward_pre_hooks"] = list
         if state["_forward_hooks"] or state["_forward_pre_hooks"]:
-            self.hooks.append((module, state["_forward_hooks"]))
-            self.hooks.append((module, state["_forward_pre_hooks"]))
+            for name in ("_forward_hooks", "_forward_pre_hooks"):
+                self.hooks.append((module, state[name]))
             for name in _FACTS:
                 self.facts.update(state[name])
         for name in _FACTS:
@@ -148,12 +148,6 @@ class Copier:
             return self._method(value, self._hook)
         return self._partial(value, self._hook) if kind is partial else value
 
-    def _script(self, module: Any) -> Any:
-        """A copy in full: no pass sees what TorchScript writes."""
-        copied = self._keep(module, scripted(module))
-        self.state.opaque[id(copied)] = copied, scripted
-        return copied
-
     # Tensors, and what else is opaque ------------------------------------------------
 
     def _tensor(self, value: Tensor) -> Tensor:
@@ -163,15 +157,13 @@ class Copier:
         self.state.memory.append(copied)
         return self._keep(value, copied)
 
-    def _opaque(self, value: Any) -> Any:
-        copied = self._keep(value, copy.deepcopy(value))
-        self.state.opaque[id(copied)] = copied, copy.deepcopy
+    def _opaque(self, value: Any, make: Callable[..., Any] = copy.deepcopy) -> Any:
+        copied = self._keep(value, make(value))
+        self.state.opaque[id(copied)] = copied, make
         return copied
 
-    def _generator(self, value: torch.Generator) -> torch.Generator:
-        copied = self._keep(value, value.clone_state())
-        self.state.opaque[id(copied)] = copied, torch.Generator.clone_state
-        return copied
+    _generator = partialmethod(_opaque, make=torch.Generator.clone_state)
+    _script = partialmethod(_opaque, make=scripted)
 
     # Containers ----------------------------------------------------------------------
 
