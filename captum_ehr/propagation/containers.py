@@ -32,11 +32,8 @@ def mapped(
 ) -> Any:
     """A function of every tensor in an argument or output, in the same containers.
 
-    Args:
-        function: Of a tensor, and of what stands in its place in the others.
-        value: The argument or output.
-        others: Of the same structure.
-        kind: What it is a function of, if not of tensors.
+    It is given what stands in a tensor's place in the others, of the same structure,
+    too; and it may be one of another kind than tensors.
 
     Example:
         >>> import torch

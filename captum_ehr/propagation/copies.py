@@ -36,7 +36,7 @@ class Copier:
         self.methods: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(
             _PLAIN
         )
-        self.methods[dict] = Copier._dict  # not its own: it would hold itself, and wait
+        self.methods[dict] = Copier._dict  # or it would hold itself
         self.hooks: list[tuple[nn.Module, dict[Any, Any]]] = []
         self.hooked: nn.Module | None = None
         self.facts: dict[int, bool] = OrderedDict()
@@ -266,10 +266,7 @@ class Copier:
     def _function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
         """The same function with other variables: those of its closure, its defaults.
 
-        Args:
-            value: The function.
-            inner: For a hook: how to find the view's own of a variable. Variables
-                that have none stay the user's.
+        For a hook, ``inner`` finds the view's own of a variable, if it has one.
         """
         private = inner or self.value
         compiled = getattr(value, "_torchdynamo_orig_callable", None)

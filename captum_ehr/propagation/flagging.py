@@ -33,12 +33,9 @@ from .structure import Kept, asks_for_rows
 
 
 class Flag(NamedTuple):
-    """A tensor of booleans or whole numbers and what stands for it in the graph.
+    """A tensor of booleans or whole numbers, and what stands for it in the graph.
 
-    Args:
-        tensor: What the model has.
-        twin: The same in floating point, with autograd's history.
-        version: Of the tensor's memory, when the two were the same.
+    With the version of its memory when the two were the same.
     """
 
     tensor: Tensor

@@ -14,10 +14,7 @@ from .containers import leaves
 class Operand(NamedTuple):
     """Where a share goes, for rules that need not keep the operand's values.
 
-    Args:
-        slot: Which attributed tensor of the call.
-        shape: Its shape.
-        dtype: Its dtype.
+    The slot says which attributed tensor of the call it is.
     """
 
     slot: int

@@ -50,13 +50,9 @@ class Kept(NamedTuple):
 def answer(
     call: Any, theirs: Any, ours: Any, find_absent: Callable[[], Tensor | None]
 ) -> Answer:
-    """What a structural call answers at the reference.
+    """What a structural call answers at the reference: theirs, or the input's, ours.
 
-    Args:
-        call: The recorded call.
-        theirs: What it gives at the reference.
-        ours: What it gave at the input.
-        find_absent: For questions about rows, gives which of them are 0 on one side.
+    For questions about rows, ``find_absent`` gives which of them are 0 on one side.
     """
     flag = isinstance(theirs, Tensor) and not theirs.is_floating_point()
     if not flag or call.entry.rule is None:

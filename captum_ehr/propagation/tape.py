@@ -107,11 +107,7 @@ class Tape:
         return bool(borrowed) or address in self.borrowed
 
     def draws(self, generator: torch.Generator | None) -> None:
-        """Remember where a generator stands, before its first random number.
-
-        Args:
-            generator: The one that is drawn from; None for torch's own.
-        """
+        """Remember where a generator (None: torch's own) stands, before it is used."""
         if generator is None:
             self.generators = self.generators or states()
         elif generator not in self.drawn_from:

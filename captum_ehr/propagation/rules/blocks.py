@@ -17,15 +17,10 @@ from .. import tuning
 
 
 def reached(upstream: Tensor, most: float = tuning.FEW_ROWS) -> Tensor | None:
-    """The rows (of the last axis) that an upstream gradient reaches.
+    """The rows (of the last axis) that an upstream gradient reaches, by their numbers.
 
-    Args:
-        upstream: The gradient.
-        most: The part of all rows from which on to take all is quicker.
-
-    Returns:
-        Their numbers; None if they are most, or not worth the search, or on a device
-        that would have to be waited for.
+    None if they are most of all, or not worth the search, or on a device that would
+    have to be waited for.
     """
     if upstream.dim() < 2 or not _searchable(upstream):
         return None
@@ -76,11 +71,8 @@ def in_blocks(
 ) -> tuple[Tensor, ...]:
     """Run a function of equally shaped tensors on some rows at a time.
 
-    Args:
-        function: From tensors of shape ``(n, row)`` (or all of them as they are) to
-            tensors of the same shape.
-        *tensors: All of one shape.
-        row: Elements that belong together, the last axis; 1 if none do.
+    It is given tensors of shape ``(n, row)``, or all of them as they are; ``row`` is 1
+    where no elements belong together.
 
     Example:
         >>> x = torch.arange(1e5)

@@ -213,12 +213,7 @@ class Lstm(Cell):
 
 
 class Rnn(Cell):
-    """One slot.
-
-    Args:
-        activation: torch's function.
-        secant: Its secant.
-    """
+    """One slot, from torch's activation and its secant."""
 
     gates, slots, data = 1, 1, slice(0, 1)
 

@@ -78,11 +78,8 @@ def _accumulated(
 ) -> Multiplier:
     """From the last step to the first.
 
-    Args:
-        operand: What is accumulated.
-        dim: Along which dimension.
-        passed: Of each step, the multiplier of what came before.
-        taken: Of each step, the multiplier of its own value.
+    Of each step there is the multiplier of what came before, that is passed on, and the
+    one of its own value, that is taken.
     """
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:

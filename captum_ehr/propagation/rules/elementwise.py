@@ -52,7 +52,7 @@ def _by_secant(
 ) -> Multiplier:
     dtype = x.input.dtype
 
-    def slope(*sides: Tensor) -> tuple[Tensor]:
+    def slope(*sides: Any) -> tuple[Tensor]:
         pairs = (widened(Pair(*sides[k : k + 2])) for k in range(0, len(sides), 2))
         return (secant(*pairs, *args, **kwargs).to(dtype),)
 

@@ -144,11 +144,7 @@ def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
 
 
 def max_pool(pool: Callable[..., Any]) -> Rule:
-    """A rule for a max-pool or adaptive max-pool.
-
-    Args:
-        pool: The pool of :mod:`torch.nn.functional` that also returns indices.
-    """
+    """A rule for a max-pool, from torch's function that also returns indices."""
 
     def pooled(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         kwargs.pop("return_indices", None)

@@ -206,9 +206,7 @@ def masked_fill(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
 def chooses(function: Any, args: Any) -> Rule | None:
     """The rule of a call that chooses between values by a flag in twin form.
 
-    Args:
-        function: ``where``, ``masked_fill``, or the write of one value at a flag.
-        args: Its arguments, flags being twins that depend on what is attributed.
+    That is ``where``, ``masked_fill``, or the write of one value at a flag.
     """
     name = getattr(function, "__name__", "")
     if len(args) != 3 or name not in ("where", "masked_fill", "with_item"):

@@ -57,10 +57,7 @@ def multilinear(
 ) -> Rule:
     """A rule for a function that is linear in each of its attributed operands.
 
-    Args:
-        function: The torch function.
-        option: Of one that is only so with some values of an option: its name.
-        values: These values, the default first.
+    Or only with some values of an option, of which the first is its default.
     """
 
     def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:

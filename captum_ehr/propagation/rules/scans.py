@@ -41,14 +41,8 @@ def unrolled(
 ) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
     """Run a cell step by step.
 
-    Args:
-        cell: Which.
-        data: W x of every step, of sequences that end early the fewer rows.
-        states: The first ones.
-        weights: The cell's.
-
-    Yields:
-        What met the gates, and the states after the step.
+    It takes W x of every step, of sequences that end early the fewer rows, and yields
+    what met the gates, and the states after the step.
     """
     for a in data:
         if a.shape[0] < states[0].shape[0]:
@@ -70,10 +64,7 @@ def scanned(
 def scan_rule(cell: Cell, name: str, pieces: int = 1) -> Rule:
     """The rule for a cell's scans.
 
-    Args:
-        cell: Which.
-        name: For the diagnostics.
-        pieces: Of the way from input to reference; 2 go through the midpoint.
+    The way from input to reference is cut into pieces; two go through the midpoint.
     """
 
     def rule(y: Any, data: Any, sizes: Sizes, *rest: Any) -> Multiplier:
