@@ -25,8 +25,8 @@ from oracles_chains import CELLS, CHAINS
 from oracles_more import ELEMENTWISE, MULTILINEAR, Case, unit_by_unit
 from torch import Tensor
 
-from captum_ehr.propagation import default_table, operations, two_passes
-from captum_ehr.propagation.registry import Entry, Kind
+from captum_ehr.propagation import default_table, two_passes
+from captum_ehr.propagation.declarations import Entry, Kind, label
 
 #: Of each of some hundred and fifty cases.
 few = settings(examples, max_examples=4)
@@ -65,7 +65,7 @@ def served() -> dict[str, Any]:
     labels: dict[Any, set[str]] = defaultdict(set)
     for function, entry in default_table().items():
         if entry.kind in RULED:
-            labels[entry.rule].add(operations.label(function))
+            labels[entry.rule].add(label(function))
     return {
         f"{' '.join(sorted(names))} #{k}": rule
         for k, (rule, names) in enumerate(labels.items())

@@ -16,9 +16,9 @@ from captum_ehr.propagation import (
     Attributions,
     attributions,
     default_table,
-    operations,
 )
 from captum_ehr.propagation.containers import tensors_in
+from captum_ehr.propagation.declarations import label
 
 Function = Callable[..., Any]
 
@@ -253,7 +253,7 @@ def _of_one_tensor(x: Tensor) -> Iterator[Function]:
     """torch's overridable functions that autograd can take at this tensor alone."""
     seen = set()
     for function in get_testing_overrides():
-        name, entry = operations.label(function), default_table().get(function)
+        name, entry = label(function), default_table().get(function)
         if name in NOT_FUNCTIONS or (name, entry) in seen:
             continue
         try:
@@ -272,7 +272,7 @@ def test_every_function_of_one_tensor_adds_up_or_is_named() -> None:
     x, x0 = torch.rand((2, 3, 3), generator=generator, dtype=torch.float64) * 0.6 + 0.2
     silent, unnamed, count = [], [], 0
     for function in _of_one_tensor(x.clone().requires_grad_()):
-        name = operations.label(function)
+        name = label(function)
         run = attributions(
             lambda t, function=function: weighed(function(t[0] * 1)),
             (x[None],),

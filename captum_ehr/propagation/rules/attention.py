@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import composite
 
+
+@composite("scaled_dot_product_attention")
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -62,6 +65,7 @@ def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
     return weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
 
 
+@composite("multi_head_attention_forward")
 def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """F.multi_head_attention_forward, step by step, with torch's arguments."""
     bound = _SIGNATURE.bind(*args, **kwargs)
@@ -105,8 +109,8 @@ def _attend(
     if not p["need_weights"]:
         causal = p["is_causal"] and p["key_padding_mask"] is None
         mask = None if causal else mask
-        found = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-        return found, None
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        return out, None
     scaled = q / math.sqrt(q.size(-1))
     scores = torch.matmul(_wide(scaled), _wide(k).transpose(-2, -1))
     scores = (scores if mask is None else scores + mask).to(q.dtype)
