@@ -56,6 +56,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
@@ -66,8 +67,7 @@ $(COMPAT)/insights/.installed: PINS := $(INSIGHTS)
 $(COMPAT)/insights/.installed: EXTRAS := ,captum-insights
 $(COMPAT)/%/.installed: setup.cfg pyproject.toml | $(BIN)/uv
 	rm -rf $(@D) && $(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
-	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python '.[test$(EXTRAS)]' $(PINS)
-	$(BIN)/uv pip uninstall --quiet --python $(@D)/bin/python captum-ehr
+	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python -e '.[test$(EXTRAS)]' $(PINS)
 	@touch $@
 
 # The tests import the package from the working tree.
@@ -81,7 +81,7 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 
 test-insights: $(COMPAT)/insights/.installed
 	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
-		captum_ehr/insights/bridge tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
+		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/uv pip install --python $(BIN)/python -e '.[docs]'

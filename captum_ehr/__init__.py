@@ -38,21 +38,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = {
-        "AttributionWarning": "attr",
-        "CompletenessError": "attr",
-        "DeepLiftEHR": "attr",
-        "DeepLiftShapEHR": "attr",
-        "EncodedBatch": "adapter",
-        "Explanation": "explanation",
-        "LayerDeepLiftEHR": "attr",
-        "NeuronDeepLiftEHR": "attr",
-        "PyHealthAdapter": "adapter",
-        "reference_patients": "adapter",
-    }.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{home}", __name__), name)
+    if name in __all__:
+        for home in ("explanation", "adapter", "attr"):  # each needs those before it
+            module = import_module(f".{home}", __name__)
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

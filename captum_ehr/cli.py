@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from captum_ehr import __version__
-from captum_ehr.demo.cohort import DemoError
+from captum_ehr.demo.cohorts import DemoError
 from captum_ehr.demo.mimic3 import TABLES, missing_tables
 
 app = typer.Typer(
@@ -200,21 +200,15 @@ def insights(
         )
     from rich.console import Console
 
+    from captum_ehr.demo.live import demo_visualizer
     from captum_ehr.insights.launch import StartError, show
 
     console = Console(file=sys.stdout)
+    content = source or demo_visualizer(
+        console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
+    )
     try:
-        show(
-            console,
-            source,
-            port=port,
-            address=address,
-            hosts=host or (),
-            mimic3=mimic3,
-            patients=patients,
-            epochs=epochs,
-            seed=seed,
-        )
+        show(console, content, port=port, address=address, hosts=host or ())
     except (DemoError, StartError, OSError) as error:
         words = error.strerror if isinstance(error, OSError) else None
         Console(stderr=True).print(

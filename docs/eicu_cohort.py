@@ -15,7 +15,7 @@ from pyhealth.datasets import eICUDataset
 from pyhealth.tasks import BaseTask
 
 from captum_ehr import Explanation
-from captum_ehr.demo.cohort import Cohort, split_by_patient
+from captum_ehr.demo.cohorts import Cohort, split_by_patient
 
 HOURS, BIN = 48, 6
 

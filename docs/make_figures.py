@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 
 from captum_ehr import Explanation
 from captum_ehr.datasets import LABS
-from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.explaining import explain, timeline_patient
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import one_thread, quiet
-from captum_ehr.demo.synthetic import synthetic_demo_cohort
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.visualization import (
     cohort_bar,

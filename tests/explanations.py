@@ -7,8 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics, Operation
 
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", "N18")

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from captum_ehr import Explanation
-from captum_ehr.demo.cohort import DemoError, split_by_patient
+from captum_ehr.demo.cohorts import (
+    DemoError,
+    planted_factors,
+    split_by_patient,
+    synthetic_demo_cohort,
+)
 from captum_ehr.demo.explaining import (
     Explained,
     auroc,
@@ -24,10 +29,9 @@ from captum_ehr.demo.explaining import (
     shown_patients,
     timeline_patient,
 )
-from captum_ehr.demo.names import code_names
+from captum_ehr.demo.mimic3 import code_names
 from captum_ehr.demo.quiet import quiet
 from captum_ehr.demo.run import run_demo
-from captum_ehr.demo.synthetic import planted_factors, synthetic_demo_cohort
 from captum_ehr.demo.terminal import top_table
 from captum_ehr.demo.training import MODELS, build_model, train, with_unknowns
 from captum_ehr.scene import population_scene

@@ -7,7 +7,7 @@ import torch
 import zoo
 
 from captum_ehr import DeepLiftEHR, PyHealthAdapter
-from captum_ehr.adapter.descriptions import DESCRIPTIONS, description
+from captum_ehr.adapter.known_models import DESCRIPTIONS, description
 
 MEDICATION = [c for c in zoo.configs() if c.schema == "medication"]
 CEHR = next(c for c in zoo.configs() if c.model == "EHRMambaCEHR")

@@ -68,7 +68,7 @@ def moved(
         encoded.additional_forward_args,
     )
     explainer = DeepLiftEHR(model.to(device))
-    forward, _ = explainer.forward_view()
+    forward = explainer.forward_view().forward
     return explainer, forward, on(device, given)
 
 

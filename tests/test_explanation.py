@@ -11,8 +11,7 @@ from explanations import VOCABULARY, explain, rows, tokens, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import storage
+from captum_ehr.explanation import FeatureRecord, storage
 from captum_ehr.propagation.diagnostics import Diagnostics
 
 

@@ -1,9 +1,12 @@
 """The ways out: SHAP's plots, Captum's records, and a page of HTML."""
 
 import re
+from configparser import ConfigParser
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from explanations import cohorts, explain, tokens, values
 from hypothesis import given, settings
 
 from captum_ehr import Explanation
+from captum_ehr.explanation import conversion
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -181,6 +185,36 @@ class TestCaptumRecords:
         empty, full = nothing.to_captum_records()
         assert (empty.raw_input_ids, len(full.raw_input_ids)) == ([], 1)
         assert empty.attr_score == 0.0
+
+
+class TestDisplays:
+    def test_where_nothing_draws_the_text_is_shown(
+        self, marked: Explanation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(conversion, "entry_points", lambda **_: ())
+        assert marked._repr_html_() is None
+        with pytest.raises(ImportError, match="to_html: no installed.* pip install"):
+            marked.to_html()
+
+    def test_another_package_may_draw(
+        self, marked: Explanation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def drawn(*given: object, **named: object) -> str:
+            return f"{len(given)} {named}"
+
+        point = SimpleNamespace(load=lambda: drawn)
+        monkeypatch.setattr(conversion, "entry_points", lambda **_: (point,))
+        assert marked._repr_html_() == "1 {}"
+        assert marked.to_html(tmp_path / "x", title="a") == "2 {'title': 'a'}"
+
+    def test_ours_are_declared_and_there(self) -> None:
+        config = ConfigParser()
+        config.read(Path(__file__).resolve().parents[1] / "setup.cfg")
+        lines = config["options.entry_points"]["captum_ehr.displays"].split("\n")
+        points = [line.split(" = ") for line in lines if line]
+        assert [name for name, _ in points] == ["notebook", "page"]
+        for name, value in points:
+            assert callable(EntryPoint(name, value, "captum_ehr.displays").load())
 
 
 class TestHtml:

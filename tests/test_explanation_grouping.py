@@ -8,7 +8,7 @@ import torch
 from explanations import VOCABULARY, explain, tokens, values
 
 from captum_ehr import Explanation
-from captum_ehr.adapter.records import FeatureRecord
+from captum_ehr.explanation import FeatureRecord
 from captum_ehr.explanation.coding import GROUPINGS, NAMES, icd_groups
 
 

@@ -333,7 +333,7 @@ def test_what_cannot_be_shown_is_refused(tiny: Any) -> None:
     model, _ = zoo.build(Config("MLP", "sequence", "regression", HIDDEN))
     with pytest.raises(ValueError, match="shows classes, and MLP is a regression"):
         captum_visualizer(model)
-    with pytest.raises(ValueError, match=r"3 name\(s\), MLP has 2 classes"):
+    with pytest.raises(ValueError, match=r"has 3 name\(s\), expected 2: one for each"):
         captum_visualizer(tiny[0], classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="no patients"):
         captum_visualizer(tiny[0], [])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from captum_ehr.datasets import tiny_model
-from captum_ehr.insights.bridge import captum_visualizer
-from captum_ehr.insights.bridge.captums import MISSING
+from captum_ehr.insights.bridge import MISSING, captum_visualizer
 
 
 @pytest.mark.skipif(MISSING is None, reason="Captum Insights is installed")

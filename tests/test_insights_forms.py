@@ -25,7 +25,8 @@ from captum_ehr.insights import (
     LabFeature,
     VisitFeature,
 )
-from captum_ehr.insights.store import Recent
+from captum_ehr.insights.batches import BatchSource
+from captum_ehr.insights.sources import BLOCK, Cache, PyHealthSource
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,62 @@ class TestLongForm:
             Batch(torch.zeros(2, 1), torch.zeros(3))
 
 
+class TestSource:
+    def test_a_block_is_encoded_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = stagenet()
+        source = PyHealthSource([model], model.dataset, {"unk": "unk"}, block=5)
+        encode, blocks = source.encode_block, []
+
+        def counted(block: range, model: int) -> Any:
+            blocks.append(block)
+            return encode(block, model)
+
+        monkeypatch.setattr(source, "encode_block", counted)
+        for row in range(12):
+            one = source.encode([row])
+            whole = encode(range(row // 5 * 5, min(row // 5 * 5 + 5, 12)), 0)
+            assert one.patient_ids == (source.ids[row],)
+            for x, all_of_them in zip(one.inputs, whole.inputs):
+                assert torch.equal(x[0], all_of_them[row % 5])
+            for key, record in one.features.items():
+                assert torch.equal(
+                    record.values[0], whole.features[key].values[row % 5]
+                )
+        assert blocks == [range(5), range(5, 10), range(10, 12)]
+        chunks = list(source.chunks([1, 4, 5, 11, 2], 2))
+        assert chunks == [[1, 4], [5], [11], [2]]
+
+    def test_batches_are_read_in_blocks_and_may_come_twice(self) -> None:
+        model = Bag()
+        classes, features, _ = bag_arguments(model)
+        count = BLOCK + 3
+        ids, labs = torch.randint(1, 5, (count, 3)), torch.randn(count, 2)
+        batch = Batch((ids, labs), None, (1.0,))
+        source = BatchSource(
+            [model], classes, features, [batch, batch], None, 2 * count - 1
+        )
+        assert len(source.ids) == 2 * count - 1
+        for row in (0, BLOCK - 1, BLOCK, count - 1, count, 2 * count - 2):
+            encoded = source.encode([row])
+            assert torch.equal(encoded.inputs[1][0], labs[row % count])
+            assert torch.equal(encoded.inputs[0][0], model.table(ids[row % count]))
+            assert encoded.additional_forward_args == (1.0,)
+
+    def test_times_and_tensors_are_the_patients_own(self) -> None:
+        model = Bag()
+        classes, features, batches = bag_arguments(model)
+        batches[0].times["codes"] = torch.arange(9.0).view(3, 3)
+        batches[0].additional_args = (torch.tensor([[1.0], [2.0], [3.0]]),)
+        source = BatchSource([model], classes, features, batches[:1], None, 9)
+        encoded = source.encode([2, 0])
+        assert encoded.features["codes"].time.tolist() == [[6, 7, 8], [0, 1, 2]]
+        assert encoded.additional_forward_args[0].tolist() == [[3.0], [1.0]]
+
+    def test_nobody_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="has no patients: there is nobody"):
+            PyHealthSource([stagenet()], [], {"unk": "unk"})
+
+
 class TestFeatures:
     def test_padding_is_left_out(self) -> None:
         feature = VisitFeature("c", ("<pad>", "a", "b"))
@@ -136,14 +193,28 @@ class TestFeatures:
         with pytest.raises(ValueError, match="give vocabulary="):
             CodeFeature("c")
 
+    def test_each_patient_has_words_of_its_own(self) -> None:
+        feature = CodeFeature(
+            "c", visualization_transform=lambda ids: [f"<{i}>" for i in ids.tolist()]
+        )
+        record = feature.record(torch.tensor([[3, 4], [4, 0]]))
+        words = [record.vocabulary[i] for i in record.values.flatten().tolist()]
+        assert words == ["<3>", "<4>", "<4>", "<0>"]
+        assert record.mask.tolist() == [[True, True], [True, False]]
+
+    def test_inputs_of_several_shapes_are_refused(self) -> None:
+        feature = LabFeature("labs", ["x"], input_transforms=lambda x: x[: int(x[0])])
+        with pytest.raises(ValueError, match="differ in shape"):
+            feature.transform(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+
 
 class TestCache:
     def test_the_oldest_goes_first(self) -> None:
-        kept = Recent[int, int](2)
+        kept = Cache[int, int](2)
         for n in range(2):
-            kept.put(n, n)
+            kept[n] = n
         assert kept.get(0) == 0
-        kept.put(2, 2)
+        kept[2] = 2
         assert (kept.get(0), kept.get(1), kept.get(2), len(kept)) == (0, None, 2, 2)
 
     def test_nothing_is_computed_twice_and_the_bound_holds(self) -> None:

@@ -61,9 +61,9 @@ def test_the_wheel_names_its_license_and_script(wheel: zipfile.ZipFile) -> None:
     info = "captum_ehr-0.1.0.dist-info"
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "BSD-3-Clause" in metadata and "Requires-Python: >=3.12" in metadata
-    assert "captum-ehr = captum_ehr.cli:app" in (
-        wheel.read(f"{info}/entry_points.txt").decode()
-    )
+    points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "captum-ehr = captum_ehr.cli:app" in points
+    assert "[captum_ehr.displays]" in points
     assert any("LICENSE" in name for name in wheel.namelist())
 
 

@@ -18,8 +18,7 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import (
     TABLE,

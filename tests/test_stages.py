@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import zoo
 from torch import nn
 
 from captum_ehr import DeepLiftEHR, LayerDeepLiftEHR
-from captum_ehr.adapter.stages import hasten
+from captum_ehr.adapter.fast_stagenet import FORWARDS, is_known, use_fast_forward
 from captum_ehr.propagation import private_view
 
 STAGES = [c for c in zoo.configs() if c.model in ("StageNet", "StageAttentionNet")]
@@ -22,7 +24,7 @@ def layers(model: nn.Module) -> list[Any]:
 
 def hastened(model: nn.Module) -> list[bool]:
     view = private_view(model)
-    hasten(view)
+    use_fast_forward(view)
     return ["forward" in layer.__dict__ for layer in layers(view)]
 
 
@@ -37,6 +39,16 @@ def unhastened(model: nn.Module, **options: Any) -> DeepLiftEHR:
 
     explainer.forward_view = lambda _=None: usual(look)  # type: ignore[method-assign]
     return explainer
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_the_installed_pyhealth_is_known(name: str) -> None:
+    module = "stagenet" if name == "StageNetLayer" else "stagenet_mha"
+    layer = getattr(import_module(f"pyhealth.models.{module}"), name)
+    assert is_known(layer), (
+        f"PyHealth {version('pyhealth')} has changed {name}: compare it with "
+        "adapter/fast_stagenet.py, and add the hash of its source there"
+    )
 
 
 @pytest.mark.parametrize("config", STAGES, ids=str)
@@ -58,7 +70,7 @@ def test_they_are_the_layers_in_float64(config: zoo.Config) -> None:
     model, _ = zoo.build(config)
     for layer in layers(model.double().eval()):
         view = private_view(layer)
-        hasten(view)
+        use_fast_forward(view)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(3, 12, layer.input_dim, generator=generator).double()
         time = torch.rand(3, 12, generator=generator).double()

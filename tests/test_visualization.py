@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import patient_scene
 from captum_ehr.scene.folding import fold

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.scene import patient_scene
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import signed

@@ -1,12 +1,12 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
+from ..explanation import FeatureKeyError, FeatureRecord
 from .adapter import PyHealthAdapter
+from .baselines import Baseline, reference_patients
 from .encoded import EncodedBatch, Pairs
-from .masks import FeatureMask, Player
-from .patients import fitted, reference_patients
-from .records import FeatureKeyError, FeatureRecord
-from .references import Baseline
-from .schema import is_pyhealth_model, module_rules
+from .feature_masks import FeatureMask, Player
+from .known_models import module_rules
+from .schema import is_pyhealth_model
 
 __all__ = [
     "Baseline",
@@ -17,7 +17,6 @@ __all__ = [
     "Pairs",
     "Player",
     "PyHealthAdapter",
-    "fitted",
     "is_pyhealth_model",
     "module_rules",
     "reference_patients",

@@ -10,17 +10,15 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from ..explanation import FeatureKeyError
 from ..propagation import private_view
-from .descriptions import description
-from .encoded import EncodedBatch
+from .baselines import Baseline, ValueRange, at_positions, reference, value_ranges
+from .encoded import EncodedBatch, as_batch, patient_ids
+from .feature_masks import FeatureMask, feature_mask
 from .features import Feature
+from .known_models import description, without_loss
 from .lookups import rows, run
-from .masks import FeatureMask, feature_mask
 from .packing import Entry, assumed, misfits, packed, unpacked
-from .patients import as_batch
-from .ranges import value_ranges
-from .records import FeatureKeyError
-from .references import Baseline, reference
 from .schema import describe, times, zero_labels
 from .token_ids import Lookup
 
@@ -89,7 +87,10 @@ class PyHealthAdapter(nn.Module):
         #: How the model looks ids up, as far as it is known; private copies share it.
         self._habits = {"traces": True, "odd": False}
 
-    ranges = cached_property(value_ranges)
+    @cached_property
+    def ranges(self) -> dict[str, ValueRange]:
+        """The range of each column of continuous values in the model's dataset."""
+        return value_ranges(self.features, getattr(self.model, "dataset", None))
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -149,38 +150,37 @@ class PyHealthAdapter(nn.Module):
                 has another number of patients than the others.
         """
         batch = as_batch(batch, self.features)
-        read = {f.key: f.key if f.owner is None else f.owner.key for f in self.features}
-        missing = [k for k in (*read.values(), *self.extra_keys) if k not in batch]
+        wanted = (*(feature.source for feature in self.features), *self.extra_keys)
+        missing = [key for key in wanted if key not in batch]
         if missing:
             raise FeatureKeyError(
                 f"The batch lacks {', '.join(map(repr, missing))}, which the model "
                 f"reads. It has: {', '.join(map(repr, batch))}."
             )
+        inputs, rest, records = [], [], {}
         with torch.inference_mode(False), torch.no_grad():
-            named = {
-                f.key: self._own(f.read(batch[read[f.key]])) for f in self.features
-            }
-            inputs, rest = [], []
             for feature in self.features:
-                parts = named[feature.key]
+                parts = self._own(feature.read(batch[feature.source]))
                 ids = parts["value"]
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
                 rest += packed(feature, parts)
+                records[feature.key] = feature.record(parts)
             rest += [self._own({"": batch[key]})[""] for key in self.extra_keys]
-            records = {f.key: f.record(named[f.key]) for f in self.features}
         sizes = {key: len(record.values) for key, record in records.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
                 f"The features differ in their number of patients: {sizes}."
             )
-        own = tuple(x.detach() if x.is_floating_point() else x.float() for x in inputs)
+        floats = tuple(
+            x.detach() if x.is_floating_point() else x.float() for x in inputs
+        )
         return EncodedBatch(
-            own,
+            floats,
             tuple(record.mask for record in records.values()),
             tuple(rest),
             records,
-            _patient_ids(batch, next(iter(sizes.values()))),
-            looked_up=own,
+            patient_ids(batch, next(iter(sizes.values()))),
+            looked_up=floats,
         )
 
     def baseline(
@@ -214,7 +214,34 @@ class PyHealthAdapter(nn.Module):
         encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
         dataset = self.model.dataset if dataset is None else dataset
         with torch.inference_mode(False), torch.no_grad():
-            return reference(self, encoded, baselines, dataset)
+            return reference(self.features, self.embed, encoded, baselines, dataset)
+
+    def patient_baselines(
+        self,
+        batch: Mapping[str, Any] | EncodedBatch,
+        patients: Mapping[str, Any] | EncodedBatch,
+    ) -> tuple[tuple[Tensor, ...], ...]:
+        """One reference per reference patient, at the explained ones' positions.
+
+        Which tokens there are belongs to the explained patient, so a reference's tokens
+        and values stand at the same positions; where it has none, there is nothing (the
+        zero embedding, 0), and what it has beyond is left out.
+
+        Args:
+            batch: The explained patients: a data loader's batch, or an encoded one.
+            patients: The reference patients, likewise.
+
+        Returns:
+            Per reference patient a tuple of tensors like ``encode(batch).inputs``.
+        """
+        encoded, others = (
+            b if isinstance(b, EncodedBatch) else self.encode(b)
+            for b in (batch, patients)
+        )
+        return tuple(
+            self.baseline(encoded, values)
+            for values in at_positions(self.features, encoded, others)
+        )
 
     def feature_mask(
         self, batch: Mapping[str, Any] | EncodedBatch, players: str = "code"
@@ -247,7 +274,7 @@ class PyHealthAdapter(nn.Module):
             ['I50.9', 'N18.3', 'I10', 'labs[0]', 'labs[1]']
         """
         encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
-        return feature_mask(self.features, encoded, players)
+        return feature_mask(encoded, players)
 
     def embed(self, feature: Feature, ids: Tensor) -> Tensor:
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""
@@ -268,7 +295,7 @@ class PyHealthAdapter(nn.Module):
         nn.Module.__init__(copy)
         copy.features, copy.score = self.features, self.score
         copy.extra_keys, copy._losses = self.extra_keys, self._losses
-        copy.model = _without_loss(viewer(self.model), self._losses)
+        copy.model = without_loss(viewer(self.model), self._losses)
         copy._is_view = True
         copy._habits, copy._traces = self._habits, self._habits["traces"]
         copy.training = False
@@ -295,12 +322,12 @@ class PyHealthAdapter(nn.Module):
         """The parts of each feature's entry, and the batch's other entries."""
         count = len(self.features)
         inputs = [x[0] if isinstance(x, (tuple, list)) else x for x in args[:count]]
-        given = args[count:] if len(args) > count else self.assumed_args(args)
-        entries, rest = unpacked(self.features, inputs, given)
+        rest_args = args[count:] if len(args) > count else self.assumed_args(args)
+        entries, rest = unpacked(self.features, inputs, rest_args)
         if len(rest) != len(self.extra_keys):
             raise ValueError(
-                f"{len(given)} additional arguments, expected "
-                f"{len(given) - len(rest) + len(self.extra_keys)} as in "
+                f"{len(rest_args)} additional arguments, expected "
+                f"{len(rest_args) - len(rest) + len(self.extra_keys)} as in "
                 "enc.additional_forward_args."
             )
         more = dict(zip(self.extra_keys, rest))
@@ -319,8 +346,8 @@ class PyHealthAdapter(nn.Module):
         }
 
         def model(ids: Callable[[Lookup], Tensor]) -> Any:
-            own = {key: ids(lookup) for key, lookup in lookups.items()}
-            batch = {e.feature.key: e.whole(own.get(e.feature.key)) for e in entries}
+            known = {key: ids(lookup) for key, lookup in lookups.items()}
+            batch = {e.feature.key: e.whole(known.get(e.feature.key)) for e in entries}
             return self.model(**batch, **more)
 
         try:
@@ -356,11 +383,7 @@ class PyHealthAdapter(nn.Module):
         }
 
     def assumed_args(self, pairs: Sequence[Any]) -> list[Tensor]:
-        """The additional arguments of bare pairs: ids that have the mask's padding.
-
-        Raises:
-            ValueError: If the model needs more than embeddings and masks.
-        """
+        """The additional arguments of bare pairs; see :func:`.packing.assumed`."""
         if self.extra_keys:
             raise ValueError(
                 f"The model needs more than embeddings: {', '.join(self.extra_keys)}. "
@@ -369,30 +392,10 @@ class PyHealthAdapter(nn.Module):
         return assumed(self.features, pairs)
 
 
-def _tracked(given: Any) -> Any:
+def _tracked(part: Any) -> Any:
     """Needing a gradient, as a model's activations do; Captum hooks them for it."""
-    if isinstance(given, (tuple, list)):
-        return (_tracked(given[0]), *given[1:])
-    if not given.is_floating_point() or given.requires_grad or given.is_inference():
-        return given
-    return given.detach().requires_grad_()
-
-
-def _without_loss(view: Any, losses: Sequence[str]) -> Any:
-    """A view whose forward spends nothing on what is not its score."""
-    view.__dict__["get_loss_function"] = lambda: _no_loss
-    for path in losses:
-        owner, _, name = path.rpartition(".")
-        view.get_submodule(owner).__dict__[name] = _no_loss
-    return view
-
-
-def _no_loss(logits: Tensor, *_: Any, **__: Any) -> Tensor:
-    return logits.new_zeros(())
-
-
-def _patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    ids = batch.get("patient_id")
-    if isinstance(ids, (list, tuple)) and len(ids) == count:
-        return tuple(map(str, ids))
-    return tuple(map(str, range(count)))
+    if isinstance(part, (tuple, list)):
+        return (_tracked(part[0]), *part[1:])
+    if not part.is_floating_point() or part.requires_grad or part.is_inference():
+        return part
+    return part.detach().requires_grad_()

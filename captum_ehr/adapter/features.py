@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .records import FeatureRecord
+from ..explanation import FeatureRecord
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Feature:
     processor: Any
     embedding: str | None
     owner: Feature | None = None
+
+    @property
+    def source(self) -> str:
+        """The key of the batch's entry that it is read from."""
+        return self.key if self.owner is None else self.owner.key
 
     @cached_property
     def schema(self) -> tuple[str, ...]:
@@ -85,8 +90,8 @@ class Feature:
     def width(self) -> int | None:
         """Columns of a continuous feature, None where the processor does not say."""
         size = getattr(self.processor, "size", None)
-        found = size() if callable(size) else size
-        return found if self.embedding is None and isinstance(found, int) else None
+        width = size() if callable(size) else size
+        return width if self.embedding is None and isinstance(width, int) else None
 
     def special(self, token: str, default: int) -> int:
         """The id of ``<pad>`` or ``<unk>``."""
@@ -187,7 +192,7 @@ class Feature:
             self.columns,
         )
 
-    def mask(self, value: Tensor, time: Tensor | None, given: Tensor | None) -> Tensor:
+    def mask(self, value: Tensor, time: Tensor | None, held: Tensor | None) -> Tensor:
         """True where a real token or value stands; shaped like ``value``.
 
         Tokens: what is not ``<pad>``. Multi-hot: the categories that are present.
@@ -209,11 +214,11 @@ class Feature:
             real = later.view(*later.shape, *[1] * (value.dim() - 2)).expand_as(value)
         else:
             real = torch.ones_like(value, dtype=torch.bool)
-        if given is not None:
-            given = given.to(real.device).bool()
-            while given.dim() < real.dim():
-                given = given.unsqueeze(-1)
-            real = real & given.expand_as(real)
+        if held is not None:
+            held = held.to(real.device).bool()
+            while held.dim() < real.dim():
+                held = held.unsqueeze(-1)
+            real = real & held.expand_as(real)
         return real
 
 

@@ -60,17 +60,17 @@ def run(
         except Moved:
             pass
     calls: list[Any] = []
-    for one in lookups:
-        one.start_again()
-        _replace(one.table, partial(_counted, calls, one.table))
+    for lookup in lookups:
+        lookup.start_again()
+        _replace(lookup.table, partial(_counted, calls, lookup.table))
     ids = traced(lookups)
     output = model(ids)
-    idle = [one for one in lookups if not one.served]
+    idle = [lookup for lookup in lookups if not lookup.served]
     if idle:
         _check_unused(model, idle, ids)
         output = model(ids)  # whoever watches the model sees this run
-    simple = all(one.whole and _is_plain(one.table) for one in lookups)
-    return output, not simple or len(calls) != sum(one.served for one in lookups)
+    simple = all(lookup.whole and _is_plain(lookup.table) for lookup in lookups)
+    return output, not simple or len(calls) != sum(lookup.served for lookup in lookups)
 
 
 def _check_unused(
@@ -83,47 +83,47 @@ def _check_unused(
     """
     try:
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            model(lambda one: object() if one in idle else ids(one))
+            model(lambda lookup: object() if lookup in idle else ids(lookup))
     except Exception:
-        one = idle[0]
+        lookup = idle[0]
         raise ValueError(
-            f"Feature {one.key!r}: the model uses its token ids but never looks them "
-            f"up in {one.path!r}, so its embeddings cannot be put in. If another "
-            "module embeds it, say so: PyHealthAdapter(model, embeddings="
-            f"{{{one.key!r}: 'path.of.module'}}). Ids that are taken as numbers have "
-            "nothing to attribute to them."
+            f"Feature {lookup.key!r}: the model uses its token ids but never looks "
+            f"them up in {lookup.path!r}, so its embeddings cannot be put in. If "
+            "another module embeds it, say so: PyHealthAdapter(model, embeddings="
+            f"{{{lookup.key!r}: 'path.of.module'}}). Ids that are taken as numbers "
+            "have nothing to attribute to them."
         ) from None
 
 
 def _called(model: Callable[..., Any], lookups: Sequence[Lookup]) -> Any:
     """Run a model whose tables are simply called with the batch's ids."""
     with torch._C.DisableTorchFunction():
-        for one in lookups:
-            one.start_again()
-            same = [other for other in lookups if other.table is one.table]
-            if not _replace(one.table, partial(_given, same)):
+        for lookup in lookups:
+            lookup.start_again()
+            same = [other for other in lookups if other.table is lookup.table]
+            if not _replace(lookup.table, partial(_given, same)):
                 raise Moved
-    output = model(lambda one: one.ids)
-    if not all(one.served for one in lookups):
+    output = model(lambda lookup: lookup.ids)
+    if not all(lookup.served for lookup in lookups):
         raise Moved
     return output
 
 
 def _given(lookups: Sequence[Lookup], ids: Tensor) -> Tensor:
     """What stands in place of a table's forward."""
-    for one in lookups:
-        if one.owns(ids):
-            one.served += 1
-            same = ids.shape == one.ids.shape
-            return one.given if same else one.given.reshape(*ids.shape, -1)
+    for lookup in lookups:
+        if lookup.owns(ids):
+            lookup.served += 1
+            same = ids.shape == lookup.ids.shape
+            return lookup.given if same else lookup.given.reshape(*ids.shape, -1)
     raise Moved
 
 
 def _counted(calls: list[Any], table: Any, ids: Tensor) -> Tensor:
     """A table's own forward, whose calls are counted."""
     calls.append(table)
-    found: Tensor = nn.Embedding.forward(table, ids)
-    return found
+    embedded: Tensor = nn.Embedding.forward(table, ids)
+    return embedded
 
 
 def _replace(table: Any, forward: Callable[..., Any]) -> bool:
@@ -136,9 +136,9 @@ def _replace(table: Any, forward: Callable[..., Any]) -> bool:
 
 def _is_plain(table: Any) -> bool:
     """Whether calling a table is looking ids up and nothing else."""
-    own = table.__dict__.get("forward")
+    forward = table.__dict__.get("forward")
     return (
         type(table).forward is nn.Embedding.forward
         and table.max_norm is None
-        and (own is None or getattr(own, "func", None) in (_given, _counted))
+        and (forward is None or getattr(forward, "func", None) in (_given, _counted))
     )

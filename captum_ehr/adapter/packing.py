@@ -29,20 +29,20 @@ class Entry:
     def whole(self, ids: Tensor | None = None) -> Any:
         """As the data loader yields it, with these ids in place of its own."""
         parts = self.parts if ids is None else {**self.parts, "value": ids}
-        made = [parts[name] for name in self.feature.schema]
+        tensors = [parts[name] for name in self.feature.schema]
         if "mask" not in self.feature.schema and parts["mask"] is not None:
-            made.append(parts["mask"])
-        return tuple(made) if len(made) > 1 else made[0]
+            tensors.append(parts["mask"])
+        return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def packed(feature: Feature, parts: Mapping[str, Any]) -> list[Tensor]:
     """Ids, times and masks as additional arguments; ``(batch, 0)`` if absent."""
     value = parts["value"]
-    found = [value] if feature.embedding else []
+    tensors = [value] if feature.embedding else []
     for name in feature.companions:
         part = parts.get(name)
-        found.append(value.new_empty(len(value), 0) if part is None else part)
-    return found
+        tensors.append(value.new_empty(len(value), 0) if part is None else part)
+    return tensors
 
 
 def unpacked(
@@ -60,11 +60,11 @@ def unpacked(
     """
     left = iter(rest)
     times = {f.owner.key: x for f, x in zip(features, inputs) if f.owner}
-    found = []
-    for feature, given in zip(features, inputs):
+    entries = []
+    for feature, x in zip(features, inputs):
         if feature.owner is not None:
             continue
-        value = _next(left, feature, "value") if feature.embedding else given
+        value = _next(left, feature, "value") if feature.embedding else x
         parts = {"value": value}
         for name in feature.companions:
             part = _next(left, feature, name)
@@ -72,8 +72,8 @@ def unpacked(
             parts[name] = None if absent else part
         if feature.key in times:
             parts["time"] = times[feature.key]
-        found.append(Entry(feature, parts, given))
-    return found, list(left)
+        entries.append(Entry(feature, parts, x))
+    return entries, list(left)
 
 
 def assumed(features: Sequence[Feature], pairs: Sequence[Any]) -> list[Tensor]:
@@ -104,8 +104,8 @@ def misfits(entries: Sequence[Entry], dtype: torch.dtype) -> list[str]:
     dataset has.
     """
     said = []
-    for one in entries:
-        feature, value = one.feature, one.parts["value"]
+    for entry in entries:
+        feature, value = entry.feature, entry.parts["value"]
         shape = ", ".join(map(str, value.shape))
         wrong = []
         if value.is_floating_point() and value.dtype != dtype:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..propagation import Rule, sparsemax
+from ..explanation import FeatureKeyError
 from .features import Feature
-from .records import FeatureKeyError
 
 
 def is_pyhealth_model(model: object) -> bool:
@@ -89,13 +87,13 @@ def _table(
         return embeddings[key]
     if not _is_token(processor):
         return None
-    found = [name for name in tables if name.rpartition(".")[2] == key]
-    if len(found) == 1:
-        return found[0]
+    paths = [name for name in tables if name.rpartition(".")[2] == key]
+    if len(paths) == 1:
+        return paths[0]
     raise ValueError(
         f"Feature {key!r}: {type(model).__name__} has "
-        f"{'no' if not found else 'several'} nn.Embedding of that name"
-        f"{'' if not found else ': ' + ', '.join(found)}. If another module embeds it, "
+        f"{'no' if not paths else 'several'} nn.Embedding of that name"
+        f"{'' if not paths else ': ' + ', '.join(paths)}. If another module embeds it, "
         f"say so: PyHealthAdapter(model, embeddings={{{key!r}: 'path.of.module'}}). A "
         "model that takes the ids themselves as numbers has nothing to attribute to "
         "them."
@@ -107,15 +105,6 @@ def _is_token(processor: Any) -> bool:
         return bool(processor.is_token())
     except (AttributeError, NotImplementedError):
         return bool(getattr(processor, "code_vocab", None))
-
-
-def module_rules() -> dict[Any, Rule]:
-    """Rules for modules of PyHealth that are better treated as one operation.
-
-    Only of what is imported already: a model of that kind could not exist otherwise.
-    """
-    adacare = sys.modules.get("pyhealth.models.adacare")
-    return {} if adacare is None else {adacare.Sparsemax: sparsemax}
 
 
 def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor]:

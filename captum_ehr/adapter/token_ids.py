@@ -68,20 +68,21 @@ class Lookup:
 
     def serves(self, weight: Tensor) -> bool:
         """Whether a table of embeddings is this feature's."""
-        own = self.table.weight
-        if weight is own:
+        table = self.table.weight
+        if weight is table:
             return True
-        return weight.shape == own.shape and 0 != weight.data_ptr() == own.data_ptr()
+        same = 0 != weight.data_ptr() == table.data_ptr()
+        return same and weight.shape == table.shape
 
-    def put_in(self, ids: TokenIds, found: Tensor) -> Tensor:
+    def put_in(self, ids: TokenIds, embedded: Tensor) -> Tensor:
         """The embeddings at hand for this feature's ids, elsewhere what is found."""
         self.served += 1
         self.whole = self.whole and self.owns(ids)
         at = ids.places.long() - self.start
         here = (at >= 0) & (at < self.ids.numel())
         flat = self.given.reshape(-1, self.given.shape[-1])
-        mine = flat[at.clamp(0, max(len(flat) - 1, 0))].to(found.dtype)
-        return torch.where(here.unsqueeze(-1), mine, found)
+        mine = flat[at.clamp(0, max(len(flat) - 1, 0))].to(embedded.dtype)
+        return torch.where(here.unsqueeze(-1), mine, embedded)
 
 
 class TokenIds(Tensor):
@@ -107,21 +108,23 @@ class TokenIds(Tensor):
     @staticmethod
     def of(ids: Tensor, places: Tensor, owners: tuple[Lookup, ...]) -> TokenIds:
         """Ids that stood at these places."""
-        made: TokenIds = ids.as_subclass(TokenIds)
-        made.places, made.owners = places, owners
-        return made
+        token_ids: TokenIds = ids.as_subclass(TokenIds)
+        token_ids.places, token_ids.owners = places, owners
+        return token_ids
 
 
 def traced(lookups: Sequence[Lookup]) -> Callable[[Lookup], TokenIds]:
     """From a lookup to its ids, each with a place of its own."""
     start = 0
-    for one in lookups:
-        one.start = start
-        start += one.ids.numel()
+    for lookup in lookups:
+        lookup.start = start
+        start += lookup.ids.numel()
 
-    def ids(one: Lookup) -> TokenIds:
-        count = torch.arange(one.ids.numel(), device=one.ids.device)
-        return TokenIds.of(one.ids, (count + one.start).view(one.ids.shape), (one,))
+    def ids(lookup: Lookup) -> TokenIds:
+        count = torch.arange(lookup.ids.numel(), device=lookup.ids.device)
+        return TokenIds.of(
+            lookup.ids, (count + lookup.start).view(lookup.ids.shape), (lookup,)
+        )
 
     return ids
 
@@ -130,9 +133,9 @@ def _seen(func: Any, args: Any, kwargs: Any) -> Any:
     """A call that ids take part in."""
     name = getattr(func, "__name__", "")
     first = args[0] if args else None
-    found = _looked_up(name, func, args, kwargs)
-    if found is not None:
-        return found
+    embedded = _looked_up(name, func, args, kwargs)
+    if embedded is not None:
+        return embedded
     if name == "__iter__":
         return iter(_seen(torch.unbind, args, kwargs))
     if name in _MOVES and isinstance(first, TokenIds):
@@ -215,8 +218,8 @@ def _computed(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     result = func(*args, **kwargs)
     if not isinstance(result, Tensor) or not _whole(result) or name in _INDICES:
         return result
-    for one in owners:
-        one.lost = one.lost or name
+    for lookup in owners:
+        lookup.lost = lookup.lost or name
     if result.shape != before.shape:
         return TokenIds.of(result, torch.full_like(result, LOST).long(), owners)
     same = torch.where(result == before, first.places, LOST)
@@ -235,24 +238,25 @@ def _looked_up(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.get("max_norm") is not None or (name == "embedding" and len(args) > 3):
         args = [a.clone() if a is weight else a for a in args]  # it writes on it
         kwargs = {k: a.clone() if a is weight else a for k, a in kwargs.items()}
-    found = func(*args, **kwargs)
-    own = [one for one in ids.owners if one.serves(weight)]
-    for one in ids.owners:
-        if one not in own:
+    embedded = func(*args, **kwargs)
+    served = [lookup for lookup in ids.owners if lookup.serves(weight)]
+    for lookup in ids.owners:
+        if lookup not in served:
             warnings.warn(
-                f"Feature {one.key!r}: the model looks its ids up in another table "
-                f"than {one.path!r} too; what it finds there is not attributed, and "
+                f"Feature {lookup.key!r}: the model looks its ids up in another table "
+                f"than {lookup.path!r} too; what it finds there is not attributed, and "
                 "is the same for the reference",
                 stacklevel=2,
             )
-        elif one.lost and bool((ids.places == LOST).any()):
+        elif lookup.lost and bool((ids.places == LOST).any()):
             raise ValueError(
-                f"Feature {one.key!r}: the model looks up other ids than the batch's, "
-                f"made by {one.lost}; whose embeddings these are cannot be followed."
+                f"Feature {lookup.key!r}: the model looks up other ids than the "
+                f"batch's, made by {lookup.lost}; whose embeddings these are cannot be "
+                "followed."
             )
-    for one in own:
-        found = one.put_in(ids, found)
-    return found
+    for lookup in served:
+        embedded = lookup.put_in(ids, embedded)
+    return embedded
 
 
 def _sides(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -279,8 +283,8 @@ def _sides(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _owners(args: Any, kwargs: Any) -> tuple[Lookup, ...]:
-    found = _all_ids(args, kwargs)
-    return tuple(dict.fromkeys(one for ids in found for one in ids.owners))
+    tensors = _all_ids(args, kwargs)
+    return tuple(dict.fromkeys(owner for ids in tensors for owner in ids.owners))
 
 
 def _all_ids(args: Any, kwargs: Any) -> Iterator[TokenIds]:

@@ -1,12 +1,15 @@
-"""Do the attributions add up? Measured first, polished after, never hidden."""
+"""Do the attributions add up? Measured first, polished after, said, never hidden."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..propagation import Diagnostics, foreign_functions
 
 #: What to do about completeness; see :class:`captum_ehr.DeepLiftEHR`.
 type Completeness = Literal["rescale", "check", "raise", "off"]
@@ -44,17 +47,17 @@ class Balance(NamedTuple):
         return (self.delta.abs() <= self.bound) & torch.isfinite(self.delta)
 
 
-def mixes(found: Balance) -> bool:
+def mixes(sums: Balance) -> bool:
     """Whether the sums fit the batch, though not its rows: its patients are mixed.
 
     What one patient has too much another then lacks; rounding errors do not cancel so.
     """
-    wrong = found.off & ~found.rounded
-    if len(found.delta) < 2 or not bool(wrong.any()):
+    wrong = sums.off & ~sums.rounded
+    if len(sums.delta) < 2 or not bool(wrong.any()):
         return False
-    gross = found.gross.sum()
-    fine = found.delta.dtype == torch.float64
-    delta = found.delta.double()
+    gross = sums.gross.sum()
+    fine = sums.delta.dtype == torch.float64
+    delta = sums.delta.double()
     bound = torch.minimum((1e-10 if fine else 1e-5) * gross, 1e-3 * delta.abs().sum())
     return bool((delta.sum().abs() <= bound) & torch.isfinite(bound))
 
@@ -112,18 +115,18 @@ def _row_sum(a: Tensor) -> Tensor:
     return tokens.reshape(len(a), -1).double().sum(1)
 
 
-def polish(found: Balance, change: Tensor) -> Tensor:
+def polish(sums: Balance, change: Tensor) -> Tensor:
     """What makes the sum exact where it is off by rounding; 1 where it is off by more.
 
     Example:
         >>> delta = torch.tensor([1e-6, 1.0])
         >>> off = torch.tensor([False, True])
-        >>> found = Balance(delta, torch.full((2,), 1e-5), off, torch.zeros(2))
-        >>> polish(found, torch.tensor([1.0, 1.0]))
+        >>> sums = Balance(delta, torch.full((2,), 1e-5), off, torch.zeros(2))
+        >>> polish(sums, torch.tensor([1.0, 1.0]))
         tensor([1.0000, 1.0000])
     """
-    total = (change + found.delta).double()
-    near = ~found.off & (found.delta.abs() <= LARGE * change.abs())
+    total = (change + sums.delta).double()
+    near = ~sums.off & (sums.delta.abs() <= LARGE * change.abs())
     factor = torch.where(near & (total != 0), change / total, 1.0)
     return factor.to(change.dtype)
 
@@ -136,3 +139,79 @@ DIGITS = 8
 
 #: The part of the change from which on a residual is always said.
 LARGE = 1e-3
+
+MIXED = (
+    "the model mixes the patients of a batch: each one's attributions are to all of "
+    "the batch's scores, and add up over the batch alone"
+)
+APART = (
+    "the model mixes the patients of a batch: each was explained with the others held "
+    "fixed"
+)
+
+
+def noted(report: Diagnostics, message: str) -> Diagnostics:
+    """The report with a message put first, in place of what it explains."""
+    rest = tuple(m for m in report.messages if not m.startswith(_SUMS))
+    return replace(report, messages=(message, *rest))
+
+
+_SUMS = "the attributions of patient(s)"
+
+
+def told(
+    report: Diagnostics,
+    sums: Balance,
+    f_input: Tensor,
+    f_baseline: Tensor,
+    output: Tensor,
+    checked: bool,
+) -> Diagnostics:
+    """The passes' diagnostics, with what the sums and the outputs add to them.
+
+    Args:
+        report: Of the passes.
+        sums: How the attributions add up.
+        f_input: ``(batch,)``, f(x).
+        f_baseline: ``(batch,)``, f(x0).
+        output: Of the input pass, all of it.
+        checked: Whether sums that are out of tolerance are to be told.
+    """
+    messages = list(report.messages)
+    if not bool((sums.off | ~torch.isfinite(f_input - f_baseline)).any()):
+        return report
+    broken = ~(torch.isfinite(f_input) & torch.isfinite(f_baseline))
+    if bool(broken.any()):
+        messages.append(
+            "the model's output is not finite, at the input or at the reference, for "
+            f"patient(s) {_rows(broken)} of the batch; they have no attributions"
+        )
+    change = (f_input - f_baseline).abs()
+    off = sums.off & ~broken & ~sums.rounded if checked else broken & False
+    if bool(off.any()):
+        suspects = [*report.fallbacks, *foreign_functions(output)]
+        names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
+        messages.append(
+            f"{_SUMS} {_rows(off)} do not add up to f(x) - "
+            f"f(x0): off by up to {_part(sums.delta, change, off)} before any "
+            f"rescaling, which was not done; operations that are not exact: {names}"
+        )
+    lost = sums.off & ~broken & sums.rounded if checked else broken & False
+    if bool(lost.any()):
+        times = (sums.gross / change)[lost].max().item()
+        messages.append(
+            f"{_SUMS} {_rows(lost)} cancel, and do not add up to a thousandth: "
+            f"Σ|attributions| is up to {times:.2g} times f(x) - f(x0), and rounding "
+            f"takes up to {_part(sums.delta, change, lost)}; explain the model in "
+            "float64, or against a reference that is less unlike the input"
+        )
+    return replace(report, messages=tuple(messages))
+
+
+def _part(delta: Tensor, change: Tensor, rows: Tensor) -> str:
+    worst = (delta.abs() / change)[rows].max().item()
+    return "all, as it is 0," if worst == float("inf") else f"{worst:.2g} of it"
+
+
+def _rows(flags: Tensor) -> list[int]:
+    return [int(i) for i in flags.nonzero().flatten().tolist()]

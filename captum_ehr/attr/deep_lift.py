@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..adapter import Baseline, FeatureRecord, PyHealthAdapter
-from ..adapter.stages import hasten
+from ..adapter import Baseline, PyHealthAdapter
+from ..adapter.fast_stagenet import use_fast_forward
 from ..explanation import Explanation
-from ..explanation.grouping import Grouping
-from ..explanation.words import cancellation
-from ..propagation import AuditTape, two_passes
-from .auditing import audited
+from ..explanation.labels import Grouping
+from ..propagation import (
+    AuditTape,
+    TwoSided,
+    foreign_functions,
+    multipliers,
+    two_passes,
+)
+from .assembly import assembled
 from .engine import Engine
-from .fingerprint import fingerprint
-from .forms import Prepared, in_form
-from .remarks import outside
-from .result import Result
+from .inputs import in_form
 from .targets import Target, select, select_again
 
 if TYPE_CHECKING:
@@ -157,7 +158,14 @@ class DeepLiftEHR(Engine):
         words = baselines if isinstance(baselines, str) else "given"
         if len(prepared.references) > 1:
             words = f"{len(prepared.references)} reference patients"
-        explanation = self._explanation(prepared, result, words)
+        if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
+            raise TypeError(
+                "explain takes a batch; use attribute for tensors and pairs."
+            )
+        references = prepared.references
+        explanation = assembled(
+            self.model, prepared.encoded, references, result, self.output, words
+        )
         return explanation if names is None else explanation.with_names(names)
 
     def audit(
@@ -191,79 +199,52 @@ class DeepLiftEHR(Engine):
             True
         """
         with torch.inference_mode(False):
-            own = self.prepare(inputs, baselines, additional_forward_args).fresh()
+            prepared = self.prepare(inputs, baselines, additional_forward_args).fresh()
             tape = AuditTape(self.table)
 
-            def follow(view: nn.Module) -> None:
-                hasten(view)  # the account is of what is explained
-                tape.follow(view)
+            def follow(inside: nn.Module) -> None:
+                use_fast_forward(inside)  # the account is of what is explained
+                tape.follow(inside)
 
-            forward, labels = self.forward_view(follow)
+            view = self.forward_view(follow)
+            inputs, baselines = prepared.inputs, prepared.references[0]
             sides = two_passes(
-                forward, own.inputs, own.references[0], own.args, tape=tape
+                view.forward, inputs, baselines, prepared.args, tape=tape
             )
-            value, index = select(sides.output, target, labels)
+            value, index = select(sides.output, target, view.labels)
             reference = select_again(sides.reference_output, index)
-            return audited(sides, tape, value, reference, own.inputs, own.references[0])
-
-    def _explanation(
-        self,
-        prepared: Prepared,
-        result: Result,
-        baseline: str,
-    ) -> Explanation:
-        """A result with the batch that it belongs to."""
-        if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
-            raise TypeError(
-                "explain takes a batch; use attribute for tensors and pairs."
-            )
-        adapter, encoded = self.model, prepared.encoded
-        sums = [_token_sum(a, m) for a, m in zip(result.attributions, encoded.masks)]
-        answered = torch.isfinite(result.f_input - result.f_baseline)
-        change = (result.f_input - result.f_baseline)[answered]
-        report = replace(
-            result.diagnostics,
-            cancellation=max(
-                cancellation((a[answered] for a in sums), change).tolist(), default=0.0
-            ),
-        )
-        if len(prepared.references) == 1:
-            notes = outside(adapter, encoded, prepared.references[0])
-            report = replace(report, notes=(*report.notes, *notes))
-        return Explanation(
-            attributions=dict(zip(encoded.feature_keys, sums)),
-            features={
-                key: _attributed(record, a, answered)
-                for (key, record), a in zip(encoded.features.items(), sums)
-            },
-            f_input=result.f_input,
-            f_baseline=result.f_baseline,
-            delta=result.balance.delta,
-            rescale_factor=result.factor,
-            target=tuple(i[0] if len(i) == 1 else i for i in result.index),
-            diagnostics=report,
-            patient_ids=encoded.patient_ids,
-            model_name=type(adapter.model).__name__,
-            output=self.output,
-            target_names=adapter.target_names,
-            baseline=baseline,
-            mode=adapter.mode,
-            fingerprint=fingerprint(adapter.model),
-        )
+            return _audited(sides, tape, value, reference, inputs, baselines)
 
 
-def _attributed(
-    record: FeatureRecord, attribution: Tensor, answered: Tensor
-) -> FeatureRecord:
-    """A feature with all that has an attribution unmasked, so that rows add up.
+def _audited(
+    sides: TwoSided,
+    tape: AuditTape,
+    value: Tensor,
+    reference: Tensor,
+    inputs: tuple[Tensor, ...],
+    baselines: tuple[Tensor, ...],
+) -> pd.DataFrame:
+    """Run the backward pass on the batch's change, and draw up the account.
 
-    Absent categories and padding have none, but where a given reference changes them.
-    Where the model has no answer nothing adds up, and padding stays padding.
+    Every patient counts with the sign of its change, so that increases and decreases
+    do not cancel; all shares are of the sum of the changes' absolute values.
     """
-    known = answered.view(-1, *[1] * (attribution.dim() - 1))
-    extra = (attribution != 0) & ~record.mask & known
-    return replace(record, mask=record.mask | extra) if bool(extra.any()) else record
+    import pandas as pd
 
-
-def _token_sum(attribution: Tensor, mask: Tensor) -> Tensor:
-    return attribution.sum(-1) if attribution.dim() > mask.dim() else attribution
+    change = value.detach() - reference
+    whole = change.abs().sum().clamp_min(torch.finfo(change.dtype).tiny)
+    ms = multipliers(value * (change.sign() / whole), inputs)
+    with torch.no_grad():
+        parts = zip(ms, inputs, baselines)
+        total = sum(float((m * (x - b)).double().sum()) for m, x, b in parts)
+    delta = total - float((change.abs().sum() / whole).item())
+    columns = "operation module calls rule exact share residual".split()
+    table = pd.DataFrame(tape.lines(), columns=columns)
+    table = table.sort_values("residual", ascending=False, kind="stable")
+    foreign = foreign_functions(sides.output)
+    name = ", ".join(foreign) or "linear operations"
+    rest = [name, "", 0, "autograd", not foreign, float("nan"), abs(delta - tape.net())]
+    table.loc[len(table)] = rest
+    table.loc[len(table)] = ["all together", "", 0, "", True, 1.0, abs(delta)]
+    exact = table["exact"].astype(bool)
+    return table.assign(exact=exact).reset_index(drop=True)

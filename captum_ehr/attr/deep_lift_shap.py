@@ -10,11 +10,11 @@ from captum.attr import DeepLiftShap
 from captum.log import log_usage
 from torch import Tensor
 
-from ..adapter import EncodedBatch, PyHealthAdapter, fitted, reference_patients
+from ..adapter import EncodedBatch, PyHealthAdapter, reference_patients
 from ..explanation import Explanation
-from ..explanation.grouping import Grouping
+from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
-from .forms import Prepared, in_form, prepare
+from .inputs import Prepared, in_form, prepare
 from .targets import Target
 
 
@@ -149,7 +149,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
                 "baselines: expected reference patients (a batch, a dataset or how "
                 f"many), or tensors, got {type(baselines).__name__}."
             )
-        return fitted(self.model, encoded, baselines)
+        return self.model.patient_baselines(encoded, baselines)
 
 
 def _rows(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[tuple[Tensor, ...], ...]:

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
 
 import torch
 from captum.attr import DeepLift
@@ -14,36 +15,59 @@ from captum.attr._utils.common import _call_custom_attribution_func
 from torch import Tensor, nn
 
 from ..adapter import PyHealthAdapter, module_rules
-from ..adapter.stages import hasten
-from ..explanation.joining import merged_diagnostics
+from ..adapter.fast_stagenet import use_fast_forward
 from ..propagation import (
+    Diagnostics,
     Rule,
     Tape,
     module_types,
-    multipliers,
     recorded,
     viewed,
     with_rules,
 )
 from ..propagation.explain import settled
-from ..propagation.missing import missing, nan_without_answer, where_known
+from ..propagation.missing import nan_without_answer
 from ..propagation.registry import Table
 from .completeness import (
+    APART,
+    CHOICES,
+    MIXED,
     AttributionWarning,
     Completeness,
     CompletenessError,
     balance,
     mixes,
+    noted,
+    told,
 )
-from .diagnosis import APART, MIXED, account, noted
-from .forms import Prepared, prepare
-from .options import check, check_rules, explained
-from .outputs import per_patient_output, rounded_at, scored
-from .result import Result, Run, averaged, joined
-from .segments import averaged_over, point
-from .shares import Parts, absolute_sums, summing, times_change
+from .contributions import Parts, absolute_sums, known, times_change
+from .inputs import Prepared, explained, prepare
+from .result import Result, averaged, joined
+from .segments import Run, multipliers_along
 from .slicing import sliced
-from .targets import Target, confusion, per_patient, select, select_again
+from .targets import (
+    Target,
+    confusion,
+    per_patient,
+    per_patient_output,
+    rounded_at,
+    scored,
+    select,
+)
+
+
+class View(NamedTuple):
+    """A model's forward on a private view of its modules.
+
+    Args:
+        forward: From inputs and arguments to the output.
+        labels: From the label of an output to its index.
+        rewrites: What runs in a faster form of its own.
+    """
+
+    forward: Callable[..., Any]
+    labels: Mapping[Any, int]
+    rewrites: tuple[str, ...]
 
 
 class Engine(DeepLift):
@@ -51,20 +75,7 @@ class Engine(DeepLift):
 
     Of Captum's ``DeepLift`` these are the arguments, what stands in place of its hooks
     and gradients is the calculus, and custom attribution functions are called by
-    Captum's own helper.
-
-    Args:
-        model: See :class:`captum_ehr.DeepLiftEHR`, for all of these.
-        multiply_by_inputs: As in Captum.
-        eps: As in Captum; nothing here needs it.
-        sum_tokens: Sum attributions over the embedding dimension.
-        completeness: What to do about the residual.
-        output: The scale of the explained output.
-        attribute_time: Attribute to times as well.
-        rules: Rules of a user's own.
-        mixing: For models whose patients influence each other.
-        internal_batch_size: So many patients at a time.
-        segments: Pieces of the line from reference to input.
+    Captum's own helper. :class:`captum_ehr.DeepLiftEHR` documents the options.
     """
 
     def __init__(
@@ -82,8 +93,7 @@ class Engine(DeepLift):
         internal_batch_size: int | None = None,
         segments: int = 1,
     ) -> None:
-        check(output, completeness, mixing, internal_batch_size, segments)
-        check_rules(rules)
+        _check(output, completeness, mixing, internal_batch_size, segments, rules)
         model = explained(model, output, attribute_time)
         DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
         self.sum_tokens = sum_tokens
@@ -97,9 +107,9 @@ class Engine(DeepLift):
 
     def _tabulate(self) -> None:
         """Look up the table of rules: the model's, and the user's on top."""
-        own = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
-        self.table = with_rules(self.rules, _table_of(tuple(own.items())))
-        self.types = module_types({**own, **self.rules})
+        rules = module_rules() if isinstance(self.model, PyHealthAdapter) else {}
+        self.table = with_rules(self.rules, _table_of(tuple(rules.items())))
+        self.types = module_types({**rules, **self.rules})
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the table, which holds closures and is looked up again."""
@@ -115,34 +125,33 @@ class Engine(DeepLift):
         """Inputs and references as plain tensors."""
         return prepare(self.model, inputs, baselines, args)
 
-    def forward_view(
-        self, look: Callable[[nn.Module], object] | None = None
-    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
-        """The model's forward on a private view, and the labels of its outputs.
+    def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
+        """The model's forward, whose output is one tensor with the patients first.
 
         Args:
             look: Called with the view of the model before it runs.
         """
-        forward, labels = self.model_view(look)
+        view = self.model_view(look)
         inside = getattr(self.model, "model", self.model)
-        return per_patient_output(forward, type(inside).__name__), labels
+        forward = per_patient_output(view.forward, type(inside).__name__)
+        return view._replace(forward=forward)
 
-    def model_view(
-        self, look: Callable[[nn.Module], object] | None = None
-    ) -> tuple[Callable[..., Any], Mapping[Any, int]]:
+    def model_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """The same, whatever the model returns."""
+        rewrites: list[str] = []
 
-        def view(model: nn.Module) -> Any:
+        def private(model: nn.Module) -> Any:
             seen = viewed(model, self.table, self.types)
             if look is not None:
                 look(seen)
-            hasten(seen)
+            rewrites.extend(use_fast_forward(seen))
             return seen
 
         if isinstance(self.model, PyHealthAdapter):
-            forward = self.model.private(view)
-            return scored(self.model, forward, self.output), self.model.labels
-        return view(self.model), {}
+            adapter = self.model.private(private)
+            forward = scored(self.model, adapter, self.output)
+            return View(forward, self.model.labels, tuple(rewrites))
+        return View(private(self.model), {}, tuple(rewrites))
 
     def run(
         self,
@@ -198,10 +207,10 @@ class Engine(DeepLift):
 
     def _output(self, prepared: Prepared) -> Tensor:
         """The model's output, without any explanation."""
-        forward, _ = self.forward_view()
         with torch.no_grad():
-            own = (x.detach().clone() for x in prepared.inputs)
-            return forward(*own, *prepared.args)
+            inputs = (x.detach().clone() for x in prepared.inputs)
+            output: Tensor = self.forward_view().forward(*inputs, *prepared.args)
+            return output
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool
@@ -212,8 +221,7 @@ class Engine(DeepLift):
         clusters) the sums are right for the slice and wrong for its patients.
         """
         together = self._slice(prepared, target, custom, each)
-        found = together.balance
-        if custom is not None or not mixes(found):
+        if custom is not None or not mixes(together.balance):
             return together
         if self.mixing == "together":
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
@@ -232,97 +240,81 @@ class Engine(DeepLift):
 
         Each further segment has input passes of its own.
         """
-        own = prepared.fresh()
-        forward, labels = self.forward_view()
-        rows = range(len(own.inputs[0])) if apart else (None,)
-        again = len(own.references) * len(rows) > 1
+        fresh = prepared.fresh()
+        view = self.forward_view()
+        rows = range(len(fresh.inputs[0])) if apart else (None,)
+        again = len(fresh.references) * len(rows) > 1
         tape = Tape(self.table, lasting=again, seeks_missing=False)
-        record = partial(recorded, forward, args=own.args)
+        record = partial(recorded, view.forward, args=fresh.args)
+        checked = custom is None and self.completeness != "off"
 
         def attempt() -> Result | None:
-            found, reports = [], []
-            with recorded(forward, own.inputs, own.args, tape) as (output, against):
-                value, index = select(output, target, labels)
-                for row in rows:
-                    run = Run(output, value, index, against, record, row, again, tape)
-                    found.append(self._averaged(own, run, custom, each))
-                    reports += run.reports
-                report = merged_diagnostics([tape.diagnostics(), *reports])
-            result = joined(found)
+            with recorded(view.forward, fresh.inputs, fresh.args, tape) as passes:
+                output, against = passes
+                value, index = select(output, target, view.labels)
+                run = Run(value, index, against, record, None, again, tape)
+                runs = (replace(run, row=row) for row in rows)
+                result = joined([self._averaged(fresh, r, custom, each) for r in runs])
+                report = result.diagnostics + tape.diagnostics()
             if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True
                 return None
-            checked = custom is None and self.completeness != "off"
-            return replace(result, diagnostics=account(report, output, result, checked))
+            outputs = result.f_input, result.f_baseline, output
+            report = told(report, result.balance, *outputs, checked)
+            report += Diagnostics(rewrites=view.rewrites)
+            return replace(result, diagnostics=report)
 
         result = settled(tape, attempt) or settled(tape, attempt)
         assert result is not None
         return result
 
-    def _averaged(self, own: Prepared, run: Run, custom: Any, each: bool) -> Result:
+    def _averaged(
+        self, prepared: Prepared, run: Run, custom: Any, each: bool
+    ) -> Result:
         """The mean over the references: of a batch, or of one patient in it."""
-        references = (own if run.row is None else own.but(run.row)).references
-        return averaged([self._against(own, run, b, custom) for b in references], each)
+        references = (prepared if run.row is None else prepared.but(run.row)).references
+        return averaged(
+            [self._against(prepared, run, b, custom) for b in references], each
+        )
 
     def _against(
-        self, own: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
+        self, prepared: Prepared, run: Run, baselines: Parts, custom: Any
     ) -> Result:
         """The attributions against one reference."""
-        found = self._multipliers(run, own.inputs, baselines)
-        inputs, references = own.inputs, baselines
-        if run.tape.seeks_missing:
-            places = [missing(x, b) for x, b in zip(inputs, references)]
-            inputs, references = _known(inputs, places), _known(references, places)
-            found = _known(found, places)
+        multipliers, f_baseline, report = multipliers_along(
+            run, prepared.inputs, baselines, self.segments
+        )
+        sides = multipliers, prepared.inputs, baselines
         with torch.no_grad():
-            parts = (found, inputs, references)
-            attributions = measured = self._shared(own, parts, custom)
+            if run.tape.seeks_missing:
+                sides = known(*sides)
+            attributions = measured = self._shared(prepared, sides, custom)
             if custom is None and not self.multiplies_by_inputs:
-                measured = times_change(*parts)
-            index, row = run.index, run.row
-            values = run.value.detach(), run.f_baseline
-            if row is not None:
-                index, attributions = index[row : row + 1], _row(attributions, row)
-                values, measured = _row(values, row), _row(measured, row)
-                parts = _row(found, row), _row(inputs, row), _row(references, row)
+                measured = times_change(*sides)
+            index, f_input = run.index, run.value.detach()
+            if run.row is not None:
+                row = slice(run.row, run.row + 1)
+                index, f_input, f_baseline = index[row], f_input[row], f_baseline[row]
+                attributions, measured = _rows(attributions, row), _rows(measured, row)
+                sides = _rows(sides[0], row), _rows(sides[1], row), _rows(sides[2], row)
             # of what was not summed yet, if it is asked for at all
-            gross = partial(absolute_sums, *parts) if own.summed else None
-            size = rounded_at(self.model, self.output, *values)
-            sums = balance(measured, *values, gross, size)
+            gross = partial(absolute_sums, *sides) if prepared.summed else None
+            size = rounded_at(self.model, self.output, f_input, f_baseline)
+            sums = balance(measured, f_input, f_baseline, gross, size)
         detached = tuple(a.detach() for a in attributions)
-        return Result(nan_without_answer(detached, *values), *values, index, sums)
+        answered = nan_without_answer(detached, f_input, f_baseline)
+        return Result(answered, f_input, f_baseline, index, sums, report)
 
     def _shared(
-        self, own: Prepared, parts: tuple[Parts, Parts, Parts], custom: Any
+        self, prepared: Prepared, sides: tuple[Parts, Parts, Parts], custom: Any
     ) -> Parts:
         """Attributions from multipliers, inputs and references."""
         if custom is not None:
-            found: Parts = _call_custom_attribution_func(custom, *parts)
-            return found
+            shares: Parts = _call_custom_attribution_func(custom, *sides)
+            return shares
         if not self.multiplies_by_inputs:
-            return parts[0]
-        return summing(own.summed)(*parts) if own.summed else times_change(*parts)
-
-    def _multipliers(self, run: Run, inputs: Parts, baselines: Parts) -> Parts:
-        """The chain rule, from the explained value into the inputs alone."""
-        end: Sequence[Tensor] = baselines
-        if self.segments > 1:
-            end = point(inputs, baselines, 1 / self.segments)
-        with torch.enable_grad():
-            run.f_baseline = select_again(run.against(end), run.index)
-            value = run.value if run.row is None else run.value[run.row]
-            found = multipliers(value, inputs, run.again)
-            if self.segments > 1:
-                line = inputs, baselines
-                found = averaged_over(self.segments, run, self.table, *line, found)
-        return found
-
-
-def _known(
-    values: tuple[Tensor, ...], places: Sequence[Tensor | None]
-) -> tuple[Tensor, ...]:
-    """Values with 0 where they are missing."""
-    return tuple(where_known(x.detach(), 0.0, p) for x, p in zip(values, places))
+            return sides[0]
+        return times_change(*sides, prepared.summed)
 
 
 @cache
@@ -331,6 +323,39 @@ def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
     return with_rules(dict(rules))
 
 
-def _row(parts: Sequence[Tensor], row: int) -> tuple[Any, ...]:
-    """One patient of each tensor, as a tuple."""
-    return tuple(part[row : row + 1] for part in parts)
+def _rows(parts: Parts, rows: slice) -> Parts:
+    """Some patients of each tensor."""
+    return tuple(part[rows] for part in parts)
+
+
+def _check(
+    output: str,
+    completeness: str,
+    mixing: str,
+    internal_batch_size: int | None,
+    segments: int,
+    rules: object,
+) -> None:
+    """Refuse options that do not exist; the message names the choices."""
+    if completeness not in CHOICES:
+        raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
+    if output not in ("logit", "probability"):
+        raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
+    if mixing not in ("apart", "together"):
+        raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
+    if internal_batch_size is not None and not _counts(internal_batch_size):
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
+        )
+    if not _counts(segments):
+        raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
+    if rules is not None and not isinstance(rules, Mapping):
+        raise TypeError(
+            "rules: expected a mapping from torch functions or module types to rules, "
+            f"got {type(rules).__name__}."
+        )
+
+
+def _counts(value: object) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and value >= 1  # type: ignore[operator]

@@ -19,12 +19,11 @@ from .completeness import (
     balance,
 )
 from .deep_lift import DeepLiftEHR
-from .inside import LayerEngine
-from .outputs import per_patient_output
-from .probes import Owner, Probe, Selector, layer_path, neuron
+from .engine import View
+from .layer_engine import LayerEngine
+from .layer_tap import Owner, Probe, Selector, Watch, layer_path, neuron
 from .result import Result
-from .targets import Target
-from .watching import Watch
+from .targets import Target, per_patient_output
 
 
 class LayerDeepLiftEHR(LayerDeepLift):
@@ -76,7 +75,7 @@ class LayerDeepLiftEHR(LayerDeepLift):
         self.engine = LayerEngine(model, multiply_by_inputs, **options)
         self.several = isinstance(layer, (list, tuple, nn.ModuleList))
         layers: Any = layer if self.several else [layer]
-        self.paths = [layer_path(self.engine.model, one) for one in layers]
+        self.paths = [layer_path(self.engine.model, module) for module in layers]
         super().__init__(self.engine.model, layer, multiply_by_inputs)
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -155,8 +154,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
         """Say how much goes past the layer, if it is more than rounding."""
         mode = self.engine.completeness
         change = result.f_input - result.f_baseline
-        own = change + result.balance.delta - past
-        off = balance((own.unsqueeze(1),), result.f_input, result.f_baseline).off
+        through = change + result.balance.delta - past
+        off = balance((through.unsqueeze(1),), result.f_input, result.f_baseline).off
         off = off & ~result.balance.off
         if mode == "off" or not bool(off.any()):
             return
@@ -282,14 +281,13 @@ class _NeuronEngine(DeepLiftEHR):
     probe: Probe
     selector: Selector
 
-    def forward_view(
-        self, look: Callable[[nn.Module], object] | None = None
-    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
+    def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """A forward that returns the neuron."""
-        forward, _ = self.model_view(Watch([self.probe]).look)
+        view = self.model_view(Watch([self.probe]).look)
 
         def chosen(*args: Any) -> Tensor:
-            forward(*args)
+            view.forward(*args)
             return neuron(self.probe.take(), self.selector)
 
-        return per_patient_output(chosen, "The neuron's layer"), {}
+        forward = per_patient_output(chosen, "The neuron's layer")
+        return View(forward, {}, view.rewrites)

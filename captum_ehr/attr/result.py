@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..explanation.joining import merged_diagnostics
-from ..propagation import Diagnostics, Tape
+from ..propagation import Diagnostics
 from .completeness import Balance, polish
 from .targets import Index
-
-
-@dataclass(eq=False)
-class Run:
-    """One input pass, and what the reference at hand has added to it.
-
-    Args:
-        output: f(x), all of it.
-        value: ``(batch,)``, the explained output of each patient.
-        index: Where each stands in the output.
-        against: From references to f(x0).
-        record: Records an input pass over other inputs.
-        row: The only patient whose value counts, or None for all.
-        again: Whether another reference may follow.
-        tape: What the input pass is recorded on.
-    """
-
-    output: Tensor
-    value: Tensor
-    index: list[Index]
-    against: Callable[[Sequence[Tensor]], Tensor]
-    record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
-    row: int | None
-    again: bool
-    tape: Tape
-    f_baseline: Tensor = field(default_factory=lambda: torch.empty(0))
-    reports: list[Diagnostics] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +67,13 @@ def averaged(parts: list[Result], each: bool) -> Result:
     columns = list(zip(*(p.attributions for p in parts)))
     if each:
         kept = tuple(torch.stack(column, 1) for column in columns)
-    first = replace(parts[0], deltas=deltas, each=kept)
-    first = replace(first, factor=torch.ones_like(first.f_input))
+    first = replace(
+        parts[0],
+        deltas=deltas,
+        each=kept,
+        factor=torch.ones_like(parts[0].f_input),
+        diagnostics=sum((p.diagnostics for p in parts), Diagnostics()),
+    )
     if len(parts) == 1:
         return first
     f_baseline = torch.stack([p.f_baseline for p in parts]).mean(0)
@@ -131,7 +106,7 @@ def joined(parts: list[Result]) -> Result:
         column("f_baseline"),
         [index for p in parts for index in p.index],
         Balance(*columns("balance")),
-        merged_diagnostics([p.diagnostics for p in parts]),
+        sum((p.diagnostics for p in parts), Diagnostics()),
         column("factor"),
         column("deltas"),
         columns("each"),

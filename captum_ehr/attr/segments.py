@@ -15,22 +15,46 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..propagation import (
-    Diagnostics,
-    Tape,
-    multipliers,
-)
+from ..propagation import Diagnostics, Tape, multipliers
 from ..propagation.explain import settled
 from ..propagation.missing import missing, where_known
-from ..propagation.registry import Table
-from .result import Run
-from .targets import select_again
+from .contributions import Parts
+from .targets import Index, select_again
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One input pass, from which the input is explained against several references.
+
+    Args:
+        value: ``(batch,)``, the explained output of each patient.
+        index: Where each stands in the output.
+        against: From references to f(x0).
+        record: Records an input pass over other inputs.
+        row: The only patient whose value counts, or None for all.
+        again: Whether another reference may follow.
+        tape: What the input pass is recorded on.
+    """
+
+    value: Tensor
+    index: list[Index]
+    against: Callable[[Sequence[Tensor]], Tensor]
+    record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
+    row: int | None
+    again: bool
+    tape: Tape
+
+    def explained(self, value: Tensor) -> Tensor:
+        """Of ``(batch,)`` values those that count."""
+        return value if self.row is None else value[self.row]
 
 
 def point(
@@ -47,38 +71,38 @@ def point(
         return [where_known(torch.lerp(x, x0, part), x, gap) for x, x0, gap in line]
 
 
-def averaged_over(
-    count: int,
-    run: Run,
-    table: Table,
-    inputs: Sequence[Tensor],
-    references: Sequence[Tensor],
-    first: tuple[Tensor, ...],
-) -> tuple[Tensor, ...]:
+def multipliers_along(
+    run: Run, inputs: Parts, references: Parts, count: int
+) -> tuple[Parts, Tensor, Diagnostics]:
     """The mean multipliers of all pieces of the line.
 
     Args:
-        count: How many pieces.
-        run: The first piece's passes, which is told the others' accounts and f(x0).
-        table: The rules.
+        run: The passes of the first piece, that of the input.
         inputs: x.
         references: x0.
-        first: The multipliers of the first piece, that of the input.
+        count: How many pieces.
+
+    Returns:
+        The multipliers, f(x0), and the account of all pieces but the first.
     """
-    found = first
-    for k in range(1, count):
-        start = [z.requires_grad_() for z in point(inputs, references, k / count)]
-        end = point(inputs, references, (k + 1) / count)
-        tape = Tape(table, seeks_missing=run.tape.seeks_missing)
-        piece = partial(_piece, run, start, end, tape)
-        value, f_end = settled(tape, piece)
-        if _unmet(run.f_baseline, value.detach()):
-            run.reports.append(Diagnostics(messages=(_UNMET,)))
-        run.f_baseline = f_end
-        value = value if run.row is None else value[run.row]
-        found = tuple(a + b for a, b in zip(found, multipliers(value, start)))
-        run.reports.append(tape.diagnostics())
-    return tuple(m / count for m in found)
+    end = point(inputs, references, 1 / count)
+    with torch.enable_grad():
+        f_end = select_again(run.against(end), run.index)
+        total = multipliers(run.explained(run.value), inputs, run.again)
+        report = Diagnostics()
+        for k in range(1, count):
+            start = [z.requires_grad_() for z in point(inputs, references, k / count)]
+            end = point(inputs, references, (k + 1) / count)
+            tape = Tape(run.tape.table, seeks_missing=run.tape.seeks_missing)
+            value, following = settled(tape, partial(_piece, run, start, end, tape))
+            if _unmet(f_end, value.detach()):
+                report += Diagnostics(messages=(_UNMET,))
+            f_end = following
+            more = multipliers(run.explained(value), start)
+            total = tuple(a + b for a, b in zip(total, more))
+            report += tape.diagnostics()
+    mean = total if count == 1 else tuple(m / count for m in total)
+    return mean, f_end, report
 
 
 def _piece(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .forms import Prepared
+from .inputs import Prepared
 
 #: The model's output for inputs and arguments.
 type Forward = Callable[[Prepared], Tensor]
@@ -61,7 +61,7 @@ def _decided(prepared: Prepared, step: int, follow: Follow, forward: Forward) ->
         if _close(output, whole[first]):
             if _close(forward(_piece(prepared, last, way)), whole[last]):
                 return way
-    named = [k for k, one in enumerate(follow) if one]
+    named = [k for k, follows in enumerate(follow) if follows]
     raise ValueError(
         f"internal_batch_size={step}: the additional argument(s) {named} have as many "
         f"entries as the batch ({len(whole)}), but whether they are cut with it or "

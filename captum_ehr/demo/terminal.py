@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.cohorts import Cohort
 from captum_ehr.demo.explaining import Explained, calls_by_rule
 from captum_ehr.scene import population_scene
 

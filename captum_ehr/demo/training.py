@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from captum_ehr.demo.cohort import Cohort
+from captum_ehr.demo.cohorts import Cohort
 
 if TYPE_CHECKING:
     from torch import nn

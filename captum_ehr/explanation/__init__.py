@@ -5,6 +5,13 @@ sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
 """
 
 from .explanation import Explanation
+from .feature_record import FeatureKeyError, FeatureRecord
 from .words import completeness, summary
 
-__all__ = ["Explanation", "completeness", "summary"]
+__all__ = [
+    "Explanation",
+    "FeatureKeyError",
+    "FeatureRecord",
+    "completeness",
+    "summary",
+]

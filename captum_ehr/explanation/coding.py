@@ -81,8 +81,10 @@ def icd_groups(kind: str, edition: Edition, codes: Sequence[str]) -> dict[str, s
 
     def find(single: Sequence[str]) -> dict[str, str | None]:
         chosen = _editions(edition, single)
-        lookups = {one: _lookup(kind, one) for one in sorted(set(chosen.values()))}
-        return {code: lookups[one](_bare(code)) for code, one in chosen.items()}
+        lookups = {
+            version: _lookup(kind, version) for version in sorted(set(chosen.values()))
+        }
+        return {code: lookups[version](_bare(code)) for code, version in chosen.items()}
 
     return _first_found(codes, find)
 
@@ -97,8 +99,13 @@ def icd_titles(edition: Edition, codes: Sequence[str]) -> dict[str, str]:
 
     def find(single: Sequence[str]) -> dict[str, str | None]:
         chosen = _editions(edition, single)
-        titles = {one: _titles(_BOOKS[one]) for one in sorted(set(chosen.values()))}
-        return {code: titles[one].get(_bare(code)) for code, one in chosen.items()}
+        titles = {
+            version: _titles(_BOOKS[version])
+            for version in sorted(set(chosen.values()))
+        }
+        return {
+            code: titles[version].get(_bare(code)) for code, version in chosen.items()
+        }
 
     return _first_found(codes, find)
 
@@ -108,20 +115,22 @@ def _first_found(
 ) -> dict[str, str]:
     """What is found for each code, or for the first of several that stand in one."""
     parts = {code: [part.strip() for part in code.split(",")] for code in codes}
-    found = find(list(dict.fromkeys(part for own in parts.values() for part in own)))
+    labels = find(
+        list(dict.fromkeys(part for singles in parts.values() for part in singles))
+    )
     each = {
-        code: next((found[part] for part in own if found.get(part)), None)
-        for code, own in parts.items()
+        code: next((labels[part] for part in singles if labels.get(part)), None)
+        for code, singles in parts.items()
     }
-    return {code: one for code, one in each.items() if one}
+    return {code: label for code, label in each.items() if label}
 
 
 def procedure_titles(edition: Edition, codes: Sequence[str]) -> dict[str, str]:
     """The official title of each ICD procedure code that has one."""
     titles = _titles(_PROCEDURES[edition])
-    own = [code for code in codes if _version(code)[0] in (None, edition)]
-    found = {code: titles.get(_bare(code)) for code in own}
-    return {code: title for code, title in found.items() if title}
+    fitting = [code for code in codes if _version(code)[0] in (None, edition)]
+    known = {code: titles.get(_bare(code)) for code in fitting}
+    return {code: title for code, title in known.items() if title}
 
 
 def atc_groups(level: int, codes: Sequence[str]) -> dict[str, str]:
@@ -160,7 +169,7 @@ def _editions(edition: Edition, codes: Sequence[str]) -> dict[str, Literal["9", 
     if not either:
         return chosen
     usual: Literal["9", "10"] = "10" if len(ten) > len(nine) else "9"
-    known_nine, known_ten = (_categories(_BOOKS[one]) for one in ("9", "10"))
+    known_nine, known_ten = (_categories(_BOOKS[version]) for version in ("9", "10"))
     for code in either:
         in_nine, in_ten = _bare(code) in known_nine, _bare(code) in known_ten
         if in_nine == in_ten:
@@ -204,8 +213,8 @@ def _lookup(kind: str, edition: str) -> Callable[[str], str | None]:
 
     def group(code: str) -> str | None:
         # "I00-I99 | Diseases of the circulatory system"
-        found: str | None = mapper.map(code)
-        return found and found.replace(" | ", " ")
+        label: str | None = mapper.map(code)
+        return label and label.replace(" | ", " ")
 
     return group
 

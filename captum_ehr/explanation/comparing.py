@@ -7,83 +7,56 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .rows import COLUMNS
+from .data import ExplanationData
+from .frame import COLUMNS, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .explanation import Explanation
 
 _PLACE = ["sample", "feature", "visit", "position"]
 _WORDS = ["patient_id", "time", "code", "name", "value", "unit"]
 
 
-def compare(one: Explanation, other: Explanation) -> pd.DataFrame:
-    """Two explanations of the same samples, row by row.
-
-    Of two baselines, models or targets. Samples are matched by their patient, and
-    several of one patient by their order; they may come in another order.
-
-    Args:
-        one: The first one.
-        other: The other one. Where it has a row (a code, a feature) that this one
-            does not have, or the other way round, the missing attribution is 0.
-
-    Returns:
-        The rows of :meth:`to_frame`, with ``attribution_other`` and
-        ``difference`` (this one's less the other's) as further columns. The sum
-        of each column is that of the explanation.
-
-    Raises:
-        ValueError: If they are not of the same patients, their records differ, or
-            one is in logits and the other in probabilities.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> other = DeepLiftEHR(model).explain(batch, baselines="pad")
-        >>> frame = explanation.compare(other)
-        >>> list(frame)[-3:]
-        ['attribution', 'attribution_other', 'difference']
-    """
-    if one.output != other.output:
+def compare(explanation: ExplanationData, other: ExplanationData) -> pd.DataFrame:
+    """Two of the same samples, row by row; see :meth:`Explanation.compare`."""
+    if explanation.output != other.output:
         raise ValueError(
-            f"one explanation is in {one.output}, the other in {other.output}; bring "
-            "both to one scale with in_probability()."
+            f"one explanation is in {explanation.output}, the other in {other.output}; "
+            "bring both to one scale with in_probability()."
         )
-    _check_visits(one, other)
-    frame, second = one.to_frame(), other.to_frame()
-    rows = np.array([*_matched(one, other), 0])
+    _check_visits(explanation, other)
+    frame, second = to_frame(explanation), to_frame(other)
+    rows = np.array([*_matched(explanation, other), 0])
     second["sample"] = rows[second["sample"].to_numpy()]
     both = frame.merge(
         second, "outer", _PLACE, sort=False, suffixes=("", "_other"), indicator="_in"
     )
     _check_same(both)
     for name in _WORDS:
-        held, given = both[name], both.pop(f"{name}_other")
-        both[name] = held.where(held.notna(), given)
+        here, there = both[name], both.pop(f"{name}_other")
+        both[name] = here.where(here.notna(), there)
     sides = ["attribution", "attribution_other"]
     # A row that one of them does not have moved it by nothing; NaN is something else.
     for side, other_alone in zip(sides, ("right_only", "left_only")):
         both[side] = both[side].mask(both["_in"] == other_alone, 0.0)
     both["difference"] = both["attribution"] - both["attribution_other"]
-    places = {key: i for i, key in enumerate({**one.features, **other.features})}
+    places = {
+        key: i for i, key in enumerate({**explanation.features, **other.features})
+    }
     order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index
     columns = [*COLUMNS, "attribution_other", "difference"]
     return both.loc[order, columns].reset_index(drop=True)
 
 
-def _matched(one: Explanation, other: Explanation) -> list[int]:
+def _matched(explanation: ExplanationData, other: ExplanationData) -> list[int]:
     """For each sample of the other, the row of the same one.
 
     Samples of one patient are matched in their order.
     """
-    own = {sample: row for row, sample in enumerate(_samples(one))}
-    asked = _samples(other)
-    missing = [*(own.keys() - set(asked))]
-    extra = [sample for sample in asked if sample not in own]
+    rows = {sample: row for row, sample in enumerate(_samples(explanation))}
+    samples = _samples(other)
+    missing = [*(rows.keys() - set(samples))]
+    extra = [sample for sample in samples if sample not in rows]
     for some, where in ((missing, "second"), (extra, "first")):
         if some:
             patient, place = min(some)
@@ -92,10 +65,10 @@ def _matched(one: Explanation, other: Explanation) -> list[int]:
                 f"are not in the {where} one, such as patient {patient!r}'s number "
                 f"{place}. Select the same patients from both."
             )
-    return [own[sample] for sample in asked]
+    return [rows[sample] for sample in samples]
 
 
-def _samples(explanation: Explanation) -> list[tuple[str, int]]:
+def _samples(explanation: ExplanationData) -> list[tuple[str, int]]:
     """Each sample's patient, and its number among that patient's."""
     seen: Counter[str] = Counter()
     samples = []
@@ -105,10 +78,10 @@ def _samples(explanation: Explanation) -> list[tuple[str, int]]:
     return samples
 
 
-def _check_visits(one: Explanation, other: Explanation) -> None:
+def _check_visits(explanation: ExplanationData, other: ExplanationData) -> None:
     """Visits within groups are numbered by the width that they are padded to."""
-    for key in one.features.keys() & other.features.keys():
-        shapes = [e.features[key].values.shape for e in (one, other)]
+    for key in explanation.features.keys() & other.features.keys():
+        shapes = [e.features[key].values.shape for e in (explanation, other)]
         if len(shapes[0]) == 4 == len(shapes[1]) and shapes[0][2] != shapes[1][2]:
             raise ValueError(
                 f"feature {key!r} is padded to {shapes[0][2]} visits per group in one "

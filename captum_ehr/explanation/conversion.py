@@ -1,53 +1,32 @@
-"""The ways out: SHAP's explanations and Captum's records for its own pictures."""
+"""The ways out: text, pages, SHAP's explanations, records for Captum's pictures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from .data import ExplanationData
+from .frame import to_frame
+from .sums import strongest
+from .words import completeness, remarks, summary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .explanation import Explanation
 
 #: What the columns of SHAP's matrix are.
 type Features = Literal["tokens", "codes"]
 
 
-def to_shap(explanation: Explanation, features: Features | None = None) -> Any:
-    """A ``shap.Explanation``, for SHAP's plots.
-
-    Args:
-        explanation: The explanation.
-        features: ``"tokens"``: one patient, a feature per token or value, for
-            ``waterfall``, ``bar`` and ``text``. ``"codes"``: one row per sample
-            and a feature per code or column, for ``beeswarm``, ``bar`` and
-            ``heatmap``; ``data`` is how often a patient has a code (0 where not),
-            or the mean of a column's values (NaN where there is none). By default
-            tokens for one sample, else codes.
-
-    Returns:
-        ``values`` of shape ``(rows,)`` or ``(samples, codes)``, whose sums are
-        those of the attributions; ``base_values`` is ``f_baseline``.
-
-    Raises:
-        ImportError: If shap is not installed.
-        ValueError: If tokens are asked of several patients.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> explanation.to_shap().shape, explanation[0].to_shap().shape
-        ((4, 8), (5,))
-    """
+def to_shap(explanation: ExplanationData, features: Features | None = None) -> Any:
+    """A ``shap.Explanation``, for SHAP's plots; see :meth:`Explanation.to_shap`."""
     if features is None:
         features = "tokens" if len(explanation) == 1 else "codes"
     if features == "codes":
@@ -62,11 +41,11 @@ def to_shap(explanation: Explanation, features: Features | None = None) -> Any:
     return _tokens(explanation)
 
 
-def _tokens(explanation: Explanation) -> Any:
+def _tokens(explanation: ExplanationData) -> Any:
     """One patient: a feature per token or value."""
     import shap
 
-    frame = explanation.to_frame()
+    frame = to_frame(explanation)
     values = list(map(_number, frame["value"], frame["unit"]))
     places = list(map(_place, frame["feature"], frame["visit"].fillna(-1)))
     # The text plot puts tokens side by side as they are.
@@ -82,11 +61,11 @@ def _tokens(explanation: Explanation) -> Any:
     )
 
 
-def _codes(explanation: Explanation) -> Any:
+def _codes(explanation: ExplanationData) -> Any:
     """Many patients: a feature per code or column that any of them has."""
     import shap
 
-    frame = explanation.to_frame()
+    frame = to_frame(explanation)
     keys = frame["feature"] + "\0" + frame["code"]
     place, codes = keys.factorize()
     first = frame.loc[~keys.duplicated()]
@@ -116,8 +95,8 @@ def _unique(first: pd.DataFrame) -> list[str]:
     names: pd.Series = first["name"]
     twice = names.duplicated(keep=False)
     longer = names + " (" + first["feature"] + " " + first["code"] + ")"
-    found: list[str] = names.where(~twice, longer).tolist()
-    return found
+    unique: list[str] = names.where(~twice, longer).tolist()
+    return unique
 
 
 def _number(value: float, unit: str | None) -> str:
@@ -132,43 +111,36 @@ def _place(feature: str, visit: int) -> str:
     return feature if visit < 0 else f"{feature} visit {visit + 1}"
 
 
+class TextRecord(NamedTuple):
+    """The fields of ``captum.attr.visualization.VisualizationDataRecord``."""
+
+    word_attributions: Tensor
+    pred_prob: float
+    pred_class: str
+    true_class: str
+    attr_class: str
+    attr_score: float
+    raw_input_ids: list[str]
+    convergence_score: float
+
+
 def to_captum_records(
-    explanation: Explanation,
+    explanation: ExplanationData,
     labels: Sequence[Any] | None = None,
     *,
     normalize: bool = True,
-) -> list[Any]:
-    """Records for ``captum.attr.visualization.visualize_text``, one per sample.
+) -> list[TextRecord]:
+    """Records for Captum's ``visualize_text``, one per sample.
 
-    Captum puts their texts into HTML as they are, so they are escaped here.
-
-    Args:
-        explanation: The explanation.
-        labels: The true label of each sample.
-        normalize: Divide the word attributions of each sample by the largest, for
-            Captum's colours end at -1 and 1. The score is the sum all the same.
-
-    Raises:
-        ValueError: If there is not one label per sample.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> records = explanation.to_captum_records()
-        >>> records[0].raw_input_ids
-        ['I50.9', 'N18.3', 'I10', 'labs[0] 1.8', 'labs[1] 0.4']
+    Captum puts their texts into HTML as they are, so they are escaped here. See
+    :meth:`captum_ehr.Explanation.to_captum_records`.
     """
-    from captum.attr import visualization
-
     if labels is not None and len(labels) != len(explanation):
         raise ValueError(
             f"labels has {len(labels)} entries, expected {len(explanation)}: one per "
             "sample."
         )
-    total = explanation.total
-    frame = explanation.to_frame()
+    frame, total = to_frame(explanation), explanation.total
     frame["word"] = [
         escape(f"{name} {_number(value, unit)}".strip())
         for name, value, unit in zip(frame["name"], frame["value"], frame["unit"])
@@ -178,12 +150,12 @@ def to_captum_records(
     records = []
     for row in range(len(explanation)):
         part = parts.get(row, nothing)
-        own = torch.tensor(part["attribution"].to_numpy(dtype=np.float64))
-        largest = own.abs().max().item() if len(own) else 0.0
+        words = torch.tensor(part["attribution"].to_numpy(dtype=np.float64))
+        largest = words.abs().max().item() if len(words) else 0.0
         probability, predicted = _prediction(explanation, row)
         records.append(
-            visualization.VisualizationDataRecord(
-                word_attributions=own / largest if normalize and largest else own,
+            TextRecord(
+                word_attributions=words / largest if normalize and largest else words,
                 pred_prob=probability,
                 pred_class=escape(predicted),
                 true_class="" if labels is None else escape(str(labels[row])),
@@ -196,7 +168,7 @@ def to_captum_records(
     return records
 
 
-def _prediction(explanation: Explanation, row: int) -> tuple[float, str]:
+def _prediction(explanation: ExplanationData, row: int) -> tuple[float, str]:
     """The explained output's probability and the class that it speaks for.
 
     NaN where the probability needs the logits of other classes, which are not held.
@@ -214,34 +186,39 @@ def _prediction(explanation: Explanation, row: int) -> tuple[float, str]:
     return value.item(), label if value > 0.5 else f"not {label}"
 
 
-def to_html(
-    explanation: Explanation, path: str | Path | None = None, *, title: str = ""
-) -> str:
-    """A page that needs nothing else: all data escaped, no network.
+def to_html(explanation: ExplanationData, path: str | Path | None, title: str) -> str:
+    """A page of its own; see :meth:`Explanation.to_html`."""
+    page = display("page")
+    if page is None:
+        raise ImportError(
+            "to_html: no installed package makes pages of explanations (entry points "
+            "of the group 'captum_ehr.displays'). Install captum-ehr; from a source "
+            "tree with pip install -e ."
+        )
+    html: str = page(explanation, path, title=title)
+    return html
 
-    Shows the strongest codes, whether the attributions add up, and the visits of the
-    first 20 patients; :func:`captum_ehr.visualization.write_report` has more to choose
-    from.
+
+def to_text(explanation: ExplanationData) -> str:
+    """A few lines: what was explained, whether it adds up, the top codes."""
+    lines = [" | ".join(summary(explanation)), *completeness(explanation)]
+    lines += [f"! {message}" for message in remarks(explanation)]
+    for row in strongest(explanation).head(5).to_dict("records"):
+        code = row["code"]
+        if row["name"] != code:
+            code += f" ({row['name']})"
+        mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
+        lines.append(f"{row['feature']} {code}: {mean}")
+    return "Explanation: " + "\n  ".join(lines)
+
+
+def display(name: str) -> Callable[..., Any] | None:
+    """What an installed package draws explanations with, None where there is none.
 
     Args:
-        explanation: The explanation.
-        path: Where to write it as well, readable by its owner alone; an existing file
-            is replaced.
-        title: The heading; by default the model's name.
-
-    Returns:
-        The HTML document.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> "E11.9" in explanation.to_html()
-        True
+        name: Of an entry point in the group ``captum_ehr.displays``: ``"notebook"``,
+            from an explanation to the HTML of a cell; ``"page"``, from an explanation,
+            a path or None and a title to that of a page.
     """
-    # Here and not above: the pictures stand on the explanation.
-    from captum_ehr.visualization import report
-
-    html: str = report.to_html(explanation, path, title=title)
-    return html
+    points = entry_points(group="captum_ehr.displays", name=name)
+    return next((point.load() for point in points), None)

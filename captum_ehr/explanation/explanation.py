@@ -1,27 +1,18 @@
-"""The result of an attribution: tensors, codes, visits, completeness, account."""
+"""The result of an attribution, with the methods that people call on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
-
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.propagation.diagnostics import Diagnostics
-
-from . import conversion, storage, sums
-from .checks import check
-from .comparing import compare
-from .joining import concat
-from .naming import with_names, with_units
-from .rows import Words, build_rows, frame_of
-from .scale import in_probability
-from .selecting import select
-from .words import described
+from . import comparing, conversion, joining, labels, probability, selecting, sums
+from . import storage as files
+from .data import ExplanationData
+from .frame import to_frame
+from .labels import Grouping
+from .selecting import Selector
 from .writing import write_csv
 
 if TYPE_CHECKING:
@@ -29,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(ExplanationData):
     """Attributions of a batch of patients, with all that it takes to read them.
 
     Args:
@@ -64,96 +55,65 @@ class Explanation:
             not.
 
     Example:
-        >>> ids, mask = torch.tensor([[2, 3, 0]]), torch.tensor([[True, True, False]])
-        >>> codes = FeatureRecord(ids, mask, None, ("<pad>", "<unk>", "I50", "E11"))
-        >>> explanation = Explanation(
-        ...     attributions={"conditions": torch.tensor([[0.5, -0.25, 0.0]])},
-        ...     features={"conditions": codes},
-        ...     f_input=torch.tensor([0.5]),
-        ...     f_baseline=torch.tensor([0.25]),
-        ...     delta=torch.zeros(1),
-        ...     rescale_factor=torch.ones(1),
-        ...     target=(0,),
-        ...     diagnostics=Diagnostics(),
-        ...     patient_ids=("p1",),
-        ... )
-        >>> explanation.to_frame()["code"].tolist()
-        ['I50', 'E11']
+        >>> from captum_ehr import DeepLiftEHR
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> explanation = DeepLiftEHR(model).explain(batch)
+        >>> len(explanation[1:]), explanation["p2"].patient_ids
+        (3, ('p2',))
+        >>> table = explanation.by_code()
+        >>> table[table["sample"] == 0]["code"].tolist()
+        ['N18.3', 'I50.9', 'I10', 'labs[0]', 'labs[1]']
+        >>> groups = {"I50.9": "heart", "I10": "heart", "labs[0]": "lab"}
+        >>> sorted(explanation["p1"].by_group(groups)["group"])
+        ['heart', 'lab', 'other']
+        >>> explanation.top(2)["code"].tolist()
+        ['E11.9', 'I50.9']
+        >>> named = explanation.with_names({"I50.9": "heart failure"})
+        >>> named.with_units({"labs[0]": "mg/dL"}).to_frame()["name"].tolist()[:2]
+        ['heart failure', 'N18.3']
+        >>> other = DeepLiftEHR(model).explain(batch, baselines="pad")
+        >>> list(explanation.compare(other))[-3:]
+        ['attribution', 'attribution_other', 'difference']
+        >>> explanation.to_shap().shape, explanation[0].to_shap().shape
+        ((4, 8), (5,))
+        >>> explanation.to_captum_records()[0].raw_input_ids
+        ['I50.9', 'N18.3', 'I10', 'labs[0] 1.8', 'labs[1] 0.4']
     """
 
-    attributions: dict[str, Tensor]
-    features: dict[str, FeatureRecord]
-    f_input: Tensor
-    f_baseline: Tensor
-    delta: Tensor
-    rescale_factor: Tensor
-    target: tuple[int | tuple[int, ...], ...]
-    diagnostics: Diagnostics
-    patient_ids: tuple[str, ...]
-    model_name: str = ""
-    output: str = "logit"
-    target_names: tuple[str, ...] | None = None
-    baseline: str = ""
-    names: Words = field(default_factory=dict)
-    units: Words = field(default_factory=dict)
-    mode: str | None = None
-    fingerprint: str = ""
+    def select(self, indices: Selector) -> Self:
+        """Some of the patients, in the order asked for; also ``explanation[...]``.
 
-    def __post_init__(self) -> None:
-        """Check that everything fits together."""
-        check(self)
+        Args:
+            indices: One index, a slice, a patient id (all samples of that patient),
+                several indices or ids, or a boolean mask with one entry per sample.
+                Negative indices count from the end.
 
-    # Each of these is a function of its module, which documents it.
-    select = select
-    __getitem__ = select
-    concat = staticmethod(concat)
-    by_visit = sums.by_visit
-    by_code = sums.by_code
-    by_feature = sums.by_feature
-    by_group = sums.by_group
-    top = sums.top
-    compare = compare
-    in_probability = in_probability
-    with_names = with_names
-    with_units = with_units
-    to_shap = conversion.to_shap
-    to_captum_records = conversion.to_captum_records
-    to_html = conversion.to_html
-
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
-
-    @property
-    def total(self) -> Tensor:
-        """``(patients,)`` float64: the sum of all attributions of each patient."""
-        total = torch.zeros(len(self), dtype=torch.float64)
-        for attribution in self.attributions.values():
-            summed = attribution.detach().to("cpu", torch.float64)
-            total = total + (summed.flatten(1).sum(1) if summed.ndim > 1 else summed)
-        return total
-
-    @property
-    def relative_delta(self) -> Tensor:
-        """``(patients,)`` float64: ``|delta| / |f_input - f_baseline|``.
-
-        0 where nothing is missing, infinite where something is missing although
-        the output did not change.
+        Raises:
+            IndexError: If an index is out of range, or a mask has another length.
+            KeyError: If there is no patient of an id.
+            TypeError: If it is none of these.
         """
-        numbers = (self.delta, self.f_input, self.f_baseline)
-        delta, at_input, at_baseline = (
-            number.detach().to("cpu", torch.float64) for number in numbers
-        )
-        ratio = delta.abs() / (at_input - at_baseline).abs()
-        return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
+        return selecting.select(self, indices)
 
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        target = self.target[patient]
-        names = self.target_names or ()
-        if isinstance(target, int) and 0 <= target < len(names):
-            return names[target]
-        return str(target)
+    __getitem__ = select
+
+    def __iter__(self) -> Iterator[Self]:
+        """One explanation per sample."""
+        return (self[row] for row in range(len(self)))
+
+    @staticmethod
+    def concat(explanations: Iterable[Explanation]) -> Explanation:
+        """The explanations of several batches as one, in the order given.
+
+        Batches may be padded to different widths; the widest is taken.
+
+        Raises:
+            ValueError: If there are none, or they differ in their model (its name or
+                weights), scale, outputs, baseline, features, vocabularies or columns,
+                or have two names or units for one code.
+        """
+        return joining.concat(explanations)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per real token or value; padding has no row.
@@ -176,13 +136,220 @@ class Explanation:
               number, ``time`` the group's.
             - Time series ``(patients, steps, columns)``: ``visit`` is the step,
               ``position`` the column, ``code`` the column's name.
-            - Columns ``(patients, columns)``: ``position`` is the column.
+            - Columns ``(patients, columns)``: ``position`` is the column, whose code
+              is ``"<feature>[<column>]"`` where it has no name.
             - A flat time series (``time`` shaped like the values): ``position`` is
               the step, ``code`` the one column's name, else the feature key.
-
-            A column without a name has the code ``"<feature>[<column>]"``.
         """
-        return frame_of(build_rows(self))
+        return to_frame(self)
+
+    def by_visit(self) -> pd.DataFrame:
+        """The sum of each visit of each patient, in the order of the record.
+
+        Features share a visit where its number and the time that the record gives it
+        are the same. Each step of a time series without times stands for itself, and
+        what belongs to no visit comes last, a row per time, or one in all.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
+            where there is none), ``time`` (NaN where unknown, or where the record's
+            times do not run forward), ``features`` (those that it has, joined by
+            commas), ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_visit(self)
+
+    def by_code(self) -> pd.DataFrame:
+        """The sum of each code, or column, of each patient, strongest first.
+
+        With the columns ``patient_id``, ``sample``, ``feature``, ``code``, ``name``,
+        ``unit``, ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_code(self)
+
+    def by_feature(self) -> pd.DataFrame:
+        """The sum of each feature of each patient, in the features' order.
+
+        With the columns ``patient_id``, ``sample``, ``feature``, ``count`` (rows) and
+        ``attribution``.
+        """
+        return sums.by_feature(self)
+
+    def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
+        """The sum of each group of codes of each patient, strongest first.
+
+        Args:
+            mapping: From code to group: a mapping, a function (None for no group) or
+                a ready one by name; or a dict with one of these per feature key, as
+                in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
+                of several features. Ready are
+
+                - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
+                  edition that it is of (where both have it: that of most others);
+                - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
+                  category), ``"icd10_chapter"`` and ``"icd10_block"``;
+                - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
+            rest: The group of all that has none, so that sums are kept.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
+            (rows) and ``attribution``.
+
+        Raises:
+            KeyError: If the mapping names a feature that there is not.
+            ValueError: If there is no ready grouping of that name, or several
+                features have codes and it is not said which one it is for.
+            ImportError: If an ICD grouping is asked for without icd-mappings.
+        """
+        return sums.by_group(self, mapping, rest)
+
+    def top(
+        self, k: int | None = 10, mapping: Grouping | None = None, rest: str = "other"
+    ) -> pd.DataFrame:
+        """The strongest codes, or groups, over all patients of this explanation.
+
+        For the strongest codes of one patient: ``explanation[0].top()``.
+
+        Args:
+            k: How many codes; None for all.
+            mapping: Groups in place of codes; see :meth:`by_group`.
+            rest: The group of all that has none.
+
+        Returns:
+            A frame sorted by ``mean_abs``, strongest first, with the columns
+            ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
+            ``samples`` and ``patients`` (who have it), and over all samples
+            explained, counting 0 for those that do not have it, ``mean`` of its sum
+            in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+            These are NaN, and come last, where a patient's attribution is. Where
+            patients are explained for different outputs, or have no attributions,
+            ``attrs["note"]`` says so, and a warning.
+        """
+        return sums.top(self, k, mapping, rest)
+
+    def compare(self, other: Explanation) -> pd.DataFrame:
+        """Two explanations of the same samples, row by row.
+
+        Of two baselines, models or targets. Samples are matched by their patient, and
+        several of one patient by their order; they may come in another order.
+
+        Args:
+            other: The other one. Where it has a row (a code, a feature) that this one
+                does not have, or the other way round, the missing attribution is 0.
+
+        Returns:
+            The rows of :meth:`to_frame`, with ``attribution_other`` and
+            ``difference`` (this one's less the other's) as further columns. The sum
+            of each column is that of the explanation.
+
+        Raises:
+            ValueError: If they are not of the same patients, their records differ, or
+                one is in logits and the other in probabilities.
+        """
+        return comparing.compare(self, other)
+
+    def in_probability(self) -> Self:
+        """On the scale of probabilities: adds up to p(x) - p(x0).
+
+        Each attribution is multiplied by the exact slope of the sigmoid between the
+        two outputs, (p(x) - p(x0)) / (f(x) - f(x0)), as DeepLIFT does for a
+        non-linearity at the output. In float64. With several references, p(x0) is the
+        probability of their mean logit. What is in probabilities already stays.
+
+        Raises:
+            ValueError: If the model is multiclass (explain the probability in place of
+                the logit), a regression, or it is not known what it is.
+        """
+        return probability.in_probability(self)
+
+    def with_names(self, names: Grouping) -> Self:
+        """The same with names of codes; unknown codes stay as they are.
+
+        Args:
+            names: From code to name: a mapping, a function (None for no name), or a
+                ready one; or a dict with one of these per feature key. Ready are
+                the official titles of ``"icd9"``, ``"icd10"`` and ``"icd"`` (either)
+                diagnoses, ``"icd9_procedures"`` and ``"icd10_procedures"``.
+
+        Raises:
+            KeyError, ValueError, ImportError: As :meth:`by_group`.
+        """
+        return labels.with_names(self, names)
+
+    def with_units(self, units: Grouping) -> Self:
+        """The same with units of columns or codes; others have none.
+
+        Args:
+            units: As the names of :meth:`with_names`, but that none are ready.
+        """
+        return labels.with_units(self, units)
+
+    def to_shap(self, features: conversion.Features | None = None) -> Any:
+        """A ``shap.Explanation``, for SHAP's plots.
+
+        Args:
+            features: ``"tokens"``: one patient, a feature per token or value, for
+                ``waterfall``, ``bar`` and ``text``. ``"codes"``: one row per sample
+                and a feature per code or column, for ``beeswarm``, ``bar`` and
+                ``heatmap``; ``data`` is how often a patient has a code (0 where not),
+                or the mean of a column's values (NaN where there is none). By default
+                tokens for one sample, else codes.
+
+        Returns:
+            ``values`` of shape ``(rows,)`` or ``(samples, codes)``, whose sums are
+            those of the attributions; ``base_values`` is ``f_baseline``.
+
+        Raises:
+            ImportError: If shap is not installed.
+            ValueError: If tokens are asked of several patients.
+        """
+        return conversion.to_shap(self, features)
+
+    def to_captum_records(
+        self, labels: Sequence[Any] | None = None, *, normalize: bool = True
+    ) -> list[conversion.TextRecord]:
+        """Records for ``captum.attr.visualization.visualize_text``, one per sample.
+
+        Args:
+            labels: The true label of each sample.
+            normalize: Divide the word attributions of each sample by the largest, for
+                Captum's colours end at -1 and 1. The score is the sum all the same.
+
+        Raises:
+            ValueError: If there is not one label per sample.
+        """
+        return conversion.to_captum_records(self, labels, normalize=normalize)
+
+    def to_html(self, path: str | Path | None = None, *, title: str = "") -> str:
+        """A page that needs nothing else: all data escaped, no network.
+
+        Shows the strongest codes, whether the attributions add up, and the visits of
+        the first 20 patients; :func:`captum_ehr.visualization.write_report` has more to
+        choose from.
+
+        Args:
+            path: Where to write it as well, readable by its owner alone; an existing
+                file is replaced.
+            title: The heading; by default the model's name.
+
+        Returns:
+            The HTML document.
+
+        Raises:
+            ImportError: If the package is not installed, only imported.
+        """
+        return conversion.to_html(self, path, title)
+
+    def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
+        """Write the rows as CSV that a spreadsheet may open.
+
+        Text that it would run as a formula gets an apostrophe in front of it. The file
+        is whole or not there, and readable by its owner alone.
+
+        Args:
+            path: Where to; an existing file is replaced. It is returned.
+            table: Another table of this explanation, such as ``by_code()``.
+        """
+        return write_csv(self.to_frame() if table is None else table, path)
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one Parquet file (zstd, nothing pickled).
@@ -193,60 +360,36 @@ class Explanation:
         its owner alone.
 
         Args:
-            path: Where to; an existing file is replaced.
-
-        Returns:
-            The path that was written.
+            path: Where to; an existing file is replaced. It is returned.
 
         Raises:
             ValueError: If the attributions do not add up to what the outputs, the
                 delta and the factor say; :meth:`load` would refuse the file.
         """
-        return storage.write(self, path)
+        return files.write(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, *, max_bytes: int = 2**31) -> Explanation:
+    def load(cls, path: str | Path, *, max_bytes: int = 2**31) -> Self:
         """Read what :meth:`save` wrote; the file is not trusted.
 
         Args:
             path: The file.
             max_bytes: The most memory that its tensors may take; a file that asks for
-                more is refused before anything is unpacked.
+                more is refused before more is unpacked.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is no saved explanation, a newer format, too large,
-                or damaged, or if its attributions do not add up to what its outputs,
-                delta and factor say. The message names the file and what is wrong.
+            ValueError: If the file is no saved explanation, of another format, too
+                large, or damaged, or its attributions do not add up to what is said
+                of them. The message names the file and what is wrong.
         """
-        return storage.read(path, cls, max_bytes)
-
-    def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
-        """Write the rows as CSV that a spreadsheet may open.
-
-        Text that it would run as a formula gets an apostrophe in front of it. The file
-        is whole or not there, and readable by its owner alone.
-
-        Args:
-            path: Where to; an existing file is replaced.
-            table: Another table of this explanation, such as ``by_code()``.
-
-        Returns:
-            The path that was written.
-        """
-        return write_csv(self.to_frame() if table is None else table, path)
-
-    def __iter__(self) -> Iterator[Explanation]:
-        """One explanation per sample."""
-        return (select(self, row) for row in range(len(self)))
+        return cls(**files.read(path, max_bytes))
 
     def __repr__(self) -> str:
         """A few lines: what was explained, whether it adds up, the top codes."""
-        return described(self)
+        return conversion.to_text(self)
 
-    def _repr_html_(self) -> str:
-        """Compact, self-contained HTML for a notebook; all data is escaped."""
-        from captum_ehr.visualization.notebook import to_html
-
-        html: str = to_html(self)
-        return html
+    def _repr_html_(self) -> str | None:
+        """HTML for a notebook, which shows the text where nothing makes it."""
+        notebook = conversion.display("notebook")
+        return None if notebook is None else notebook(self)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.propagation.diagnostics import Diagnostics, Operation
-
-from .checks import PER_PATIENT
-from .rows import Words, is_series
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from ..propagation import Diagnostics
+from .data import PER_PATIENT, ExplanationData
+from .feature_record import FeatureRecord, Words
 
 _ALIKE = {
     "model_name": "models",
@@ -30,28 +24,8 @@ _ALIKE = {
 """What must agree, and what to call it."""
 
 
-def concat(explanations: Iterable[Explanation]) -> Explanation:
-    """The explanations of several batches as one, in the order given.
-
-    Batches may be padded to different widths; the widest is taken.
-
-    Args:
-        explanations: Of one model, output, baseline and set of vocabularies.
-
-    Raises:
-        ValueError: If there are none, or they differ in their model (its name or
-            weights), scale, outputs, baseline, features, vocabularies or columns,
-            or have two names or units for one code.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR, Explanation
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> both = Explanation.concat([explanation["p1"], explanation["p4"]])
-        >>> both.patient_ids
-        ('p1', 'p4')
-    """
+def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
+    """Explanations of several batches as one; see :meth:`Explanation.concat`."""
     parts = list(explanations)
     if not parts:
         raise ValueError("there is nothing to concatenate: give some explanations.")
@@ -70,7 +44,7 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
         attributions={key: one for key, (_, one) in merged.items()},
         target=tuple(one for part in parts for one in part.target),
         patient_ids=tuple(one for part in parts for one in part.patient_ids),
-        diagnostics=merged_diagnostics([part.diagnostics for part in parts]),
+        diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),
         units=_words("unit", [part.units for part in parts]),
@@ -78,57 +52,42 @@ def concat(explanations: Iterable[Explanation]) -> Explanation:
     )
 
 
-def merged_diagnostics(reports: Sequence[Diagnostics]) -> Diagnostics:
-    """One account of several batches, or slices of one."""
-    calls: Counter[tuple[str, str, bool]] = Counter()
-    for report in reports:
-        for op in report.operations:
-            calls[op.name, op.rule, op.exact] += op.calls
-    operations = tuple(
-        Operation(name, rule, count, exact)
-        for (name, rule, exact), count in sorted(calls.items())
-    )
-    messages = dict.fromkeys(m for report in reports for m in report.messages)
-    structure = dict.fromkeys(kept for report in reports for kept in report.structure)
-    notes = dict.fromkeys(note for report in reports for note in report.notes)
-    largest = max((report.cancellation for report in reports), default=0.0)
-    return Diagnostics(
-        operations, tuple(messages), tuple(notes), tuple(structure), largest
-    )
-
-
-def _check_alike(first: Explanation, other: Explanation, place: int) -> None:
+def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> None:
     """Refuse what was not explained alike."""
 
-    def refuse(what: str, one: object, two: object) -> None:
+    def refuse(what: str, here: object, there: object) -> None:
         raise ValueError(
-            f"explanations 0 and {place} are of different {what}: {one!r} and {two!r}. "
-            "Only explanations of one model, output and baseline can be concatenated; "
-            "to put two side by side use compare."
+            f"explanations 0 and {place} are of different {what}: {here!r} and "
+            f"{there!r}. Only explanations of one model, output and baseline can be "
+            "concatenated; to put two side by side use compare."
         )
 
     for name, what in _ALIKE.items():
-        one, two = getattr(first, name), getattr(other, name)
-        if one != two:
-            refuse(what, one, two)
+        here, there = getattr(first, name), getattr(other, name)
+        if here != there:
+            refuse(what, here, there)
     if first.fingerprint and other.fingerprint:
         if first.fingerprint != other.fingerprint:
             refuse("weights of the model", first.fingerprint, other.fingerprint)
     if set(first.features) != set(other.features):
         refuse("features", list(first.features), list(other.features))
     for key, record in first.features.items():
-        own = other.features[key]
-        if record.vocabulary != own.vocabulary:
-            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, own))
+        counterpart = other.features[key]
+        if record.vocabulary != counterpart.vocabulary:
+            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, counterpart))
             refuse(f"vocabularies of feature {key!r}", *sizes)
-        if record.columns != own.columns:
-            refuse(f"columns of feature {key!r}", record.columns, own.columns)
-        if (record.time is None) != (own.time is None):
-            times = ("none" if r.time is None else "some" for r in (record, own))
+        if record.columns != counterpart.columns:
+            refuse(f"columns of feature {key!r}", record.columns, counterpart.columns)
+        if (record.time is None) != (counterpart.time is None):
+            times = (
+                "none" if r.time is None else "some" for r in (record, counterpart)
+            )
             refuse(f"times of feature {key!r}", *times)
 
 
-def _features(key: str, parts: list[Explanation]) -> tuple[FeatureRecord, Tensor]:
+def _features(
+    key: str, parts: Sequence[ExplanationData]
+) -> tuple[FeatureRecord, Tensor]:
     """One feature of all parts, padded to the widest."""
     records = [part.features[key] for part in parts]
     shapes = [tuple(record.values.shape[1:]) for record in records]
@@ -153,14 +112,14 @@ def _features(key: str, parts: list[Explanation]) -> tuple[FeatureRecord, Tensor
         mask=_cat([_padded(record.mask, wide) for record in records]),
         time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
     )
-    given = [_padded(part.attributions[key], wide) for part in parts]
-    return record, _cat(given)
+    attributions = [_padded(part.attributions[key], wide) for part in parts]
+    return record, _cat(attributions)
 
 
 def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
     """The axes after the patients' that hold columns, which cannot be padded."""
     last = records[0].values.ndim - 2
-    is_padded = records[0].is_token or all(is_series(record) for record in records)
+    is_padded = records[0].is_token or all(record.is_series for record in records)
     return () if is_padded or last < 0 else (last,)
 
 
@@ -181,16 +140,16 @@ def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]
     """The tables as one; no code may have two words."""
     merged: dict[str, str | dict[str, str]] = {}
     for key in dict.fromkeys(key for table in tables for key in table):
-        given = [table[key] for table in tables if key in table]
-        own = [one for one in given if isinstance(one, Mapping)]
-        if len(own) == len(given):
-            inner = {code for table in own for code in table}
+        entries = [table[key] for table in tables if key in table]
+        nested = [entry for entry in entries if isinstance(entry, Mapping)]
+        if len(nested) == len(entries):
+            inner = {code for table in nested for code in table}
             merged[key] = {
-                code: _one_word(what, code, [t[code] for t in own if code in t])
+                code: _one_word(what, code, [t[code] for t in nested if code in t])
                 for code in sorted(inner)
             }
         else:
-            merged[key] = _one_word(what, key, given)
+            merged[key] = _one_word(what, key, entries)
     return merged
 
 

@@ -5,77 +5,38 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureKeyError, FeatureRecord
-
-from .checks import PER_PATIENT
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from .data import PER_PATIENT, ExplanationData
+from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
 
-def select(explanation: Explanation, indices: Selector) -> Explanation:
-    """The explanation of some of the patients, in the order asked for.
-
-    Args:
-        explanation: The explanation.
-        indices: One index, a slice, a patient id (all samples of that patient),
-            several indices or ids, or a boolean mask with one entry per sample.
-            Negative indices count from the end.
-
-    Raises:
-        IndexError: If an index is out of range, or a mask has another length.
-        KeyError: If there is no patient of an id.
-        TypeError: If it is none of these.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> len(explanation[1:]), explanation["p2"].patient_ids
-        (3, ('p2',))
-    """
-    chosen = positions(explanation.patient_ids, indices)
+def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
+    """Some of the patients, in the order asked for; see :meth:`Explanation.select`."""
+    chosen = _positions(explanation.patient_ids, indices)
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
 
-    def part(record: FeatureRecord) -> FeatureRecord:
-        return replace(
-            record,
-            values=pick(record.values),
-            mask=pick(record.mask),
-            time=None if record.time is None else pick(record.time),
-        )
-
     numbers: dict[str, Any] = {n: pick(getattr(explanation, n)) for n in PER_PATIENT}
-    attributions = explanation.attributions.items()
     return replace(
         explanation,
-        attributions={key: pick(one) for key, one in attributions},
-        features={key: part(one) for key, one in explanation.features.items()},
+        attributions={key: pick(a) for key, a in explanation.attributions.items()},
+        features={key: r[chosen] for key, r in explanation.features.items()},
         target=tuple(explanation.target[i] for i in chosen),
         patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
         **numbers,
     )
 
 
-def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
-    """The rows that a selector stands for, none of them negative.
-
-    Raises:
-        IndexError: If an index is out of range, or a mask has another length.
-        KeyError: If there is no such patient.
-        TypeError: If it is none of the selectors.
-    """
+def _positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
+    """The rows that a selector stands for, none of them negative."""
     count = len(patient_ids)
     if isinstance(indices, slice):
         return list(range(count))[indices]
@@ -84,21 +45,21 @@ def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
     # Tensors and numpy arrays as lists of Python's own numbers.
     wanted: Any = indices.tolist() if hasattr(indices, "tolist") else indices
     asked = list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    asked = [one.item() if hasattr(one, "item") else one for one in asked]
-    if asked and all(isinstance(one, str) for one in asked):
+    asked = [item.item() if hasattr(item, "item") else item for item in asked]
+    if asked and all(isinstance(item, str) for item in asked):
         return _of_patients(patient_ids, asked)
-    if any(isinstance(one, bool) for one in asked):
+    if any(isinstance(item, bool) for item in asked):
         return _of_mask(asked, count)
-    return [_in_range(one, count) for one in asked]
+    return [_in_range(item, count) for item in asked]
 
 
 def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
     """All samples of each patient, in the order asked for."""
-    rows: dict[str, list[int]] = {one: [] for one in asked}
+    rows: dict[str, list[int]] = {patient_id: [] for patient_id in asked}
     for row, patient in enumerate(patient_ids):
         if patient in rows:
             rows[patient].append(row)
-    missing = [one for one in asked if not rows[one]]
+    missing = [patient_id for patient_id in asked if not rows[patient_id]]
     if missing:
         some = ", ".join(map(repr, patient_ids[:3])) or "none"
         more = ", …" if len(patient_ids) > 3 else ""
@@ -106,25 +67,25 @@ def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
             f"there is no patient {', '.join(map(repr, missing))} in this explanation; "
             f"it has {len(set(patient_ids))}: {some}{more}"
         )
-    return [row for one in asked for row in rows[one]]
+    return [row for patient_id in asked for row in rows[patient_id]]
 
 
 def _of_mask(asked: list[Any], count: int) -> list[int]:
-    if len(asked) != count or not all(isinstance(one, bool) for one in asked):
+    if len(asked) != count or not all(isinstance(flag, bool) for flag in asked):
         raise IndexError(
             f"the boolean mask has {len(asked)} entries, expected {count}: "
             "one True or False per patient."
         )
-    return [i for i, one in enumerate(asked) if one]
+    return [i for i, flag in enumerate(asked) if flag]
 
 
-def _in_range(one: Any, count: int) -> int:
+def _in_range(item: Any, count: int) -> int:
     try:
-        index = operator.index(one)
+        index = operator.index(item)
     except TypeError:
         raise TypeError(
             f"patients are chosen by an index, a slice, an id (a string), several of "
-            f"these, or a boolean mask; got {one!r} of type {type(one).__name__}."
+            f"these, or a boolean mask; got {item!r} of type {type(item).__name__}."
         ) from None
     if not -count <= index < count:
         held = f"0 to {count - 1}" if count else "none"

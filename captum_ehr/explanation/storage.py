@@ -1,41 +1,41 @@
 """An explanation as a table: rows for people, one Parquet file for keeping.
 
-The rows of the file are the rows of :meth:`captum_ehr.Explanation.to_frame`, in
-ordinary columns that any Parquet reader understands. Two further columns place
-each row in its tensor (``_index``, and ``_integer`` for values that are whole
-numbers); what stands in no row (padding, times, the outputs) lies in the schema's
-metadata as JSON, tensors compressed. Nothing is pickled.
+The rows of the file are those of :meth:`captum_ehr.Explanation.to_frame`, in ordinary
+columns that any Parquet reader understands. Two further columns place each row in its
+tensor (``_index``, and ``_integer`` for values that are whole numbers). What stands in
+no row lies in the file's metadata: words as JSON, and the tensors of padding, times and
+outputs as safetensors, compressed, in base64 since metadata have to be text.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as shortened
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureRecord
-from captum_ehr.propagation.diagnostics import Diagnostics
-
-from .checks import PER_PATIENT, check_sums
-from .packing import TENSOR, expect, pack, room, unpack
-from .rows import COLUMNS, Words, build_rows, frame_of
+from ..propagation import Diagnostics
+from .data import PER_PATIENT, ExplanationData
+from .feature_record import FeatureRecord
+from .frame import COLUMNS, build_rows, frame_of
 from .writing import private
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .explanation import Explanation
+FORMAT = 3
+"""The version of the file's layout."""
 
-FORMAT = 2
-"""The version of the file's layout that this module writes."""
-
-_KEY = b"captum_ehr"
+_WORDS, _TENSORS = b"captum_ehr", b"captum_ehr.tensors"
 _READ: Mapping[str, str] = MappingProxyType(
     {
         "feature": "string",
@@ -47,96 +47,54 @@ _READ: Mapping[str, str] = MappingProxyType(
 )
 """The columns that are read again, and their types."""
 
-_WORDS = {str: (str, {str: str})}
-_HEADER = {
-    "features": [
-        {
-            "key": str,
-            "shape": [int],
-            "values": TENSOR,
-            "attributions": TENSOR,
-            "time": (TENSOR, None),
-            "vocabulary": ([str], None),
-            "columns": ([str], None),
-        }
-    ],
-    "tensors": dict.fromkeys(PER_PATIENT, TENSOR),
-    "target": [(int, [int])],
-    "diagnostics": {
-        "operations": [{"name": str, "rule": str, "calls": int, "exact": bool}],
-        "messages": [str],
-        "notes?": [str],
-    },
-    "patient_ids": [str],
-    "model_name": str,
-    "output": str,
-    "target_names": ([str], None),
-    "baseline": str,
-    "names": _WORDS,
-    # Since format 2; an older file leaves them to their defaults.
-    "units?": _WORDS,
-    "mode?": (str, None),
-    "fingerprint?": str,
-}
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
 
 
-def _describe(explanation: Explanation) -> dict[str, Any]:
-    """Everything that stands in no row, as plain data."""
-    features = []
-    for key, record in explanation.features.items():
-        padding = ~record.mask
-        features.append(
-            {
-                "key": key,
-                "shape": list(record.values.shape),
-                "values": pack(record.values[padding]),
-                "attributions": pack(explanation.attributions[key][padding]),
-                "time": None if record.time is None else pack(record.time),
-                "vocabulary": record.vocabulary,
-                "columns": record.columns,
-            }
-        )
-    return {
-        "format": FORMAT,
-        "features": features,
-        "tensors": {name: pack(getattr(explanation, name)) for name in PER_PATIENT},
-        "target": [
-            list(map(int, one)) if isinstance(one, tuple) else int(one)
-            for one in explanation.target
-        ],
-        "diagnostics": explanation.diagnostics.to_dict(),
-        "patient_ids": explanation.patient_ids,
-        "model_name": explanation.model_name,
-        "output": explanation.output,
-        "target_names": explanation.target_names,
-        "baseline": explanation.baseline,
-        "names": _plain(explanation.names),
-        "units": _plain(explanation.units),
-        "mode": explanation.mode,
-        "fingerprint": explanation.fingerprint,
-    }
+@dataclass(frozen=True)
+class _Feature:
+    key: str
+    shape: tuple[int, ...]
+    vocabulary: tuple[str, ...] | None
+    columns: tuple[str, ...] | None
 
 
-def _plain(words: Words) -> dict[str, Any]:
-    """Words for codes as nothing but dicts and strings."""
-    return {
-        key: dict(one) if isinstance(one, Mapping) else one
-        for key, one in words.items()
-    }
+@dataclass(frozen=True)
+class _Header(_Format):
+    """All words of a file: how its features lie in it, and fields of an explanation."""
+
+    features: tuple[_Feature, ...]
+    target: tuple[int | tuple[int, ...], ...]
+    diagnostics: Diagnostics
+    patient_ids: tuple[str, ...]
+    model_name: str
+    output: str
+    target_names: tuple[str, ...] | None
+    baseline: str
+    names: dict[str, str | dict[str, str]]
+    units: dict[str, str | dict[str, str]]
+    mode: str | None
+    fingerprint: str
 
 
-def write(explanation: Explanation, path: str | Path) -> Path:
+_PLAIN = tuple(f.name for f in fields(_Header) if f.name not in ("format", "features"))
+
+
+def write(explanation: ExplanationData, path: str | Path) -> Path:
     """Write an explanation to one Parquet file; see :meth:`Explanation.save`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    check_sums(explanation)
+    _check_sums(explanation)
     rows = build_rows(explanation)
     words = ("patient_id", "feature", "code", "name", "unit")
-    fields = [(name, pa.string()) for name in words]
-    fields += [(name, pa.int64()) for name in ("sample", "visit", "position")]
-    fields += [(name, pa.float64()) for name in ("time", "value", "attribution")]
-    types = dict(fields)
+    types = {
+        **dict.fromkeys(words, pa.string()),
+        **dict.fromkeys(("sample", "visit", "position"), pa.int64()),
+        **dict.fromkeys(("time", "value", "attribution"), pa.float64()),
+    }
     schema = pa.schema([(name, types[name]) for name in COLUMNS])
     table = pa.Table.from_pandas(frame_of(rows), schema=schema, preserve_index=False)
     # from_pandas turns NaN into null, and a NaN that was measured is no null.
@@ -155,19 +113,48 @@ def write(explanation: Explanation, path: str | Path) -> Path:
         with pq.ParquetWriter(file, table.schema, **options) as writer:
             writer.write_table(table)
             # In the table's schema it would be stored twice: Arrow keeps its own copy.
-            header = json.dumps(_describe(explanation))
-            writer.add_key_value_metadata({_KEY: header})
+            writer.add_key_value_metadata(
+                {_WORDS: _packed_words(explanation), _TENSORS: _packed(explanation)}
+            )
     return Path(path)
 
 
-def read(
-    path: str | Path, build: Callable[..., Explanation], max_bytes: int
-) -> Explanation:
-    """Read a file that :func:`write` may have written; see :meth:`Explanation.load`.
+def _packed_words(explanation: ExplanationData) -> str:
+    """The header as JSON."""
+    features = tuple(
+        _Feature(key, tuple(record.values.shape), record.vocabulary, record.columns)
+        for key, record in explanation.features.items()
+    )
+    plain = {name: getattr(explanation, name) for name in _PLAIN}
+    for name in ("names", "units"):
+        plain[name] = {
+            key: dict(words) if isinstance(words, Mapping) else words
+            for key, words in plain[name].items()
+        }
+    header = asdict(_Header(FORMAT, features, **plain))
+    return json.dumps(header, default=int)  # of NumPy's integers
+
+
+def _packed(explanation: ExplanationData) -> bytes:
+    """The tensors that stand in no row."""
+    from safetensors.torch import save
+
+    tensors = {name: getattr(explanation, name) for name in PER_PATIENT}
+    for place, (key, record) in enumerate(explanation.features.items()):
+        padding = ~record.mask
+        tensors[f"{place}.values"] = record.values[padding]
+        tensors[f"{place}.attributions"] = explanation.attributions[key][padding]
+        if record.time is not None:
+            tensors[f"{place}.time"] = record.time
+    copies = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    return base64.b64encode(zlib.compress(save(copies)))
+
+
+def read(path: str | Path, max_bytes: int) -> dict[str, Any]:
+    """The fields of an explanation in a file that :func:`write` may have written.
 
     Args:
-        path: The file.
-        build: Makes an explanation of its parts.
+        path: The file; see :meth:`captum_ehr.Explanation.load`.
         max_bytes: What its tensors may take.
     """
     import pyarrow.parquet as pq
@@ -181,87 +168,110 @@ def read(
             ) from error
         # Of a broken or forged file the libraries raise errors of every kind.
         try:
-            explanation = build(**_parts(file, parquet, max_bytes))
-            check_sums(explanation)
+            parts = _fields(file, parquet, max_bytes)
+            _check_sums(ExplanationData(**parts))
         except Exception as error:
             words = str(error) or type(error).__name__
             raise ValueError(f"{path} cannot be loaded: {words}") from error
-    return explanation
+    return parts
 
 
-def _parts(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
-    """The keyword arguments of a saved explanation."""
+def _fields(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
+    """What is read, nothing of it believed before it is checked."""
     import pyarrow.compute as pc
 
-    header = _header(parquet.metadata.metadata)
-    _check_room(header, parquet.metadata, max_bytes)
-    _check_columns(parquet.schema_arrow)
-    columns, feature = _columns(file, [part["key"] for part in header["features"]])
-    features, attributions = {}, {}
-    for place, part in enumerate(header["features"]):
-        mine = pc.equal(feature, place)
-        own = {name: column.filter(mine) for name, column in columns.items()}
-        try:
-            features[part["key"]], attributions[part["key"]] = _restore(part, own)
-        except ValueError as error:
-            raise ValueError(f"feature {part['key']!r}: {error}") from error
-    plain = ("model_name", "output", "baseline", "names")
-    newer = [name for name in ("units", "mode", "fingerprint") if name in header]
-    return {
-        **{name: header[name] for name in (*plain, *newer)},
-        **{name: unpack(header["tensors"][name]) for name in PER_PATIENT},
-        "features": features,
-        "attributions": attributions,
-        "target": tuple(
-            tuple(one) if isinstance(one, list) else one for one in header["target"]
-        ),
-        "target_names": _words(header["target_names"]),
-        "patient_ids": tuple(header["patient_ids"]),
-        "diagnostics": Diagnostics.from_dict(header["diagnostics"]),
-    }
-
-
-def _header(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """The checked metadata of a file of ours.
-
-    Raises:
-        ValueError: If the file was not written by :func:`write`, or by a newer
-            version of it.
-    """
-    raw = (metadata or {}).get(_KEY)
-    if raw is None:
+    metadata = parquet.metadata.metadata or {}
+    if _WORDS not in metadata:
         raise ValueError(
             "it is a Parquet file but not a saved Explanation: its metadata has no "
             "'captum_ehr' entry. Load files that Explanation.save wrote."
         )
-    header = json.loads(raw)
-    expect(header, {"format": int}, "the header")
-    if not 1 <= header["format"] <= FORMAT:
-        raise ValueError(
-            f"it has format {header['format']}; this version of captum_ehr reads up to "
-            f"format {FORMAT}. Install a newer captum_ehr to load it."
-        )
-    expect(header, _HEADER, "the header")
-    return cast(dict[str, Any], header)
+    header = _header(metadata[_WORDS])
+    tensors = _unpacked(metadata[_TENSORS], max_bytes)
+    _check_room(header, tensors, parquet.metadata, max_bytes)
+    _check_columns(parquet.schema_arrow)
+    columns, feature = _columns(file, [part.key for part in header.features])
+    features, attributions = {}, {}
+    for place, part in enumerate(header.features):
+        mine = pc.equal(feature, place)
+        rows = {name: column.filter(mine) for name, column in columns.items()}
+        try:
+            features[part.key], attributions[part.key] = _restored(
+                part,
+                rows,
+                tensors[f"{place}.values"],
+                tensors[f"{place}.attributions"],
+                tensors.get(f"{place}.time"),
+            )
+        except ValueError as error:
+            raise ValueError(f"feature {part.key!r}: {error}") from error
+    return {
+        **{name: getattr(header, name) for name in _PLAIN},
+        **{name: tensors[name] for name in PER_PATIENT},
+        "features": features,
+        "attributions": attributions,
+    }
 
 
-def _check_room(header: Mapping[str, Any], metadata: Any, max_bytes: int) -> None:
-    """Refuse what is too large, or fits no rows, before anything is unpacked."""
-    needed, rows, count = 0, 0, len(header["patient_ids"])
-    for name in PER_PATIENT:
-        shape = header["tensors"][name]["shape"]
-        if shape != [count]:
-            raise ValueError(f"{name} has shape {shape}, expected [{count}].")
-    for part in header["features"]:
-        values, shares = part["values"], part["attributions"]
-        needed += sum(room(one["dtype"], part["shape"]) for one in (values, shares))
-        needed += room("bool", part["shape"])
-        if part["time"] is not None:
-            needed += room(part["time"]["dtype"], part["time"]["shape"])
-        own = math.prod(part["shape"]) - math.prod(values["shape"])
-        if values["shape"] != shares["shape"] or len(values["shape"]) != 1 or own < 0:
-            raise ValueError(f"feature {part['key']!r}: its padding does not fit.")
-        rows += own
+def _header(raw: bytes) -> _Header:
+    """The words of a file.
+
+    Raises:
+        ValueError: If they are not those of this format; it says where.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        version = TypeAdapter(_Format).validate_json(raw, strict=True).format
+        if version != FORMAT:
+            cure = "Install a newer one" if version > FORMAT else "Explain them again"
+            raise ValueError(
+                f"it has format {version}; this version of captum_ehr reads format "
+                f"{FORMAT}. {cure}."
+            )
+        return TypeAdapter(_Header).validate_json(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the header"
+        words = f"{place} is {shortened(first['input'])}: {first['msg']}."
+        raise ValueError(words) from None
+
+
+def _unpacked(raw: bytes, max_bytes: int) -> dict[str, Tensor]:
+    """Tensors, no more of them than is allowed."""
+    from safetensors.torch import load
+
+    stream = zlib.decompressobj()
+    data = stream.decompress(base64.b64decode(raw, validate=True), max_bytes + 1)
+    if len(data) > max_bytes:
+        raise _too_large(f"more than {max_bytes:,}", max_bytes)
+    if not stream.eof:
+        raise ValueError("the bytes of its tensors are broken.")
+    tensors = load(data).items()
+    # A forged truth value may be neither 0 nor 1.
+    return {
+        name: tensor.view(torch.uint8) != 0 if tensor.dtype == torch.bool else tensor
+        for name, tensor in tensors
+    }
+
+
+def _check_room(
+    header: _Header, tensors: Mapping[str, Tensor], metadata: Any, max_bytes: int
+) -> None:
+    """Refuse what is too large, or fits no rows, before the rows are read."""
+    needed, rows = sum(t.nbytes for t in tensors.values()), 0
+    for place, part in enumerate(header.features):
+        values, shares = tensors[f"{place}.values"], tensors[f"{place}.attributions"]
+        if any(size < 0 for size in part.shape):
+            raise ValueError(f"feature {part.key!r}: its shape has a negative length.")
+        places = math.prod(part.shape)
+        real = places - len(values)
+        if values.shape != shares.shape or values.ndim != 1 or real < 0:
+            raise ValueError(f"feature {part.key!r}: its padding does not fit.")
+        if not shares.is_floating_point():
+            raise ValueError(f"feature {part.key!r}: its attributions are no floats.")
+        needed += places * (values.itemsize + shares.itemsize + 1)
+        rows += real
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     needed += sum(
         group.column(i).total_uncompressed_size
@@ -270,20 +280,24 @@ def _check_room(header: Mapping[str, Any], metadata: Any, max_bytes: int) -> Non
         if group.column(i).path_in_schema in _READ
     )
     if needed > max_bytes:
-        raise ValueError(
-            f"its tensors take {needed:,} bytes, more than max_bytes={max_bytes:,}. If "
-            "you know where it comes from: Explanation.load(path, max_bytes=...)."
-        )
+        raise _too_large(f"{needed:,}", max_bytes)
     if rows != metadata.num_rows:
         raise ValueError(f"it has {metadata.num_rows} rows, its shapes have {rows}.")
+
+
+def _too_large(needed: str, max_bytes: int) -> ValueError:
+    return ValueError(
+        f"its tensors take {needed} bytes, more than max_bytes={max_bytes:,}. If "
+        "you know where it comes from: Explanation.load(path, max_bytes=...)."
+    )
 
 
 def _check_columns(schema: pa.Schema) -> None:
     """Refuse columns that are missing, there twice, or of another type."""
     for name, kind in _READ.items():
-        found = [str(field.type) for field in schema if field.name == name]
-        if found != [kind]:
-            came = " and ".join(found) or "missing"
+        kinds = [str(field.type) for field in schema if field.name == name]
+        if kinds != [kind]:
+            came = " and ".join(kinds) or "missing"
             raise ValueError(f"its column {name!r} is {came}, expected {kind}.")
 
 
@@ -312,39 +326,39 @@ def _columns(
     return {name: table[name] for name in _READ if name != "feature"}, feature
 
 
-def _restore(
-    part: Mapping[str, Any], columns: Mapping[str, pa.ChunkedArray]
+def _restored(
+    part: _Feature,
+    columns: Mapping[str, pa.ChunkedArray],
+    values: Tensor,
+    attributions: Tensor,
+    time: Tensor | None,
 ) -> tuple[FeatureRecord, Tensor]:
     """One feature's record and attributions from its rows and its padding."""
-    index = _numbers(columns["_index"])
-    shape, size = part["shape"], math.prod(part["shape"])
+    index, size = _numbers(columns["_index"]), math.prod(part.shape)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
         raise ValueError(f"rows stand outside of its {size} places.")
     mask = torch.zeros(size, dtype=torch.bool)
     mask[index] = True
+    if int(mask.sum()) != len(index) or len(values) != size - len(index):
+        raise ValueError("rows stand twice in it, or are missing.")
 
-    def fill(packed: Mapping[str, Any], numbers: Tensor) -> Tensor:
-        padding = unpack(packed)
-        if int(mask.sum()) != len(index) or len(padding) != size - len(index):
-            raise ValueError("rows stand twice in it, or are missing.")
+    def fill(padding: Tensor, numbers: Tensor) -> Tensor:
         real = numbers.to(padding.dtype)
         if not (padding.is_floating_point() or torch.equal(real.to(numbers), numbers)):
-            raise ValueError(f"its values are no {packed['dtype']}.")
+            raise ValueError(f"its values are no {padding.dtype}.")
         whole = torch.empty(size, dtype=padding.dtype)
         whole[~mask], whole[index] = padding, real
-        return whole.reshape(shape)
+        return whole.reshape(part.shape)
 
-    is_whole = "float" not in part["values"]["dtype"]
+    column = "value" if values.is_floating_point() else "_integer"
     record = FeatureRecord(
-        fill(part["values"], _numbers(columns["_integer" if is_whole else "value"])),
-        mask.reshape(shape),
-        None if part["time"] is None else unpack(part["time"]),
-        _words(part["vocabulary"]),
-        _words(part["columns"]),
+        fill(values, _numbers(columns[column])),
+        mask.reshape(part.shape),
+        time,
+        part.vocabulary,
+        part.columns,
     )
-    if "float" not in part["attributions"]["dtype"]:
-        raise ValueError("its attributions are whole numbers.")
-    return record, fill(part["attributions"], _numbers(columns["attribution"]))
+    return record, fill(attributions, _numbers(columns["attribution"]))
 
 
 def _numbers(column: pa.ChunkedArray) -> Tensor:
@@ -353,5 +367,31 @@ def _numbers(column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(column.to_numpy().copy())
 
 
-def _words(words: list[str] | None) -> tuple[str, ...] | None:
-    return None if words is None else tuple(words)
+def _check_sums(explanation: ExplanationData) -> None:
+    """Raise a ValueError where the attributions are not those of the outputs.
+
+    They add up to ``(f_input - f_baseline + delta) * rescale_factor``, to rounding, and
+    are numbers wherever that is one.
+    """
+    f_input, f_baseline, delta, factor = (
+        getattr(explanation, name).detach().to("cpu", torch.float64)
+        for name in PER_PATIENT
+    )
+    total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
+    digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
+    for tensor in (explanation.f_input, *explanation.attributions.values()):
+        digits = max(digits, torch.finfo(tensor.dtype).eps)
+    for tensor in explanation.attributions.values():
+        size = size + tensor.detach().to("cpu", torch.float64).abs().flatten(1).sum(1)
+    raw = f_input - f_baseline + delta
+    fits = (total - raw * factor).abs() <= 64 * digits * size
+    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        raise ValueError(
+            f"the attributions of {int(off.sum())} patient(s), such as "
+            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
+            "f_input, f_baseline, delta and rescale_factor it should be "
+            f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
+            "delta has to say what is missing or too much."
+        )

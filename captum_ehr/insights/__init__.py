@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batches import Batch
     from .bridge import captum_visualizer
-    from .features import CodeFeature, FeatureOutput, LabFeature, VisitFeature
     from .inline_frame import render
     from .page import ExportLimitError, save
+    from .readers import CodeFeature, FeatureOutput, LabFeature, VisitFeature
     from .server import PortInUseError, Server, serve
     from .visualizer import AttributionVisualizer
 
 _HOMES = {
     "AttributionVisualizer": "visualizer",
     "Batch": "batches",
-    "CodeFeature": "features",
+    "CodeFeature": "readers",
     "ExportLimitError": "page",
-    "FeatureOutput": "features",
-    "LabFeature": "features",
+    "FeatureOutput": "readers",
+    "LabFeature": "readers",
     "PortInUseError": "server",
     "Server": "server",
-    "VisitFeature": "features",
+    "VisitFeature": "readers",
     "captum_visualizer": "bridge",
     "render": "inline_frame",
     "save": "page",

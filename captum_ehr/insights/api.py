@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
+from .explainer import Setting
 from .page import cohort_piece, patient_piece, saved
-from .store import Setting
 from .views import sums_of
 
 if TYPE_CHECKING:

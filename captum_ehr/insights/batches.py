@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..adapter import (
-    EncodedBatch,
-    FeatureRecord,
-    PyHealthAdapter,
-    is_pyhealth_model,
-)
+from ..adapter import EncodedBatch, PyHealthAdapter, is_pyhealth_model
+from ..adapter.encoded import like
 from ..propagation import private_view
-from .features import BaseFeature
-from .heads import Head
+from .output_head import Head
+from .readers import BaseFeature
+from .sources import BLOCK, Grouping, PyHealthSource, Source
 
 
 class Batch:
@@ -55,8 +51,8 @@ class Batch:
     ) -> None:
         self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         self.labels = labels
-        given = () if additional_args is None else additional_args
-        self.additional_args = given if isinstance(given, tuple) else (given,)
+        args = () if additional_args is None else additional_args
+        self.additional_args = args if isinstance(args, tuple) else (args,)
         self.patient_ids = patient_ids
         self.times = dict(times or {})
         self.groups = dict(groups or {})
@@ -72,8 +68,8 @@ class Batch:
         return len(self.inputs[0])
 
 
-class BatchSource:
-    """Captum's way: any modules, classes by name, features, batches.
+class BatchSource(Source):
+    """Any modules, classes by name, features and batches.
 
     Args:
         models: Modules, called with the transformed inputs and additional arguments.
@@ -96,15 +92,23 @@ class BatchSource:
         score_func: Callable[[Tensor], Tensor] | None,
         most: int,
     ) -> None:
-        self.models: tuple[nn.Module, ...] = tuple(map(_own, models))
+        self.models = tuple(map(_as_function, models))
         self.features = tuple(features)
         self._classes = tuple(map(str, classes))
         self._score_func = score_func
-        self.scale = "logit"
-        patients = ((b, i) for b in batches for i in range(len(_fitting(b, features))))
-        self._places = list(islice(patients, most))
+        self._places: list[tuple[Batch, int]] = []
+        blocks = []
+        for batch in batches:
+            first = len(self._places)
+            end = min(first + len(_fitting(batch, features)), most)
+            starts = range(first, end, BLOCK)
+            blocks += [range(k, min(k + BLOCK, end)) for k in starts]
+            self._places += [(batch, row - first) for row in range(first, end)]
+            if end == most:
+                break
         if not self._places:
             raise ValueError("The dataset has no batch; there is nobody to show.")
+        super().__init__(blocks)
         self.ids = tuple(
             str(n) if b.patient_ids is None else str(b.patient_ids[i])
             for n, (b, i) in enumerate(self._places)
@@ -120,15 +124,11 @@ class BatchSource:
             )
             for name in sorted(names)
         }
-        count = max(1, *(len(one.baseline_transforms) for one in features))
-        plain = not any(one.baseline_transforms for one in features)
-        self.baselines = (
-            ("zero",)
-            if plain
-            else tuple(
-                "given" if count == 1 else f"given {k + 1}" for k in range(count)
-            )
-        )
+        counts = [len(feature.baseline_transforms) for feature in features]
+        several = tuple(f"given {k + 1}" for k in range(max(counts)))
+        self.baselines = several if len(several) > 1 else ("given",)
+        if not any(counts):
+            self.baselines = ("zero",)
 
     def head(self, model: int) -> Head:
         """How to read a model's outputs."""
@@ -146,71 +146,93 @@ class BatchSource:
             mode = "multilabel"
         return Head(mode, self._classes, scale)
 
-    def encode(self, rows: Sequence[int], model: int = 0) -> EncodedBatch:
-        """Some patients as the model takes them; of one length only if they are."""
-        places = [self._places[row] for row in rows]
+    def encode_block(self, block: range, model: int) -> EncodedBatch:
+        """Patients of one batch as the models take them."""
+        batch, start = self._places[block.start]
+        rows = slice(start, start + len(block))
         inputs, records = [], {}
-        for k, feature in enumerate(self.features):
-            data = [batch.inputs[k][i : i + 1] for batch, i in places]
-            inputs.append(_joined(feature, [_put(feature, one) for one in data]))
-            read = [
-                feature.record(one, _time(batch, feature.name, i))
-                for one, (batch, i) in zip(data, places)
-            ]
-            records[feature.name] = _record(feature, read)
-        args = [
-            [
-                arg[i : i + 1] if isinstance(arg, Tensor) and arg.dim() else arg
-                for arg in batch.additional_args
-            ]
-            for batch, i in places
-        ]
-        rest = tuple(
-            torch.cat(column) if isinstance(column[0], Tensor) else column[0]
-            for column in zip(*args)
+        for feature, x in zip(self.features, batch.inputs):
+            time = batch.times.get(feature.name)
+            inputs.append(feature.transform(x[rows]))
+            records[feature.name] = feature.record(
+                x[rows], None if time is None else time[rows]
+            )
+        args = tuple(
+            arg[rows] if isinstance(arg, Tensor) and arg.dim() else arg
+            for arg in batch.additional_args
         )
         masks = tuple(record.mask for record in records.values())
-        ids = tuple(self.ids[row] for row in rows)
-        return EncodedBatch(tuple(inputs), masks, rest, records, ids)
-
-    def chunks(self, rows: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Patients that can be encoded together, so many at a time at most."""
-        for _, group in groupby(rows, lambda row: id(self._places[row][0])):
-            same = list(group)
-            yield from (same[i : i + size] for i in range(0, len(same), size))
+        ids = self.ids[block.start : block.stop]
+        return EncodedBatch(tuple(inputs), masks, args, records, ids)
 
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
     ) -> tuple[Tensor, ...]:
         """A baseline of some patients, like ``encoded.inputs``; padding stays."""
         place = self.baselines.index(baseline)
-        made = []
+        references = []
         for feature, x, mask in zip(self.features, encoded.inputs, encoded.masks):
             raw = torch.zeros_like(x)
             if place < len(feature.baseline_transforms):
                 transform = feature.baseline_transforms[place]
-                raw = torch.cat([transform(one)[None] for one in x])
-            made.append(_where_real(mask.to(x.device), raw, x))
-        return tuple(made)
+                raw = torch.stack([transform(patient) for patient in x])
+            real = like(mask, x).to(x.device)
+            fits = all(m in (1, n) for m, n in zip(real.shape, x.shape))
+            fits = fits and real.dim() == x.dim()
+            references.append(torch.where(real, raw, x) if fits else raw)
+        return tuple(references)
 
     def score(self, encoded: EncodedBatch, model: int = 0) -> Tensor:
         """``(patients, outputs)``."""
-        module = self.models[model]
         with torch.no_grad():
-            found = module(*encoded.inputs, *encoded.additional_forward_args)
+            output = self.models[model](
+                *encoded.inputs, *encoded.additional_forward_args
+            )
             if self._score_func is not None:
-                found = self._score_func(found)
-        return found.reshape(len(encoded), -1)
+                output = self._score_func(output)
+        return output.reshape(len(encoded), -1)
 
 
-def _where_real(mask: Tensor, raw: Tensor, x: Tensor) -> Tensor:
-    """A baseline where something stands; padding stays the input's own."""
-    shaped = mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
-    fits = all(m in (1, n) for m, n in zip(shaped.shape, x.shape))
-    return torch.where(shaped, raw, x) if fits and shaped.dim() == x.dim() else raw
+def source_of(
+    models: Sequence[nn.Module],
+    classes: Any,
+    features: Sequence[BaseFeature] | BaseFeature | None,
+    dataset: Any,
+    score_func: Callable[[Tensor], Tensor] | None,
+    baselines: Sequence[str] | Mapping[str, Any] | None,
+    groups: Mapping[str, Grouping] | Sequence[str] | None,
+    most: int,
+) -> Source:
+    """The source that a visualizer's arguments mean.
+
+    Raises:
+        TypeError: If they are neither a PyHealth model and dataset nor classes,
+            features and batches.
+    """
+    if features is not None:
+        if dataset is None or classes is None or isinstance(classes, str):
+            raise TypeError(
+                "The long form takes classes (the name of each) and dataset (batches), "
+                f"got classes={classes!r} and dataset={dataset!r}."
+            )
+        several = [features] if isinstance(features, BaseFeature) else features
+        return BatchSource(models, classes, several, dataset, score_func, most)
+    if dataset is None:
+        dataset, classes = classes, None
+    inside = [getattr(model, "model", model) for model in models]
+    if not all(map(is_pyhealth_model, inside)) or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            "Give AttributionVisualizer(model, dataset) with a PyHealth model and its "
+            "sample dataset, or AttributionVisualizer(models, classes, features, "
+            "batches) as for Captum Insights."
+        )
+    offered = ("unk", "pad", "mean") if baselines is None else baselines
+    if not isinstance(offered, Mapping):
+        offered = {name: name for name in offered}
+    return PyHealthSource(models, dataset, offered, groups, classes)
 
 
-def _own(model: nn.Module) -> nn.Module:
+def _as_function(model: nn.Module) -> nn.Module:
     """The model as a function of tensors, in eval mode."""
     if isinstance(model, PyHealthAdapter):
         return model
@@ -227,49 +249,3 @@ def _fitting(batch: Batch, features: Sequence[BaseFeature]) -> Batch:
             f"{', '.join(feature.name for feature in features)}."
         )
     return batch
-
-
-def _put(feature: BaseFeature, data: Tensor) -> Tensor:
-    """One patient's data as the model takes them."""
-    one = data[0]
-    for transform in feature.input_transforms:
-        one = transform(one)
-    if not one.is_floating_point():
-        raise ValueError(
-            f"Feature {feature.name!r}: what the model is given has dtype {one.dtype}, "
-            "expected floating-point numbers; give input_transforms= that embeds ids."
-        )
-    return one.detach()[None]
-
-
-def _joined(feature: BaseFeature, parts: Sequence[Tensor]) -> Tensor:
-    if len({part.shape for part in parts}) > 1:
-        raise ValueError(
-            f"Feature {feature.name!r}: batches of different lengths cannot be put "
-            "together; explain their patients one at a time."
-        )
-    return torch.cat(list(parts))
-
-
-def _time(batch: Batch, name: str, place: int) -> Tensor | None:
-    return batch.times[name][place : place + 1] if name in batch.times else None
-
-
-def _record(feature: BaseFeature, read: Sequence[FeatureRecord]) -> FeatureRecord:
-    """Records of one patient each as one; each may have codes of its own."""
-    first = read[0]
-    if len(read) == 1:
-        return first
-    values, vocabulary = [one.values for one in read], first.vocabulary
-    if feature.is_token and feature.visualization_transform is not None:
-        vocabulary = tuple(word for one in read for word in one.vocabulary or ())
-        width = len(first.vocabulary or ())
-        values = [one + k * width for k, one in enumerate(values)]
-    times = [one.time for one in read if one.time is not None]
-    return FeatureRecord(
-        torch.cat(values),
-        torch.cat([one.mask for one in read]),
-        torch.cat(times) if len(times) == len(read) else None,
-        vocabulary,
-        first.columns,
-    )

@@ -1,14 +1,13 @@
-"""What ``captum-ehr insights`` shows: a user's own, or the demo's patients."""
+"""What ``captum-ehr insights`` shows, and how it is served."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ from .visualizer import AttributionVisualizer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ..demo.cohort import Cohort
 
 
 class StartError(Exception):
@@ -73,78 +70,25 @@ def load(spec: str) -> AttributionVisualizer:
     return AttributionVisualizer(*study)
 
 
-@contextmanager
-def demo(
-    console: Console,
-    *,
-    mimic3: Path | None = None,
-    patients: int = 500,
-    epochs: int | None = None,
-    seed: int = 0,
-) -> Iterator[AttributionVisualizer]:
-    """Train the demo's two models and give its held-out patients to look at.
-
-    Args:
-        console: Where to show progress.
-        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
-        patients: How many held-out patients, at most.
-        epochs: How long to train; the cohort's own default if None.
-        seed: Of everything that is drawn.
-
-    Yields:
-        The visualizer; with MIMIC-III, PyHealth's copies of the tables go when the
-        block ends.
-
-    Raises:
-        DemoError: If the data do not suffice.
-    """
-    from ..demo.mimic3 import mimic3_cohort
-    from ..demo.quiet import quiet
-    from ..demo.synthetic import synthetic_demo_cohort
-    from ..demo.training import MODELS, build_model, train
-
-    # Beside the work, because records may have to stay on the disk that was chosen.
-    with tempfile.TemporaryDirectory(
-        dir=Path.cwd() if mimic3 else None,
-        prefix=".pyhealth-",
-        ignore_cleanup_errors=True,
-    ) as scratch:
-        with quiet(), console.status("Loading PyHealth and the patients …") as status:
-            if mimic3 is None:
-                cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
-            else:
-                cohort = mimic3_cohort(mimic3, Path(scratch), patients, seed)
-            models = []
-            for name in MODELS:
-                status.update(f"Training {name} …")
-                models.append(build_model(name, cohort.dataset, seed))
-                length = epochs or cohort.epochs
-                train(models[-1], cohort, length, seed, lambda epoch, loss: None)
-        yield of_cohort(models, cohort)
-
-
 def show(
     console: Console,
-    source: str | None,
+    source: str | AbstractContextManager[AttributionVisualizer],
     *,
     port: int,
     address: str,
     hosts: Sequence[str] = (),
-    **options: Any,
 ) -> None:
-    """Serve a user's model, or the demo's, until the process is told to end.
+    """Serve patients until the process is told to end.
 
     Args:
         console: Where to print the address with its token.
-        source: ``module:function``, or None for the demo.
+        source: ``module:function``, or what gives a visualizer when it is entered.
         port: The port; 0 for a free one.
         address: The address to listen on.
         hosts: See :func:`captum_ehr.insights.serve`.
-        **options: See :func:`demo`.
 
     Raises:
         StartError: See :func:`load`.
-        DemoError: See :func:`demo`.
         PortInUseError: If the port is taken.
     """
     from .server import probe
@@ -152,10 +96,10 @@ def show(
     # Before minutes of training, not after.
     probe(address, port)
     with ExitStack() as stack:
-        if source is None:
-            visualizer = stack.enter_context(demo(console, **options))
-        else:
+        if isinstance(source, str):
             visualizer = load(source)
+        else:
+            visualizer = stack.enter_context(source)
         # The page says what is not exact; libraries' warnings would bury the address.
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         server = visualizer.serve(port=port, address=address, hosts=hosts)
@@ -169,25 +113,3 @@ def show(
         # Native code cannot be told to end, and Python aborts where it cuts it off.
         sys.stdout.flush()
         os._exit(0)
-
-
-def of_cohort(
-    models: list[Any], cohort: Cohort, **options: Any
-) -> AttributionVisualizer:
-    """The held-out patients of one of the demo's cohorts.
-
-    Args:
-        models: Trained on it.
-        cohort: Whose patients.
-        **options: More for the :class:`~captum_ehr.insights.AttributionVisualizer`.
-    """
-    return AttributionVisualizer(
-        models,
-        (f"no {cohort.outcome}", cohort.outcome),
-        dataset=cohort.held_out,
-        names=cohort.names,
-        readable=cohort.readable,
-        time_label=cohort.time_label,
-        title=cohort.title.replace("captum_ehr demo", "EHR Insights"),
-        **options,
-    )

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..adapter import PyHealthAdapter
 from ..scene.wording import NO_ANSWER, number, percent
-from .heads import Head
-from .store import Explanations
+from .explainer import Explanations
+from .output_head import Head
 from .views import plain
 
 #: Per patient the codes that stand in the record, as places in the list of codes.

@@ -17,7 +17,7 @@ from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
 from ..scene.palette import LOWERS, RAISES
 from ..visualization.html import patient_html, population_html, stylesheet
-from .store import Setting
+from .explainer import Setting
 from .views import remarks_of, rows_of, sums_of
 
 if TYPE_CHECKING:

@@ -1,19 +1,24 @@
-"""Where patients come from: a PyHealth dataset, or Captum's batches."""
+"""Where patients come from, for all that looks at them: one interface."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, PyHealthAdapter
-from .features import BaseFeature, CodeFeature, LabFeature, VisitFeature
-from .heads import Head
+from ..explanation.feature_record import column_names
+from .output_head import Head
+from .readers import BaseFeature, CodeFeature, LabFeature, VisitFeature
 
 #: One patient's value for a grouping: from the sample, or one per patient.
 type Grouping = Callable[[Mapping[str, Any]], Any] | Sequence[Any]
@@ -26,10 +31,40 @@ _MOST_GROUPS = 12
 BLOCK = 32
 
 
-class Source(Protocol):
-    """Patients, and the models that score them.
+class Cache[K: Hashable, V](LRUCache[K, V]):
+    """The values that were used last; safe to use from several threads.
 
     Args:
+        size: How many are kept, at least one.
+
+    Example:
+        >>> cache = Cache[str, int](1)
+        >>> cache["a"], cache["b"] = 1, 2
+        >>> cache.get("a"), cache.get("b")
+        (None, 2)
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(max(1, size))
+        self._lock = threading.Lock()
+
+    def get(self, key: K, default: Any = None) -> Any:
+        """A value, or the default where it is not kept (any more)."""
+        with self._lock:
+            return super().get(key, default)
+
+    def __setitem__(self, key: K, value: V) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+
+
+class Source(ABC):
+    """Patients in blocks, and the models that score them.
+
+    Patients of a block are padded alike, and only they can be encoded together; the
+    blocks that were encoded last are kept.
+
+    Attributes:
         models: What Captum's classes take, one or several.
         features: How each input is read.
         ids: Per patient, the identifier.
@@ -37,6 +72,10 @@ class Source(Protocol):
         groups: Per grouping, each patient's group.
         baselines: The names of the baselines.
         scale: Of the explained outputs: ``"logit"`` or ``"probability"``.
+
+    Args:
+        blocks: The patients of each block, one block after the other.
+        kept: How many encoded blocks are kept.
     """
 
     models: tuple[nn.Module, ...]
@@ -45,43 +84,62 @@ class Source(Protocol):
     labels: tuple[Any, ...]
     groups: dict[str, tuple[str, ...]]
     baselines: tuple[str, ...]
-    scale: str
+    scale: str = "logit"
 
+    def __init__(self, blocks: Sequence[range], kept: int = 4) -> None:
+        self._block_of = [block for block in blocks for _ in block]
+        self._encoded = Cache[tuple[int, int], EncodedBatch](kept)
+
+    @abstractmethod
     def head(self, model: int) -> Head:
         """How to read a model's outputs."""
-        ...
 
-    def encode(self, rows: Sequence[int], model: int = 0) -> EncodedBatch:
-        """Some patients as the model takes them."""
-        ...
+    @abstractmethod
+    def encode_block(self, block: range, model: int) -> EncodedBatch:
+        """All patients of a block as the model takes them."""
 
+    @abstractmethod
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
     ) -> tuple[Tensor, ...]:
         """A baseline of some patients, like ``encoded.inputs``."""
-        ...
+
+    def encode(self, rows: Sequence[int], model: int = 0) -> EncodedBatch:
+        """Some patients of one block, padded as the whole block is."""
+        block = self._block_of[rows[0]]
+        encoded = self._encoded.get((block.start, model))
+        if encoded is None:
+            encoded = self.encode_block(block, model)
+            self._encoded[block.start, model] = encoded
+        return encoded[[block.index(row) for row in rows]]
 
     def score(self, encoded: EncodedBatch, model: int = 0) -> Tensor:
         """``(patients, outputs)``."""
-        ...
+        with torch.no_grad():
+            output = self.models[model](
+                *encoded.inputs, *encoded.additional_forward_args
+            )
+        return output.reshape(len(encoded), -1)
 
     def chunks(self, rows: Sequence[int], size: int) -> Iterator[list[int]]:
         """Patients that can be encoded together, so many at a time at most."""
-        ...
+        for _, group in groupby(rows, lambda row: self._block_of[row].start):
+            same = list(group)
+            yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
-class PyHealthSource:
+class PyHealthSource(Source):
     """A PyHealth dataset and models over it.
-
-    Patients are taken in blocks of :data:`BLOCK`, in the dataset's order.
 
     Args:
         models: PyHealth models, or adapters of them.
-        dataset: A PyHealth sample dataset.
+        dataset: A PyHealth sample dataset, or a list of samples.
         baselines: By name, what :meth:`PyHealthAdapter.baseline` takes.
         groups: By name, a key of the samples, or see :data:`Grouping`; None for all
             keys with few different values.
         classes: Names of the classes, in the order of the label's vocabulary.
+        block: How many patients are padded together.
+        kept: How many encoded blocks are kept.
 
     Raises:
         ValueError: If there is nobody, or the models differ in their features.
@@ -92,41 +150,68 @@ class PyHealthSource:
         models: Sequence[nn.Module],
         dataset: Any,
         baselines: Mapping[str, Any],
-        groups: Mapping[str, Grouping] | Sequence[str] | None,
+        groups: Mapping[str, Grouping] | Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
+        block: int = BLOCK,
+        kept: int = 4,
     ) -> None:
-        adapters = [
-            one if isinstance(one, PyHealthAdapter) else PyHealthAdapter(one)
-            for one in models
+        count = len(dataset)
+        if not count:
+            raise ValueError("The dataset has no patients: there is nobody to show.")
+        super().__init__(
+            [range(k, min(k + block, count)) for k in range(0, count, block)], kept
+        )
+        self._adapters = [
+            model if isinstance(model, PyHealthAdapter) else PyHealthAdapter(model)
+            for model in models
         ]
-        keys = {adapter.feature_keys for adapter in adapters}
+        first = self._adapters[0]
+        keys = {adapter.feature_keys for adapter in self._adapters}
         if len(keys) > 1:
             raise ValueError(
                 f"The models read different features: {sorted(keys)}; give models of "
                 "one dataset and the same feature keys."
             )
-        self._samples = [dataset[i] for i in range(len(dataset))]
-        if not self._samples:
-            raise ValueError("The dataset is empty; there is nobody to show.")
-        self.models: tuple[nn.Module, ...] = tuple(adapters)
-        self.features = _features(adapters[0], self._samples[0])
-        self.scale = adapters[0].scale
+        self.models = tuple(self._adapters)
+        self.scale = first.scale
+        self._samples = [dataset[row] for row in range(count)]
         self.ids = tuple(
-            str(sample.get("patient_id", i)) for i, sample in enumerate(self._samples)
+            str(sample.get("patient_id", row))
+            for row, sample in enumerate(self._samples)
         )
-        labels = getattr(adapters[0].model, "label_keys", ())
+        labels = getattr(first.model, "label_keys", ())
         self.labels = tuple(
             sample.get(labels[0]) if labels else None for sample in self._samples
         )
-        taken = {*adapters[0].feature_keys, *labels, "patient_id"}
+        taken = {*first.feature_keys, *labels, "patient_id"}
         self.groups = _groups(self._samples, groups, taken)
         self._classes = None if classes is None else tuple(map(str, classes))
         self._baselines = dict(baselines)
         self.baselines = tuple(baselines)
 
+    def adapter(self, model: int) -> PyHealthAdapter:
+        """A model's adapter."""
+        return self._adapters[model]
+
+    @cached_property
+    def features(self) -> tuple[BaseFeature, ...]:  # type: ignore[override]
+        """What PyHealth's processors say of the features, in Captum's classes."""
+        readers: list[BaseFeature] = []
+        records = self.encode([0]).features
+        for feature in self._adapters[0].features:
+            key, record = feature.key, records[feature.key]
+            if feature.embedding is None:
+                readers.append(LabFeature(key, column_names(key, record)))
+                continue
+            ids = range(int(record.values.max()) + 1)
+            kind = VisitFeature if record.values.dim() > 2 else CodeFeature
+            words = feature.vocabulary or tuple(map(str, ids))
+            readers.append(kind(key, words, pad=feature.special("<pad>", 0)))
+        return tuple(readers)
+
     def head(self, model: int) -> Head:
         """How to read a model's outputs."""
-        adapter = self._adapter(model)
+        adapter = self._adapters[model]
         mode = adapter.mode or "regression"
         names = [str(k) for k, _ in sorted(adapter.labels.items(), key=lambda p: p[1])]
         if mode == "regression" or not names:
@@ -139,91 +224,38 @@ class PyHealthSource:
             )
         return Head(mode, self._classes or tuple(names), adapter.scale)
 
-    def encode(self, rows: Sequence[int], model: int = 0) -> EncodedBatch:
-        """Some patients of one block, padded as the whole block is."""
+    def encode_block(self, block: range, model: int) -> EncodedBatch:
+        """All patients of a block as the model takes them."""
         from pyhealth.datasets.utils import collate_fn_dict_with_padding
 
-        start = rows[0] // BLOCK * BLOCK
-        block = self._samples[start : start + BLOCK]
-        batch = collate_fn_dict_with_padding(block)
-        return _picked(
-            self._adapter(model).encode(batch), [row - start for row in rows]
-        )
+        samples = self._samples[block.start : block.stop]
+        return self._adapters[model].encode(collate_fn_dict_with_padding(samples))
 
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
     ) -> tuple[Tensor, ...]:
         """A baseline of some patients, like ``encoded.inputs``."""
-        return self._adapter(model).baseline(encoded, self._baselines[baseline])
-
-    def score(self, encoded: EncodedBatch, model: int = 0) -> Tensor:
-        """``(patients, outputs)``."""
-        with torch.no_grad():
-            adapter = self._adapter(model)
-            scores: Tensor = adapter(*encoded.inputs, *encoded.additional_forward_args)
-        return scores.reshape(len(encoded), -1)
-
-    def chunks(self, rows: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Patients of one block each, so many at a time at most."""
-        for _, group in groupby(rows, lambda row: row // BLOCK):
-            same = list(group)
-            yield from (same[i : i + size] for i in range(0, len(same), size))
-
-    def _adapter(self, model: int) -> PyHealthAdapter:
-        adapter = self.models[model]
-        assert isinstance(adapter, PyHealthAdapter)
-        return adapter
+        return self._adapters[model].baseline(encoded, self._baselines[baseline])
 
 
-def _picked(encoded: EncodedBatch, places: Sequence[int]) -> EncodedBatch:
-    """Some patients of a batch, padded as they were."""
-    index = torch.tensor(places)
+def called(ids: Sequence[str], deidentify: bool) -> tuple[str, ...]:
+    """What patients are called, each by a name of its own.
 
-    def pick(tensor: Tensor) -> Tensor:
-        return tensor[index.to(tensor.device)]
-
-    features = {
-        key: replace(
-            record,
-            values=pick(record.values),
-            mask=pick(record.mask),
-            time=None if record.time is None else pick(record.time),
-        )
-        for key, record in encoded.features.items()
-    }
-    return EncodedBatch(
-        tuple(map(pick, encoded.inputs)),
-        tuple(map(pick, encoded.masks)),
-        tuple(map(pick, encoded.additional_forward_args)),
-        features,
-        tuple(encoded.patient_ids[place] for place in places),
-    )
-
-
-def _features(
-    adapter: PyHealthAdapter, sample: Mapping[str, Any]
-) -> tuple[BaseFeature, ...]:
-    """What PyHealth's processors say of the features, in Captum's classes."""
-    made: list[BaseFeature] = []
-    for feature in adapter.features:
-        value = feature.read(_batched(sample[feature.key]))["value"]
-        assert value is not None
-        if feature.embedding is not None:
-            words = feature.vocabulary or tuple(map(str, range(int(value.max()) + 1)))
-            kind = VisitFeature if value.dim() > 2 else CodeFeature
-            made.append(kind(feature.key, words, pad=feature.special("<pad>", 0)))
-            continue
-        width = value.shape[-1] if value.dim() > 1 else 1
-        names = feature.columns or [f"{feature.key}[{i}]" for i in range(width)]
-        made.append(LabFeature(feature.key, names))
-    return tuple(made)
-
-
-def _batched(entry: Any) -> Any:
-    """A sample's entry as a batch of one."""
-    if isinstance(entry, (tuple, list)):
-        return tuple(None if part is None else part.unsqueeze(0) for part in entry)
-    return entry.unsqueeze(0)
+    Args:
+        ids: Their identifiers; a patient's second record says that it is.
+        deidentify: Call them by numbers that say nothing, not even their order.
+    """
+    if deidentify:
+        numbers = list(range(1, len(ids) + 1))
+        random.SystemRandom().shuffle(numbers)
+        width = len(str(len(ids)))
+        return tuple(f"patient {number:0{width}d}" for number in numbers)
+    seen: Counter[str] = Counter()
+    names = []
+    for name in ids:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(names)
 
 
 def _groups(
@@ -233,20 +265,20 @@ def _groups(
 ) -> dict[str, tuple[str, ...]]:
     """Per grouping, each sample's group in words."""
     if groups is None:
-        found = {key for sample in samples for key in sample} - taken
-        groups = [key for key in sorted(found) if _is_grouping(samples, key)]
+        keys = {key for sample in samples for key in sample} - taken
+        groups = [key for key in sorted(keys) if _is_grouping(samples, key)]
     if not isinstance(groups, Mapping):
         groups = {key: partial(_entry, key) for key in groups}
-    made = {}
-    for name, how in groups.items():
-        values = [how(sample) for sample in samples] if callable(how) else list(how)
+    words = {}
+    for name, group in groups.items():
+        values = list(map(group, samples)) if callable(group) else list(group)
         if len(values) != len(samples):
             raise ValueError(
                 f"groups[{name!r}] has {len(values)} entries, expected "
                 f"{len(samples)}: one per patient."
             )
-        made[name] = tuple(map(str, values))
-    return made
+        words[name] = tuple(map(str, values))
+    return words
 
 
 def _entry(key: str, sample: Mapping[str, Any]) -> Any:
@@ -256,6 +288,6 @@ def _entry(key: str, sample: Mapping[str, Any]) -> Any:
 def _is_grouping(samples: Sequence[Mapping[str, Any]], key: str) -> bool:
     """Whether a key's values are few words or whole numbers."""
     values = [sample.get(key) for sample in samples]
-    if not all(isinstance(one, (str, int, bool)) for one in values):
+    if not all(isinstance(value, (str, int, bool)) for value in values):
         return False
     return 1 < len(set(values)) <= min(_MOST_GROUPS, len(samples) - 1)

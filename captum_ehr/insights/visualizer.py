@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ from torch import Tensor, nn
 
 from ..explanation import Explanation
 from ..scene import PatientScene
-from .features import BaseFeature
-from .forms import long_form, short_form
+from .batches import source_of
+from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
-from .outputs import VisualizationOutput, output_of
+from .output_head import VisualizationOutput, output_of
 from .overview import overview_of
-from .sources import Grouping, PyHealthSource
-from .store import Explanations, Recent, Setting
+from .readers import BaseFeature
+from .sources import Cache, Grouping, PyHealthSource, called
 from .views import part_of, remarks_of, scene_of, sums_of, view_of
 
 if TYPE_CHECKING:
@@ -94,26 +93,26 @@ class AttributionVisualizer:
         max_patients: int = 10_000,
         cache_size: int = 2_000,
     ) -> None:
-        given = [models] if isinstance(models, nn.Module) else list(models)
-        if features is None:
-            if dataset is None:
-                dataset, classes = classes, None
-            source = short_form(given, classes, dataset, baselines, groups)
-        else:
-            several = [features] if isinstance(features, BaseFeature) else features
-            source = long_form(
-                given, classes, several, dataset, score_func, max_patients
-            )
+        source = source_of(
+            [models] if isinstance(models, nn.Module) else list(models),
+            classes,
+            features,
+            dataset,
+            score_func,
+            baselines,
+            groups,
+            max_patients,
+        )
         self.title = title
         self.time_label = time_label
         self.methods = methods_of(methods, isinstance(source, PyHealthSource))
         self.deidentified = deidentify
-        ids = _numbers(len(source.ids)) if deidentify else _apart(source.ids)
+        ids = called(source.ids, deidentify)
         self._source = source
         self._explanations = Explanations(
             source, self.methods, names or {}, ids, readable, cache_size
         )
-        self._parts = Recent[tuple[int, Setting], dict[str, Any]](50 * cache_size)
+        self._parts = Cache[tuple[int, Setting], dict[str, Any]](50 * cache_size)
         self._overview: dict[str, Any] | None = None
         self._places: dict[tuple[str, str], int] = {}
 
@@ -271,11 +270,11 @@ class AttributionVisualizer:
                 "deidentified": self.deidentified,
                 "methods": [
                     {
-                        "name": one.name,
-                        "adds_up": one.adds_up,
-                        "quick": one.together > 8,
+                        "name": method.name,
+                        "adds_up": method.adds_up,
+                        "quick": method.together > 8,
                     }
-                    for one in self.methods.values()
+                    for method in self.methods.values()
                 ],
                 "baselines": {name: self.baselines_of(name) for name in self.methods},
                 **overview_of(self._explanations),
@@ -299,13 +298,12 @@ class AttributionVisualizer:
         self.overview()
         rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
-        found = {row: self._parts.get((row, setting)) for row in rows}
-        missing = [row for row, part in found.items() if part is None]
-        for row, one in zip(missing, self._explanations.many(missing, setting)):
-            part = part_of(one, adds_up, self._places)
-            self._parts.put((row, setting), part)
-            found[row] = part
-        return {row: part for row, part in found.items() if part is not None}
+        parts = {row: self._parts.get((row, setting)) for row in rows}
+        missing = [row for row, part in parts.items() if part is None]
+        for row, explanation in zip(missing, self._explanations.many(missing, setting)):
+            part = part_of(explanation, adds_up, self._places)
+            parts[row] = self._parts[row, setting] = part
+        return {row: part for row, part in parts.items() if part is not None}
 
     def cohort(
         self,
@@ -357,15 +355,20 @@ class AttributionVisualizer:
         """
         rows = range(min(4, len(self))) if patients is None else map(self.row, patients)
         models = range(len(self._source.models))
-        return [
-            [
-                output_of(
-                    self._explanations, row, self.setting(method, target, baseline, one)
-                )
-                for one in models
-            ]
-            for row in rows
-        ]
+        settings = [self.setting(method, target, baseline, model) for model in models]
+        return [[self._output(row, setting) for setting in settings] for row in rows]
+
+    def _output(self, row: int, setting: Setting) -> VisualizationOutput:
+        source, model = self._source, setting.model
+        return output_of(
+            self._explanations.one(row, setting),
+            source.encode([row], model),
+            source.features,
+            self._explanations.heads[model],
+            self._explanations.scores(model)[row],
+            source.labels[row],
+            model,
+        )
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write one self-contained HTML page; see :func:`captum_ehr.insights.save`."""
@@ -384,21 +387,3 @@ class AttributionVisualizer:
         from .inline_frame import render
 
         return render(self, **options)
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    """Names that say nothing, not even the order of the dataset."""
-    numbers = list(range(1, count + 1))
-    random.SystemRandom().shuffle(numbers)
-    width = len(str(count))
-    return tuple(f"patient {one:0{width}d}" for one in numbers)
-
-
-def _apart(ids: Sequence[str]) -> tuple[str, ...]:
-    """Identifiers that are each given once: a patient's second record says so."""
-    seen: dict[str, int] = {}
-    made = []
-    for one in ids:
-        seen[one] = seen.get(one, 0) + 1
-        made.append(one if seen[one] == 1 else f"{one} ({seen[one]})")
-    return tuple(made)

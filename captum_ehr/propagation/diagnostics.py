@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,11 +70,15 @@ class Diagnostics:
             that changes nothing.
         cancellation: ``Σ|attributions| / |f(x) - f(x0)|``, the largest of all
             patients': 1 where nothing cancels; 0 if it was not worked out.
+        rewrites: What ran in a faster form of its own in place of the model's code,
+            by name; it gives the same numbers.
 
     Example:
         >>> report = Diagnostics((Operation("gelu", "elementwise", 2),))
         >>> report.exact, report.fallbacks
         (True, ())
+        >>> (report + report).operations[0].calls
+        4
     """
 
     operations: tuple[Operation, ...] = ()
@@ -81,6 +86,7 @@ class Diagnostics:
     notes: tuple[str, ...] = field(default=())
     structure: tuple[Structure, ...] = field(default=())
     cancellation: float = 0.0
+    rewrites: tuple[str, ...] = ()
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -91,6 +97,26 @@ class Diagnostics:
     def exact(self) -> bool:
         """True when nothing fell back and there is nothing to report."""
         return not self.fallbacks and not self.messages
+
+    def __add__(self, other: Diagnostics) -> Diagnostics:
+        """One account of two batches, or two slices of one."""
+        if not isinstance(other, Diagnostics):
+            return NotImplemented
+        both = self, other
+        calls: Counter[tuple[str, str, bool]] = Counter()
+        for op in (*self.operations, *other.operations):
+            calls[op.name, op.rule, op.exact] += op.calls
+        return Diagnostics(
+            tuple(
+                Operation(name, rule, count, exact)
+                for (name, rule, exact), count in sorted(calls.items())
+            ),
+            tuple(dict.fromkeys(m for report in both for m in report.messages)),
+            tuple(dict.fromkeys(note for report in both for note in report.notes)),
+            tuple(dict.fromkeys(kept for report in both for kept in report.structure)),
+            max(report.cancellation for report in both),
+            tuple(dict.fromkeys(name for report in both for name in report.rewrites)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON."""
@@ -105,4 +131,5 @@ class Diagnostics:
             tuple(data.get("notes", ())),
             tuple(Structure(**kept) for kept in data.get("structure", ())),
             float(data.get("cancellation", 0.0)),
+            tuple(data.get("rewrites", ())),
         )

@@ -38,6 +38,22 @@ def strongest_places(strengths: Sequence[float], most: int) -> list[int]:
     return sorted(ranked[:most])
 
 
+def with_room(
+    places: Sequence[float], strengths: Sequence[float], room: float
+) -> set[int]:
+    """Which of some numbers can be written without meeting, the strongest first.
+
+    Example:
+        >>> with_room([0.0, 1.0, 5.0], [1.0, 3.0, 2.0], 2.0)
+        {1, 2}
+    """
+    chosen: set[int] = set()
+    for i in sorted(range(len(places)), key=lambda i: -strengths[i]):
+        if all(abs(places[i] - places[j]) >= room for j in chosen):
+            chosen.add(i)
+    return chosen
+
+
 def cut[T](items: Sequence[T], most: int) -> tuple[Sequence[T], Sequence[T]]:
     """The first items and the others; one alone is not worth leaving out.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from captum_ehr.explanation.rows import build_rows, frame_of
+from captum_ehr.explanation.frame import build_rows, frame_of
 
 from .wording import number
 
@@ -181,16 +181,16 @@ class Band(Items):
         return sorted(lines, key=lambda line: -line.strength)
 
 
-def bands_of(one: Explanation, ranges: Ranges) -> tuple[Band, ...]:
+def bands_of(explanation: Explanation, ranges: Ranges) -> tuple[Band, ...]:
     """The features of the one patient of an explanation; padding is nowhere."""
-    rows = build_rows(one)
+    rows = build_rows(explanation)
     frame = frame_of(rows)
     # Where the times of a feature are gaps since the visit before, and no clock,
     # those of the others may be too.
     if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
         frame["time"] = math.nan
     bands = []
-    for key, record in one.features.items():
+    for key, record in explanation.features.items():
         part = frame[frame["feature"] == key]
         if not len(part):
             continue
@@ -209,12 +209,12 @@ def bands_of(one: Explanation, ranges: Ranges) -> tuple[Band, ...]:
 
 def _items(rows: pd.DataFrame, ranges: Ranges) -> list[Item]:
     """The codes or values of one feature."""
-    columns = ("feature", "code", "name", "attribution", "value")
+    columns = ("feature", "code", "name", "attribution", "value", "unit")
     unknown = (-math.inf, math.inf)
     known = zip(*(rows[column].tolist() for column in columns), strict=True)
     return [
-        Item(*words, unit or "", ranges.get(words[:2], unknown))
-        for words, unit in zip(known, rows["unit"].tolist(), strict=True)
+        Item(key, code, name, size, value, unit or "", ranges.get((key, code), unknown))
+        for key, code, name, size, value, unit in known
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class PatientScene:
         baseline: The reference in words; empty where unknown.
         f_input, f_baseline, delta, relative_delta, total: As in the explanation.
         probabilities: At the baseline and at the input, where one logit is known to
-            have them.
+            have them; NaN where one is not known.
         bands: Per feature, in the explanation's order; empty ones are left out.
         visits: The codes of all features by visit, in order.
         scale: The colours, shared by codes and values.
@@ -187,9 +187,9 @@ class PatientScene:
 
     def output_words(self, end: Literal["input", "baseline"]) -> str:
         """f(x) or f(x0), with its probability where it has one."""
-        value = self.f_input if end == "input" else self.f_baseline
-        share = (self.probabilities or (math.nan, math.nan))[end == "input"]
-        words = output_value(value)
+        is_input = end == "input"
+        words = output_value(self.f_input if is_input else self.f_baseline)
+        share = self.probabilities[is_input] if self.probabilities else math.nan
         return words if math.isnan(share) else f"{words} ({percent(share)})"
 
 
@@ -222,33 +222,33 @@ def patient_scene(
         >>> scene.verdict.text, [band.feature for band in scene.bands]
         ('adds up; there are remarks', ['conditions', 'labs'])
     """
-    one = explanation[patient]
-    bands = bands_of(one, ranges or {})
-    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
-    probabilities = None
-    if has_probability(one) and math.isfinite(at_input) and math.isfinite(at_baseline):
-        probabilities = probability(at_baseline), probability(at_input)
+    explanation = explanation[patient]
+    bands = bands_of(explanation, ranges or {})
+    names = ("f_input", "f_baseline", "delta", "relative_delta", "total")
+    numbers: dict[str, Any] = {
+        name: float(getattr(explanation, name)[0]) for name in names
+    }
+    ends, shares = (numbers["f_baseline"], numbers["f_input"]), None
+    if has_probability(explanation) and all(map(math.isfinite, ends)):
+        shares = probability(ends[0]), probability(ends[1])
+    patient_id, output = explanation.patient_ids[0], output_word(explanation)
+    target = f"{output} of {target_words(explanation)}"
     return PatientScene(
-        patient_id=one.patient_ids[0],
-        model=one.model_name,
-        output=output_word(one),
-        target=one.target_label(0),
-        baseline=one.baseline,
-        f_input=at_input,
-        f_baseline=at_baseline,
-        delta=float(one.delta[0]),
-        relative_delta=float(one.relative_delta[0]),
-        total=float(one.total[0]),
-        probabilities=probabilities,
+        patient_id=patient_id,
+        model=explanation.model_name,
+        output=output,
+        target=explanation.target_label(0),
+        baseline=explanation.baseline,
+        probabilities=shares,
         bands=bands,
         visits=visits_of(bands),
         scale=ColorScale.of(item.attribution for b in bands for item in b.items),
         axis=_axis(bands, time_label),
-        verdict=verdict_of(one, adds_up),
-        head=f"{shorten(one.patient_ids[0], 40)} | {model_words(one)}"
-        f"{output_word(one)} of {target_words(one)}",
-        remark=tuple(first_remark(one)),
+        verdict=verdict_of(explanation, adds_up),
+        head=f"{shorten(patient_id, 40)} | {model_words(explanation)}{target}",
+        remark=tuple(first_remark(explanation)),
         time_label=time_label,
+        **numbers,
     )
 
 

@@ -146,8 +146,8 @@ def population_scene(
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> scene = population_scene(DeepLiftEHR(model).explain(batch), k=2)
-        >>> [(one.code, one.patients) for one in scene.codes], scene.code_count
-        ([('E11.9', 3), ('I50.9', 3)], 7)
+        >>> [code.code for code in scene.codes]
+        ['E11.9', 'I50.9']
     """
     table = strongest(explanation)
     samples, relative = len(explanation), explanation.relative_delta

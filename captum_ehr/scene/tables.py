@@ -16,7 +16,7 @@ from .wording import code_labels, number, shorten
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
-    from captum_ehr.explanation.grouping import Grouping
+    from captum_ehr.explanation.labels import Grouping
 
 _NOWHERE, _TIMED, _VISIT, _STEP = range(4)
 
@@ -31,16 +31,16 @@ class WaterfallBar:
     Args:
         label: What to call it.
         attribution: How far it moves the output.
-        kind: ``"shown"``, the ``"rest"``, or what is ``"missing"``.
+        kind: A ``"sum"``, that of the ``"rest"``, or what is ``"missing"``.
     """
 
     label: str
     attribution: float
-    kind: Literal["shown", "rest", "missing"] = "shown"
+    kind: Literal["sum", "rest", "missing"] = "sum"
 
 
 def waterfall_bars(
-    one: Explanation,
+    explanation: Explanation,
     by: str,
     mapping: Grouping | None,
     k: int,
@@ -49,34 +49,37 @@ def waterfall_bars(
     """The sums of one patient: the strongest, the rest, and what does not add up.
 
     Args:
-        one: An explanation of one patient.
+        explanation: Of one patient.
         by: What a bar is: a ``"code"``, ``"visit"`` or ``"feature"``.
         mapping: Groups in place of codes.
         k: The most bars before the rest is one.
         time_label: What to call the time of a visit.
     """
     if mapping is not None:
-        table = one.by_group(mapping)
+        table = explanation.by_group(mapping)
         labels = code_labels(table)
     elif by == "code":
-        table = one.by_code()
+        table = explanation.by_code()
         labels = [
             f"{label} ×{count}" if count > 1 else label
             for label, count in zip(code_labels(table), table["count"], strict=True)
         ]
     elif by == "visit":
-        table = one.by_visit()
+        table = explanation.by_visit()
         labels = _visit_labels(table, time_label)
     else:
-        table = one.by_feature()
+        table = explanation.by_feature()
         labels = [shorten(feature, 44) for feature in table["feature"]]
     sizes = table["attribution"].tolist()
-    shown = strongest_places(list(map(abs, sizes)), k)
-    bars = [WaterfallBar(labels[i], sizes[i]) for i in shown]
-    rest = [size for i, size in enumerate(sizes) if i not in shown]
+    places = strongest_places(list(map(abs, sizes)), k)
+    bars = [WaterfallBar(labels[i], sizes[i]) for i in places]
+    rest = [size for i, size in enumerate(sizes) if i not in places]
     if rest:
         bars.append(WaterfallBar(f"{len(rest)} more", math.fsum(rest), "rest"))
-    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
+    at_input, at_baseline = (
+        float(explanation.f_input[0]),
+        float(explanation.f_baseline[0]),
+    )
     change = at_input - at_baseline
     missing = change - math.fsum(sizes)
     scale = max(abs(at_input), abs(at_baseline))
@@ -118,19 +121,19 @@ class Grid:
 
 
 def heatmap_grid(
-    one: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
+    explanation: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
 ) -> Grid:
     """One patient's table, with what is beyond the limits added up at its end.
 
     Args:
-        one: An explanation of one patient.
+        explanation: Of one patient.
         frame: Its rows that are to be shown.
         by: What a row is: a ``"feature"`` or ``"code"``.
         k: The most rows before the rest is one.
         max_visits: The most columns before the rest is one.
     """
     keys = ["feature", "code"] if by == "code" else ["feature"]
-    places = _places(one, frame)
+    places = _places(explanation, frame)
     columns = sorted(set(places))
     column_of = {place: i for i, place in enumerate(columns)}
     frame = frame.assign(
@@ -150,17 +153,17 @@ def heatmap_grid(
         rows.sort(key=lambda row: -strength[row])
     cells, labels = _folded(cells, labels, rows)
     strength = np.nansum(np.abs(cells), axis=0)
-    shown = strongest_places(strength.tolist(), max_visits)
-    across, words = _folded(cells.T, _column_words(columns), shown)
+    visits = strongest_places(strength.tolist(), max_visits)
+    across, words = _folded(cells.T, _column_words(columns), visits)
     # What is not shown may be much: it takes no colour from the others.
-    scale = ColorScale.of(across.T[: len(rows), : len(shown)].ravel().tolist())
+    scale = ColorScale.of(across.T[: len(rows), : len(visits)].ravel().tolist())
     is_timed = any(kind == _TIMED for kind, *_ in columns)
     return Grid(across.T, labels, words, scale, is_timed)
 
 
-def _places(one: Explanation, frame: pd.DataFrame) -> list[_Place]:
+def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:
     """The column of each row: its time, else its visit, else its feature's own step."""
-    tokens = {key for key, record in one.features.items() if record.is_token}
+    tokens = {key for key, record in explanation.features.items() if record.is_token}
     visits = frame["visit"].astype("float64").to_numpy(na_value=math.nan)
     places: list[_Place] = []
     for feature, visit, time in zip(
@@ -191,11 +194,11 @@ def _column_words(places: Sequence[_Place]) -> list[str]:
 
 
 def _folded(
-    cells: np.ndarray, labels: Sequence[str], shown: Sequence[int]
+    cells: np.ndarray, labels: Sequence[str], places: Sequence[int]
 ) -> tuple[np.ndarray, list[str]]:
     """The shown rows, and all others as one, with the sums that they have."""
-    rest = [i for i in range(len(cells)) if i not in set(shown)]
-    kept, words = cells[list(shown)], [labels[i] for i in shown]
+    rest = [i for i in range(len(cells)) if i not in set(places)]
+    kept, words = cells[list(places)], [labels[i] for i in places]
     if not rest:
         return kept, words
     empty = np.isnan(cells[rest]).all(axis=0)

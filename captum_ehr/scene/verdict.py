@@ -52,30 +52,33 @@ class Verdict:
         return SIGNS[self.status]
 
 
-def verdict_of(one: Explanation, adds_up: bool = True) -> Verdict:
+def verdict_of(explanation: Explanation, adds_up: bool = True) -> Verdict:
     """The verdict on an explanation of one patient.
 
     Args:
-        one: An explanation of one patient.
+        explanation: Of one patient.
         adds_up: Whether the method promises that attributions add up.
     """
-    report = one.diagnostics
-    cancelled = cancels(one) if adds_up else ""
+    report = explanation.diagnostics
+    cancelled = cancels(explanation) if adds_up else ""
     operations = tuple(dict.fromkeys(report.fallbacks))
     first = sorted(report.messages, key=lambda message: "not add up" not in message)
     messages = (*first, *report.notes, *filter(None, [cancelled]))
-    status, text = _status(one, adds_up, ", ".join(operations), bool(messages))
+    status, text = _status(explanation, adds_up, ", ".join(operations), bool(messages))
     return Verdict(status, text, operations, messages)
 
 
 def _status(
-    one: Explanation, adds_up: bool, operations: str, has_messages: bool
+    explanation: Explanation, adds_up: bool, operations: str, has_messages: bool
 ) -> tuple[Status, str]:
-    relative = float(one.relative_delta[0])
-    at_input, at_baseline = float(one.f_input[0]), float(one.f_baseline[0])
+    relative = float(explanation.relative_delta[0])
+    at_input, at_baseline = (
+        float(explanation.f_input[0]),
+        float(explanation.f_baseline[0]),
+    )
     change = abs(at_input - at_baseline)
     # Of a change that is itself rounding, any residual is a large part.
-    small = abs(float(one.delta[0])) <= 1e-6 * max(1.0, change)
+    small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
     if not math.isfinite(change):
         where = "the baseline" if math.isfinite(at_input) else "this patient"
         return "unanswered", f"no answer: the model's output for {where} is no number"

@@ -22,24 +22,14 @@ def _written(value: float, form: str) -> str:
     return format(value, form).replace("-", MINUS)
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 4) -> str:
     """A raw value as a clinician writes it: four significant digits.
 
     Example:
-        >>> number(98.60000038), number(0.0), number(float("nan"))
-        ('98.6', '0', 'not a number')
+        >>> number(98.60000038), number(0.0), number(float("nan")), number(-0.123, 2)
+        ('98.6', '0', 'not a number', '−0.12')
     """
-    return NO_NUMBER if math.isnan(value) else _written(value, ".4g")
-
-
-def short(value: float) -> str:
-    """The end of a scale: two significant digits.
-
-    Example:
-        >>> short(0.12345), short(12.0)
-        ('0.12', '12')
-    """
-    return _written(value, ".2g")
+    return NO_NUMBER if math.isnan(value) else _written(value, f".{digits}g")
 
 
 def signed(attribution: float, digits: int = 2) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_ehr.adapter.records import FeatureKeyError
-from captum_ehr.explanation.rows import codes_of
+from captum_ehr.explanation.feature_record import FeatureKeyError, codes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,18 +26,21 @@ type Ranges = Mapping[str, Range | Mapping[str, Range]]
 
 def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
     """The explanation of the one patient that is to be shown."""
-    one = explanation if patient is None else explanation[patient]
-    if len(one) == 1:
-        return one
-    if patient is None:
-        some = f", such as 0 or {one.patient_ids[0]!r}" if len(one) else ""
+    count = len(explanation)
+    if patient is not None:
+        explanation = explanation[patient]
+        if len(explanation) == 1:
+            return explanation
         raise ValueError(
-            f"this picture is of one patient and the explanation has {len(one)}; say "
-            f"which with patient: an index or an identifier{some}."
+            f"patient {patient!r} has {len(explanation)} samples in this explanation "
+            "and the picture is of one; give its index."
         )
+    if count == 1:
+        return explanation
+    some = f", such as 0 or {explanation.patient_ids[0]!r}" if count else ""
     raise ValueError(
-        f"patient {patient!r} has {len(one)} samples in this explanation and the "
-        "picture is of one; give its index."
+        f"this picture is of one patient and the explanation has {count}; say which "
+        f"with patient: an index or an identifier{some}."
     )
 
 

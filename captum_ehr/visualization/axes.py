@@ -59,14 +59,7 @@ def axes_size(ax: Axes) -> tuple[float, float]:
 def own_axes(
     widths: Sequence[float], height: float, margins: Margins, gap: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A new figure around axes of given sizes, side by side.
-
-    Args:
-        widths: Of each of the axes, in inches.
-        height: Of all of them, in inches.
-        margins: Around them.
-        gap: Between them, in inches.
-    """
+    """A new figure around axes side by side; all sizes in inches."""
     left, right, top, bottom = margins
     inner = sum(widths) + gap * (len(widths) - 1)
     wide = left + max(inner + right, _TITLE)
@@ -101,14 +94,7 @@ def strip(ax: Axes, *sides: str) -> None:
 
 
 def write_title(ax: Axes, head: str, lines: Sequence[str], above: float = 0.0) -> None:
-    """A heading and lines of smaller text below it, over the axes.
-
-    Args:
-        ax: The axes.
-        head: The heading.
-        lines: The smaller text.
-        above: The points to leave free between it and the axes.
-    """
+    """A heading and smaller text, so many points above the axes."""
     pad = above + len(lines) * 13 + 10
     style: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
     ax.set_title(head, pad=pad, **style, **PLAIN)
@@ -145,14 +131,7 @@ COLORMAP = ListedColormap([background for background, _ in TABLE], "attribution"
 
 
 def color_bar(ax: Axes, scale: ColorScale, output: str, gap: float = 0.2) -> None:
-    """The scale at the right of the axes, symmetric about zero.
-
-    Args:
-        ax: The axes.
-        scale: The patient's scale.
-        output: ``"logit"`` or ``"probability"``.
-        gap: The distance from the axes in inches.
-    """
+    """The scale, some inches right of the axes, symmetric about zero."""
     limit = scale.limit or 1.0
     # In inches from the axes' right edge, whatever the figure's size.
     width, height = axes_size(ax)
@@ -188,14 +167,7 @@ def footnote(ax: Axes, text: str) -> None:
 def bar_values(
     ax: Axes, ends: Sequence[float], values: Sequence[float], first: int = 0
 ) -> None:
-    """Write each bar's value outside its end: right of what raises, else left.
-
-    Args:
-        ax: The axes, a row per bar.
-        ends: Where each bar ends.
-        values: What to write.
-        first: The row of the first.
-    """
+    """Write each bar's value outside its end: right of what raises, else left."""
     words = rounded(values)
     for row, (end, value) in enumerate(zip(ends, values, strict=True), first):
         is_left = value < 0

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
 from captum_ehr.explanation import Explanation
-from captum_ehr.explanation.grouping import Grouping
+from captum_ehr.explanation.labels import Grouping
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import (
     code_labels,
@@ -94,10 +94,10 @@ def cohort_bar(
     table = explanation.top(None, mapping)
     if mapping is None:
         table = of_features(table, explanation, features)
-    shown, rest = table.head(k), table[k:]
-    labels = code_labels(shown)
+    top, rest = table.head(k), table[k:]
+    labels = code_labels(top)
     figure, axes = _three_axes(ax, labels)
-    _draw_bars(axes, shown, labels, len(explanation))
+    _draw_bars(axes, top, labels, len(explanation))
     if len(rest):
         footnote(
             axes[0],

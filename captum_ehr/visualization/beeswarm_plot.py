@@ -85,15 +85,15 @@ def cohort_beeswarm(
     frame = of_features(explanation.to_frame(), explanation, features)
     check_finite(frame)
     table = of_features(explanation.top(None), explanation, features)
-    shown, rest = table.head(k), table[k:]
-    labels = code_labels(shown)
+    top, rest = table.head(k), table[k:]
+    labels = code_labels(top)
     margins = (label_margin(labels), 1.1, 0.75, 0.85)
     height = max(_ROW_HEIGHT * len(labels), 1.0)
     figure, ax = one_axes(ax, _WIDTH, height, margins)
     label_rows(ax, labels)
     rows = [
         code_samples(frame, feature, code, len(explanation))
-        for feature, code in zip(shown["feature"], shown["code"], strict=True)
+        for feature, code in zip(top["feature"], top["code"], strict=True)
     ]
     _draw_dots(ax, rows)
     ax.set_xlabel(

@@ -103,7 +103,7 @@ class ChipsOverTime(Panel):
     """Codes by visit: a rail with a dot per visit, the chips below."""
 
     @property
-    def shown(self) -> list[int]:
+    def strongest(self) -> list[int]:
         """The steps that get chips: the strongest, in order."""
         room = max(1, int(self.canvas.width / 0.7))
         strengths = [step.strength for step in self.band.steps]
@@ -112,13 +112,13 @@ class ChipsOverTime(Panel):
     @property
     def folded(self) -> list[Step]:
         """The steps without chips."""
-        shown = set(self.shown)
-        return [step for i, step in enumerate(self.band.steps) if i not in shown]
+        strongest = set(self.strongest)
+        return [step for i, step in enumerate(self.band.steps) if i not in strongest]
 
     @property
     def height(self) -> float:
         """In inches."""
-        counts = [len(self.band.steps[i].items) for i in self.shown]
+        counts = [len(self.band.steps[i].items) for i in self.strongest]
         # One line more where a visit says how many of its codes are not shown.
         lines = max(min(count, self.limits.max_codes + 1) for count in counts)
         notes = _NOTE if self.folded or self.remark else 0.0
@@ -126,7 +126,7 @@ class ChipsOverTime(Panel):
 
     def draw(self, ax: Axes, top: float) -> None:
         """Draw the rail, the dots, and the columns of chips."""
-        shown, rail, canvas = self.shown, top + _RAIL, self.canvas
+        steps, rail, canvas = self.strongest, top + _RAIL, self.canvas
         ax.axhline(rail, color="#bbbbbb", lw=1, zorder=1)
         for place, step in zip(self.places, self.band.steps, strict=True):
             look: Any = {
@@ -135,10 +135,10 @@ class ChipsOverTime(Panel):
                 "mew": 0.6,
             }
             ax.plot(place, rail, "o", ms=6, zorder=3, **look)
-        gap = min(self._wanted_width(), canvas.width / len(shown))
-        wanted = [canvas.to_inches(self.places[i]) for i in shown]
+        gap = min(self._wanted_width(), canvas.width / len(steps))
+        wanted = [canvas.to_inches(self.places[i]) for i in steps]
         centres = spread(wanted, gap, canvas.width)
-        for index, centre in zip(shown, centres, strict=True):
+        for index, centre in zip(steps, centres, strict=True):
             x = [self.places[index], canvas.to_axis(centre)]
             ax.plot(x, [rail, rail + _HANG], color="#aaaaaa", lw=0.7, zorder=2)
             self._draw_column(ax, index, (centre, rail + _HANG, gap - 0.08))
@@ -150,7 +150,7 @@ class ChipsOverTime(Panel):
 
     def _wanted_width(self) -> float:
         """Inches for a column in which the longest chip's text fits, within reason."""
-        steps = [self.band.steps[index] for index in self.shown]
+        steps = [self.band.steps[index] for index in self.strongest]
         texts = [chip_text(item, _NAMED) for step in steps for item in step.items]
         return max(max(map(len, texts)) * CHARACTER + 0.2, 0.85)
 
@@ -159,12 +159,12 @@ class ChipsOverTime(Panel):
     ) -> None:
         """One visit's chips, strongest first, below its leader line."""
         centre, top, width = place
-        shown, rest = cut(self.band.steps[index].ranked, self.limits.max_codes)
-        for line, item in enumerate(shown):
+        items, rest = cut(self.band.steps[index].ranked, self.limits.max_codes)
+        for line, item in enumerate(items):
             box = (centre - width / 2, top + line * (CHIP + _GAP), width)
             draw_chip(ax, self.canvas, self.scale, item, box)
         if rest:
-            y = top + len(shown) * (CHIP + _GAP) + CHIP / 2
+            y = top + len(items) * (CHIP + _GAP) + CHIP / 2
             text = f"+{len(rest)} more: {signed(total_of(rest))}"
             note(ax, self.canvas.to_axis(centre), y, text)
 
@@ -239,15 +239,7 @@ def draw_chip(
     item: Item,
     box: tuple[float, float, float],
 ) -> None:
-    """A rounded box with a code and, where there is room, its name or value.
-
-    Args:
-        ax: The axes.
-        canvas: Their x axis.
-        scale: The patient's colours.
-        item: The code or value.
-        box: Left and top edge and width, in inches.
-    """
+    """A box, at its left and top edge and width in inches, with a code or value."""
     left, top, width = box
     unit = canvas.span / canvas.width
     background, text = scale.pair(item.attribution)

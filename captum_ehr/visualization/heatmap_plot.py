@@ -95,10 +95,10 @@ def heatmap(
     """
     at_least_one(k=k, max_visits=max_visits)
     one_of("by", by, ("feature", "code"))
-    one = one_patient(explanation, patient)
-    frame = of_features(one.to_frame(), one, features)
+    explanation = one_patient(explanation, patient)
+    frame = of_features(explanation.to_frame(), explanation, features)
     check_finite(frame)
-    grid = heatmap_grid(one, frame, by, k, max_visits)
+    grid = heatmap_grid(explanation, frame, by, k, max_visits)
     cell = min(max(_WIDTH[1] / len(grid.columns), _CELL[0]), _CELL[1])
     width = min(max(cell * len(grid.columns), _WIDTH[0]), _WIDTH[1])
     bottom = 0.6 + 0.066 * max(map(len, grid.columns))
@@ -109,7 +109,7 @@ def heatmap(
     _draw_sums(ax, grid)
     if grid.is_timed:
         ax.set_xlabel(time_label, fontsize=9, **PLAIN)
-    scene = patient_scene(one)
+    scene = patient_scene(explanation)
     # The sums on top stand upright where there is no room for them across.
     above = 14.0 if _cell_width(ax, grid) >= _NUMBERED else 34.0
     write_title(ax, scene.head, scene.lines, above)

@@ -76,7 +76,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for words in ("number", "output_value", "percent", "short", "signed", "tiny"):
+    for words in ("number", "output_value", "percent", "signed", "tiny"):
         jinja.filters[words] = getattr(wording, words)
     jinja.globals |= {
         "bar_color": palette.bar_color,
@@ -118,8 +118,8 @@ def charts(scene: PatientScene) -> list[dict[str, Any]]:
     bands = [band for band in scene.bands if band.kind == "series"]
     lines = [(line, band) for band in bands for line in band.lines]
     lines.sort(key=lambda pair: -pair[0].strength)
-    shown, rest = folding.cut(lines, folding.OPEN_LINES)
-    drawn = [_chart(scene, shown, True), _chart(scene, rest, False)]
+    head, tail = folding.cut(lines, folding.OPEN_LINES)
+    drawn = [_chart(scene, head, True), _chart(scene, tail, False)]
     return [chart for chart in drawn if chart["bars"] or chart["rows"]]
 
 
@@ -186,7 +186,7 @@ def _bars(
     zero = round(18 + rise * unit, 1)
     places = [x for *_, x in placed]
     gaps = [right - left - 2 for left, right in zip(places, places[1:])]
-    has_room = _with_room(places, [abs(total) for total in totals])
+    has_room = folding.with_room(places, list(map(abs, totals)), _ROOM)
     bars = []
     for i, total in enumerate(totals):
         height = round(max(1.5, abs(total) * unit), 1)
@@ -194,15 +194,6 @@ def _bars(
         words = round(top - 4 if total >= 0 else zero + height + 11, 1)
         bars.append((*placed[i], top, height, words if i in has_room else None))
     return bars, zero, round(max(3.0, min([12.0, *gaps])), 1)
-
-
-def _with_room(places: Sequence[float], strengths: Sequence[float]) -> set[int]:
-    """Of places those whose numbers do not meet, the strongest first."""
-    chosen: set[int] = set()
-    for i in sorted(range(len(places)), key=lambda i: -strengths[i]):
-        if all(abs(places[i] - places[j]) >= _ROOM for j in chosen):
-            chosen.add(i)
-    return chosen
 
 
 def _row(
@@ -233,7 +224,8 @@ def _row(
         for item, place in zip(line.items, line.places, strict=True)
         if math.isfinite(item.value)
     ]
-    has_room = _with_room([dot[2] for dot in known], [dot[0].strength for dot in known])
+    strengths = [item.strength for item, *_ in known]
+    has_room = folding.with_room([x for _, _, x, _ in known], strengths, _ROOM)
     dots = [(*dot, i in has_room) for i, dot in enumerate(known)]
     upper, lower = to_y(usual[1]), to_y(usual[0])
     is_known = any(map(math.isfinite, usual))

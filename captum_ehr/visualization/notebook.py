@@ -20,9 +20,9 @@ def to_html(explanation: Explanation) -> str:
     Args:
         explanation: The explanation; the first few patients are shown.
     """
-    shown = range(min(len(explanation), _PATIENTS))
+    patients = range(min(len(explanation), _PATIENTS))
     return render(
         "notebook.html",
         cohort=population_scene(explanation, k=0),
-        patients=[patient_scene(explanation, patient) for patient in shown],
+        patients=[patient_scene(explanation, patient) for patient in patients],
     )

@@ -90,14 +90,16 @@ def _page(
     models = [
         {
             "name": name,
-            "cohort": population_scene(one, planted=planted),
+            "cohort": population_scene(explanation, planted=planted),
             "patients": [
-                patient_scene(one, patient)
+                patient_scene(explanation, patient)
                 for patient in (
-                    range(len(one))[:_MOST_PATIENTS] if patients is None else patients
+                    range(len(explanation))[:_MOST_PATIENTS]
+                    if patients is None
+                    else patients
                 )
             ],
         }
-        for name, one in explanations.items()
+        for name, explanation in explanations.items()
     ]
     return render("report.html", title=title, notes=notes, models=models)

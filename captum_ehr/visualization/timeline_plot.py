@@ -97,8 +97,8 @@ def timeline(
     """
     at_least_one(max_visits=max_visits, max_codes=max_codes, max_values=max_values)
     ranges = ranges_of(explanation, reference)
-    one = one_patient(explanation, patient)
-    scene = patient_scene(one, ranges=ranges, time_label=time_label)
+    explanation = one_patient(explanation, patient)
+    scene = patient_scene(explanation, ranges=ranges, time_label=time_label)
     if not scene.bands:
         raise ValueError(f"nothing to show: {scene.patient_id!r} has no code or value.")
     width = _width(scene, max_visits) if ax is None else axes_size(ax)[0]

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
 from captum_ehr.scene.palette import DARK
 from captum_ehr.scene.wording import lab_name, signed, usual_range
@@ -73,14 +74,17 @@ class ValueLines(Panel):
     ) -> None:
         """The values that have room, those of the strongest points first."""
         halo = [withStroke(linewidth=2, foreground="white")]
-        style = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 4, **PLAIN}
-        taken: list[float] = []
-        for i in sorted(range(len(items)), key=lambda i: -items[i].strength):
-            inches = self.canvas.to_inches(x[i])
-            if all(abs(inches - other) >= 0.5 for other in taken):
-                taken.append(inches)
-                place, words = (x[i], y[i] - 0.07), items[i].value_words
-                ax.text(*place, words, color=DARK, path_effects=halo, **style)
+        style: Any = {
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": 6.5,
+            "zorder": 4,
+            **PLAIN,
+        }
+        inches = [self.canvas.to_inches(place) for place in x]
+        for i in with_room(inches, [item.strength for item in items], 0.5):
+            place, words = (x[i], y[i] - 0.07), items[i].value_words
+            ax.text(*place, words, color=DARK, path_effects=halo, **style)
 
 
 def _scale_of(values: Sequence[float], middle: float) -> Callable[[float], float]:

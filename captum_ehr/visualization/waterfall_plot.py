@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
-from captum_ehr.explanation.grouping import Grouping
+from captum_ehr.explanation.labels import Grouping
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.patient import PatientScene, patient_scene
 from captum_ehr.scene.tables import WaterfallBar, waterfall_bars
@@ -105,11 +105,11 @@ def waterfall(
     """
     at_least_one(k=k)
     one_of("by", by, ("code", "visit", "feature"))
-    one = one_patient(explanation, patient)
-    check_finite(of_features(one.to_frame(), one, None))
-    bars = waterfall_bars(one, by, mapping, k, time_label)
-    scene = patient_scene(one)
-    baseline = shorten(one.baseline, 24)
+    explanation = one_patient(explanation, patient)
+    check_finite(of_features(explanation.to_frame(), explanation, None))
+    bars = waterfall_bars(explanation, by, mapping, k, time_label)
+    scene = patient_scene(explanation)
+    baseline = shorten(explanation.baseline, 24)
     start = "f(x0)" + (f", baseline {baseline}" if baseline else "")
     labels = [start, *(bar.label for bar in bars), "f(x)"]
     margins = (label_margin(labels), 0.3, 1.2, 0.55)
@@ -117,10 +117,10 @@ def waterfall(
     label_rows(ax, labels)
     _draw_bars(ax, scene, bars)
     strip(ax, "top", "right", "left")
-    words = f"{scene.output} of {target_words(one)} (red raises, blue lowers)"
+    words = f"{scene.output} of {target_words(explanation)} (red raises, blue lowers)"
     ax.set_xlabel(words, fontsize=9, **PLAIN)
     above = 0.0
-    if has_probability(one):
+    if has_probability(explanation):
         _draw_probability(ax)
         above = 28.0
     write_title(ax, scene.head, scene.lines, above)
@@ -133,7 +133,7 @@ def _draw_bars(ax: Axes, scene: PatientScene, bars: Sequence[WaterfallBar]) -> N
     start, last = scene.f_baseline, len(bars) + 1
     ends = (start + np.cumsum(sizes)).tolist()
     # The rest may be many: it takes no colour from the others.
-    scale = ColorScale.of(bar.attribution for bar in bars if bar.kind == "shown")
+    scale = ColorScale.of(bar.attribution for bar in bars if bar.kind == "sum")
     colors = [
         "#ffffff" if bar.kind == "missing" else scale.color(bar.attribution)
         for bar in bars

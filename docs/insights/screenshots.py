@@ -26,10 +26,10 @@ from pyhealth.models import StageNet
 from rich.console import Console
 
 from captum_ehr import Explanation
-from captum_ehr.demo.cohort import Cohort, split_by_patient
+from captum_ehr.demo.cohorts import Cohort, split_by_patient
+from captum_ehr.demo.live import demo_visualizer
 from captum_ehr.demo.training import train
 from captum_ehr.insights import AttributionVisualizer
-from captum_ehr.insights.launch import demo
 
 HERE = Path(__file__).resolve().parent
 
@@ -60,7 +60,7 @@ def main(
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     if eicu is None:
-        with demo(Console(stderr=True), patients=40) as visualizer:
+        with demo_visualizer(Console(stderr=True), patients=40) as visualizer:
             photograph(visualizer, out)
         return
     if out.resolve() == HERE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ..propagation import multipliers
 from .completeness import balance
-from .engine import Engine
-from .forms import Prepared, prepare
-from .probes import Owner
-from .result import Result, Run
+from .engine import Engine, View
+from .inputs import Prepared, prepare
+from .layer_tap import Owner, Watch
+from .result import Result
+from .segments import Run
 from .targets import select_again
-from .watching import Watch
 
 
 class LayerEngine(Engine):
@@ -35,26 +35,23 @@ class LayerEngine(Engine):
         self.watch.inputs = len(prepared.inputs)
         return prepared
 
-    def forward_view(
-        self, look: Callable[[nn.Module], object] | None = None
-    ) -> tuple[Callable[..., Tensor], Mapping[Any, int]]:
+    def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """The model's forward, whose layers are watched."""
-        forward, labels = super().forward_view(self.watch.look)
-        return self.watch.watched(forward), labels
+        view = super().forward_view(self.watch.look)
+        return view._replace(forward=self.watch.watched(view.forward))
 
     def _against(
-        self, own: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
+        self, prepared: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
     ) -> Result:
         """The layers' attributions against one reference."""
-        run.f_baseline = select_again(run.against(baselines), run.index)
+        f_baseline = select_again(run.against(baselines), run.index)
         here, there = self.watch.passes[0], self.watch.passes[-1]
         _comparable(here.parts, there.parts)
-        value = run.value if run.row is None else run.value[run.row]
-        sides = [(x, b) for x, b in zip(own.inputs, baselines) if x.requires_grad]
+        sides = [(x, b) for x, b in zip(prepared.inputs, baselines) if x.requires_grad]
         outside = (*(x for x, _ in sides), *here.numbers)
-        found = multipliers(value, (*here.parts, *outside), run.again)
-        ms, beyond = found[: len(here.parts)], found[len(here.parts) :]
-        size = len(own.inputs[0])
+        ms = multipliers(run.explained(run.value), (*here.parts, *outside), run.again)
+        ms, beyond = ms[: len(here.parts)], ms[len(here.parts) :]
+        size = len(prepared.inputs[0])
         owners, numbers = self.watch.owners(size)
         with torch.no_grad():
             parts = tuple(h.detach() for h in here.parts)
@@ -63,11 +60,11 @@ class LayerEngine(Engine):
                 shares = _call_custom_attribution_func(custom, ms, parts, there.parts)
             ends = (*(b for _, b in sides), *there.numbers)
             rest = [m * (x - b) for m, x, b in zip(beyond, outside, ends)]
-            given = shares if self.multiplies_by_inputs or custom is not None else ms
             inner = _sums(shares, owners, size)
             outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
-            rows = self._rows(run, given, owners)
-            return _compared(run, rows, inner, outer)
+            whole = self.multiplies_by_inputs or custom is not None
+            rows = self._rows(run, shares if whole else ms, owners)
+            return _compared(run, f_baseline, rows, inner, outer)
 
     def _rows(
         self, run: Run, parts: Sequence[Tensor], owners: Sequence[Owner]
@@ -91,28 +88,32 @@ class LayerEngine(Engine):
 
 
 def _compared(
-    run: Run, rows: Sequence[Tensor], inner: Tensor | None, outer: Tensor | None
+    run: Run,
+    f_baseline: Tensor,
+    rows: Sequence[Tensor],
+    inner: Tensor | None,
+    outer: Tensor | None,
 ) -> Result:
     """How the sums ``(batch, 2)``, Σ and Σ|.|, compare with f(x) - f(x0)."""
     here = slice(None) if run.row is None else slice(run.row, run.row + 1)
-    f_input, f_baseline = run.value.detach()[here], run.f_baseline[here]
+    f_input, f_baseline = run.value.detach()[here], f_baseline[here]
     change = (f_input - f_baseline).double()
     past = torch.full_like(change, torch.nan)
     gross = change.abs()
     total = change
     if inner is not None:
-        own, gross = inner[here, 0], inner[here, 1]
-        past = change - own
+        through, gross = inner[here, 0], inner[here, 1]
+        past = change - through
         if outer is not None:
             past = outer[here, 0]
             gross = gross + outer[here, 1]
             if run.row is not None:  # what the others' rows do to this one
                 every = inner.sum(0) + outer.sum(0)
-                past, gross = every[:1] - own, every[1:]
-        total = own + past
-    found = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
+                past, gross = every[:1] - through, every[1:]
+        total = through + past
+    sums = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
     last = past.to(f_input.dtype)
-    return Result((*rows, last), f_input, f_baseline, run.index[here], found)
+    return Result((*rows, last), f_input, f_baseline, run.index[here], sums)
 
 
 def _sums(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..adapter import FeatureRecord
+from ..explanation import FeatureRecord
 
 #: One transform, several to be called one after the other, or none.
 type Transforms = (
@@ -64,13 +65,31 @@ class BaseFeature:
         """How it is shown."""
         raise NotImplementedError
 
-    @property
-    def is_token(self) -> bool:
-        """True where the data are ids of codes."""
-        return False
+    def transform(self, data: Tensor) -> Tensor:
+        """The data of some patients as the model takes them.
+
+        Raises:
+            ValueError: If that is no floating-point numbers, or of several shapes.
+        """
+        patients = list(data)
+        for transform in self.input_transforms:
+            patients = [transform(patient) for patient in patients]
+        if len({patient.shape for patient in patients}) > 1:
+            raise ValueError(
+                f"Feature {self.name!r}: after input_transforms= patients of one batch "
+                "differ in shape; expected one shape for all of them."
+            )
+        inputs = torch.stack(patients).detach()
+        if not inputs.is_floating_point():
+            raise ValueError(
+                f"Feature {self.name!r}: what the model is given has dtype "
+                f"{inputs.dtype}, expected floating-point numbers; give "
+                "input_transforms= that embeds ids."
+            )
+        return inputs
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
-        """One patient's data, ``(1, ...)``, as its owner would read it."""
+        """The data of some patients as their owner would read them."""
         raise NotImplementedError
 
     def visualize(
@@ -87,14 +106,26 @@ class BaseFeature:
         record = self.record(data)
         if attribution.dim() > record.mask.dim():
             attribution = attribution.sum(-1)
-        base, modified = self._shown(record, _percent(attribution)[0])
+        shape = record.mask.shape[1:]
+        words = np.array(self._words(record), dtype=object).reshape(shape)
+        percent = _percent(attribution.detach())[0].cpu().numpy()
+        real = record.mask[0].cpu().numpy()
+        if self._is_stepped(real.ndim):
+            steps = [step for step in range(len(real)) if real[step].any()]
+            base = [words[step][real[step]].tolist() for step in steps]
+            modified = [percent[step][real[step]].tolist() for step in steps]
+        else:
+            base, modified = words[real].tolist(), percent[real].tolist()
         kind = self.visualization_type()
         return FeatureOutput(self.name, base, modified, kind, contribution_frac)
 
-    def _shown(
-        self, record: FeatureRecord, percent: Tensor
-    ) -> tuple[list[Any], list[Any]]:
+    def _words(self, record: FeatureRecord) -> list[str]:
+        """What stands at each place of the first patient, padding included."""
         raise NotImplementedError
+
+    def _is_stepped(self, dims: int) -> bool:
+        """Whether a patient's data of so many dimensions are shown step by step."""
+        return dims > 1
 
 
 class CodeFeature(BaseFeature):
@@ -145,30 +176,31 @@ class CodeFeature(BaseFeature):
         """How it is shown."""
         return "codes"
 
-    @property
-    def is_token(self) -> bool:
-        """True: the data are ids of codes."""
-        return True
-
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
-        """One patient's ids, ``(1, ...)``, with their codes."""
+        """The ids of some patients, with their codes."""
         mask = data != self.pad
         if self.visualization_transform is None:
             return FeatureRecord(data.long(), mask, time, self.vocabulary)
-        words = _flat(self.visualization_transform(data[0]))
-        if len(words) != data[0].numel():
-            raise ValueError(
-                f"Feature {self.name!r}: its visualization_transform gives "
-                f"{len(words)} code(s) for {data[0].numel()} id(s), expected one each."
-            )
+        words: list[str] = []
+        for patient in data:
+            codes = _flat(self.visualization_transform(patient))
+            if len(codes) != patient.numel():
+                raise ValueError(
+                    f"Feature {self.name!r}: its visualization_transform gives "
+                    f"{len(codes)} code(s) for {patient.numel()} id(s), expected one "
+                    "each."
+                )
+            words += codes
         places = torch.arange(len(words)).view_as(data)
-        return FeatureRecord(places, mask.cpu(), time, words)
+        return FeatureRecord(places, mask.cpu(), time, tuple(words))
 
-    def _shown(
-        self, record: FeatureRecord, percent: Tensor
-    ) -> tuple[list[Any], list[Any]]:
-        real = record.mask[0]
-        return _codes(record, real), percent[real].tolist()
+    def _words(self, record: FeatureRecord) -> list[str]:
+        vocabulary = record.vocabulary or ()
+        ids = record.values[0].flatten().tolist()
+        return [vocabulary[i] if i < len(vocabulary) else str(i) for i in ids]
+
+    def _is_stepped(self, dims: int) -> bool:
+        return False
 
 
 class VisitFeature(CodeFeature):
@@ -188,16 +220,8 @@ class VisitFeature(CodeFeature):
         """How it is shown."""
         return "visits"
 
-    def _shown(
-        self, record: FeatureRecord, percent: Tensor
-    ) -> tuple[list[Any], list[Any]]:
-        pairs = []
-        for visit, real in enumerate(record.mask[0]):
-            if bool(real.any()):
-                inside = torch.zeros_like(record.mask[0])
-                inside[visit] = real
-                pairs.append((_codes(record, inside), percent[inside].tolist()))
-        return [codes for codes, _ in pairs], [values for _, values in pairs]
+    def _is_stepped(self, dims: int) -> bool:
+        return True
 
 
 class LabFeature(BaseFeature):
@@ -237,37 +261,21 @@ class LabFeature(BaseFeature):
         return "labs"
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
-        """One patient's values, ``(1, ...)``; trailing steps of zeros are padding."""
+        """The values of some patients; trailing steps of zeros are padding."""
         mask = torch.ones_like(data, dtype=torch.bool)
         if data.dim() > 2:
             seen = (data != 0).flatten(2).any(2)
             later = seen.int().flip(1).cummax(1).values.flip(1).bool()
             mask = later.view(*later.shape, *[1] * (data.dim() - 2)).expand_as(data)
-        shown = data
+        values = data
         if self.visualization_transform is not None:
-            shown = self.visualization_transform(data[0]).unsqueeze(0)
-        return FeatureRecord(shown.float(), mask, time, None, self.categories)
+            values = torch.stack([*map(self.visualization_transform, data)])
+        return FeatureRecord(values.float(), mask, time, None, self.categories)
 
-    def _shown(
-        self, record: FeatureRecord, percent: Tensor
-    ) -> tuple[list[Any], list[Any]]:
+    def _words(self, record: FeatureRecord) -> list[str]:
         names = record.columns or ()
-        values, mask = record.values[0], record.mask[0]
-        if values.dim() == 1:
-            return _values(values, mask, names), percent[mask].tolist()
-        steps = [i for i, real in enumerate(mask) if bool(real.any())]
-        base = [_values(values[i], mask[i], names) for i in steps]
-        return base, [percent[i][mask[i]].tolist() for i in steps]
-
-
-def _values(values: Tensor, mask: Tensor, names: Sequence[str]) -> list[str]:
-    pairs = zip(names, values.tolist(), mask.tolist(), strict=True)
-    return [f"{name}: {value:.4g}" for name, value, real in pairs if real]
-
-
-def _codes(record: FeatureRecord, real: Tensor) -> list[str]:
-    vocabulary = record.vocabulary or ()
-    return [vocabulary[i] for i in record.values[0][real].tolist()]
+        rows = record.values[0].reshape(-1, len(names)).tolist()
+        return [f"{name}: {x:.4g}" for row in rows for name, x in zip(names, row)]
 
 
 def _percent(attribution: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .encoded import EncodedBatch
-from .features import Feature
-from .records import FeatureRecord
+from ..explanation import FeatureRecord
+from .encoded import EncodedBatch, like
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,9 +53,9 @@ class FeatureMask(tuple[Tensor, ...]):
         patient_ids: tuple[str, ...],
     ) -> FeatureMask:
         """Masks, and by patient who stands behind their numbers."""
-        made = super().__new__(cls, masks)
-        made.players, made.patient_ids = tuple(players), patient_ids
-        return made
+        whole = super().__new__(cls, masks)
+        whole.players, whole.patient_ids = tuple(players), patient_ids
+        return whole
 
     def to_frame(self, attributions: Sequence[Tensor]) -> pd.DataFrame:
         """What a perturbation method gave each player, one row per player.
@@ -117,7 +116,7 @@ class FeatureMask(tuple[Tensor, ...]):
                 f"{len(attributions)} tensor(s) of attributions for the {len(self)} "
                 "of this mask: give one per feature."
             )
-        numbers, given = [], []
+        numbers, shares = [], []
         for k, (mask, part) in enumerate(zip(self, attributions)):
             if part.dim() != mask.dim() or any(
                 m not in (1, n) for m, n in zip(mask.shape, part.shape)
@@ -127,8 +126,8 @@ class FeatureMask(tuple[Tensor, ...]):
                     f"of the input, {tuple(mask.shape)} with the last dimension free."
                 )
             numbers.append(mask.expand_as(part).flatten(1))
-            given.append(part.detach().flatten(1).double())
-        index, values = torch.cat(numbers, 1), torch.cat(given, 1)
+            shares.append(part.detach().flatten(1).double())
+        index, values = torch.cat(numbers, 1), torch.cat(shares, 1)
         ends = values.new_zeros(len(values), int(index.max()) + 1)
         return (
             ends.scatter_reduce(1, index, values, "amin", include_self=False),
@@ -136,9 +135,7 @@ class FeatureMask(tuple[Tensor, ...]):
         )
 
 
-def feature_mask(
-    features: Sequence[Feature], encoded: EncodedBatch, players: str
-) -> FeatureMask:
+def feature_mask(encoded: EncodedBatch, players: str) -> FeatureMask:
     """The mask of an encoded batch; see :meth:`PyHealthAdapter.feature_mask`."""
     if players not in PLAYERS:
         raise ValueError(f"players={players!r}; it is one of {PLAYERS}.")
@@ -146,74 +143,67 @@ def feature_mask(
         _check_visits(encoded)
     masks = [torch.full(m.shape, -1) for m in encoded.masks]
     named = [
-        _number(features, encoded, players, row, [mask[row] for mask in masks])
+        _number(encoded, players, row, [mask[row] for mask in masks])
         for row in range(len(encoded))
     ]
     padding = max(map(len, named))
     shaped = []
     for mask, x in zip(masks, encoded.inputs):
         mask[mask < 0] = padding
-        mask = mask.unsqueeze(-1) if mask.dim() < x.dim() else mask
-        shaped.append(mask.to(x.device))
+        shaped.append(like(mask, x).to(x.device))
     return FeatureMask(shaped, named, encoded.patient_ids)
 
 
 def _number(
-    features: Sequence[Feature],
-    encoded: EncodedBatch,
-    players: str,
-    row: int,
-    masks: Sequence[Tensor],
+    encoded: EncodedBatch, players: str, row: int, masks: Sequence[Tensor]
 ) -> tuple[Player, ...]:
     """Write one patient's numbers into the masks, in the order of the record."""
     numbers: dict[Player, int] = {}
-    for feature, mask in zip(features, masks):
-        record = encoded.features[feature.key]
-        values = record.values[row].tolist()
+    rows = zip(encoded.features.items(), encoded.inputs, masks)
+    for (key, record), x, mask in rows:
+        is_token = record.is_token or x.dim() > record.mask.dim()
+        ids = record.values[row].tolist() if is_token else None
         for place in record.mask[row].nonzero().tolist():
-            player = _player(feature, record, players, place, values)
+            player = _player(key, record, players, place, ids)
             mask[tuple(place)] = numbers.setdefault(player, len(numbers))
     return tuple(numbers)
 
 
 def _player(
-    feature: Feature,
+    key: str,
     record: FeatureRecord,
     players: str,
     place: list[int],
-    values: list[object],
+    ids: object,
 ) -> Player:
     """Whom a real token or value belongs to."""
     visit = _visit(record, place)
     if players == "feature" or (players == "visit" and visit is None):
-        return Player(feature.key)
+        return Player(key)
     if players == "visit":
         return Player("", visit=visit)
-    code = _code(feature, record, place, values)
+    code = _code(key, record, place, ids)
     if players == "code":
-        return Player(feature.key, code)
+        return Player(key, code)
     if len(place) < 2:
-        return Player(feature.key, code, None, place[-1] if place else 0)
-    return Player(feature.key, code, visit, place[-1])
+        return Player(key, code, None, place[-1] if place else 0)
+    return Player(key, code, visit, place[-1])
 
 
-def _code(
-    feature: Feature, record: FeatureRecord, place: list[int], values: list[object]
-) -> str:
+def _code(key: str, record: FeatureRecord, place: list[int], ids: object) -> str:
     """A token's code, or the name of a value's column."""
-    if feature.embedding is not None:
-        found: object = values
+    if ids is not None:
         for index in place:
-            assert isinstance(found, list)
-            found = found[index]
-        assert isinstance(found, int)
+            assert isinstance(ids, list)
+            ids = ids[index]
+        assert isinstance(ids, int)
         vocabulary = record.vocabulary or ()
-        return vocabulary[found] if found < len(vocabulary) else str(found)
+        return vocabulary[ids] if ids < len(vocabulary) else str(ids)
     columns = record.columns or ()
     if record.values.dim() == 2 and record.time is not None:  # one value per step
-        return columns[0] if columns else feature.key
+        return columns[0] if columns else key
     column = place[-1] if place else 0
-    return columns[column] if column < len(columns) else f"{feature.key}[{column}]"
+    return columns[column] if column < len(columns) else f"{key}[{column}]"
 
 
 def _visit(record: FeatureRecord, place: list[int]) -> int | None:
@@ -249,13 +239,13 @@ def _check_visits(encoded: EncodedBatch) -> None:
             f"steps: {counts}. Visit k of one is not visit k of the other."
         )
     timed = [(k, r) for k, r in stepped.items() if r.time is not None]
-    for (one, first), (other, second) in zip(timed, timed[1:]):
+    for (key, first), (other, second) in zip(timed, timed[1:]):
         both = _real_steps(first) & _real_steps(second)
         assert first.time is not None and second.time is not None
         apart = (both & (first.time != second.time)).any(1)
         if bool(apart.any()):
             raise ValueError(
-                f"players='visit', but the times of {one!r} and {other!r} differ for "
+                f"players='visit', but the times of {key!r} and {other!r} differ for "
                 f"patient(s) {apart.nonzero().flatten().tolist()} of the batch. Visit "
                 "k of one is not visit k of the other."
             )

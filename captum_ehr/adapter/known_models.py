@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from torch import Tensor
+
+from ..propagation import Rule, sparsemax
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,25 @@ def description(model: Any) -> Description:
         if known is not None:
             return known
     return Description()
+
+
+def module_rules() -> dict[Any, Rule]:
+    """Rules for modules of PyHealth that are better treated as one operation.
+
+    Only of what is imported already: a model of that kind could not exist otherwise.
+    """
+    adacare = sys.modules.get("pyhealth.models.adacare")
+    return {} if adacare is None else {adacare.Sparsemax: sparsemax}
+
+
+def without_loss(view: Any, losses: Sequence[str]) -> Any:
+    """A view whose forward spends nothing on what is not its score."""
+    view.__dict__["get_loss_function"] = lambda: _no_loss
+    for path in losses:
+        owner, _, name = path.rpartition(".")
+        view.get_submodule(owner).__dict__[name] = _no_loss
+    return view
+
+
+def _no_loss(logits: Tensor, *_: Any, **__: Any) -> Tensor:
+    return logits.new_zeros(())

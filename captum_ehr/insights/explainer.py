@@ -1,21 +1,20 @@
-"""Explanations on demand, kept within a bound."""
+"""Explanations on demand, the last ones kept."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..adapter import EncodedBatch
 from ..explanation import Explanation
 from ..propagation import Diagnostics
-from .heads import Head
 from .methods import Case, Method
-from .sources import Source
+from .sources import Cache, Source
 from .views import plain
 
 
@@ -33,39 +32,6 @@ class Setting(NamedTuple):
     method: str
     target: int | None
     baseline: str
-
-
-class Recent[K: Hashable, V]:
-    """The values that were used last; safe to use from several threads.
-
-    Example:
-        >>> kept = Recent[str, int](1)
-        >>> kept.put("a", 1), kept.put("b", 2), kept.get("a"), kept.get("b")
-        (None, None, None, 2)
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lock = threading.Lock()
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """A value, or None where it is not kept (any more)."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value; the one that was used longest ago may have to go."""
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 class Explanations:
@@ -93,11 +59,9 @@ class Explanations:
         self.methods = methods
         self.names = dict(names)
         self.ids = tuple(ids)
-        self.readable = readable or _unchanged
-        self.heads: tuple[Head, ...] = tuple(
-            source.head(model) for model in range(len(source.models))
-        )
-        self._kept = Recent[tuple[int, Setting], Explanation](size)
+        self.readable = readable or (lambda explanation: explanation)
+        self.heads = tuple(source.head(model) for model in range(len(source.models)))
+        self._kept = Cache[tuple[int, Setting], Explanation](size)
         self._scores: dict[int, Tensor] = {}
         self._computing = threading.RLock()
 
@@ -105,10 +69,9 @@ class Explanations:
         """``(patients, outputs)`` of all patients."""
         with self._computing:
             if model not in self._scores:
-                rows = range(len(self.ids))
                 parts = [
-                    self.source.score(self.source.encode(chunk, model), model).cpu()
-                    for chunk in self.source.chunks(rows, 32)
+                    self.source.score(self.source.encode(rows, model), model).cpu()
+                    for rows in self.source.chunks(range(len(self.ids)), 32)
                 ]
                 self._scores[model] = torch.cat(parts)
             return self._scores[model]
@@ -123,12 +86,17 @@ class Explanations:
 
     def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
         """Patients' explanations, one each, in the order asked for."""
-        found = {row: self.kept(row, setting) for row in rows}
-        missing = [row for row, one in found.items() if one is None]
-        if missing:
+        known = {row: self.kept(row, setting) for row in rows}
+        if any(explanation is None for explanation in known.values()):
             with self._computing:
-                found |= self._explained(missing, setting)
-        return [one for row in rows if (one := found[row]) is not None]
+                # What another request has computed meanwhile is kept by now.
+                known = {row: e or self.kept(row, setting) for row, e in known.items()}
+                missing = [row for row, e in known.items() if e is None]
+                size = self.methods[setting.method].together
+                for chunk in self.source.chunks(missing, size):
+                    for row, explanation in zip(chunk, self._each(chunk, setting)):
+                        known[row] = self._kept[row, setting] = explanation
+        return [e for row in rows if (e := known[row]) is not None]
 
     def probability(
         self, row: int, setting: Setting
@@ -157,37 +125,8 @@ class Explanations:
 
         They are called by their numbers.
         """
-        encoded = self.source.encode(rows)
-        zeros = torch.zeros(len(rows))
-        explanation = Explanation(
-            attributions={
-                key: torch.zeros_like(one.values, dtype=torch.float32)
-                for key, one in encoded.features.items()
-            },
-            features=dict(encoded.features),
-            f_input=zeros,
-            f_baseline=zeros,
-            delta=zeros,
-            rescale_factor=zeros + 1,
-            target=(0,) * len(rows),
-            diagnostics=Diagnostics(),
-            patient_ids=tuple(map(str, rows)),
-            names=self.names,
-        )
-        return self.readable(explanation)
-
-    def _explained(
-        self, rows: Sequence[int], setting: Setting
-    ) -> dict[int, Explanation | None]:
-        """Compute, and keep, what another request has not computed meanwhile."""
-        found = {row: self.kept(row, setting) for row in rows}
-        missing = [row for row, one in found.items() if one is None]
-        size = self.methods[setting.method].together
-        for chunk in self.source.chunks(missing, size):
-            for row, explanation in zip(chunk, self._each(chunk, setting)):
-                found[row] = explanation
-                self._kept.put((row, setting), explanation)
-        return found
+        encoded = replace(self.source.encode(rows), patient_ids=tuple(map(str, rows)))
+        return self.readable(replace(unexplained(encoded), names=self.names))
 
     def _each(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
         """Patients together; alone where something is to be said of one of them."""
@@ -197,29 +136,42 @@ class Explanations:
         return [together[place] for place in range(len(rows))]
 
     def _run(self, rows: Sequence[int], setting: Setting) -> Explanation:
-        method, head = self.methods[setting.method], self.heads[setting.model]
-        model = self.source.models[setting.model]
-        encoded = self.source.encode(rows, setting.model)
-        encoded = replace(encoded, patient_ids=tuple(self.ids[row] for row in rows))
+        source, model = self.source, setting.model
+        method, head = self.methods[setting.method], self.heads[model]
+        encoded = source.encode(rows, model)
         reference: tuple[Tensor, ...] = ()
         if not method.draws:
-            reference = self.source.reference(encoded, setting.baseline, setting.model)
+            reference = source.reference(encoded, setting.baseline, model)
         if setting.target is None:
-            target = self.scores(setting.model)[list(rows)].argmax(1).tolist()
+            target = self.scores(model)[list(rows)].argmax(1).tolist()
         else:
             target = [setting.target] * len(rows)
-        case = Case(
-            model,
-            encoded,
-            setting.baseline,
-            reference,
-            tuple(target),
-            head.targets,
-            self.source.scale,
-            self.names,
+        case = Case(source.models[model], encoded, reference, tuple(target))
+        explanation = replace(
+            method.explain(case),
+            patient_ids=tuple(self.ids[row] for row in rows),
+            output=source.scale,
+            target_names=head.targets,
+            baseline=setting.baseline,
+            names=self.names,
         )
-        return self.readable(method.explain(case))
+        return self.readable(explanation)
 
 
-def _unchanged(explanation: Explanation) -> Explanation:
-    return explanation
+def unexplained(encoded: EncodedBatch) -> Explanation:
+    """Patients without attributions."""
+    zeros = torch.zeros(len(encoded))
+    return Explanation(
+        attributions={
+            key: torch.zeros_like(record.values, dtype=torch.float32)
+            for key, record in encoded.features.items()
+        },
+        features=dict(encoded.features),
+        f_input=zeros,
+        f_baseline=zeros,
+        delta=zeros,
+        rescale_factor=zeros + 1,
+        target=(0,) * len(encoded),
+        diagnostics=Diagnostics(),
+        patient_ids=encoded.patient_ids,
+    )

@@ -1,25 +1,88 @@
-"""Whether the parts of an explanation fit together; errors name what does not."""
+"""What an explanation holds, checked: tensors, records, words. Nothing is done with it.
+
+:class:`captum_ehr.Explanation` is this with the methods that people call; they are
+functions of this class, in the modules beside it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureKeyError, FeatureRecord
-
-from .rows import is_series
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from ..propagation import Diagnostics
+from .feature_record import FeatureKeyError, FeatureRecord, Words
 
 PER_PATIENT = ("f_input", "f_baseline", "delta", "rescale_factor")
 """The fields with one number per patient."""
 
 
-def check(explanation: Explanation) -> None:
+@dataclass(frozen=True, eq=False)
+class ExplanationData:
+    """The fields of :class:`captum_ehr.Explanation`, which documents them."""
+
+    attributions: dict[str, Tensor]
+    features: dict[str, FeatureRecord]
+    f_input: Tensor
+    f_baseline: Tensor
+    delta: Tensor
+    rescale_factor: Tensor
+    target: tuple[int | tuple[int, ...], ...]
+    diagnostics: Diagnostics
+    patient_ids: tuple[str, ...]
+    model_name: str = ""
+    output: str = "logit"
+    target_names: tuple[str, ...] | None = None
+    baseline: str = ""
+    names: Words = field(default_factory=dict)
+    units: Words = field(default_factory=dict)
+    mode: str | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that everything fits together."""
+        _check(self)
+
+    def __len__(self) -> int:
+        """The number of patients."""
+        return len(self.patient_ids)
+
+    @property
+    def total(self) -> Tensor:
+        """``(patients,)`` float64: the sum of all attributions of each patient."""
+        total = torch.zeros(len(self), dtype=torch.float64)
+        for attribution in self.attributions.values():
+            summed = attribution.detach().to("cpu", torch.float64)
+            total = total + (summed.flatten(1).sum(1) if summed.ndim > 1 else summed)
+        return total
+
+    @property
+    def relative_delta(self) -> Tensor:
+        """``(patients,)`` float64: ``|delta| / |f_input - f_baseline|``.
+
+        0 where nothing is missing, infinite where something is missing although
+        the output did not change.
+        """
+        numbers = (self.delta, self.f_input, self.f_baseline)
+        delta, at_input, at_baseline = (
+            number.detach().to("cpu", torch.float64) for number in numbers
+        )
+        ratio = delta.abs() / (at_input - at_baseline).abs()
+        return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
+
+    def target_label(self, patient: int) -> str:
+        """The name of the output explained for a patient, else its index."""
+        target = self.target[patient]
+        names = self.target_names or ()
+        if isinstance(target, int) and 0 <= target < len(names):
+            return names[target]
+        return str(target)
+
+
+def _check(explanation: ExplanationData) -> None:
     """Raise a ValueError, or a KeyError, that names what does not fit."""
     count = len(explanation.patient_ids)
     for name in PER_PATIENT:
@@ -45,49 +108,16 @@ def check(explanation: Explanation) -> None:
         )
     for key, record in explanation.features.items():
         _check_feature(key, record, explanation.attributions[key], count)
-    check_keys("names", explanation.names, explanation.features)
-    check_keys("units", explanation.units, explanation.features)
+    _check_words("names", explanation.names, explanation.features)
+    _check_words("units", explanation.units, explanation.features)
 
 
-def check_sums(explanation: Explanation) -> None:
-    """Raise a ValueError where the attributions are not those of the outputs.
-
-    They add up to ``(f_input - f_baseline + delta) * rescale_factor``, to rounding, and
-    are numbers wherever that is one.
-    """
-    f_input, f_baseline, delta, factor = (
-        getattr(explanation, name).detach().to("cpu", torch.float64)
-        for name in PER_PATIENT
-    )
-    total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
-    digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
-    for one in (explanation.f_input, *explanation.attributions.values()):
-        digits = max(digits, torch.finfo(one.dtype).eps)
-    for one in explanation.attributions.values():
-        size = size + one.detach().to("cpu", torch.float64).abs().flatten(1).sum(1)
-    raw = f_input - f_baseline + delta
-    fits = (total - raw * factor).abs() <= 64 * digits * size
-    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
-    if bool(off.any()):
-        row = int(off.nonzero()[0])
-        raise ValueError(
-            f"the attributions of {int(off.sum())} patient(s), such as "
-            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
-            "f_input, f_baseline, delta and rescale_factor it should be "
-            f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
-            "delta has to say what is missing or too much."
-        )
-
-
-def check_keys(
-    what: str, table: Mapping[str, object], features: Mapping[str, FeatureRecord]
+def _check_words(
+    what: str, words: Words, features: Mapping[str, FeatureRecord]
 ) -> None:
-    """Refuse a table with an entry of its own for a feature that there is not."""
-    unknown = [
-        key
-        for key, one in table.items()
-        if isinstance(one, Mapping) and key not in features
-    ]
+    """Refuse a table of words for a feature that there is not."""
+    tables = [key for key, table in words.items() if isinstance(table, Mapping)]
+    unknown = [key for key in tables if key not in features]
     if unknown:
         raise FeatureKeyError(
             f"{what} has entries for the feature(s) "
@@ -122,7 +152,7 @@ def _check_feature(
         return
     width = shape[-1] if len(shape) > 1 else 1
     named = width if record.columns is None else len(record.columns)
-    if named != width and not is_series(record):
+    if named != width and not record.is_series:
         _refuse(key, "there are column names:", named, width)
 
 

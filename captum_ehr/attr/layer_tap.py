@@ -1,16 +1,20 @@
-"""What a layer takes or gives, seen in both passes."""
+"""What layers take or give, and what integer inputs become, seen in both passes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..adapter import PyHealthAdapter
+from ..propagation.calls import depends
+from ..propagation.containers import tensors_in
+from ..propagation.modules import active_pass
+from ..propagation.passes import InputPass
 
 #: What one call of a layer took or gave: its floating-point tensors.
 type Activations = tuple[Tensor, ...]
@@ -59,15 +63,15 @@ class Probe:
         forward = module.forward
 
         def shown(*args: Any, **kwargs: Any) -> Any:
-            found: list[tuple[Tensor, Tensor | None]] = []
+            tensors: list[tuple[Tensor, Tensor | None]] = []
             cut = self.cut and (self.call or 0) == len(self.seen)
             if self.of_input:
-                args = tuple(_split(a, found, cut) for a in args)
-                kwargs = {key: _split(a, found, cut) for key, a in kwargs.items()}
-                self.seen.append(found)
+                args = tuple(_split(a, tensors, cut) for a in args)
+                kwargs = {key: _split(a, tensors, cut) for key, a in kwargs.items()}
+                self.seen.append(tensors)
                 return forward(*args, **kwargs)
-            output = _split(forward(*args, **kwargs), found, cut)
-            self.seen.append(found)
+            output = _split(forward(*args, **kwargs), tensors, cut)
+            self.seen.append(tensors)
             return output
 
         module.__dict__["forward"] = shown
@@ -134,9 +138,9 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
         path = next((n for n, m in inside.named_modules() if m is layer), None)
     if path is None:
         names = [name for name, _ in inside.named_modules() if name]
-        shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+        some = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
         what = repr(layer) if isinstance(layer, str) else type(layer).__name__
-        raise ValueError(f"{kind} has no layer {what}; it has: {shown}.")
+        raise ValueError(f"{kind} has no layer {what}; it has: {some}.")
     for feature in getattr(model, "features", ()):
         if feature.embedding == path:
             raise ValueError(
@@ -146,29 +150,29 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
     return path
 
 
-def _split(value: Any, found: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
+def _split(value: Any, tensors: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
     """Keep each tensor, and hand on a copy, which may then be written on."""
     if isinstance(value, Tensor):
         if not (value.is_floating_point() or value.is_complex()):
             return value
         if not cut:
-            found.append((value, None))
+            tensors.append((value, None))
             return value.clone()
         with torch._C.DisableTorchFunction(), torch.enable_grad():
             leaf = value.detach().requires_grad_()
-            found.append((leaf, None))
+            tensors.append((leaf, None))
             return leaf.clone()
     if isinstance(value, PackedSequence):
         data: list[tuple[Tensor, Tensor | None]] = []
-        made = value._replace(data=_split(value.data, data, cut))
-        found += [(tensor, _packed_patients(value)) for tensor, _ in data]
-        return made
+        packed = value._replace(data=_split(value.data, data, cut))
+        tensors += [(tensor, _packed_patients(value)) for tensor, _ in data]
+        return packed
     if type(value) in (tuple, list):
-        return type(value)(_split(item, found, cut) for item in value)
+        return type(value)(_split(item, tensors, cut) for item in value)
     if isinstance(value, tuple):  # a named one
-        return type(value)(*(_split(item, found, cut) for item in value))
+        return type(value)(*(_split(item, tensors, cut) for item in value))
     if type(value) is dict or isinstance(value, OrderedDict):  # a model's output too
-        return type(value)((k, _split(item, found, cut)) for k, item in value.items())
+        return type(value)((k, _split(item, tensors, cut)) for k, item in value.items())
     return value
 
 
@@ -221,3 +225,153 @@ def neuron(activations: Activations, selector: Selector) -> Tensor:
     except IndexError as error:
         raise ValueError(f"neuron_selector {selector!r}: {error}.") from None
     return chosen.reshape(len(tensor), -1).sum(1)
+
+
+class Seen(NamedTuple):
+    """What a pass showed.
+
+    Args:
+        parts: What each watched layer takes or gives, one layer after the other.
+        numbers: The floating-point tensors that were made of integer inputs.
+    """
+
+    parts: Activations
+    numbers: Activations
+
+
+class Watch:
+    """Watches layers in every pass of a forward.
+
+    Args:
+        probes: One per layer.
+    """
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self.probes = probes
+        self.passes: list[Seen] = []
+        self.inputs = 0
+        self.numbers: list[Tensor] = []
+        self.shapes: list[torch.Size] = []
+        self.placed: list[Owner] = []
+
+    def look(self, view: nn.Module) -> None:
+        """Watch the layers of a view, anew each time that it starts to run."""
+        for probe in self.probes:
+            probe.look(view)
+        forward = view.forward
+
+        def anew(*args: Any, **kwargs: Any) -> Any:
+            for probe in self.probes:
+                probe.seen = []
+            self.numbers = []
+            return forward(*args, **kwargs)
+
+        view.__dict__["forward"] = anew
+
+    def watched(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward of that view, each of whose passes is kept.
+
+        An input pass begins anew, also where it is run once more.
+        """
+        self.passes = []
+
+        def kept(*args: Any) -> Any:
+            mode = active_pass()
+            if isinstance(mode, InputPass):
+                self.passes = []
+                self._count(forward, args, mode)
+            with torch._C.DisableTorchFunction():
+                inputs = [self._integers(a) for a in args[: self.inputs]]
+            output = forward(*inputs, *args[self.inputs :])
+            parts = tuple(part for probe in self.probes for part in probe.take())
+            self.passes.append(Seen(parts, tuple(self.numbers)))
+            return output
+
+        return kept
+
+    def owners(self, size: int) -> tuple[list[Owner], list[Owner]]:
+        """Where the patients are, in the layers' tensors and in the numbers."""
+        numbers: list[Owner] = [patients_axis(n, size) for n in self.numbers]
+        owners = [owner for p in self.probes for owner in p.owners(size)]
+        if self.placed:  # a later slice, which may be shorter
+            pairs = zip(owners, self.placed)
+            owners = [old if isinstance(old, int) else new for new, old in pairs]
+        self.placed = owners
+        return owners, numbers
+
+    def same_shapes(self, rows: Sequence[Tensor]) -> None:
+        """Check that slices of patients can be put together again.
+
+        Raises:
+            ValueError: If the layers' tensors are larger in one than in another.
+        """
+        shapes = [row.shape[1:] for row in rows]
+        self.shapes = self.shapes or shapes
+        if shapes != self.shapes:
+            raise ValueError(
+                "With internal_batch_size the layer's tensors differ in shape from "
+                f"slice to slice: {[tuple(s) for s in self.shapes]}, then "
+                f"{[tuple(s) for s in shapes]}. Explain all patients at once."
+            )
+
+    def mark(self, value: Any) -> Any:
+        """What is made of integer inputs, as something to attribute to."""
+        if isinstance(value, (tuple, list)):
+            return type(value)(self.mark(item) for item in value)
+        if not isinstance(value, Tensor) or value.dtype == torch.bool:
+            return value
+        if not value.is_floating_point():
+            return Integers.of(value, self)
+        if self.passes:  # the reference
+            self.numbers.append(value.detach())
+            return value
+        with torch.enable_grad():
+            leaf = value.detach().requires_grad_()
+            self.numbers.append(leaf)
+            return leaf.clone()
+
+    def _integers(self, value: Any) -> Any:
+        whole = isinstance(value, Tensor) and not value.is_floating_point()
+        return Integers.of(value, self) if whole else value
+
+    def _count(
+        self, forward: Callable[..., Any], args: Sequence[Any], mode: InputPass
+    ) -> None:
+        """Turn calls that are counted from the last one into ones from the first."""
+        late = [p for p in self.probes if p.call is not None and p.call < 0]
+        if not late:
+            return
+        forward(*args)
+        for probe in late:
+            probe.take()  # says if there is no such call
+            probe.call = len(probe.seen) + (probe.call or 0)
+        mode.begin_again()
+
+
+class Integers(Tensor):
+    """Integer inputs; what becomes a number of them is marked (an embedding, say).
+
+    A subclass sees the torch calls that it takes part in, and no others.
+    """
+
+    watch: Watch
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the call on plain tensors, and mark what it gives."""
+        tensors = tuple(tensors_in((*args, *(kwargs or {}).values())))
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+            if result is None or any(result is t or depends(t) for t in tensors):
+                return result
+            watch: Watch = next(t.watch for t in tensors if isinstance(t, Integers))
+            return watch.mark(result)
+
+    @staticmethod
+    def of(values: Tensor, watch: Watch) -> Integers:
+        """Integers whose numbers a watch is told."""
+        integers: Integers = values.as_subclass(Integers)
+        integers.watch = watch
+        return integers

@@ -9,15 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_ehr.adapter.records import FeatureRecord
+from .data import ExplanationData
+from .feature_record import FeatureRecord, Words, column_names, words_for
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .explanation import Explanation
-
-#: Words for codes: from code to word, or from feature key to such a table of its own.
-type Words = Mapping[str, str | Mapping[str, str]]
 
 COLUMNS = (
     "patient_id",
@@ -35,56 +31,13 @@ COLUMNS = (
 """The columns of an explanation's frame, in order."""
 
 
-def is_series(record: FeatureRecord) -> bool:
-    """True for a continuous feature that is one value per step of time."""
-    return (
-        not record.is_token
-        and record.time is not None
-        and record.values.ndim == 2
-        and record.time.shape == record.values.shape
-        and (record.columns is None or len(record.columns) == 1)
-    )
-
-
-def column_names(key: str, record: FeatureRecord) -> tuple[str, ...]:
-    """The code of each position of a continuous feature.
-
-    A flat time series is one quantity, so it has one name at all its steps.
-    """
-    if record.values.ndim == 1:
-        width = 1
-    else:
-        width = int(np.prod(record.values.shape[2:] or record.values.shape[1:]))
-    columns = record.columns
-    if columns is not None and len(columns) == width:
-        return columns
-    if is_series(record):
-        return (columns[0] if columns else key,) * width
-    return tuple(f"{key}[{j}]" for j in range(width))
-
-
-def codes_of(key: str, record: FeatureRecord) -> tuple[str, ...]:
-    """All codes that a feature can have, in order, each once."""
-    if record.vocabulary is not None:
-        return tuple(dict.fromkeys(record.vocabulary))
-    return tuple(dict.fromkeys(column_names(key, record)))
-
-
-def words_for(key: str, words: Words) -> dict[str, str]:
-    """The words that hold for one feature: the common ones, then its own."""
-    common = {code: word for code, word in words.items() if isinstance(word, str)}
-    own = words.get(key)
-    return {**common, **own} if isinstance(own, Mapping) else common
-
-
-def build_rows(explanation: Explanation) -> dict[str, np.ndarray]:
+def build_rows(explanation: ExplanationData) -> dict[str, np.ndarray]:
     """All rows of an explanation, patient by patient, in the features' order."""
+    words = explanation.names, explanation.units
     parts = [
-        _feature_rows(key, record, explanation)
+        _feature_rows(key, record, explanation.attributions[key], *words)
         for key, record in explanation.features.items()
-    ]
-    if not parts:
-        parts = [_no_rows()]
+    ] or [_feature_rows("", FeatureRecord(_NOTHING, _NOTHING > 0), _NOTHING, {}, {})]
     rows = {name: np.concatenate([p.pop(name) for p in parts]) for name in [*parts[0]]}
     order = np.argsort(rows["sample"], kind="stable")
     rows = {name: column[order] for name, column in rows.items()}
@@ -93,8 +46,13 @@ def build_rows(explanation: Explanation) -> dict[str, np.ndarray]:
     return rows
 
 
+def to_frame(explanation: ExplanationData) -> pd.DataFrame:
+    """One row per real token or value; see :meth:`captum_ehr.Explanation.to_frame`."""
+    return frame_of(build_rows(explanation))
+
+
 def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The rows as the frame that :meth:`Explanation.to_frame` documents."""
+    """The rows as a frame of :data:`COLUMNS`."""
     import pandas as pd
 
     columns: dict[str, Any] = {name: rows[name] for name in COLUMNS}
@@ -104,15 +62,18 @@ def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+_NOTHING = torch.zeros(0)
+
+
 def _feature_rows(
-    key: str, record: FeatureRecord, explanation: Explanation
+    key: str, record: FeatureRecord, attribution: Tensor, names: Words, units: Words
 ) -> dict[str, np.ndarray]:
     """The rows of one feature: patient index, place, code and numbers."""
     flat = np.flatnonzero(_array(record.mask, torch.bool))
     count, shape = flat.size, record.values.shape
     index = np.unravel_index(flat, shape) if count else (flat,) * len(shape)
     visit, position = _places(record, flat, index)
-    given = _times(record, index)
+    times = _times(record, index)
     whole = not record.values.is_floating_point()
     integer = np.zeros(count, dtype=np.int64)
     if whole:
@@ -123,22 +84,20 @@ def _feature_rows(
     else:
         value = np.full(count, np.nan)
         place, codes = integer, record.vocabulary
-    names = words_for(key, explanation.names)
-    units = words_for(key, explanation.units)
-    attributions = _array(explanation.attributions[key], torch.float64)
+    name_of, unit_of = words_for(key, names), words_for(key, units)
     return {
         "sample": index[0].astype(np.int64),
         "feature": np.full(count, key, dtype=object),
         "visit": np.zeros(count, dtype=np.int64) if visit is None else visit,
         "_no_visit": np.full(count, visit is None),
         "position": position,
-        "time": np.where(_is_clock(record)[index[0]], given, np.nan),
-        "_time": given,
+        "time": np.where(_is_clock(record)[index[0]], times, np.nan),
+        "_time": times,
         "code": _objects(codes)[place],
-        "name": _objects([names.get(code, code) for code in codes])[place],
-        "unit": _objects([units.get(code) for code in codes])[place],
+        "name": _objects([name_of.get(code, code) for code in codes])[place],
+        "unit": _objects([unit_of.get(code) for code in codes])[place],
         "value": value,
-        "attribution": attributions.reshape(-1)[flat],
+        "attribution": _array(attribution, torch.float64).reshape(-1)[flat],
         "_index": flat,
         "_integer": integer,
         "_not_whole": np.full(count, not whole),
@@ -166,8 +125,8 @@ def _times(record: FeatureRecord, index: tuple[np.ndarray, ...]) -> np.ndarray:
     if record.time is None or not count:
         return np.full(count, np.nan)
     times = _array(record.time, torch.float64)
-    is_stepped = len(index) > 1 and times.shape[1] > 1
-    step = index[1] if is_stepped else np.zeros(count, dtype=np.int64)
+    has_steps = len(index) > 1 and times.shape[1] > 1
+    step = index[1] if has_steps else np.zeros(count, dtype=np.int64)
     return times[index[0], step]
 
 
@@ -181,7 +140,7 @@ def _is_clock(record: FeatureRecord) -> np.ndarray:
     count = record.values.shape[0]
     if record.time is None or not record.values.numel():
         return np.ones(count, dtype=bool)
-    if is_series(record) and torch.equal(record.values, record.time):
+    if record.is_series and torch.equal(record.values, record.time):
         return np.ones(count, dtype=bool)
     times = _array(record.time, torch.float64)
     real = _array(record.mask, torch.bool).reshape(*record.mask.shape[:2], -1).any(2)
@@ -192,20 +151,6 @@ def _is_clock(record: FeatureRecord) -> np.ndarray:
     if record.values.ndim > 2:
         falls |= times[:, 1:] == before
     return ~falls.any(1)
-
-
-def _no_rows() -> dict[str, np.ndarray]:
-    """The columns of an explanation without features."""
-    integers = ("sample", "visit", "position", "_index", "_integer")
-    floats = ("time", "_time", "value", "attribution")
-    words = ("feature", "code", "name", "unit")
-    flags = ("_no_visit", "_not_whole", "_no_value")
-    return {
-        **{name: np.zeros(0, dtype=np.int64) for name in integers},
-        **{name: np.zeros(0, dtype=bool) for name in flags},
-        **{name: np.zeros(0) for name in floats},
-        **{name: np.zeros(0, dtype=object) for name in words},
-    }
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from ..propagation.missing import missing, where_known
 
 #: Tensors in step: multipliers, inputs and baselines.
 type Parts = tuple[Tensor, ...]
@@ -14,29 +16,25 @@ type Parts = tuple[Tensor, ...]
 _BLOCK = 2**18
 
 
-def times_change(multipliers: Parts, inputs: Parts, baselines: Parts) -> Parts:
-    """Captum's own attributions, in half the memory."""
-    sides = zip(multipliers, inputs, baselines)
-    return tuple((x.detach() - b).mul_(m) for m, x, b in sides)
-
-
-def summing(embedded: Collection[int]) -> Callable[[Parts, Parts, Parts], Parts]:
-    """The same, summed over the last dimension of the inputs that are embeddings.
+def times_change(
+    multipliers: Parts,
+    inputs: Parts,
+    baselines: Parts,
+    summed: Collection[int] = frozenset(),
+) -> Parts:
+    """Captum's own attributions, in half the memory.
 
     Args:
-        embedded: Which of the inputs these are.
+        multipliers: One tensor per input.
+        inputs: x.
+        baselines: x0.
+        summed: Which of the inputs are embeddings whose attributions are summed over
+            the last dimension.
     """
-
-    def sums(multipliers: Parts, inputs: Parts, baselines: Parts) -> Parts:
-        made: list[Tensor] = []
-        for k, sides in enumerate(zip(multipliers, inputs, baselines)):
-            if k in embedded:
-                made.append(_sums(*sides))
-            else:
-                made += times_change(*((side,) for side in sides))
-        return tuple(made)
-
-    return sums
+    return tuple(
+        _sums(m, x, b) if k in summed else (x.detach() - b).mul_(m)
+        for k, (m, x, b) in enumerate(zip(multipliers, inputs, baselines))
+    )
 
 
 def absolute_sums(multipliers: Parts, inputs: Parts, baselines: Parts) -> Tensor:
@@ -46,6 +44,19 @@ def absolute_sums(multipliers: Parts, inputs: Parts, baselines: Parts) -> Tensor
         rows = [part.abs().flatten(1).double().sum(1) for part in _products(*sides)]
         total = total + torch.cat(rows)
     return total
+
+
+def known(
+    multipliers: Parts, inputs: Parts, baselines: Parts
+) -> tuple[Parts, Parts, Parts]:
+    """The same with 0 at the places where the input or the baseline is missing."""
+    places = [missing(x, b) for x, b in zip(inputs, baselines)]
+
+    def filled(values: Sequence[Tensor]) -> Parts:
+        pairs = zip(values, places)
+        return tuple(where_known(x.detach(), 0.0, p) for x, p in pairs)
+
+    return filled(multipliers), filled(inputs), filled(baselines)
 
 
 def _sums(m: Tensor, x: Tensor, b: Tensor) -> Tensor:

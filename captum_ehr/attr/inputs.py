@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, FeatureRecord, Pairs, PyHealthAdapter
+from ..adapter import (
+    EncodedBatch,
+    FeatureRecord,
+    Pairs,
+    PyHealthAdapter,
+    is_pyhealth_model,
+)
+from ..adapter.encoded import like
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +60,9 @@ class Prepared:
         references = tuple(
             tuple(
                 torch.where(at.view(-1, *[1] * (x.dim() - 1)), b, x)
-                for x, b in zip((x.detach() for x in self.inputs), one)
+                for x, b in zip((x.detach() for x in self.inputs), reference)
             )
-            for one in self.references
+            for reference in self.references
         )
         return replace(self, references=references)
 
@@ -65,18 +72,24 @@ class Prepared:
             return replace(self, references=references)
         kept = tuple(
             tuple(
-                torch.where(_like(mask, x), b, x)
-                for x, b, mask in zip(self.inputs, one, self.masks)
+                torch.where(like(mask, x), b, x)
+                for x, b, mask in zip(self.inputs, reference, self.masks)
             )
-            for one in references
+            for reference in references
         )
         return replace(self, references=kept)
 
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
         return Prepared(
-            tuple(_leaf(_ordinary(x).detach()) for x in self.inputs),
-            tuple(tuple(_ordinary(x).detach() for x in one) for one in self.references),
+            tuple(
+                x.requires_grad_() if x.is_floating_point() else x
+                for x in (_ordinary(x).detach() for x in self.inputs)
+            ),
+            tuple(
+                tuple(_ordinary(x).detach() for x in reference)
+                for reference in self.references
+            ),
             tuple(_ordinary(a) for a in self.args),
             self.form,
             summed=self.summed,
@@ -188,7 +201,11 @@ def _pairs(model: nn.Module, pairs: Any, baselines: Any, args: Any) -> Prepared:
 
 def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...]:
     """Captum's ways to say a reference: nothing, a number, a tensor, a tuple."""
-    if isinstance(baselines, str) or callable(baselines) or _is_mapping(baselines):
+    if (
+        isinstance(baselines, str)
+        or callable(baselines)
+        or isinstance(baselines, Mapping)
+    ):
         raise TypeError(
             f"The baseline {baselines!r} needs a batch: give the data loader's batch, "
             "adapter.encode(batch) or its pairs, or the tensors of "
@@ -197,10 +214,10 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
     parts = (0.0,) * len(inputs) if baselines is None else _tuple(baselines)
     if len(parts) != len(inputs):
         raise ValueError(f"{len(parts)} baseline(s) for {len(inputs)} input(s).")
-    made = []
+    references = []
     for k, (x, part) in enumerate(zip(inputs, parts)):
         if isinstance(part, Real):
-            made.append(torch.full_like(x, float(part)))
+            references.append(torch.full_like(x, float(part)))
             continue
         if not isinstance(part, Tensor):
             raise TypeError(
@@ -211,19 +228,8 @@ def _references(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[Tensor, ...
                 f"Baseline {k} has shape {tuple(part.shape)}, expected "
                 f"{tuple(x.shape)}, or the same with one row."
             )
-        made.append(part.to(x).expand_as(x))
-    return tuple(made)
-
-
-def _leaf(x: Tensor) -> Tensor:
-    return x.requires_grad_() if x.is_floating_point() else x
-
-
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask broadcast over the embedding dimension, if there is one."""
-    while mask.dim() < x.dim():
-        mask = mask.unsqueeze(-1)
-    return mask
+        references.append(part.to(x).expand_as(x))
+    return tuple(references)
 
 
 def _is_pair(value: Any) -> bool:
@@ -251,10 +257,6 @@ def _countable(part: Tensor, integers: bool) -> bool:
     return part.is_floating_point() or (integers and part.dtype != torch.bool)
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
@@ -272,3 +274,30 @@ def _ordinary(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_inference():
         return value.clone()
     return value
+
+
+def explained(model: object, output: str, attribute_time: bool) -> nn.Module:
+    """The module to explain: PyHealth's models wrapped, others as they are.
+
+    Raises:
+        TypeError: If it is no module.
+        ValueError: If an option needs a PyHealth model and this is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Expected a PyHealth model, a PyHealthAdapter or another nn.Module, "
+            f"got {type(model).__name__}."
+        )
+    if is_pyhealth_model(model):
+        return PyHealthAdapter(model, attribute_time=attribute_time)
+    if attribute_time:
+        raise ValueError(
+            "attribute_time=True needs a PyHealth model; of an adapter say "
+            "PyHealthAdapter(model, attribute_time=True)."
+        )
+    if output == "probability" and not isinstance(model, PyHealthAdapter):
+        raise ValueError(
+            "output='probability' needs a PyHealth model, whose mode says how its "
+            "logit becomes one; put the sigmoid or softmax into your module."
+        )
+    return model

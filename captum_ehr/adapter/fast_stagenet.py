@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def hasten(view: nn.Module) -> None:
+def use_fast_forward(view: nn.Module) -> tuple[str, ...]:
     """Give the StageNet layers of a private view a forward with fewer calls.
 
     A layer runs as it is where somebody looks at its parts (hooks), has put others in
@@ -31,18 +31,24 @@ def hasten(view: nn.Module) -> None:
 
     Args:
         view: A private view of a model; it is written on.
+
+    Returns:
+        The names of the classes whose forward was put in, each once.
     """
+    rewritten: dict[str, None] = {}
     for module in view.modules():
         kind: Any = type(module)
-        if _known(kind) and _untouched(module):
-            forward = _FORWARDS[kind.__qualname__]
-            module.__dict__["forward"] = partial(forward, module)
+        if is_known(kind) and _untouched(module):
+            name = kind.__qualname__
+            module.__dict__["forward"] = partial(FORWARDS[name], module)
+            rewritten[f"{name}: all steps at once"] = None
+    return tuple(rewritten)
 
 
 @cache
-def _known(kind: type) -> bool:
+def is_known(kind: type) -> bool:
     """Whether a class does what is written here, of which its source is the proof."""
-    if kind.__qualname__ not in _FORWARDS or not kind.__module__.startswith("pyhealth"):
+    if kind.__qualname__ not in FORWARDS or not kind.__module__.startswith("pyhealth"):
         return False
     try:
         parts = [inspect.getsource(getattr(kind, name)) for name in _METHODS]
@@ -54,11 +60,11 @@ def _known(kind: type) -> bool:
 def _untouched(layer: nn.Module) -> bool:
     """Whether a layer's parts are those that it is made with, and nobody watches."""
     parts = [(layer._modules.get(name), kind) for name, kind in _PARTS.items()]
-    own = "forward" not in layer.__dict__ and all(
+    complete = "forward" not in layer.__dict__ and all(
         type(part) is kind or (part is None and kind is nn.Dropout)
         for part, kind in parts
     )
-    return own and not any(
+    return complete and not any(
         "forward" in part.__dict__ or part._forward_hooks or part._forward_pre_hooks
         for child in layer.children()
         for part in child.modules()
@@ -101,11 +107,11 @@ def _recurrence(layer: Any, x: Tensor, time: Tensor | None) -> tuple[Tensor, Ten
     """
     levels, width, chunk = layer.levels, layer.hidden_dim, layer.chunk_size
     time = torch.ones(x.shape[:2], device=x.device) if time is None else time
-    given = torch.cat((x, time.reshape(*x.shape[:2], 1)), -1).transpose(0, 1)
-    own, recurrent = layer.kernel, layer.recurrent_kernel
+    steps = torch.cat((x, time.reshape(*x.shape[:2], 1)), -1).transpose(0, 1)
+    kernel, recurrent = layer.kernel, layer.recurrent_kernel
     onward, at_time = recurrent.weight.split((width, 1), 1)  # time meets both kernels
-    weight = torch.cat((own.weight[:, :-1], own.weight[:, -1:] + at_time), 1)
-    rows = F.linear(given, weight, own.bias + recurrent.bias).unbind(0)
+    weight = torch.cat((kernel.weight[:, :-1], kernel.weight[:, -1:] + at_time), 1)
+    rows = F.linear(steps, weight, kernel.bias + recurrent.bias).unbind(0)
     ones = onward.new_ones(levels, levels)
     sums = torch.block_diag(ones.tril(), ones.triu())  # cumax, from left and right
     c, h = x.new_zeros(len(x), levels, chunk), x.new_zeros(len(x), width)
@@ -173,7 +179,7 @@ _PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
     }
 )
 
-_FORWARDS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+FORWARDS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {"StageNetLayer": _stage_net, "StageNetAttentionLayer": _stage_attention}
 )
 

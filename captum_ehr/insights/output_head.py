@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..adapter import EncodedBatch
+from ..explanation import Explanation
+from .readers import BaseFeature, FeatureOutput
+
+
+class OutputScore(NamedTuple):
+    """A score, its class's index, and the class; Captum's fields."""
+
+    score: float
+    index: int  # type: ignore[assignment]  # Captum's name
+    label: str
+
+
+class VisualizationOutput(NamedTuple):
+    """One model's explanation of one patient; Captum's fields."""
+
+    feature_outputs: list[FeatureOutput]
+    actual: OutputScore | None
+    predicted: list[OutputScore]
+    active_index: int
+    model_index: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Head:
         chosen = (probabilities >= 0.5).tolist()
         if self.mode == "binary":
             return (int(chosen[0]),)
-        return tuple(i for i, one in enumerate(chosen) if one)
+        return tuple(i for i, is_chosen in enumerate(chosen) if is_chosen)
 
     def actual(self, label: Any) -> tuple[int, ...] | None:
         """The true classes of a label as the dataset has it; None where unknown.
@@ -69,7 +92,7 @@ class Head:
             return None
         values = torch.as_tensor(label).flatten().tolist()
         if self.mode == "multilabel":
-            return tuple(i for i, one in enumerate(values) if one)
+            return tuple(i for i, value in enumerate(values) if value)
         return (int(values[0]),)
 
     def words(self, classes: tuple[int, ...] | None) -> str:
@@ -79,3 +102,50 @@ class Head:
         return ", ".join(
             self.classes[i] if i < len(self.classes) else str(i) for i in classes
         )
+
+    def listed(self, scores: Tensor, most: int = 4) -> list[OutputScore]:
+        """The likeliest outputs of one patient's scores ``(outputs,)``, best first."""
+        probabilities = self.probabilities(scores)
+        shown = scores if probabilities is None else probabilities
+        best = shown.topk(min(most, len(shown)))
+        return [
+            OutputScore(float(score), int(i), self.targets[int(i)])
+            for score, i in zip(best.values, best.indices)
+        ]
+
+
+def output_of(
+    explanation: Explanation,
+    encoded: EncodedBatch,
+    features: Sequence[BaseFeature],
+    head: Head,
+    scores: Tensor,
+    label: Any,
+    model: int,
+) -> VisualizationOutput:
+    """One patient's explanation, as Captum's classes show it.
+
+    Args:
+        explanation: Of one patient.
+        encoded: The patient.
+        features: How each input is read.
+        head: Of the model.
+        scores: ``(outputs,)``, what the model says of the patient.
+        label: What is true of the patient, as the dataset has it.
+        model: Which model.
+    """
+    parts = [explanation.attributions[feature.name] for feature in features]
+    sums = [float(part.sum()) for part in parts]
+    whole = sum(map(abs, sums)) or 1.0
+    actual = head.actual(label)
+    target = explanation.target[0]
+    return VisualizationOutput(
+        [
+            feature.visualize(part, encoded.features[feature.name].values, sum_ / whole)
+            for feature, part, sum_ in zip(features, parts, sums)
+        ],
+        OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,
+        head.listed(scores),
+        target if isinstance(target, int) else target[0],
+        model,
+    )

@@ -1,0 +1,317 @@
+"""References: by name, by feature, by tensor, by function, or other patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..explanation import FeatureKeyError
+from .encoded import EncodedBatch, batched
+from .features import Feature
+
+#: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
+type Baseline = (
+    None
+    | str
+    | float
+    | Tensor
+    | Sequence[Any]
+    | Mapping[str, Any]
+    | Callable[[EncodedBatch], Any]
+)
+
+#: From a feature and token ids to their embeddings.
+type Embed = Callable[[Feature, Tensor], Tensor]
+
+NAMES = ("unk", "pad", "mean", "median", "pyhealth")
+
+#: What PyHealth's DeepLift takes for every continuous value.
+PYHEALTH_VALUE = 0.01
+
+_MOST_PATIENTS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """One of the explained inputs.
+
+    Args:
+        feature: The feature that it is of.
+        value: The input: embeddings of tokens, or values.
+        mask: Where a real token or value stands.
+        ids: The raw values, or token ids.
+        untouched: Whether embeddings are still those that were looked up.
+        embed: Looks ids up.
+    """
+
+    feature: Feature
+    value: Tensor
+    mask: Tensor
+    ids: Tensor
+    untouched: bool
+    embed: Callable[[Tensor], Tensor]
+
+
+def reference(
+    features: Sequence[Feature],
+    embed: Embed,
+    encoded: EncodedBatch,
+    baselines: Baseline,
+    dataset: Any,
+) -> tuple[Tensor, ...]:
+    """The reference tensors of an encoded batch, one per feature."""
+    keys = [feature.key for feature in features]
+    if callable(baselines):
+        baselines = baselines(encoded)
+    if baselines is None or isinstance(baselines, str):
+        name = baselines or "unk"
+        if name not in NAMES:
+            raise ValueError(f"Unknown baseline {name!r}; the names are {NAMES}.")
+        specs: list[Any] = [name] * len(features)
+    elif isinstance(baselines, Mapping):
+        unknown = set(baselines) - set(keys)
+        if unknown:
+            raise FeatureKeyError(
+                f"baselines names {sorted(map(str, unknown))}; the features are {keys}."
+            )
+        specs = [_spec(feature, baselines) for feature in features]
+    else:  # Captum's way: a tensor or number for one feature, or a tuple for all
+        parts = baselines if isinstance(baselines, (tuple, list)) else (baselines,)
+        if len(parts) != len(features):
+            raise ValueError(
+                f"baselines has {len(parts)} part(s), the model {len(features)} "
+                f"features: {', '.join(keys)}."
+            )
+        sides = zip(_inputs(features, embed, encoded), parts)
+        return tuple(_fitted(x, part) for x, part in sides)
+    sides = zip(_inputs(features, embed, encoded), specs)
+    return tuple(_masked(x, spec, dataset) for x, spec in sides)
+
+
+def _inputs(
+    features: Sequence[Feature], embed: Embed, encoded: EncodedBatch
+) -> Iterator[_Input]:
+    untouched = encoded.inputs is encoded.looked_up
+    for feature, x, mask in zip(features, encoded.inputs, encoded.masks):
+        ids = encoded.features[feature.key].values
+        yield _Input(feature, x, mask, ids, untouched, _embedder(embed, feature))
+
+
+def _embedder(embed: Embed, feature: Feature) -> Callable[[Tensor], Tensor]:
+    return lambda ids: embed(feature, ids)
+
+
+def _spec(feature: Feature, baselines: Mapping[str, Any]) -> Any:
+    """What a mapping says of a feature; times may stand in their feature's tuple."""
+    if feature.owner is not None and feature.key not in baselines:
+        whole = baselines.get(feature.owner.key)
+        return whole if isinstance(whole, (tuple, list)) else "unk"
+    return baselines.get(feature.key, "unk")
+
+
+def _masked(x: _Input, spec: Any, dataset: Any) -> Tensor:
+    """One feature's reference; where nothing stands it is the input's own padding."""
+    feature = x.feature
+    if isinstance(spec, str):
+        if spec not in NAMES:
+            raise ValueError(
+                f"Feature {feature.key!r}: unknown baseline {spec!r}; the names are "
+                f"{NAMES}."
+            )
+        if spec == "unk" and feature.embedding and x.untouched:
+            return x.embed(torch.where(x.mask, _unknown(feature), x.ids))
+        raw = _named(x, spec, dataset)
+        if spec == "pyhealth":
+            return raw
+    else:
+        raw = _fitted(x, spec)
+        if feature.owner is None and feature.columns is not None:
+            return raw  # a category that is absent is a value, not padding
+    mask = x.mask.unsqueeze(-1) if feature.embedding else x.mask
+    return torch.where(mask, raw, x.value)
+
+
+def _named(x: _Input, name: str, dataset: Any) -> Tensor:
+    feature, value = x.feature, x.value
+    if name in ("mean", "median"):  # over all real tokens, or all steps
+        table = observed(feature, dataset).to(value.device)
+        points = x.embed(table) if feature.embedding else table.to(value)
+        centre = points.mean(0) if name == "mean" else points.median(0).values
+        return centre.expand(value.shape)
+    if feature.owner is not None and name == "pyhealth":
+        return value
+    if feature.embedding is None:
+        return torch.full_like(value, PYHEALTH_VALUE if name == "pyhealth" else 0.0)
+    if name == "pad":
+        return torch.zeros_like(value)
+    unknown = torch.tensor(_unknown(feature), device=value.device)
+    return x.embed(unknown).expand(value.shape)
+
+
+def _unknown(feature: Feature) -> int:
+    return feature.special("<unk>", 1)
+
+
+def _fitted(x: _Input, spec: Any) -> Tensor:
+    """A number, raw values, ids or embeddings, brought to the input's shape."""
+    feature, value = x.feature, x.value
+    if isinstance(spec, (tuple, list)):
+        spec = feature.read(tuple(spec))["value"]
+    if isinstance(spec, (int, float)):
+        return torch.full_like(value, float(spec))
+    if not isinstance(spec, Tensor):
+        raise TypeError(
+            f"Feature {feature.key!r}: a baseline may be a name, a number, a tensor or "
+            f"the data loader's tuple, got {type(spec).__name__}."
+        )
+    spec = spec.detach().to(value.device)
+    try:
+        if feature.embedding and not spec.is_floating_point():
+            return x.embed(spec.expand(x.ids.shape))
+        return spec.to(value.dtype).expand(value.shape)
+    except (RuntimeError, ValueError):
+        wanted = f"{tuple(x.ids.shape)} (raw values, or ids of its vocabulary)"
+        if feature.embedding:
+            wanted += f" or {tuple(value.shape)} (embeddings)"
+        raise ValueError(
+            f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and "
+            f"dtype {spec.dtype}, expected {wanted}."
+        ) from None
+
+
+def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
+    """All real tokens of some samples, ``(tokens,)``, or values, ``(steps, columns)``.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
+    rows = []
+    for sample in samples:
+        record = feature.record(feature.read(batched(sample[feature.source])))
+        if feature.embedding:
+            rows.append(record.values[record.mask])
+        elif record.values.dim() == 2 and record.time is not None:
+            rows.append(record.values[record.mask].unsqueeze(-1))
+        elif feature.columns is not None:
+            rows.append(record.values)
+        else:
+            width = record.values.shape[-1]
+            rows.append(record.values[record.mask].reshape(-1, width))
+    if not rows:
+        raise ValueError("The dataset is empty: it has no mean or median.")
+    return torch.cat(rows)
+
+
+class ValueRange(NamedTuple):
+    """What values the patients of a dataset have, to judge a reference by.
+
+    Args:
+        low: ``(columns,)``, the least value of each column.
+        high: ``(columns,)``, the greatest.
+        slack: ``(columns,)``, rounding: beyond them by less is not outside.
+        patients: Of how many samples.
+    """
+
+    low: Tensor
+    high: Tensor
+    slack: Tensor
+    patients: int
+
+
+def value_ranges(features: Sequence[Feature], dataset: Any) -> dict[str, ValueRange]:
+    """By feature key, the range of each column of continuous values in a dataset.
+
+    Of some hundred samples, evenly spread; empty where the dataset cannot be read.
+    Multi-hot features are left out, whose 0 is the absence of a category.
+    """
+    ranges: dict[str, ValueRange] = {}
+    valued = [
+        feature
+        for feature in features
+        if feature.embedding is None
+        and (feature.columns is None or feature.owner is not None)
+    ]
+    if not valued:
+        return ranges
+    try:
+        step = max(1, len(dataset) // _MOST_PATIENTS)
+        samples = [dataset[k] for k in range(0, len(dataset), step)]
+        for feature in valued:
+            table = observed(feature, samples)
+            if len(table):
+                low, high = table.amin(0), table.amax(0)
+                slack = 1e-6 * low.abs().maximum(high.abs())
+                ranges[feature.key] = ValueRange(low, high, slack, len(samples))
+    except Exception:
+        # No explanation depends on it: the dataset may be gone, or hold what the model
+        # is not explained for (NaN).
+        return {}
+    return ranges
+
+
+def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any]:
+    """Some patients of a dataset as one batch, drawn without replacement.
+
+    Args:
+        dataset: A PyHealth sample dataset.
+        count: How many.
+        seed: Which ones.
+
+    Returns:
+        A batch as PyHealth's data loader yields it.
+
+    Raises:
+        ValueError: If the dataset has fewer patients.
+
+    Example:
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, batch = tiny_model()
+        >>> sample = reference_patients(model.dataset, 3)
+        >>> len(sample["patient_id"])
+        3
+    """
+    from pyhealth.datasets.utils import collate_fn_dict_with_padding
+
+    size = len(dataset)
+    if not 0 < count <= size:
+        raise ValueError(f"{count} reference patients of a dataset that has {size}.")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    samples = [dataset[int(k)] for k in order[:count]]
+    batch: dict[str, Any] = collate_fn_dict_with_padding(samples)
+    return batch
+
+
+def at_positions(
+    features: Sequence[Feature], encoded: EncodedBatch, others: EncodedBatch
+) -> Iterator[dict[str, Tensor]]:
+    """Each reference patient's tokens and values, at the explained ones' positions."""
+    for row in range(len(others)):
+        values = {}
+        for feature, x, other, mask in zip(
+            features, encoded.inputs, others.inputs, others.masks
+        ):
+            kept = other * (mask.unsqueeze(-1) if feature.embedding else mask)
+            if kept.dim() != x.dim():
+                raise ValueError(
+                    f"Feature {feature.key!r}: the reference patients have shape "
+                    f"{tuple(kept.shape[1:])}, the explained {tuple(x.shape[1:])}."
+                )
+            last = x.dim() - 1 if feature.embedding or x.dim() > 2 else x.dim()
+            cut = _cut(kept[row : row + 1], x.shape, last)
+            values[feature.key] = cut.expand(x.shape)
+        yield values
+
+
+def _cut(value: Tensor, shape: torch.Size, last: int) -> Tensor:
+    """Cut or fill the axes of positions (1 to ``last`` - 1) to a shape."""
+    sizes = [
+        n if 0 < axis < last else value.shape[axis] for axis, n in enumerate(shape)
+    ]
+    cut = value[tuple(slice(n) for n in sizes)]
+    missing = [n - m for n, m in zip(sizes, cut.shape)]
+    return F.pad(cut, [p for n in reversed(missing) for p in (0, n)])

@@ -1,0 +1,124 @@
+"""From a result to an explanation, and what is to know when reading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import EncodedBatch, PyHealthAdapter
+from ..explanation import Explanation
+from ..explanation.feature_record import column_names
+from ..explanation.words import cancellation
+from ..propagation import Diagnostics
+from .result import Result
+
+_SAMPLED = 16
+
+
+def assembled(
+    model: nn.Module,
+    encoded: EncodedBatch,
+    references: Sequence[Sequence[Tensor]],
+    result: Result,
+    output: str = "logit",
+    baseline: str = "given",
+) -> Explanation:
+    """A result with the batch that it belongs to.
+
+    Args:
+        model: The explained model; an adapter knows what its outputs are called.
+        encoded: The batch.
+        references: What it was explained against.
+        result: Attributions to the inputs.
+        output: The scale of what is explained.
+        baseline: The references in words.
+    """
+    answered = torch.isfinite(result.f_input - result.f_baseline)
+    sums, features = encoded.attributed(result.attributions, answered)
+    change = (result.f_input - result.f_baseline)[answered]
+    times = cancellation((a[answered] for a in sums.values()), change).tolist()
+    report = result.diagnostics + Diagnostics(cancellation=max(times, default=0.0))
+    adapter = model if isinstance(model, PyHealthAdapter) else None
+    if adapter is not None and len(references) == 1:
+        report += Diagnostics(notes=outside(adapter, encoded, references[0]))
+    inside = model if adapter is None else adapter.model
+    return Explanation(
+        attributions=sums,
+        features=features,
+        f_input=result.f_input,
+        f_baseline=result.f_baseline,
+        delta=result.balance.delta,
+        rescale_factor=result.factor,
+        target=tuple(i[0] if len(i) == 1 else i for i in result.index),
+        diagnostics=report,
+        patient_ids=encoded.patient_ids,
+        model_name=type(inside).__name__,
+        output=output,
+        target_names=None if adapter is None else adapter.target_names,
+        baseline=baseline,
+        mode=None if adapter is None else adapter.mode,
+        fingerprint=fingerprint(inside),
+    )
+
+
+def outside(
+    adapter: PyHealthAdapter, encoded: EncodedBatch, reference: Sequence[Tensor]
+) -> tuple[str, ...]:
+    """A note for each feature whose reference no patient of the dataset has.
+
+    Of a laboratory value that is never 0, a reference of 0 makes much of what does not
+    matter.
+
+    Args:
+        adapter: Of the explained model.
+        encoded: The explained patients.
+        reference: A tensor for each of the inputs.
+    """
+    notes = []
+    for key, baseline, mask in zip(encoded.feature_keys, reference, encoded.masks):
+        held, record = adapter.ranges.get(key), encoded.features[key]
+        width = 1 if record.is_series or baseline.dim() < 2 else baseline.shape[-1]
+        if held is None or len(held.low) != width or not baseline.numel():
+            continue
+        least, most = (
+            torch.where(mask, baseline, sign * torch.inf).reshape(-1, width)
+            for sign in (1, -1)
+        )
+        low, high = least.amin(0).cpu(), most.amax(0).cpu()
+        off = (low < held.low - held.slack) | (high > held.high + held.slack)
+        if bool(off.any()):
+            column = int(off.nonzero()[0])
+            value = low if low[column] < held.low[column] else high
+            notes.append(
+                f"the reference of feature {key!r} is outside of what the dataset "
+                f"holds, in {int(off.sum())} of {width} column(s): "
+                f"{column_names(key, record)[column]} is "
+                f"{float(value[column]):.4g}, where {held.patients} samples have "
+                f"{float(held.low[column]):.4g} to {float(held.high[column]):.4g}. "
+                f'A usual patient: baselines={{{key!r}: "mean"}}'
+            )
+    return tuple(notes)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 characters that change with the model's class and parameters.
+
+    Their names, shapes and up to 16 of the values of each are hashed, so that it costs
+    nothing beside an explanation, and a step of training changes it. Buffers are not:
+    some models write into theirs whenever they run.
+
+    Example:
+        >>> one, two = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> fingerprint(one) == fingerprint(one), fingerprint(one) == fingerprint(two)
+        (True, False)
+    """
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, tensor in model.named_parameters():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        step = max(flat.numel() // _SAMPLED, 1)
+        digest.update(repr(flat[::step][:_SAMPLED].tolist()).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""The demo's models and patients on the page, for ``captum-ehr insights --demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
+from captum_ehr.demo.mimic3 import mimic3_cohort
+from captum_ehr.demo.quiet import quiet
+from captum_ehr.demo.run import scratch
+from captum_ehr.demo.training import MODELS, build_model, train
+from captum_ehr.insights import AttributionVisualizer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@contextmanager
+def demo_visualizer(
+    console: Console,
+    *,
+    mimic3: Path | None = None,
+    patients: int = 500,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Iterator[AttributionVisualizer]:
+    """Train the demo's two models and give its held-out patients to look at.
+
+    Args:
+        console: Where to show progress.
+        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
+        patients: How many held-out patients, at most.
+        epochs: How long to train; the cohort's own default if None.
+        seed: Of everything that is drawn.
+
+    Yields:
+        The visualizer; with MIMIC-III, PyHealth's copies of the tables go when the
+        block ends.
+
+    Raises:
+        DemoError: If the data do not suffice.
+    """
+    with scratch(Path.cwd() if mimic3 else None) as copies:
+        with quiet(), console.status("Loading PyHealth and the patients …") as status:
+            if mimic3 is None:
+                cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
+            else:
+                cohort = mimic3_cohort(mimic3, copies, patients, seed)
+            models = []
+            for name in MODELS:
+                status.update(f"Training {name} …")
+                models.append(build_model(name, cohort.dataset, seed))
+                length = epochs or cohort.epochs
+                train(models[-1], cohort, length, seed, lambda epoch, loss: None)
+        yield of_cohort(models, cohort)
+
+
+def of_cohort(
+    models: list[Any], cohort: Cohort, **options: Any
+) -> AttributionVisualizer:
+    """The held-out patients of one of the demo's cohorts.
+
+    Args:
+        models: Trained on it.
+        cohort: Whose patients.
+        **options: More for the :class:`~captum_ehr.insights.AttributionVisualizer`.
+    """
+    return AttributionVisualizer(
+        models,
+        (f"no {cohort.outcome}", cohort.outcome),
+        dataset=cohort.held_out,
+        names=cohort.names,
+        readable=cohort.readable,
+        time_label=cohort.time_label,
+        title=cohort.title.replace("captum_ehr demo", "EHR Insights"),
+        **options,
+    )

@@ -1,0 +1,100 @@
+"""A feature of a batch as its owner would read it: codes, values, masks, times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+#: Words for codes: from code to word, or from feature key to such a table of its own.
+type Words = Mapping[str, str | Mapping[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRecord:
+    """What stands in one feature of a batch, before any embedding.
+
+    Args:
+        values: Token ids (integer) or raw values (floating), exactly as the
+            data loader gave them: ``(patients, positions)`` for flat token
+            sequences, ``(patients, visits, positions)`` for nested ones,
+            ``(patients, columns)`` for tensors and multi-hot vectors,
+            ``(patients, steps, columns)`` for time series.
+        mask: Boolean, shaped like ``values``; True where a real token or value
+            stands, False on padding.
+        time: ``(patients, steps)`` or None; the time of each step of axis 1, in
+            the units of the task that made the samples.
+        vocabulary: For tokens, the code of each id; None for continuous features.
+        columns: Names of the last axis of a continuous feature, or None.
+    """
+
+    values: Tensor
+    mask: Tensor
+    time: Tensor | None = None
+    vocabulary: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def is_token(self) -> bool:
+        """True for features whose values are ids of a vocabulary."""
+        return self.vocabulary is not None
+
+    @property
+    def is_series(self) -> bool:
+        """True for a continuous feature that is one value per step of time."""
+        return (
+            not self.is_token
+            and self.time is not None
+            and self.values.ndim == 2
+            and self.time.shape == self.values.shape
+            and (self.columns is None or len(self.columns) == 1)
+        )
+
+    def __getitem__(self, patients: Sequence[int]) -> FeatureRecord:
+        """The feature of some of the patients."""
+        return replace(
+            self,
+            values=self.values[patients],
+            mask=self.mask[patients],
+            time=None if self.time is None else self.time[patients],
+        )
+
+
+class FeatureKeyError(KeyError):
+    """A feature key, label or batch entry that is not there; reads as a sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+def column_names(key: str, record: FeatureRecord) -> tuple[str, ...]:
+    """The code of each position of a continuous feature.
+
+    A flat time series is one quantity, so it has one name at all its steps.
+    """
+    if record.values.ndim == 1:
+        width = 1
+    else:
+        width = int(np.prod(record.values.shape[2:] or record.values.shape[1:]))
+    columns = record.columns
+    if columns is not None and len(columns) == width:
+        return columns
+    if record.is_series:
+        return (columns[0] if columns else key,) * width
+    return tuple(f"{key}[{j}]" for j in range(width))
+
+
+def codes_of(key: str, record: FeatureRecord) -> tuple[str, ...]:
+    """All codes that a feature can have, in order, each once."""
+    if record.vocabulary is not None:
+        return tuple(dict.fromkeys(record.vocabulary))
+    return tuple(dict.fromkeys(column_names(key, record)))
+
+
+def words_for(key: str, words: Words) -> dict[str, str]:
+    """The words that hold for one feature: the common ones, then its own."""
+    common = {code: word for code, word in words.items() if isinstance(word, str)}
+    table = words.get(key)
+    return {**common, **table} if isinstance(table, Mapping) else common

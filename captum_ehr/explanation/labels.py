@@ -1,0 +1,161 @@
+"""From a mapping as people write it to a label for each code: groups, names, units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .coding import GROUPINGS, NAMES
+from .data import ExplanationData
+from .feature_record import FeatureKeyError, FeatureRecord, Words, codes_of, words_for
+from .words import caution
+
+#: From code to label: a mapping, a function, or a ready one by name; or a mapping with
+#: one of these per feature key.
+type Grouping = str | Mapping[str, Any] | Callable[[str], str | None]
+
+#: Ready labellers by name: from the codes of a feature to the labels it has.
+type Ready = Mapping[str, Callable[[Sequence[str]], dict[str, str]]]
+
+type Features = Mapping[str, FeatureRecord]
+
+
+def group_labels(
+    explanation: ExplanationData, mapping: Grouping
+) -> dict[str, dict[str, str]]:
+    """Per feature key, the group of each code that has one."""
+    return _labels(explanation.features, mapping, GROUPINGS, "grouping")
+
+
+def with_names[E: ExplanationData](explanation: E, names: Grouping) -> E:
+    """The same with names of codes; see :meth:`Explanation.with_names`."""
+    more = _labels(explanation.features, names, NAMES, "name")
+    return replace(explanation, names=_joined(explanation.names, more))
+
+
+def with_units[E: ExplanationData](explanation: E, units: Grouping) -> E:
+    """The same with units of columns or codes; see :meth:`Explanation.with_units`."""
+    more = _labels(explanation.features, units, {}, "unit")
+    return replace(explanation, units=_joined(explanation.units, more))
+
+
+def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
+    """The words held, and those found put over them, feature by feature."""
+    joined: dict[str, str | dict[str, str]] = {}
+    joined.update({code: word for code, word in held.items() if isinstance(word, str)})
+    tables = {key for key, word in held.items() if not isinstance(word, str)}
+    for key in [*tables, *more]:
+        words = {**words_for(key, held), **more.get(key, {})}
+        if words:
+            joined[key] = words
+    return joined
+
+
+def _labels(
+    features: Features, mapping: Grouping, ready: Ready, what: str
+) -> dict[str, dict[str, str]]:
+    """Per feature key, the label of each code that has one.
+
+    Args:
+        features: The features whose codes are labelled.
+        mapping: A mapping, a callable, the name of a ready one, or one per feature.
+        ready: The ready ones.
+        what: What a labeller is called in errors.
+
+    Raises:
+        KeyError: If it names a feature that the explanation does not have.
+        ValueError: If there is no ready one of that name, or it is not said for
+            which of several features it is meant.
+        TypeError: If it is nothing of all this, or a label is no text.
+    """
+    if isinstance(mapping, str):
+        _known(mapping, ready, what)
+        mapping = {_only_feature(features, mapping, what): mapping}
+    words = {key: codes_of(key, record) for key, record in features.items()}
+    if isinstance(mapping, Mapping) and _is_per_feature(mapping, words, ready):
+        unknown = [key for key in mapping if key not in features]
+        if unknown:
+            raise FeatureKeyError(
+                f"the {what} names the feature(s) {', '.join(map(repr, unknown))}, "
+                "which this explanation does not have; its features are "
+                f"{', '.join(map(repr, features))}."
+            )
+        parts = mapping.items()
+        return {key: _labelled(value, words[key], ready, what) for key, value in parts}
+    return {key: _labelled(mapping, codes, ready, what) for key, codes in words.items()}
+
+
+def _is_per_feature(
+    mapping: Mapping[str, object], words: Mapping[str, Sequence[str]], ready: Ready
+) -> bool:
+    """Whether the keys of a mapping are features rather than codes.
+
+    They are where a value is itself a labeller; strings that could be either are one
+    where they are names of ready labellers, or their keys features and no codes.
+    """
+    if any(isinstance(value, Mapping) or callable(value) for value in mapping.values()):
+        return True
+    if not mapping or not all(isinstance(value, str) for value in mapping.values()):
+        return False
+    if all(value in ready for value in mapping.values()):
+        return True
+    codes = {code for codes in words.values() for code in codes}
+    return all(key in words and key not in codes for key in mapping)
+
+
+def _labelled(
+    mapping: object, codes: Sequence[str], ready: Ready, what: str
+) -> dict[str, str]:
+    """The label of each code that has one."""
+    if isinstance(mapping, str):
+        _known(mapping, ready, what)
+        known = ready[mapping](codes)
+        if codes and not known:
+            caution(
+                f"the {what} {mapping!r} knows none of the {len(codes)} codes, such as "
+                f"{codes[-1]!r}."
+            )
+        return known
+    if isinstance(mapping, Mapping):
+        labelled = {code: mapping.get(code) for code in codes}
+    elif callable(mapping):
+        labelled = {code: mapping(code) for code in codes}
+    else:
+        raise TypeError(
+            f"a {what} is a mapping, a function of a code, or one of "
+            f"{', '.join(map(repr, ready))}; got {type(mapping).__name__}."
+        )
+    labels = {code: label for code, label in labelled.items() if label is not None}
+    for code, label in labels.items():
+        if not isinstance(label, str):
+            raise TypeError(
+                f"the {what} gives {label!r} ({type(label).__name__}) for the code "
+                f"{code!r}; expected a string, or None where there is none."
+            )
+    return labels
+
+
+def _known(name: str, ready: Ready, what: str) -> None:
+    if name not in ready:
+        raise ValueError(
+            f"there is no ready {what} {name!r}; there are "
+            f"{', '.join(map(repr, ready))}. Or give a mapping or a function."
+        )
+
+
+def _only_feature(features: Features, name: str, what: str) -> str:
+    """The feature that a ready labeller is meant for, where there is no doubt.
+
+    The same string may be a diagnosis, a procedure and a drug in different systems.
+    """
+    tokens = [key for key, record in features.items() if record.is_token]
+    coded = tokens or list(features)  # multi-hot features have codes as columns
+    if len(coded) != 1:
+        some = coded[0] if coded else "conditions"
+        raise ValueError(
+            f"this explanation has {len(coded)} features with codes "
+            f"({', '.join(map(repr, coded))}); say whose codes the {what} {name!r} is "
+            f"for: {{{some!r}: {name!r}}}."
+        )
+    return coded[0]
