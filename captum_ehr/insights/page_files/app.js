@@ -13,27 +13,20 @@ function showBanner(text, kind) {
   banner.hidden = !text;
 }
 
-function buildTop() {
-  const tab = (key, label) =>
-    el("button", { class: "tab", "data-tab": key, on: { click: () => setTab(key) } }, label);
-  replace(
-    document.getElementById("top"),
-    el("h1", null, overview.title),
-    el("nav", { role: "tablist" }, tab("patient", "Patient"), tab("cohort", "Cohort")),
-    el("button", { id: "compare", "aria-pressed": "false", on: { click: toggleCompare } }, "Compare"),
-    el("span", { class: "space" }),
-    el("span", { class: "muted" }, "Export"),
-    el("button", { id: "export-csv", on: { click: exporting(exportCsv) } }, "CSV"),
-    el("button", { id: "export-png", on: { click: exporting(exportPng) } }, "PNG"),
-    transport.isLive
-      ? el("button", { id: "export-html", on: { click: exporting(exportHtml) } }, "HTML")
-      : null
-  );
-}
-
-function setTab(tab) {
-  state.tab = tab;
-  changed();
+function setUpTop() {
+  for (const tab of document.querySelectorAll(".tab")) {
+    tab.addEventListener("click", () => {
+      state.tab = tab.dataset.tab;
+      changed();
+    });
+  }
+  const buttons = {
+    compare: toggleCompare,
+    "export-csv": exporting(exportCsv),
+    "export-png": exporting(exportPng),
+    "export-html": exporting(exportHtml),
+  };
+  for (const [id, act] of Object.entries(buttons)) document.getElementById(id)?.addEventListener("click", act);
 }
 
 function toggleCompare() {
@@ -46,13 +39,13 @@ function toggleCompare() {
 // To begin a comparison with: the next method that this page holds.
 function otherSide() {
   const first = state.sides[0];
-  const at = overview.methods.findIndex((one) => one.name === first.method);
+  const at = overview.methods.findIndex(({ name }) => name === first.method);
   const order = [...overview.methods.slice(at + 1), ...overview.methods.slice(0, at)];
-  const preferred = order.filter((one) => one.name === "IntegratedGradients");
-  const candidates = [...preferred, ...order].map((one) => withChange(first, { method: one.name }));
-  const others = overview.baselines[first.method].map((one) => withChange(first, { baseline: one }));
+  const preferred = order.filter(({ name }) => name === "IntegratedGradients");
+  const candidates = [...preferred, ...order].map(({ name }) => withChange(first, { method: name }));
+  const others = overview.baselines[first.method].map((baseline) => withChange(first, { baseline }));
   const different = [...candidates, ...others].filter(
-    (one) => settingKey(one) !== settingKey(first) && transport.holds(one)
+    (side) => settingKey(side) !== settingKey(first) && transport.holds(side)
   );
   return different[0] || { ...first };
 }
@@ -74,31 +67,27 @@ function change(place, what) {
 
 // Each side says how it explains ---------------------------------------------------
 
-function labelled(name, control) {
-  return control ? el("label", null, el("span", null, name), control) : null;
+function buildControls(place) {
+  const { model, method } = state.sides[place];
+  const named = (names) => names.map((name) => [name, name]);
+  const numbered = (names) => names.map((name, i) => [i, name]);
+  const targets = overview.targets[model];
+  return el("div", { class: "controls" },
+    overview.models.length > 1 ? buildControl(place, "Model", numbered(overview.models)) : null,
+    buildControl(place, "Method", named(overview.methods.map(({ name }) => name))),
+    targets.length > 1 ? buildControl(place, "Target", [[null, "predicted class"], ...numbered(targets)]) : null,
+    buildControl(place, "Baseline", named(overview.baselines[method])));
 }
 
-function buildControls(place) {
+// Of the options those that this page holds.
+function buildControl(place, label, options) {
+  const key = label.toLowerCase();
   const side = state.sides[place];
-  const can = (what) => transport.holds(withChange(side, what));
-  const models = overview.models.map((name, i) => [String(i), name]).filter(([i]) => can({ model: Number(i) }));
-  const methods = overview.methods.map((one) => [one.name, one.name]).filter(([name]) => can({ method: name }));
-  const targets = overview.targets[side.model].map((name, i) => [String(i), name]);
-  const known = [["", "predicted class"], ...targets].filter(([i]) => can({ target: i === "" ? null : Number(i) }));
-  const baselines = overview.baselines[side.method].map((name) => [name, name]).filter(([name]) => can({ baseline: name }));
-  const target = side.target === null ? "" : String(side.target);
-  const pick = (label, value, options, then) =>
-    labelled(label, picker(label, value, options, (chosen) => change(place, then(chosen))));
-  return el(
-    "div",
-    { class: "controls" },
-    overview.models.length > 1 ? pick("Model", String(side.model), models, (v) => ({ model: Number(v) })) : null,
-    pick("Method", side.method, methods, (v) => ({ method: v })),
-    targets.length > 1
-      ? pick("Target", target, known, (v) => ({ target: v === "" ? null : Number(v) }))
-      : null,
-    pick("Baseline", side.baseline, baselines, (v) => ({ baseline: v }))
-  );
+  const known = options.filter(([value]) => transport.holds(withChange(side, { [key]: value })));
+  const pick = () => change(place, { [key]: known[select.selectedIndex][0] });
+  const select = el("select", { "aria-label": label, on: { change: pick } },
+    known.map(([value, words]) => el("option", { selected: value === side[key] }, shorten(words, 48))));
+  return el("label", null, el("span", null, label), select);
 }
 
 function buildLink() {
@@ -155,8 +144,8 @@ function contentOf(place) {
 
 function draw() {
   drawSidebar();
-  document.querySelectorAll(".tab").forEach((one) => {
-    one.setAttribute("aria-selected", String(one.dataset.tab === state.tab));
+  document.querySelectorAll(".tab").forEach((tab) => {
+    tab.setAttribute("aria-selected", String(tab.dataset.tab === state.tab));
   });
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();
@@ -189,7 +178,6 @@ function onKey(event) {
 
 function begin() {
   state.sides = [firstSetting(), firstSetting()];
-  document.body.classList.toggle("many", overview.classes.length > 2);
   listeners.push(draw);
   document.addEventListener("keydown", onKey);
   const panels = document.getElementById("panels");
@@ -198,8 +186,8 @@ function begin() {
   panels.addEventListener("keydown", onCohort);
   transport = data.views ? offline() : live();
   if (data.note) showBanner(data.note, "note");
-  buildTop();
-  buildSidebar();
+  setUpTop();
+  setUpSidebar();
   changed();
 }
 
