@@ -100,5 +100,5 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

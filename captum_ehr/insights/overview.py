@@ -30,7 +30,7 @@ def codes_of(
     codes: list[dict[str, str]] = []
     present: Presence = []
     for chunk in explanations.source.chunks(rows, 32):
-        own: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
+        held: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
         frame = explanations.blank(chunk).to_frame()
         columns = (frame[key] for key in ("patient_id", "feature", "code", "name"))
         for patient, feature, code, name in zip(*columns):
@@ -38,8 +38,8 @@ def codes_of(
             if place == len(codes):
                 named = name if name != code else ""
                 codes.append({"feature": feature, "code": code, "name": named})
-            own[patient][place] = None
-        present += [list(one) for one in own.values()]
+            held[patient][place] = None
+        present += map(list, held.values())
     return codes, present
 
 
@@ -111,8 +111,7 @@ def _label(head: Head, label: Any) -> str:
 
 
 def _name(model: nn.Module) -> str:
-    own = model.model if isinstance(model, PyHealthAdapter) else model
-    return type(own).__name__
+    return type(model.model if isinstance(model, PyHealthAdapter) else model).__name__
 
 
 def _apart(names: Sequence[str]) -> list[str]:

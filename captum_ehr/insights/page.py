@@ -276,7 +276,7 @@ def _cut(
     return codes, {
         **overview,
         "codes": [overview["codes"][old] for old in kept],
-        "methods": [one for one in overview["methods"] if one["name"] in names],
+        "methods": [way for way in overview["methods"] if way["name"] in names],
         "patients": [
             {**patient, "codes": [codes[old] for old in patient["codes"]]}
             for patient in (overview["patients"][row] for row in rows)

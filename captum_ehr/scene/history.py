@@ -11,7 +11,7 @@ import numpy as np
 
 from captum_ehr.explanation.frame import build_rows, frame_of
 
-from .wording import number
+from .wording import number, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,11 @@ class Item:
         low, high = self.usual
         flag = " ↑" if self.value > high else " ↓" if self.value < low else ""
         return number(self.value) + flag
+
+    def short_name(self, width: int) -> str:
+        """The name with the unit, in at most ``width`` characters."""
+        unit = f" ({shorten(self.unit, 10)})" if self.unit else ""
+        return shorten(self.name, width - len(unit)) + unit
 
 
 def total_of(items: Iterable[Item]) -> float:

@@ -187,9 +187,9 @@ class PatientScene:
 
     def output_words(self, end: Literal["input", "baseline"]) -> str:
         """f(x) or f(x0), with its probability where it has one."""
-        is_input = end == "input"
-        words = output_value(self.f_input if is_input else self.f_baseline)
-        share = self.probabilities[is_input] if self.probabilities else math.nan
+        value = self.f_input if end == "input" else self.f_baseline
+        share = (self.probabilities or (math.nan, math.nan))[end == "input"]
+        words = output_value(value)
         return words if math.isnan(share) else f"{words} ({percent(share)})"
 
 

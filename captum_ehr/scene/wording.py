@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from captum_ehr.explanation import Explanation
 
-    from .history import Item
-
 MINUS, NO_ANSWER, NO_NUMBER = "−", "no answer", "not a number"
 
 
@@ -132,12 +130,6 @@ def shorten(text: str, width: int) -> str:
     """
     line = " ".join(text.split())
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
-
-
-def lab_name(item: Item, width: int) -> str:
-    """A column's name with its unit, in at most ``width`` characters."""
-    unit = f" ({shorten(item.unit, 10)})" if item.unit else ""
-    return shorten(item.name, width - len(unit)) + unit
 
 
 def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:

@@ -83,7 +83,6 @@ def environment() -> Environment:
         "bridge_bar": bridge_bar,
         "charts": charts,
         "cut": folding.cut,
-        "lab_name": wording.lab_name,
         "open_chips": folding.OPEN_CHIPS,
         "open_steps": folding.OPEN_STEPS,
         "several": wording.several,

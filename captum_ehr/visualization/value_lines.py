@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
 from captum_ehr.scene.palette import DARK
-from captum_ehr.scene.wording import lab_name, signed, usual_range
+from captum_ehr.scene.wording import signed, usual_range
 from captum_ehr.visualization.axes import MUTED, PLAIN, label
 from captum_ehr.visualization.chips import Panel
 
@@ -45,7 +45,7 @@ class ValueLines(Panel):
 
     def _draw_name(self, ax: Axes, middle: float, item: Item) -> None:
         """A column's name with its unit, and its usual range below."""
-        words = [(lab_name(item, 27), 7.5, "#222222")]
+        words = [(item.short_name(27), 7.5, "#222222")]
         if any(map(math.isfinite, item.usual)):
             words.append((f"reference {usual_range(*item.usual)}", 6.5, MUTED))
         for line, (text, size, color) in enumerate(words):

@@ -39,13 +39,13 @@ function toggleCompare() {
 // To begin a comparison with: the next method that this page holds.
 function otherSide() {
   const first = state.sides[0];
-  const at = overview.methods.findIndex((one) => one.name === first.method);
+  const at = overview.methods.findIndex(({ name }) => name === first.method);
   const order = [...overview.methods.slice(at + 1), ...overview.methods.slice(0, at)];
-  const preferred = order.filter((one) => one.name === "IntegratedGradients");
-  const candidates = [...preferred, ...order].map((one) => withChange(first, { method: one.name }));
-  const others = overview.baselines[first.method].map((one) => withChange(first, { baseline: one }));
+  const preferred = order.filter(({ name }) => name === "IntegratedGradients");
+  const candidates = [...preferred, ...order].map(({ name }) => withChange(first, { method: name }));
+  const others = overview.baselines[first.method].map((baseline) => withChange(first, { baseline }));
   const different = [...candidates, ...others].filter(
-    (one) => settingKey(one) !== settingKey(first) && transport.holds(one)
+    (side) => settingKey(side) !== settingKey(first) && transport.holds(side)
   );
   return different[0] || { ...first };
 }
@@ -74,7 +74,7 @@ function buildControls(place) {
   const targets = overview.targets[model];
   return el("div", { class: "controls" },
     overview.models.length > 1 ? buildControl(place, "Model", numbered(overview.models)) : null,
-    buildControl(place, "Method", named(overview.methods.map((one) => one.name))),
+    buildControl(place, "Method", named(overview.methods.map(({ name }) => name))),
     targets.length > 1 ? buildControl(place, "Target", [[null, "predicted class"], ...numbered(targets)]) : null,
     buildControl(place, "Baseline", named(overview.baselines[method])));
 }
@@ -144,8 +144,8 @@ function contentOf(place) {
 
 function draw() {
   drawSidebar();
-  document.querySelectorAll(".tab").forEach((one) => {
-    one.setAttribute("aria-selected", String(one.dataset.tab === state.tab));
+  document.querySelectorAll(".tab").forEach((tab) => {
+    tab.setAttribute("aria-selected", String(tab.dataset.tab === state.tab));
   });
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();

@@ -12,7 +12,7 @@ async function fill() {
   const isCohort = state.tab === "cohort";
   const sides = isCohort ? shownSides() : state.sides.slice(0, 1);
   const settings = sides.map(settingOf);
-  if (!settings.some((one) => settingKey(one) === started)) started = null;
+  if (!settings.some((setting) => settingKey(setting) === started)) started = null;
   for (const [place, setting] of settings.entries()) {
     try {
       if (!transport.isLive) {
@@ -124,45 +124,45 @@ function sumsOf(wanted, setting) {
   const sums = new Map();
   for (const row of wanted) {
     for (const [place, total] of partOf(row, setting).codes) {
-      const one = sums.get(place) || { patients: 0, mean: 0, mean_abs: 0 };
-      one.patients += 1;
-      one.mean += (total ?? NaN) / wanted.length;
-      one.mean_abs += Math.abs(total ?? NaN) / wanted.length;
-      sums.set(place, one);
+      const code = sums.get(place) || { patients: 0, mean: 0, mean_abs: 0 };
+      code.patients += 1;
+      code.mean += (total ?? NaN) / wanted.length;
+      code.mean_abs += Math.abs(total ?? NaN) / wanted.length;
+      sums.set(place, code);
     }
   }
   const known = (value) => (Number.isNaN(value) ? null : value);
-  return [...sums].map(([place, one]) => ({
+  return [...sums].map(([place, code]) => ({
     ...overview.codes[place],
-    patients: one.patients,
-    prevalence: one.patients / wanted.length,
-    mean: known(one.mean),
-    mean_abs: known(one.mean_abs),
+    patients: code.patients,
+    prevalence: code.patients / wanted.length,
+    mean: known(code.mean),
+    mean_abs: known(code.mean_abs),
   })).sort((a, b) => (b.mean_abs ?? -1) - (a.mean_abs ?? -1));
 }
 
 function sumAgain(content, setting) {
-  const key = (one) => `${one.feature}\n${one.code}`;
-  const sums = new Map(sumsOf(rows, setting).map((one, i) => [key(one), { ...one, rank: i + 1 }]));
-  const most = Math.max(...[...sums.values()].map((one) => one.mean_abs ?? 0), 1e-12);
+  const key = (code) => `${code.feature}\n${code.code}`;
+  const sums = new Map(sumsOf(rows, setting).map((code, i) => [key(code), { ...code, rank: i + 1 }]));
+  const most = Math.max(...[...sums.values()].map((code) => code.mean_abs ?? 0), 1e-12);
   content.querySelector("h2").textContent = several(rows.length, "patient", "patients");
   for (const node of content.querySelectorAll(".standing, .remark")) node.prepend("Of all in this file: ");
   const note = content.querySelector(".codes + p");
   if (note) note.textContent = note.textContent.replace(/over all \d+/, `over all ${rows.length}`);
   content.querySelectorAll(".codes tbody tr").forEach((row) => {
-    const one = sums.get(key(row.dataset));
-    if (!one) return row.remove();
-    const { mean, mean_abs } = one;
-    Object.assign(row.dataset, { ...one, mean: mean ?? NaN, mean_abs: mean_abs ?? NaN });
-    const share = { prevalence: one.prevalence, mean: Math.abs(mean ?? 0) / most / 2, mean_abs: (mean_abs ?? 0) / most };
+    const code = sums.get(key(row.dataset));
+    if (!code) return row.remove();
+    const { mean, mean_abs } = code;
+    Object.assign(row.dataset, { ...code, mean: mean ?? NaN, mean_abs: mean_abs ?? NaN });
+    const share = { prevalence: code.prevalence, mean: Math.abs(mean ?? 0) / most / 2, mean_abs: (mean_abs ?? 0) / most };
     for (const [name, width] of Object.entries(share)) {
       row.querySelector(`.${name} i`).style.width = `${100 * width}%`;
     }
     const bar = row.querySelector(".mean i");
     bar.style.left = `${mean < 0 ? 50 - 100 * share.mean : 50}%`;
     bar.style.background = data.bars[Number(mean > 0)];
-    row.cells[0].textContent = one.rank;
-    row.querySelector(".prevalence .num").textContent = `${one.patients} · ${percent(one.prevalence)}`;
+    row.cells[0].textContent = code.rank;
+    row.querySelector(".prevalence .num").textContent = `${code.patients} · ${percent(code.prevalence)}`;
     row.querySelector(".mean .num").textContent = signed(mean);
     row.querySelector(".mean_abs .num").textContent = signed(mean_abs).replace("+", "");
   });

@@ -16,7 +16,7 @@ function el(tag, attributes, ...children) {
       node.setAttribute(key, value === true ? "" : String(value));
     }
   }
-  node.append(...children.flat(Infinity).filter((one) => one || one === 0));
+  node.append(...children.flat(Infinity).filter((child) => child || child === 0));
   return node;
 }
 
@@ -24,8 +24,8 @@ function replace(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
-function several(count, one, many) {
-  return `${count} ${count === 1 ? one : many}`;
+function several(count, noun, nouns) {
+  return `${count} ${count === 1 ? noun : nouns}`;
 }
 
 function shorten(text, width) {

@@ -29,7 +29,7 @@ const COHORT_HEAD = ["feature", "code", "name", "patients", "prevalence", "mean"
 async function exportCsv() {
   if (state.tab === "cohort") {
     const sums = await transport.sums(rows.filter((row) => partOf(row, state.sides[0])), settingOf(state.sides[0]));
-    const text = csv(COHORT_HEAD, sums.map((one) => COHORT_HEAD.map((key) => one[key])));
+    const text = csv(COHORT_HEAD, sums.map((code) => COHORT_HEAD.map((key) => code[key])));
     return download("cohort.csv", new Blob([text], { type: "text/csv" }));
   }
   const tables = await Promise.all(shownSides().map(async (side) => {
@@ -47,8 +47,8 @@ async function exportPng() {
   const { scrollWidth: width, scrollHeight: height } = source;
   const copy = source.cloneNode(true);
   const chosen = [...source.querySelectorAll("select")];
-  copy.querySelectorAll("select").forEach((one, i) => {
-    one.replaceWith(el("b", { class: "chosen" }, chosen[i].selectedOptions[0]?.textContent || ""));
+  copy.querySelectorAll("select").forEach((select, i) => {
+    select.replaceWith(el("b", { class: "chosen" }, chosen[i].selectedOptions[0]?.textContent || ""));
   });
   const style = document.createElement("style");
   style.textContent = document.getElementById("style").textContent;

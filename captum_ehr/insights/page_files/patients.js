@@ -20,7 +20,7 @@ async function drawPatients() {
   shareColors(sides);
   const bar = document.getElementById("agreement");
   bar.querySelector(".agreement")?.remove();
-  const [a, b] = answers.map((one) => one.value);
+  const [a, b] = answers.map(({ value }) => value);
   if (a && b && sides[0].row === sides[1].row) bar.append(...buildAgreement(a.rows, b.rows));
   document.body.dataset.ready = ask;
 }
@@ -47,8 +47,8 @@ function shareColors(sides) {
     else Object.assign(node.style, { background, color });
   }
   for (const end of ["-1", "1"]) {
-    const [own, other] = roots.map((root) => root.querySelector(`[data-end="${end}"]`));
-    if (own && other) own.textContent = other.textContent;
+    const [word, other] = roots.map((root) => root.querySelector(`[data-end="${end}"]`));
+    if (word && other) word.textContent = other.textContent;
   }
 }
 
@@ -85,9 +85,9 @@ function buildAgreement(a, b) {
 }
 
 function correlation(x, y) {
-  const mean = (values) => values.reduce((sum, one) => sum + one, 0) / values.length;
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const [mx, my] = [mean(x), mean(y)];
-  const dot = (u, mu, v, mv) => u.reduce((sum, one, i) => sum + (one - mu) * (v[i] - mv), 0);
+  const dot = (u, mu, v, mv) => u.reduce((sum, value, i) => sum + (value - mu) * (v[i] - mv), 0);
   const size = Math.sqrt(dot(x, mx, x, mx) * dot(y, my, y, my));
   return x.length > 2 && size > 0 ? dot(x, mx, y, my) / size : null;
 }

@@ -28,7 +28,7 @@ function settingOf(side) {
 }
 
 function methodOf({ method }) {
-  return overview.methods.find((one) => one.name === method);
+  return overview.methods.find(({ name }) => name === method);
 }
 
 function settingKey(setting) {

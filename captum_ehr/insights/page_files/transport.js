@@ -29,8 +29,8 @@ async function viewFor(row, setting) {
 
 // What the file has: nothing is computed.
 function offline() {
-  for (const [key, own] of Object.entries(data.parts)) {
-    parts.set(key, new Map(own.map((part, row) => [row, part])));
+  for (const [key, patients] of Object.entries(data.parts)) {
+    parts.set(key, new Map(patients.map((part, row) => [row, part])));
   }
   return {
     isLive: false,
