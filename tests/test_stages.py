@@ -19,7 +19,7 @@ STAGES = [c for c in zoo.configs() if c.model in ("StageNet", "StageAttentionNet
 
 
 def layers(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if type(m).__name__.startswith("StageNet")][1:]
+    return [m for m in model.modules() if type(m).__name__ in FORWARDS]
 
 
 def hastened(model: nn.Module) -> list[bool]:
