@@ -384,6 +384,10 @@ def test_slow_methods_wait_until_they_are_told(browser: Any) -> None:
 def test_a_lost_server_is_said(browser: Any, visualizer: AttributionVisualizer) -> None:
     with visualizer.serve() as short:
         tab = Tab(browser, short.url)
+        tab.page.route("**/alive*", lambda route: route.abort())
+        tab.page.wait_for_selector("#banner.error", timeout=10_000)
+        tab.page.unroute("**/alive*")
+        tab.page.wait_for_selector("#banner", state="hidden", timeout=10_000)
     tab.page.wait_for_selector("#banner.error", timeout=10_000)
     assert "connection to the server is lost" in tab.page.inner_text("#banner")
     tab.page.close()

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from insights_cases import Bag, bag_arguments
 
-from captum_ehr.insights import AttributionVisualizer, PortInUseError, Server
+from captum_ehr.insights import AttributionVisualizer, PortInUseError, Server, api
 from captum_ehr.insights.guard import LARGEST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,7 +192,7 @@ class TestQuestions:
             "null",
         ):
             response, connection = post(server, path, {"rows": [0]}, Origin=origin)
-            assert response.status == 403 and b"parts" not in response.read()
+            assert response.status == 403 and b"deltas" not in response.read()
             connection.close()
         origin = f"http://127.0.0.1:{server.port}"
         response, connection = post(server, path, {"rows": [0]}, Origin=origin)
@@ -230,7 +230,7 @@ class TestQuestions:
                 ValueError(r"C:\Users\somebody\secret.pt is broken"),
                 EOFError("secret"),
             ):
-                monkeypatch.setattr(shown, "view", Mock(side_effect=error))
+                monkeypatch.setattr(shown, "scene", Mock(side_effect=error))
                 monkeypatch.setattr(shown, "contributions", Mock(side_effect=error))
                 for path in ("/ask", "/stream"):
                     question = {"kind": "view", "row": 0, "rows": [0]}
@@ -247,16 +247,19 @@ class TestStream:
         response, connection = post(server, "/stream", {"rows": [4, 1, 0]})
         assert response.headers["Content-Type"] == "application/x-ndjson"
         pieces = [json.loads(line) for line in response]
-        assert {row for one in pieces for row in one["parts"]} == {"0", "1", "4"}
+        assert {row for one in pieces for row in one["deltas"]} == {"0", "1", "4"}
         connection.close()
 
-    def test_who_hangs_up_stops_the_computation(self) -> None:
+    def test_who_hangs_up_stops_the_computation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It goes on to no other batch, and the server answers others meanwhile."""
+        monkeypatch.setattr(api, "_PAUSE", 0.0)
         slow = Slow()
         with slow.serve() as server:
             response, connection = post(server, "/stream", {"rows": [*range(5)]})
             slow.go_on.release()
-            assert json.loads(response.readline())["parts"]
+            assert json.loads(response.readline())["deltas"]
             assert slow.begun.acquire(timeout=10) and slow.begun.acquire(timeout=10)
             assert get(server, entry(server))[0] == 200
             connection.sock.shutdown(socket.SHUT_RDWR)
@@ -308,9 +311,9 @@ class Slow(AttributionVisualizer):
         self.go_on.acquire(timeout=20)
         return super().contributions(patients, setting)
 
-    def view(self, *arguments: Any) -> Any:
+    def scene(self, *arguments: Any) -> Any:
         self.go_on.acquire(timeout=20)
-        return super().view(*arguments)
+        return super().scene(*arguments)
 
 
 def until_quiet(server: Server) -> None:
@@ -322,6 +325,13 @@ def until_quiet(server: Server) -> None:
 
 
 class TestLife:
+    def test_it_needs_no_bokeh(self) -> None:
+        program = (
+            "import sys, captum_ehr.insights.server, captum_ehr.insights.inline_frame\n"
+            "assert not {'bokeh', 'tornado'} & set(sys.modules)\n"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
     def test_a_taken_port_is_named(self, server: Server) -> None:
         with pytest.raises(PortInUseError, match=f"Port {server.port} of 127.0.0.1"):
             visualizer().serve(port=server.port)

@@ -41,7 +41,11 @@ function offline() {
 }
 
 function live() {
-  const check = () => request("alive").then(() => setTimeout(check, CHECK_EVERY), () => {});
+  const banner = document.getElementById("banner");
+  const check = () =>
+    request("alive")
+      .then(() => banner.textContent === LOST && showBanner(""), () => {})
+      .finally(() => setTimeout(check, CHECK_EVERY));
   check();
   return {
     isLive: true,
