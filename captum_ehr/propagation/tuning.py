@@ -9,7 +9,7 @@ Those who change one measure it again: none is asked for by a test.
 
 #: Elements of a block, 256 KiB of float32. Larger ones spend less on starting each
 #: operation, smaller ones less on fetching what the last one left. E takes 94 ms with
-#: 2¹³, 83 with 2¹⁴, 73 with 2¹⁵, 72 with 2¹⁶, 74 with 2¹⁷, 78 with 2¹⁸, 80 in one piece.
+#: 2¹³, 83 with 2¹⁴, 73 with 2¹⁵, 72 with 2¹⁶, 74 with 2¹⁷, 78 with 2¹⁸, 80 whole.
 BLOCK = 1 << 16
 
 #: Elements up to which a multiplier waits for others of its kind: G takes 150 ms where
