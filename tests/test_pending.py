@@ -1,4 +1,4 @@
-"""Waiting multipliers: when they are worked out changes time, not results."""
+"""Waiting multipliers: when they are worked out changes time, never results."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ def two_passes(
     tape = Tape(default_table() if table is None else table) if tape is None else tape
 
     def attempt() -> TwoSided:
-        with recorded(forward, inputs, args, tape) as (output, against):
-            return TwoSided(output, against(references), tape)
+        with recorded(forward, inputs, args, tape) as (output, at_reference):
+            return TwoSided(output, at_reference(references), tape)
 
     return settled(tape, attempt)
 
@@ -117,7 +117,7 @@ def recorded(
         if output.untyped_storage().data_ptr() in tape.borrowed:
             output = output.clone()
 
-        def against(references: Sequence[Tensor]) -> Tensor:
+        def at_reference(references: Sequence[Tensor]) -> Tensor:
             reference_pass = ReferencePass(tape)
             known = references_where_known(inputs, references, tape)
             try:
@@ -135,7 +135,7 @@ def recorded(
             ours = f_reference.untyped_storage().data_ptr() in memory_of(known)
             return f_reference.detach().clone() if ours else f_reference.detach()
 
-        yield output, against
+        yield output, at_reference
 
 
 class Crossed(Exception):

@@ -99,8 +99,12 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
     return gradient.sum_to_size(operand.shape)
 
 
+def float32_at_least(x: Tensor) -> Tensor:
+    """Half precision has no room for differences."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def widened(pair: Pair) -> Pair:
-    """The pair in float32 at least: half precision has no room for differences."""
-    if pair.input.dtype in (torch.float16, torch.bfloat16):
-        return pair.each(Tensor.float)
-    return pair
+    """The pair in float32 at least."""
+    half = pair.input.dtype in (torch.float16, torch.bfloat16)
+    return pair.each(Tensor.float) if half else pair

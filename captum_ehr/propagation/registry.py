@@ -7,7 +7,7 @@ here is global state.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -43,9 +43,9 @@ _MODULES = (
 )
 
 
-def declarations() -> Iterator[Declaration]:
-    """All that the modules of rules say of themselves."""
-    for module in _MODULES:
+def declarations(modules: Iterable[Any] = _MODULES) -> Iterator[Declaration]:
+    """All that modules of rules say of themselves."""
+    for module in modules:
         for value in vars(module).values():
             if getattr(value, "__module__", "") == module.__name__:  # not imported
                 value = getattr(value, "declaration", value)

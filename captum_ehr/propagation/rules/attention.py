@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..declarations import composite
+from ..pairs import float32_at_least
 
 
 @composite("scaled_dot_product_attention")
@@ -32,7 +33,7 @@ def scaled_dot_product_attention(
     In float32 at least, as torch has it.
     """
     dtype = query.dtype
-    query, key, value = _wide(query), _wide(key), _wide(value)
+    query, key, value = map(float32_at_least, (query, key, value))
     if enable_gqa:
         groups = query.size(-3) // key.size(-3)
         key = key.repeat_interleave(groups, -3)
@@ -51,10 +52,6 @@ def scaled_dot_product_attention(
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
     return torch.matmul(weights, value).to(dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
@@ -112,7 +109,8 @@ def _attend(
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
         return out, None
     scaled = q / math.sqrt(q.size(-1))
-    scores = torch.matmul(_wide(scaled), _wide(k).transpose(-2, -1))
+    scaled, k = float32_at_least(scaled), float32_at_least(k)
+    scores = torch.matmul(scaled, k.transpose(-2, -1))
     scores = (scores if mask is None else scores + mask).to(q.dtype)
     weights = torch.softmax(scores, dim=-1)
     if dropout:

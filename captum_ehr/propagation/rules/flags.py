@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..declarations import Kind, flag, rule
-from ..pairs import Multiplier, Pair, Rule, Shares, sum_to
+from ..pairs import Multiplier, Pair, Rule, Shares, float32_at_least, sum_to
 from .quotients import over
 from .softmax import NOTHING
 
@@ -236,8 +236,7 @@ def _delta(value: Any) -> Any:
 
 
 def _bounded(side: Tensor) -> Tensor:
-    widened = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
-    return widened.nan_to_num(torch.nan, -NOTHING, NOTHING)
+    return float32_at_least(side).nan_to_num(torch.nan, -NOTHING, NOTHING)
 
 
 def _finite_mean(value: Any) -> Any:

@@ -19,7 +19,7 @@ type Factors = Callable[..., tuple[Tensor, ...]]
 class Lazy:
     """A multiplier whose factors are found where a gradient comes, and only then.
 
-    Or before, with those of others: see :class:`..pending.Pending`.
+    Or before, with those of others: see :mod:`captum_ehr.propagation.pending`.
 
     Args:
         x: The operation's operand.
