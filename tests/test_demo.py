@@ -32,6 +32,8 @@ from captum_ehr.demo.synthetic import planted_factors, synthetic_demo_cohort
 from captum_ehr.demo.terminal import top_table
 from captum_ehr.demo.training import MODELS, build_model, train, with_unknowns
 
+pytestmark = pytest.mark.complete
+
 MIMIC3 = Path(__file__).resolve().parents[2] / "shared" / "data" / "mimic3demo"
 FILES = {
     "report.html",

@@ -17,7 +17,10 @@ from insights_cases import NAMES, SCRIPT, stagenet
 from captum_ehr.insights import AttributionVisualizer, Server
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH")
+pytestmark = [
+    pytest.mark.complete,
+    pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH"),
+]
 
 
 @pytest.fixture(scope="module")
