@@ -217,6 +217,7 @@ def line_integral(
     return [torch.tensordot(share, g, 1).numpy() for g in grads]
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rule_of_one_path_is_its_local_integrated_gradients(
@@ -228,6 +229,7 @@ def test_a_rule_of_one_path_is_its_local_integrated_gradients(
         assert_close(m, e, 2e-3 if name in KINKED else 1e-7)
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", [n for n in CASES if n not in LINES])
 def test_a_chain_adds_up_like_local_integrated_gradients_do(name: str) -> None:
     """Of a chain the shares are its own; their sum is any complete method's."""
@@ -272,6 +274,7 @@ IN_PARTS = frozenset(
 )
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @few
 @given(seed=seeds)
@@ -303,6 +306,7 @@ def test_elementwise_rules_at_huge_and_tiny_values(name: str, seed: int) -> None
 SCALED = [(n, s) for n in CASES if n not in ELEMENTWISE for s in CASES[n].scales]
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize(("name", "scale"), SCALED)
 def test_other_rules_at_huge_and_tiny_values(name: str, scale: float) -> None:
     case = CASES[name]
