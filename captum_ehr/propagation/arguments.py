@@ -18,10 +18,8 @@ from torch.overrides import get_testing_overrides
 class Names(NamedTuple):
     """A function's parameters that can be given by place, in order.
 
-    Args:
-        operands: Those that a rule takes by place.
-        all: With its options.
-        aliases: Other names that it takes for some.
+    Those that a rule takes by place, the same with the function's options, and other
+    names that it takes for some.
     """
 
     operands: tuple[str, ...]

@@ -38,13 +38,41 @@ class Line(NamedTuple):
     missing: float
 
 
+class AuditedCall(Call):
+    """A call that measures its own completeness in the backward pass."""
+
+    __slots__ = ("carried", "missing", "module")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.output = args[-1]  # in full: the account is of it
+        self.carried = 0.0
+        self.missing = 0.0
+        self.module = ""
+
+    def serve(self, result: Any, args: Any, kwargs: Any) -> Multiplier:
+        """The rule's multiplier, and with it both sides of the account."""
+        served = super().serve(result, args, kwargs)
+        outputs = list(pairs_in(result))
+        operands = {p.slot: p for p in pairs_in((*args, *kwargs.values()))}
+
+        def measured(*upstream: Tensor) -> Any:
+            shares = list(served(*upstream))
+            went_out = sum(_dot(m, y.delta) for m, y in zip(upstream, outputs))
+            came_in = sum(
+                _dot(m, operands[x.slot].delta) for x, m in shares if x.slot >= 0
+            )
+            self.carried += went_out
+            self.missing += came_in - went_out
+            return shares
+
+        return measured
+
+
 class AuditTape(Tape):
     """A tape that weighs every call, and knows which module made it."""
 
-    @property
-    def call_type(self) -> type[Call]:  # type: ignore[override]
-        """What it notes."""
-        return AuditedCall
+    call_type = AuditedCall
 
     def __init__(self, table: Table) -> None:
         super().__init__(table)
@@ -99,37 +127,6 @@ class AuditTape(Tape):
                 self.modules.pop()
 
         return announced
-
-
-class AuditedCall(Call):
-    """A call that measures its own completeness in the backward pass."""
-
-    __slots__ = ("carried", "missing", "module")
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.output = args[-1]  # in full: the account is of it
-        self.carried = 0.0
-        self.missing = 0.0
-        self.module = ""
-
-    def serve(self, result: Any, args: Any, kwargs: Any) -> Multiplier:
-        """The rule's multiplier, and with it both sides of the account."""
-        served = super().serve(result, args, kwargs)
-        outputs = list(pairs_in(result))
-        operands = {p.slot: p for p in pairs_in((*args, *kwargs.values()))}
-
-        def measured(*upstream: Tensor) -> Any:
-            shares = list(served(*upstream))
-            went_out = sum(_dot(m, y.delta) for m, y in zip(upstream, outputs))
-            came_in = sum(
-                _dot(m, operands[x.slot].delta) for x, m in shares if x.slot >= 0
-            )
-            self.carried += went_out
-            self.missing += came_in - went_out
-            return shares
-
-        return measured
 
 
 def _dot(multiplier: Tensor | None, delta: Tensor) -> float:

@@ -63,8 +63,7 @@ class Call:
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
-            if theirs.dtype is not ours.dtype:
-                theirs = _as(ours, theirs)
+            theirs = _as(ours, theirs)
             theirs = theirs.clone() if protected else theirs
             return Pair(ours.detach(), theirs, next(slots))
 
@@ -86,9 +85,8 @@ class Call:
             served = self.entry.rule(result, *args, **kwargs)
         if served is NotImplemented:
             self.exact = False
-            function = self.function
-            if self.entry.random:
-                function = undisturbed(function)
+            random, function = self.entry.random, self.function
+            function = undisturbed()(function) if random else function
             rule = path_integral(function, FALLBACK_NODES)
             served = rule(result, *args, **kwargs)
         if not callable(served):
@@ -217,7 +215,9 @@ def without_writing(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def written(target: Any, value: Any) -> Any:
-    """Put a call's value where it was to be written; with its gradient."""
+    """Put a call's value where it was to be written, if it was; with its gradient."""
+    if target is None:
+        return value
     targets = tensors_in(target)
 
     def put(part: Tensor) -> Tensor:
@@ -286,15 +286,16 @@ def hides(tensor: Tensor) -> bool:
 
 def _as(ours: Tensor, theirs: Tensor) -> Tensor:
     """Of a flag the numbers 0 and 1, if that is how the input's side is kept."""
-    number = ours.is_floating_point() and not theirs.is_floating_point()
-    return theirs.to(ours.dtype) if number and not theirs.is_complex() else theirs
+    if theirs.dtype is ours.dtype or not ours.is_floating_point():
+        return theirs
+    real = theirs.is_floating_point() or theirs.is_complex()
+    return theirs if real else theirs.to(ours.dtype)
 
 
 def _pair_outputs(ours: Any, theirs: Any) -> Any:
     """Pairs of the outputs; in a list where there are several, or by name."""
     if isinstance(ours, Tensor):
-        same = theirs.dtype is ours.dtype
-        return Pair(ours, theirs if same else _as(ours, theirs))
+        return Pair(ours, _as(ours, theirs))
     if isinstance(ours, (list, tuple)):
         return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]
     if isinstance(ours, dict):

@@ -8,7 +8,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import lru_cache, partial, partialmethod
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from .state import State, blank, is_plain, rebuilt, scripted
+from .state import State, blank, is_plain, rebuilt, scripted, take_cell, way
 
 #: Given each copied module; what it returns, if anything, becomes its ``forward``.
 type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
@@ -33,9 +33,7 @@ class Copier:
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
-        self.methods: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(
-            _PLAIN
-        )
+        self.methods: dict[Any, Any] = dict.fromkeys(_PLAIN)
         self.methods[dict] = Copier._dict  # or it would hold itself
         self.hooks: list[tuple[nn.Module, dict[Any, Any]]] = []
         self.hooked: nn.Module | None = None
@@ -114,7 +112,7 @@ class Copier:
         else:
             state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
             if _module._global_backward_hooks or _module._global_backward_pre_hooks:
-                state["_get_backward_hooks"] = _no_backward_hooks
+                state["_get_backward_hooks"] = lambda: ([], [])
                 state["_get_backward_pre_hooks"] = list
         if state["_forward_hooks"] or state["_forward_pre_hooks"]:
             for name in ("_forward_hooks", "_forward_pre_hooks"):
@@ -169,7 +167,7 @@ class Copier:
 
     def _dict(self, value: dict[Any, Any]) -> Any:
         copied = value.copy()
-        if len(copied) > _LARGE and self._is_table(value, copied.values()):
+        if self._is_table(value, copied.values()):
             return value
         self._keep(value, copied)
         self.state.dicts.append(copied)
@@ -182,43 +180,29 @@ class Copier:
             copied.update(items)
         return copied
 
-    def _mapping(self, value: dict[Any, Any]) -> Any:
-        copied: Any = self._keep(value, blank(type(value)))
+    def _container(self, value: Any) -> Any:
+        """By the builtin type's own methods, whatever a subclass makes of them."""
+        take, put = way(value)
+        content = take(value)
+        if type(content) is list and self._is_table(value, content):
+            return value
+        bounded = isinstance(value, deque)  # by a length that is given at birth
+        copied = self._keep(value, copy.copy(value) if bounded else blank(type(value)))
         if isinstance(value, defaultdict):
             copied.default_factory = self.value(value.default_factory)
-        base = OrderedDict if isinstance(value, OrderedDict) else dict
-        for key, item in list(base.items(value)):
-            base.__setitem__(copied, self.value(key), self.value(item))
-        return self._container(value, copied)
-
-    def _list(self, value: list[Any]) -> Any:
-        if len(value) > _LARGE and self._is_table(value, value):
-            return value
-        copied = self._keep(value, blank(type(value)))
-        list.extend(copied, map(self.value, list(value)))
-        return self._container(value, copied)
-
-    def _set(self, value: set[Any]) -> Any:
-        copied = self._keep(value, blank(type(value)))
-        set.update(copied, map(self.value, set.copy(value)))
-        return self._container(value, copied)
-
-    def _deque(self, value: deque[Any]) -> Any:
-        copied = self._keep(value, copy.copy(value))
-        items = [self.value(item) for item in copied]
-        deque.clear(copied)
-        deque.extend(copied, items)
-        return self._container(value, copied)
-
-    def _container(self, value: Any, copied: Any) -> Any:
+        if isinstance(value, dict):
+            items = content.items()
+            put(copied, {self.value(key): self.value(item) for key, item in items})
+        else:
+            put(copied, list(map(self.value, content)))
         self.state.add(copied)
         if hasattr(value, "__dict__"):
             self._attributes(value, copied)
         return copied
 
-    def _is_table(self, value: Any, items: Iterable[Any]) -> bool:
+    def _is_table(self, value: Any, items: Collection[Any]) -> bool:
         """Whether it is plain, and so large that it is no state: a vocabulary, say."""
-        if any(type(item) not in _PLAIN for item in islice(items, 99)):
+        if len(items) <= _LARGE or not _PLAIN.issuperset(map(type, islice(items, 99))):
             return False
         self.state.tables.append((value, len(value)))
         return True
@@ -291,7 +275,8 @@ class Copier:
         self._keep(value, copied)
         if inner is None:
             for cell, theirs in zip(cells, closure):
-                self._fill(cell, theirs)
+                for content in take_cell(theirs):
+                    cell.cell_contents = self.value(content)
         return copied
 
     def _cell(self, cell: Any, inner: Callable[[Any], Any] | None) -> Any:
@@ -299,28 +284,17 @@ class Copier:
             return self.seen[id(cell)]
         if inner is None:
             return self.state.add(self._keep(cell, types.CellType()))
-        try:
-            content = cell.cell_contents
-        except ValueError:  # the variable has no value yet
-            return cell
-        private = inner(content)
-        return cell if private is content else self._keep(cell, types.CellType(private))
-
-    def _fill(self, cell: Any, theirs: Any) -> None:
-        try:
-            cell.cell_contents = self.value(theirs.cell_contents)
-        except ValueError:
-            pass
+        for content in take_cell(cell):
+            private = inner(content)
+            if private is not content:
+                return self._keep(cell, types.CellType(private))
+        return cell
 
     def _cached(self, value: Any) -> Any:
         return self._keep(value, self._cache_like(value, self.value(value.__wrapped__)))
 
     def _cache_like(self, cache: Any, function: Callable[..., Any]) -> Any:
         return self.state.add(lru_cache(**cache.cache_parameters())(function))
-
-
-def _no_backward_hooks() -> tuple[list[Any], list[Any]]:
-    return [], []
 
 
 #: What needs no copy, most of what modules hold.
@@ -342,16 +316,11 @@ _FACTS = (
 #: Attributes that are not looked into. Of these a view shares with the model what is
 #: asked when parameters are loaded and saved, and PyHealth's dataset, which is large
 #: and never written.
-_STANDARD = frozenset(
-    {
-        *(*_PARTS, *_QUIET, *_FACTS, "_backward_hooks", "_backward_pre_hooks"),
-        "_state_dict_hooks",
-        "_state_dict_pre_hooks",
-        "_load_state_dict_pre_hooks",
-        "_load_state_dict_post_hooks",
-        "dataset",
-    }
-)
+_STANDARD = {
+    *(*_PARTS, *_QUIET, *_FACTS, "_backward_hooks", "_backward_pre_hooks", "dataset"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+}
 
 #: So many plain values are data.
 _LARGE = 1000
@@ -364,12 +333,9 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (torch.jit.ScriptModule, "_script"),
     (nn.Module, "_module"),
     (torch.utils.data.Dataset, ""),
-    (dict, "_mapping"),
-    (list, "_list"),
+    ((dict, list, set, deque), "_container"),
     (tuple, "_tuple"),
-    (set, "_set"),
     (frozenset, "_frozenset"),
-    (deque, "_deque"),
     (weakref.ref, "_weak"),
     (types.FunctionType, "_function"),
     (types.MethodType, "_method"),

@@ -85,15 +85,7 @@ TAGS = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a rule says of itself.
-
-    Args:
-        names: Of torch functions, or the functions themselves. ``.T`` is the getter of
-            a tensor's attribute, ``.data=`` its setter.
-        entry: How these are treated.
-        make: Gives the rule of what is decorated, or else of each name's function.
-        twins: Whether it serves the functions that do the same in place, too.
-    """
+    """What a rule says of itself, as :func:`rule` is told."""
 
     names: tuple[Any, ...]
     entry: Entry
@@ -122,7 +114,8 @@ def rule(
     """A rule for some functions; without ``using``, a decorator of the rule.
 
     Args:
-        names: Of torch functions, with spaces between, or one function.
+        names: Of torch functions, with spaces between, or one function. ``.T`` is the
+            getter of a tensor's attribute, ``.data=`` its setter.
         using: The rule.
         make: Gives the rule of what is decorated, or else of each name's function.
         kind: How the passes treat these functions.

@@ -71,14 +71,7 @@ def two_passes(
 
     The inputs of which multipliers are wanted must require gradients. Random
     numbers are the same in both passes, and the generators are left as they were.
-
-    Args:
-        forward: Any function of tensors.
-        inputs: Floating-point tensors.
-        references: Of the inputs' shapes.
-        args: Further arguments, the same for both passes.
-        table: The rules; captum_ehr's own by default.
-        tape: A tape of your own, with its own table.
+    The rules are captum_ehr's own, or the table's, or those of a tape of your own.
 
     Raises:
         DivergenceError: If the function runs other operations on the reference.
@@ -98,11 +91,7 @@ def recorded(
 ) -> Iterator[tuple[Tensor, Callable[[Sequence[Tensor]], Tensor]]]:
     """Run the input pass once, for any number of reference passes.
 
-    Args:
-        forward: Any function of tensors.
-        inputs: Floating-point tensors that require gradients.
-        args: Further arguments, the same for all passes.
-        tape: What is recorded on; ``tape.lasting`` for several references.
+    The inputs require gradients; several references need ``tape.lasting``.
 
     Yields:
         f(x), and a function from references to f(x0). Each reference's multipliers
@@ -124,11 +113,11 @@ def recorded(
                 f_reference = runs.next(known, reference_pass)
                 reference_pass.finish()
             except Exception:
-                if flagged := tape.crossed():  # which may have led to it
-                    raise Crossed(flagged) from None
+                if tape.crossed():  # which may have led to it
+                    raise Crossed from None
                 raise
-            if flagged := tape.crossed():
-                raise Crossed(flagged)
+            if tape.crossed():
+                raise Crossed
             if tape.kept:
                 shift = partial(_shift, runs, references, f_reference.detach())
                 tape.own_outputs.append(shift)
@@ -141,26 +130,20 @@ def recorded(
 class Crossed(Exception):
     """Flags differ between input and reference: the passes are to be run again."""
 
-    def __init__(self, flagged: frozenset[int]) -> None:
-        super().__init__("flags differ between input and reference")
-        self.flagged = flagged
-
 
 def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
     """What passes lead to that know which flags differ.
 
-    Args:
-        tape: What they are recorded on.
-        attempt: Runs them, and is called anew while they meet flags that differ; and
-            once more where they diverge, as it may be that the first one has filled
-            a cache which is not the model's own.
+    They are attempted anew while they meet flags that differ; and once more where they
+    diverge, as it may be that the first one has filled a cache which is not the
+    model's own.
     """
     diverged = False
     while True:
         try:
             return attempt()
-        except Crossed as crossed:
-            tape.flagged |= crossed.flagged
+        except Crossed:
+            tape.flagged |= tape.crossed()
         except DivergenceError:
             if diverged:
                 raise
@@ -270,10 +253,7 @@ def viewed(
 ) -> Any:
     """A private view of the model in which the table's module rules are in place.
 
-    Args:
-        model: Any module.
-        table: The rules.
-        types: The module types among them, if they are known.
+    The table's module types need not be looked for if they are known.
     """
     types = module_types(table) if types is None else types
     if not types:
@@ -313,13 +293,14 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
             continue
         seen.add(node)
         name = type(node).__name__
+        operation = name.rstrip("0123456789").removesuffix("Backward")
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             if not isinstance(node, RuleNode._backward_cls):
                 names[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
             names["TorchScript"] = None
-        elif name.rstrip("0123456789").removesuffix("Backward") in _UNRULED:
-            names[name.rstrip("0123456789").removesuffix("Backward")] = None
+        elif operation in _UNRULED:
+            names[operation] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
     return tuple(names)
 

@@ -182,7 +182,7 @@ class FlaggedInputPass(InputPass):
             number = self._node(entry, plain, twins, named, answer)
         if not self._counts(plain, answer, number):
             self._mark(args, kwargs)
-            return answer if target is None else written(target, answer)
+            return written(target, answer)
         if target is None:
             return self._paired(answer, number)
         if not number.requires_grad:

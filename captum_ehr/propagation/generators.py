@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -12,27 +13,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: The CPU's generator, then each CUDA device's.
-type States = tuple[Tensor, ...]
+#: Where each of some generators of torch's stands.
+type States = dict[torch.Generator, Tensor]
 
 
-def states() -> States:
-    """Where torch's stand now, on every device in use."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
-    return (torch.get_rng_state(), *cuda)
+def torchs_own() -> tuple[torch.Generator, ...]:
+    """The CPU's generator, then each CUDA device's, if these are in use."""
+    cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return (torch.default_generator, *cuda)
+
+
+def states(generators: Iterable[torch.Generator]) -> States:
+    """Where they stand now."""
+    return {generator: generator.get_state() for generator in generators}
 
 
 def put_back(before: States) -> None:
-    """Where they stood; nothing if none was asked for."""
-    if before:
-        torch.set_rng_state(before[0])
-    for device, state in enumerate(before[1:]):
-        torch.cuda.set_rng_state(state, device)
+    """Where they stood."""
+    for generator, state in before.items():
+        generator.set_state(state)
 
 
 def moved(before: States) -> bool:
     """Whether anything was drawn since."""
-    return not all(map(torch.equal, before, states()))
+    return not all(map(torch.equal, before.values(), states(before).values()))
 
 
 def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
@@ -46,18 +50,14 @@ def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:
     return replay
 
 
-def undisturbed(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A function after which torch's generators stand where they did."""
-
-    @wraps(func)
-    def quiet(*args: Any, **kwargs: Any) -> Any:
-        before = states()
-        try:
-            return func(*args, **kwargs)
-        finally:
-            put_back(before)
-
-    return quiet
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """After which torch's generators stand where they did; also a decorator."""
+    before = states(torchs_own())
+    try:
+        yield
+    finally:
+        put_back(before)
 
 
 def global_states() -> tuple[Any, Any]:

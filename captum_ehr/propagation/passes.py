@@ -34,7 +34,7 @@ from .calls import (
 )
 from .containers import detached, mapped, same, tensors_in
 from .declarations import Entry, Kind, label
-from .generators import alone, moved, replaying, states
+from .generators import alone, moved, replaying, states, torchs_own
 from .rules.linear import large, linear_layer
 from .state import address_of
 from .structure import asks_for_rows
@@ -180,7 +180,7 @@ class InputPass(TorchFunctionMode):
         self, plain: Any, args: Any, kwargs: Any, live: Any, target: Any
     ) -> Any:
         """A call that no rule names: integrated, if it is differentiable at all."""
-        before = states()
+        before = states(torchs_own())
         with torch.enable_grad():
             trial = plain(*args, **kwargs)
         inplace = plain if args and target is args[0] else None
@@ -192,7 +192,7 @@ class InputPass(TorchFunctionMode):
         )
         if random:
             plain = replaying(plain, before)
-            self.tape.generators = self.tape.generators or before
+            self.tape.drawn_from = before | self.tape.drawn_from
         entry = Entry(Kind.RULE, None, inplace and plain, random)
         return self.record(entry, plain, args, kwargs, live, target)
 

@@ -24,10 +24,7 @@ class Pending:
              └─ large, of results too ─────▶ worked out
 
     Nothing depends on it but time and memory: ``eager`` ones are worked out as they
-    come, in one piece.
-
-    Args:
-        eager: Whether nothing waits.
+    come, in one piece, and nothing waits.
     """
 
     def __init__(self, eager: bool = False) -> None:

@@ -78,9 +78,9 @@ class ReferencePass(TorchFunctionMode):
         if entry.kind is Kind.EXPAND and entry.rule is not None:
             with self:
                 output = entry.rule(*args, **kwargs)
-            return _put(target, output)
+            return written(target, output)
         if entry.kind in (Kind.STRUCTURE, Kind.FLAG):
-            return _put(target, self._answer(call, args, kwargs))
+            return written(target, self._answer(call, args, kwargs))
         output = call.function(*args, **kwargs)
         check_shapes(call, output)
         ours = call.output
@@ -88,7 +88,7 @@ class ReferencePass(TorchFunctionMode):
         self.tape.pending.add(call.multiplier)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
-        return _put(target, output)
+        return written(target, output)
 
     def _answer(self, call: Call, args: Any, kwargs: Any) -> Any:
         """The reference's own answer, or the input's where that is kept."""
@@ -159,7 +159,3 @@ class ReferencePass(TorchFunctionMode):
             if id(tensor) in self.indices:
                 _, source, differing = self.indices.pop(id(tensor))
                 self.tape.keep(source, differing)
-
-
-def _put(target: Any, value: Any) -> Any:
-    return value if target is None else written(target, value)

@@ -28,13 +28,7 @@ type Forward = Callable[..., Tensor]
 
 
 class Runs:
-    """Runs a forward again and again, each time as if it were the first.
-
-    Args:
-        forward: Any function of tensors.
-        args: Its further arguments.
-        tape: What the first pass is recorded on.
-    """
+    """Runs a forward again and again, each time as if it were the first."""
 
     def __init__(self, forward: Forward, args: Sequence[Any], tape: Tape) -> None:
         self.forward = forward
@@ -123,17 +117,12 @@ class Runs:
     @contextmanager
     def _replayed(self) -> Iterator[None]:
         """The same later on, when torch's generators may stand elsewhere."""
-        ours = states() if self.tape.generators else ()
-        users = [
-            (generator, generator.get_state()) for generator in self.tape.drawn_from
-        ]
+        before = states(self.tape.drawn_from)
         try:
             with self._from_the_start():
                 yield
         finally:
-            put_back(ours)
-            for generator, state in users:
-                generator.set_state(state)
+            put_back(before)
 
     def _through(
         self, tensors: Sequence[Tensor], tape: Tape, pass_type: type[InputPass]

@@ -47,7 +47,7 @@ class State:
 
     def add(self, place: Any) -> Any:
         """Something with contents that is no plain dict."""
-        self.places.append((place, *_way(place)))
+        self.places.append((place, *way(place)))
         return place
 
     def without(self, root: nn.Module) -> State:
@@ -249,7 +249,8 @@ type _Take = Callable[[Any], Any]
 type _Put = Callable[[Any, Any], None]
 
 
-def _way(place: Any) -> tuple[_Take, _Put]:
+def way(place: Any) -> tuple[_Take, _Put]:
+    """How to take what stands in a place, and how to put it back."""
     access = _WAYS.get(type(place))
     return access or next(a for kind, a in _WAYS.items() if isinstance(place, kind))
 
@@ -270,7 +271,7 @@ def _put_ordered(place: Any, content: Any) -> None:
         OrderedDict.__setitem__(place, key, value)
 
 
-def _take_cell(cell: CellType) -> tuple[Any, ...]:
+def take_cell(cell: CellType) -> tuple[Any, ...]:
     """The variable of a closure, if it has a value yet."""
     try:
         return (cell.cell_contents,)
@@ -292,6 +293,6 @@ _WAYS: dict[type, tuple[_Take, _Put]] = {
     list: (list.copy, _refill(list, "extend")),
     set: (set.copy, _refill(set, "update")),
     deque: (deque.copy, _refill(deque, "extend")),
-    CellType: (_take_cell, _put_cell),
+    CellType: (take_cell, _put_cell),
     object: (lambda cache: None, lambda cache, _: cache.cache_clear()),
 }

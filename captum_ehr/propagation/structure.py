@@ -28,12 +28,10 @@ NEARLY_NOTHING = 1e-6
 
 
 class Answer(NamedTuple):
-    """A structural call at the reference.
+    """What a structural call gives the model at the reference.
 
-    Args:
-        value: What the model is given.
-        crossed: At how many places it is the reference's own, and not the input's.
-        kept: At how many places it is the input's, and not the reference's own.
+    And at how many places that is the reference's own, which is not the input's, or
+    the input's, which is not its own.
     """
 
     value: Any

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .calls import FALLBACK_NODES, Call
 from .declarations import Entry, label
 from .diagnostics import Diagnostics, Operation, Structure
-from .generators import States, put_back, states
+from .generators import States, put_back, torchs_own
 from .pending import Pending
 from .registry import Table
 from .state import State, address_of
@@ -64,8 +64,7 @@ class Tape:
         #: Where the model was about to write on what it has no copy of.
         self.overwritten: int | None = None
         #: Where generators stood before they were drawn from: torch's, users' own.
-        self.generators: States = ()
-        self.drawn_from: dict[torch.Generator, Tensor] = {}
+        self.drawn_from: States = {}
         #: How many calls that may be structure the input pass has met.
         self.asked = 0
         self.flags: dict[int, Any] = {}
@@ -108,16 +107,13 @@ class Tape:
 
     def draws(self, generator: torch.Generator | None) -> None:
         """Remember where a generator (None: torch's own) stands, before it is used."""
-        if generator is None:
-            self.generators = self.generators or states()
-        elif generator not in self.drawn_from:
-            self.drawn_from[generator] = generator.get_state()
+        for each in torchs_own() if generator is None else (generator,):
+            if each not in self.drawn_from:
+                self.drawn_from[each] = each.get_state()
 
     def rewind(self) -> None:
         """Put the generators back, where the model has used them at all."""
-        put_back(self.generators)
-        for generator, state in self.drawn_from.items():
-            generator.set_state(state)
+        put_back(self.drawn_from)
 
     def keep(self, name: str, count: int | Tensor) -> None:
         """Note that so many answers are the input's, for the reference too."""

@@ -45,21 +45,16 @@ def scaled_dot_product_attention(
         attn_mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, float("-inf"))
+            scores = scores.masked_fill(~attn_mask, -math.inf)
         else:
             scores = scores + attn_mask
-    weights = _blind_to_zero(torch.softmax(scores, dim=-1), attn_mask)
+    weights = torch.softmax(scores, dim=-1)
+    if attn_mask is not None:  # who may see nothing gets zeros, as torch has it
+        shut = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask == -math.inf
+        weights = weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
     if dropout_p:
         weights = F.dropout(weights, dropout_p)
     return torch.matmul(weights, value).to(dtype)
-
-
-def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
-    """A query that may see nothing gets zeros, as in torch's fused attention."""
-    if mask is None:
-        return weights
-    shut = ~mask if mask.dtype == torch.bool else mask == float("-inf")
-    return weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
 
 
 @composite("multi_head_attention_forward")
@@ -113,8 +108,7 @@ def _attend(
     scores = torch.matmul(scaled, k.transpose(-2, -1))
     scores = (scores if mask is None else scores + mask).to(q.dtype)
     weights = torch.softmax(scores, dim=-1)
-    if dropout:
-        weights = F.dropout(weights, dropout)
+    weights = F.dropout(weights, dropout) if dropout else weights
     return torch.matmul(weights, v), weights
 
 
@@ -158,7 +152,7 @@ def _mask(p: dict[str, Any], query: Tensor, key: Tensor) -> Tensor | None:
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
 
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)

@@ -31,41 +31,25 @@ MAX_RANKED = 96
 
 
 def _extremum(name: str, largest: bool) -> Rule:
-    """The greatest, or least, over one or more dimensions."""
+    """The greatest, or least: of all, over some dimensions, or of two tensors."""
 
-    def over_dims(
-        y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
-    ) -> Multiplier:
-        return _reduced(x, dim, largest)
+    def extremum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
+        second = args[0] if args else kwargs.get("other", kwargs.get("dim", ()))
+        if isinstance(second, (Pair, Tensor)) or not isinstance(x, Pair):
+            return _of_two(x, second, largest)
+        return _reduced(x, second, largest)
 
-    over_dims.__name__ = name
-    return over_dims
+    extremum.__name__ = name
+    return extremum
 
 
 amax, amin = _extremum("amax", largest=True), _extremum("amin", largest=False)
-REDUCTIONS = (
+EXTREMA = (
     rule("amax", amax, tags="reduces"),
     rule("amin", amin, tags="reduces"),
+    rule("max maximum", _extremum("maximum", largest=True), tags="reduces"),
+    rule("min minimum", _extremum("minimum", largest=False), tags="reduces"),
 )
-
-
-@rule("max maximum", tags="reduces")
-def maximum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.max in its three forms: of all, along a dimension, of two tensors."""
-    return _max(x, args, kwargs, largest=True)
-
-
-@rule("min minimum", tags="reduces")
-def minimum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.min, likewise."""
-    return _max(x, args, kwargs, largest=False)
-
-
-def _max(x: Any, args: Any, kwargs: Any, largest: bool) -> Multiplier:
-    second = args[0] if args else kwargs.get("other", kwargs.get("dim", ()))
-    if isinstance(second, (Pair, Tensor)) or not isinstance(x, Pair):
-        return _of_two(x, second, largest)
-    return _reduced(x, second, largest)
 
 
 def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
@@ -120,27 +104,28 @@ def _part(y: Pair, x: Pair) -> Tensor:
     return torch.where(same, 1.0, y.delta / x.delta.masked_fill(same, 1.0))
 
 
-@rule("cummax")
-def cummax(y: Any, x: Pair, dim: int) -> Multiplier:
-    """The maximum so far: of each place, as of a window that ends there."""
-    return _running(y, x, dim, y[0].input >= y[0].reference)
+def _running(name: str, largest: bool) -> Rule:
+    """The extremum so far: of each place, as of a window that ends there."""
+
+    def running(y: Any, x: Pair, dim: int) -> Multiplier:
+        (top, top0), (at, at0) = y[0].sides, y[1].sides
+        where = torch.where(top >= top0 if largest else top <= top0, at, at0)
+        slope = _part(y[0], x.each(lambda side: side.gather(dim, where)))
+
+        def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+            share = torch.zeros_like(x.input).scatter_add_(dim, where, upstream * slope)
+            return ((x, share),)
+
+        return multiplier
+
+    running.__name__ = name
+    return running
 
 
-@rule("cummin")
-def cummin(y: Any, x: Pair, dim: int) -> Multiplier:
-    """The minimum so far."""
-    return _running(y, x, dim, y[0].input <= y[0].reference)
-
-
-def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
-    where = torch.where(ours, y[1].input, y[1].reference)
-    slope = _part(y[0], x.each(lambda side: side.gather(dim, where)))
-
-    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
-        share = torch.zeros_like(x.input).scatter_add_(dim, where, upstream * slope)
-        return ((x, share),)
-
-    return multiplier
+RUNNING = (
+    rule("cummax", _running("cummax", largest=True)),
+    rule("cummin", _running("cummin", largest=False)),
+)
 
 
 def max_pool(pool: Callable[..., Any]) -> Rule:

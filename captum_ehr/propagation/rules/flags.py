@@ -18,6 +18,7 @@ point, 0 and 1 for booleans.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,22 +72,30 @@ MORE_STEPS = (
 )
 
 
-@flag("logical_and bitwise_and __and__ __rand__")
-def conjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
-    """A and b: ab."""
-    return _logic(y, a, b, lambda other: other)
+def _logic(name: str, slope: Callable[[Any], Any]) -> Rule:
+    """The product rule: each operand's slope is taken at the other's mean."""
+
+    def logic(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
+        def multiplier(upstream: Tensor) -> Shares:
+            for operand, other in ((a, b), (b, a)):
+                if isinstance(operand, Pair):
+                    m = upstream * slope(_mean_truth(other)) * _truth_slope(operand)
+                    yield operand, sum_to(m, operand.input)
+
+        return multiplier
+
+    logic.__name__ = name
+    return logic
 
 
-@flag("logical_or bitwise_or __or__ __ror__")
-def disjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
-    """A or b: a + b - ab."""
-    return _logic(y, a, b, lambda other: 1 - other)
-
-
-@flag("logical_xor bitwise_xor __xor__ __rxor__")
-def difference(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
-    """Either a or b: a + b - 2ab."""
-    return _logic(y, a, b, lambda other: 1 - 2 * other)
+conjunction = _logic("conjunction", lambda other: other)
+disjunction = _logic("disjunction", lambda other: 1 - other)
+difference = _logic("difference", lambda other: 1 - 2 * other)
+LOGICAL = (
+    flag("logical_and bitwise_and __and__ __rand__", conjunction),
+    flag("logical_or bitwise_or __or__ __ror__", disjunction),
+    flag("logical_xor bitwise_xor __xor__ __rxor__", difference),
+)
 
 
 @flag("logical_not bitwise_not __invert__")
@@ -98,18 +107,6 @@ def negation(y: Pair, a: Pair, *_: Any, **__: Any) -> Multiplier:
 
 #: The rules of what has another meaning for whole numbers, bit by bit.
 LOGIC = (conjunction, disjunction, difference, negation)
-
-
-def _logic(y: Pair, a: Any, b: Any, slope: Any) -> Multiplier:
-    """The product rule: each operand's slope is taken at the other's mean."""
-
-    def multiplier(upstream: Tensor) -> Shares:
-        for operand, other in ((a, b), (b, a)):
-            if isinstance(operand, Pair):
-                m = upstream * slope(_mean_truth(other)) * _truth_slope(operand)
-                yield operand, sum_to(m, operand.input)
-
-    return multiplier
 
 
 @flag("any all", tags="reduces")
@@ -214,15 +211,12 @@ def chooses(function: Any, args: Any) -> Rule | None:
     place = 0 if name == "where" and function is not torch.Tensor.where else 1
     flag, value = args[place], args[2]
     attributed = isinstance(flag, Tensor) and flag.is_floating_point()
-    if not attributed or (name == "with_item" and _several(value)):
+    several = isinstance(value, Tensor) and value.numel() > 1
+    if not attributed or (several and name == "with_item"):
         return None
     if name == "where":
         return method_where if place else where
     return masked_fill
-
-
-def _several(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() > 1
 
 
 def _delta(value: Any) -> Any:

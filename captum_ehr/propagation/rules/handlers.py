@@ -55,7 +55,7 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
         def multiplier(upstream: Tensor) -> tuple[tuple[Pair, Tensor]]:
             both = torch.cat([upstream, upstream])
             ends = (vjp(plain, args, kwargs, pairs, at, [upstream])[0] for at in (1, 0))
-            gradient = torch.cat([_or_zeros(end, x) for end in ends])
+            gradient = torch.cat(list(ends))
             changed = handler(module, inputs, outputs, gradient, both, eps=eps)
             return ((x, changed.chunk(2)[0]),)
 
@@ -63,7 +63,3 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
 
     rule.__name__ = getattr(handler, "__name__", "captum_handler")
     return rule
-
-
-def _or_zeros(gradient: Tensor | None, x: Pair) -> Tensor:
-    return torch.zeros_like(x.input) if gradient is None else gradient

@@ -42,8 +42,7 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
             for alpha, weight in grid:
                 parts = vjp(function, args, kwargs, pairs, alpha, upstream)
                 for total, part in zip(totals, parts):
-                    if part is not None:
-                        total.add_(part, alpha=weight)
+                    total.add_(part, alpha=weight)
             return zip(pairs, totals)
 
         return multiplier
@@ -77,7 +76,7 @@ def vjp(
     pairs: Sequence[Pair],
     alpha: float,
     upstream: Sequence[Tensor | None],
-) -> Sequence[Tensor | None]:
+) -> Sequence[Tensor]:
     """Σ Mᵀ ∂f/∂operand at one point of the line: 0 is the reference, 1 the input."""
     with torch.enable_grad():
         points = {p.slot: p.at(alpha).detach().requires_grad_() for p in pairs}
@@ -89,10 +88,11 @@ def vjp(
             if m is not None and o.requires_grad
         ]
         if not live:
-            return [None] * len(pairs)
+            return [torch.zeros_like(pair.input) for pair in pairs]
         return torch.autograd.grad(
             [o for o, _ in live],
             [points[p.slot] for p in pairs],
             [m for _, m in live],
             allow_unused=True,
+            materialize_grads=True,
         )
