@@ -99,6 +99,20 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
     return gradient.sum_to_size(operand.shape)
 
 
+def reduced_dims(x: Pair, dim: Any) -> tuple[int, ...]:
+    """The dimensions that a call reduces, counted from the first; all for none."""
+    count = x.input.dim()
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or range(count))
+    return tuple(d % count for d in dims) if count else ()
+
+
+def unsqueezed(part: Tensor, dims: Iterable[int]) -> Tensor:
+    """A reduced tensor with its lost dimensions back, of size 1."""
+    for d in sorted(dims):
+        part = part.unsqueeze(d)
+    return part
+
+
 def float32_at_least(x: Tensor) -> Tensor:
     """Half precision has no room for differences."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

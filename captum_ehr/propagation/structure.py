@@ -14,7 +14,7 @@ tensor, which nobody has to wait for before the passes are done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +78,8 @@ def asks_for_rows(entry: Entry, function: Any, args: Any, kwargs: Any) -> Any:
     name = label(function)
     if name in ("any", "all"):
         source = getattr(args[0].grad_fn, "call", None)
-        none = (
-            source is not None
-            and source.entry.kind is Kind.FLAG
-            and "equality" in source.entry.tags
-        )
+        flag = source is not None and source.entry.kind is Kind.FLAG
+        none = flag and "equality" in source.entry.tags
         asked = over_rows(args, kwargs) and none is (name == "all")
         return asked and _of_rows(args[0], reduced=True) and (source or True)
     compared = compared_with_nothing(entry, args, kwargs)
@@ -120,8 +117,7 @@ def _of_rows(tensor: Tensor, reduced: bool = False) -> bool:
             reduced = over_rows(call.args, call.kwargs)
         elif call is None and hasattr(node, "_saved_self_sym_sizes"):
             size, dims = len(node._saved_self_sym_sizes), getattr(node, "_saved_dim", 0)
-            last = isinstance(dims, tuple) and len(dims) == 1 and dims[0] in _last(size)
-            reduced = reduced or (size > 2 and last)
+            reduced = reduced or (isinstance(dims, tuple) and _is_last(dims, size))
         following = [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
         if len(following) != 1:
             break
@@ -134,12 +130,12 @@ def over_rows(args: Any, kwargs: Any) -> bool:
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     dims = dim if isinstance(dim, (tuple, list)) else (dim,)
     size = args[0].dim() if args else 0
-    return size > 2 and len(dims) == 1 and dims[0] in _last(size)
+    return _is_last(dims, size)
 
 
-def _last(size: int) -> tuple[int, ...]:
-    """What autograd and callers may write for the last dimension."""
-    return (-1, size - 1, 2**64 - 1)
+def _is_last(dims: Sequence[Any], size: int) -> bool:
+    """Whether it is the last of three at least, as autograd or a caller writes it."""
+    return size > 2 and len(dims) == 1 and dims[0] in (-1, size - 1, 2**64 - 1)
 
 
 def empty_rows(tensor: Tensor) -> Tensor:

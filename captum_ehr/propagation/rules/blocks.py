@@ -81,7 +81,9 @@ def in_blocks(
     """
     first = tensors[0]
     step = tuning.BLOCK * torch.get_num_threads()
-    if first.numel() <= 2 * step or first.device.type != "cpu" or not _alike(tensors):
+    if first.numel() <= 2 * step or first.device.type != "cpu":
+        return function(*tensors)
+    if not all(t.shape == first.shape and t.is_contiguous() for t in tensors):
         return function(*tensors)
     flat = [t.view(-1, row) for t in tensors]
     step = max(step // row, 1)
@@ -93,8 +95,3 @@ def in_blocks(
         for whole, part in zip(wholes, parts):
             whole[start : start + step] = part
     return tuple(whole.view(first.shape) for whole in wholes)
-
-
-def _alike(tensors: tuple[Tensor, ...]) -> bool:
-    shape = tensors[0].shape
-    return all(t.shape == shape and t.is_contiguous() for t in tensors)

@@ -104,17 +104,10 @@ def of_one(rule: Rule, name: str = "") -> Rule:
 def _checked(rule: Rule, y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
     if isinstance(y, nn.Module):  # which comes first where it has the rule
         return _checked(rule, x, *args, **kwargs)
-    if not only(x, args, kwargs):
+    others = any(isinstance(o, Pair) for o in (*args, *kwargs.values()))
+    if others or not isinstance(x, Pair) or x.input.is_complex():
         return NotImplemented
     return rule(y, x, *args, **kwargs)
-
-
-def only(x: Any, args: Any, kwargs: Any) -> bool:
-    """Whether the first operand of a call, a real one, is all that is attributed."""
-    others = (*args, *kwargs.values())
-    if not isinstance(x, Pair) or x.input.is_complex():
-        return False
-    return not any(isinstance(o, Pair) for o in others)
 
 
 #: Decorators of a secant, for the functions that it serves.

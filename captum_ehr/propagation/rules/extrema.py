@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..declarations import rule
-from ..pairs import Multiplier, Pair, Rule
+from ..pairs import Multiplier, Pair, Rule, reduced_dims
 
 #: Values along the sorted dimension up to which all crossings are computed.
 MAX_RANKED = 96
@@ -71,22 +71,20 @@ def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
 
 def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
     """The formula above over some dimensions, moved together to the end."""
-    shape = x.input.shape or (1,)
-    count = len(shape)
-    dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
-    dims = tuple(d % count for d in dims) if dims else tuple(range(count))
-    kept = [d for d in range(count) if d not in dims]
+    values = x.each(torch.atleast_1d)
+    shape, dims = values.input.shape, reduced_dims(values, dim)
+    kept = [d for d in range(len(shape)) if d not in dims]
     order = [*kept, *dims]
 
     def flat(side: Tensor) -> Tensor:
-        side = side.reshape(shape).permute(order).flatten(len(kept))
+        side = side.permute(order).flatten(len(kept))
         return side if largest else -side
 
-    high, low = flat(x.input), flat(x.reference)
+    high, low = values.each(flat).sides
     (y, at), (y0, at0) = high.max(-1, keepdim=True), low.max(-1, keepdim=True)
     where = torch.where(y >= y0, at, at0)
     slope = _part(Pair(y, y0), Pair(high.gather(-1, where), low.gather(-1, where)))
-    inverse = [order.index(d) for d in range(count)]
+    inverse = [order.index(d) for d in range(len(shape))]
     inner = [shape[d] for d in dims]
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:

@@ -25,7 +25,16 @@ import torch
 from torch import Tensor
 
 from ..declarations import Kind, flag, rule
-from ..pairs import Multiplier, Pair, Rule, Shares, float32_at_least, sum_to
+from ..pairs import (
+    Multiplier,
+    Pair,
+    Rule,
+    Shares,
+    float32_at_least,
+    reduced_dims,
+    sum_to,
+    unsqueezed,
+)
 from .quotients import over
 from .softmax import NOTHING
 
@@ -114,15 +123,15 @@ def reduction(
     y: Pair, x: Pair, dim: Any = None, keepdim: bool = False, **_: Any
 ) -> Multiplier:
     """``all`` or ``any``: equal shares for the flags that changed as it did."""
-    dims = tuple(range(x.input.dim())) if dim is None else dim
-    change = y.delta if keepdim or dim is None else _unsqueezed(y.delta, dims, x)
+    dims = reduced_dims(x, dim)
+    change = y.delta if keepdim else unsqueezed(y.delta, dims)
     moved = _truths(x).delta
     alike = ((moved == change) & (change != 0)).to(moved.dtype)
     count = alike.sum(dims, keepdim=True).clamp_min(1)
     slope = alike / count * _truth_slope(x)
 
     def multiplier(upstream: Tensor) -> Shares:
-        m = upstream if keepdim or dim is None else _unsqueezed(upstream, dims, x)
+        m = upstream if keepdim else unsqueezed(upstream, dims)
         yield x, m * slope
 
     return multiplier
@@ -131,13 +140,8 @@ def reduction(
 @flag("count_nonzero", tags="reduces")
 def count(y: Pair, x: Pair, dim: Any = None, *_: Any, **__: Any) -> Multiplier:
     """``count_nonzero``: the sum of the flags x ≠ 0."""
-    slope = _truth_slope(x)
-
-    def multiplier(upstream: Tensor) -> Shares:
-        m = upstream if dim is None else _unsqueezed(upstream, dim, x)
-        yield x, m * slope
-
-    return multiplier
+    slope, dims = _truth_slope(x), reduced_dims(x, dim)
+    return lambda upstream: ((x, unsqueezed(upstream, dims) * slope),)
 
 
 def choice(c: Pair, a: Any, b: Any) -> Multiplier:
@@ -255,11 +259,3 @@ def _mean_truth(value: Any) -> Any:
     if isinstance(value, Pair):
         return _truths(value).mean
     return (value != 0).float() if isinstance(value, Tensor) else float(value)
-
-
-def _unsqueezed(part: Tensor, dim: Any, x: Pair) -> Tensor:
-    """A reduced tensor with its lost dimensions back, of size 1."""
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    for d in sorted(d % x.input.dim() for d in dims):
-        part = part.unsqueeze(d)
-    return part

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from ..declarations import Declaration, rule
-from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, widened
+from ..pairs import (
+    Multiplier,
+    Operand,
+    Pair,
+    Shares,
+    reduced_dims,
+    sum_to,
+    unsqueezed,
+    widened,
+)
 from .elementwise import absolute
 from .extrema import amax, amin
 from .quotients import guarded
@@ -40,7 +49,7 @@ def vector_norm(
     """torch.linalg.vector_norm, but for the number of entries that are not 0."""
     if ord == 0 or (x.input.is_complex() and ord != 2):
         return NotImplemented
-    operand, dims = x.operand, _dims(x, dim)
+    operand, dims = x.operand, reduced_dims(x, dim)
     x = widened(x if dtype is None else x.each(lambda side: side.to(dtype)))
     if ord == 2:
         length = x.each(lambda side: _norm(side, 2, dims)).mean
@@ -83,7 +92,7 @@ def _moments(name: str, root: bool, with_mean: bool) -> Declaration:
     ) -> Multiplier:
         if isinstance(dim, bool):
             dim, unbiased = None, dim
-        dims, values = _dims(x, dim), widened(x)
+        dims, values = reduced_dims(x, dim), widened(x)
         less = float(unbiased) if correction is None else correction
         count = math.prod(x.input.shape[d] for d in dims)
         middle = values.mean
@@ -131,10 +140,8 @@ def _spread(operand: Operand, slope: Tensor, dims: Dims, keepdim: bool) -> Multi
     """From what stands for some dimensions back to all that is in them."""
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
-        if not keepdim:
-            for d in sorted(dims):
-                upstream = upstream.unsqueeze(d)
-        return ((operand, (upstream * slope).to(operand.dtype)),)
+        m = upstream if keepdim else unsqueezed(upstream, dims)
+        return ((operand, (m * slope).to(operand.dtype)),)
 
     return multiplier
 
@@ -142,12 +149,6 @@ def _spread(operand: Operand, slope: Tensor, dims: Dims, keepdim: bool) -> Multi
 def _quotient(a: Tensor, b: Tensor) -> Tensor:
     """a/b; 0 over 0, as of a norm between two zeros."""
     return a / b.masked_fill(b == 0, math.inf)
-
-
-def _dims(x: Pair, dim: Any) -> Dims:
-    count = x.input.dim()
-    dims = (dim,) if isinstance(dim, int) else tuple(dim or range(count))
-    return tuple(d % count for d in dims) if count else ()
 
 
 def _norm(side: Tensor, ord: float, dims: Dims) -> Tensor:

@@ -10,26 +10,19 @@ from torch import Tensor
 from ..pairs import Pair, widened
 
 
-def guarded(
-    x: Pair, y: Pair, derivative: Callable[[Tensor], Tensor], size: float = 0.0
-) -> Tensor:
+def guarded(x: Pair, y: Pair, derivative: Callable[[Tensor], Tensor]) -> Tensor:
     """Δy/Δx, or Simpson's mean of the derivative where that is the better known.
 
     The secant loses eps·|y|/|Δx| to rounding; what the derivative's mean may miss
     shows in how much its middle differs from its ends. The step is bounded besides,
-    so that a periodic function is not mistaken for a straight one.
-
-    Args:
-        x: The operand, in float32 at least.
-        y: The result, in the dtype in which it was rounded.
-        derivative: f'.
-        size: What y was rounded at, where that is more than y itself.
+    so that a periodic function is not mistaken for a straight one. x is in float32 at
+    least, y in the dtype in which it was rounded.
     """
     dx, middle = x.delta, derivative(x.mean)
     simpson = (derivative(x.input) + 4 * middle + derivative(x.reference)) / 6
     rounding = 2 * torch.finfo(y.input.dtype).eps
     y = widened(y)
-    unsure = torch.maximum(y.input.abs(), y.reference.abs()).clamp_min_(size)
+    unsure = torch.maximum(y.input.abs(), y.reference.abs())
     straight = (simpson - middle).abs() * dx.abs() <= rounding * unsure
     close = dx.abs() <= (1e-4 * x.mean.abs()).clamp_min_(0.5)
     same = dx == 0

@@ -80,24 +80,19 @@ def logsumexp(
     return multiplier
 
 
-def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
-    """L(u, v) = max(u, v)·φ(|ln u - ln v|), where that difference is known.
-
-    The difference is overwritten.
-    """
-    return phi(dlog.abs_()).mul_(torch.maximum(u, v))
-
-
 def logsumexp_weights(x: Pair, dim: int) -> Tensor:
     """Multipliers of ln Σ e^x along ``dim``."""
     return _weights(_means(widened(x), dim), dim).to(x.input.dtype)
 
 
 def _means(x: Pair, dim: int) -> Tensor:
-    """L of the probabilities; Δ ln y keeps its digits where all logits are large."""
+    """L(y, y0) = max(y, y0)·φ(|Δ ln y|) of the probabilities.
+
+    Δ ln y keeps its digits where all logits are large.
+    """
     logs = [_finite(side.log_softmax(dim)) for side in x.sides]
     y, y0 = map(_exp, logs)
-    return logarithmic_mean(y, y0, logs[0].sub_(logs[1]))
+    return phi(logs[0].sub_(logs[1]).abs_()).mul_(torch.maximum(y, y0))
 
 
 def _finite(logs: Tensor) -> Tensor:
