@@ -123,10 +123,9 @@ class FlaggedInputPass(InputPass):
 
     def _write(self, target: Any, result: Any) -> Any:
         known = target is not None and isinstance(result, Tensor)
-        flag = self._flag(result) if known else None
-        if flag is None:
-            return super()._write(target, result)
-        return self._overwrite(target, result, flag.twin)
+        if known and (flag := self._flag(result)) is not None:
+            return self._overwrite(target, result, flag.twin)
+        return super()._write(target, result)
 
     # Questions ----------------------------------------------------------------------
 
@@ -147,8 +146,7 @@ class FlaggedInputPass(InputPass):
         """A structural call on flags."""
         with torch.no_grad():
             answer = func(*args, **kwargs)
-        known = isinstance(answer, Tensor) and entry.rule is not None
-        if not known:
+        if not isinstance(answer, Tensor) or entry.rule is None:
             return super()._structure(func, args, kwargs, answer)
         cast = entry.rule is rules.step and len(args) == 1
         if cast and (answer.dtype != torch.bool or args[0].dtype == torch.bool):
@@ -250,15 +248,11 @@ class FlaggedInputPass(InputPass):
     def _cannot_be_numbers(self, plain: Any, args: Any, kwargs: Any) -> bool:
         """Whether flags stand where a call takes indices, lengths or anything else."""
         entry = self.tape.table.get(plain, _WRITTEN.get(plain))
-        if entry is None or entry.kind not in _NUMERIC:
-            return True
-        if "indices first" in entry.tags:
+        if entry is None or entry.kind not in _NUMERIC or "indices first" in entry.tags:
             return True
         if entry.rule in rules.LOGIC and "logical" not in label(plain):  # bit by bit
             return any(t.dtype != torch.bool for t in tensors_in(args))
-        if entry.kind not in (Kind.NATIVE, Kind.CAST):
-            return False
-        if "several" in entry.tags:
+        if entry.kind not in (Kind.NATIVE, Kind.CAST) or "several" in entry.tags:
             return False
         if rules.chooses(plain, self._twins(args)) is not None:
             return False
@@ -276,24 +270,20 @@ class FlaggedInputPass(InputPass):
 
     def _mark(self, args: Any, kwargs: Any, targets: int = 0) -> None:
         """Have the call that came last take the input's flags at the reference too."""
-        place = len(self.tape.functions) - 1
-        answer = *args[:targets], *self._marked(tuple(args[targets:]))
-        self.tape.kept_arguments[place] = answer, self._marked(kwargs)
 
-    def _marked(self, value: Any) -> Any:
         def mark(tensor: Tensor) -> Any:
             return tensor if self._flag(tensor) is None else Kept(tensor.clone())
 
-        return mapped(mark, value)
+        rest, named = mapped(mark, (tuple(args[targets:]), kwargs))
+        place = len(self.tape.functions) - 1
+        self.tape.kept_arguments[place] = (*args[:targets], *rest), named
 
 
 #: How a call is treated of which numbers can be made.
-_NUMERIC = frozenset(
-    {
-        *(Kind.NATIVE, Kind.OVERWRITE, Kind.RULE, Kind.PRODUCT, Kind.QUOTIENT),
-        *(Kind.CAST, Kind.IDENTITY, Kind.STRUCTURE),
-    }
-)
+_NUMERIC = {
+    *(Kind.NATIVE, Kind.OVERWRITE, Kind.RULE, Kind.PRODUCT, Kind.QUOTIENT),
+    *(Kind.CAST, Kind.IDENTITY, Kind.STRUCTURE),
+}
 
 #: Python's operators that write on what stands left of them.
 _OPERATORS = {

@@ -52,9 +52,8 @@ class ReferencePass(TorchFunctionMode):
             )
         call = tape.calls.get(position)
         if position in tape.kept_arguments:
-            args, kwargs = self._as_kept(
-                func, position, *positional(func, args, kwargs)
-            )
+            args, kwargs = positional(func, args, kwargs)
+            args, kwargs = self._as_kept(func, args, kwargs)
         if self.indices:
             self._watch(func, args, kwargs)
         if call is not None:
@@ -122,7 +121,7 @@ class ReferencePass(TorchFunctionMode):
         keepdim = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
         return empty.unsqueeze(-1) if keepdim else empty
 
-    def _as_kept(self, func: Any, position: int, args: Any, kwargs: Any) -> Any:
+    def _as_kept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A call's arguments with the input's flags, and how many are others."""
         places: int | Tensor = 0
 
@@ -133,25 +132,24 @@ class ReferencePass(TorchFunctionMode):
             places = places + different(theirs, ours.tensor)
             return ours.tensor
 
-        flags, named = self.tape.kept_arguments[position]
-        either = (Tensor, Kept)
-        args = mapped(kept, tuple(flags), tuple(args), kind=either)
-        kwargs = mapped(kept, named, kwargs, kind=either)
+        flags, named = self.tape.kept_arguments[self.position]
+        sides = (tuple(flags), named), (tuple(args), kwargs)
+        result = mapped(kept, *sides, kind=(Tensor, Kept))
         self.tape.keep(label(func), places)
-        return args, kwargs
+        return result
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
         """An operation's values at the reference, with the input's own indices."""
-        kept = []
-        for a, b in zip(ours, theirs):
-            if isinstance(b, Tensor) and a.dtype == torch.int64:
-                differing = different(a, b)
-                if isinstance(differing, Tensor) or differing:
-                    self.indices[id(a)] = (a, label(func), differing)
-                kept.append(a)
-            else:
-                kept.append(b)
-        return rewrapped(theirs, kept)
+
+        def kept(a: Any, b: Any) -> Any:
+            if not isinstance(b, Tensor) or a.dtype != torch.int64:
+                return b
+            differing = different(a, b)
+            if isinstance(differing, Tensor) or differing:
+                self.indices[id(a)] = (a, label(func), differing)
+            return a
+
+        return rewrapped(theirs, list(map(kept, ours, theirs)))
 
     def _watch(self, func: Any, args: Any, kwargs: Any) -> None:
         """Report indices that differ between the sides, where they are used."""

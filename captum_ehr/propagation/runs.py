@@ -73,9 +73,13 @@ class Runs:
             return self._run(references, mode)
 
     def aside(self, tensors: Sequence[Tensor]) -> Tensor:
-        """What the model itself gives, recorded nowhere."""
-        with self._replayed(), torch.no_grad():
-            return self._through(tensors, Tape(self.tape.table), InputPass).detach()
+        """What the model itself gives, recorded nowhere; generators stay."""
+        tape, before = Tape(self.tape.table), states(self.tape.drawn_from)
+        try:
+            with self._from_the_start(), torch.no_grad():
+                return self._through(tensors, tape, InputPass).detach()
+        finally:
+            put_back(tape.drawn_from | before)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -113,16 +117,6 @@ class Runs:
                     put_back_globals(others)
                 else:
                     self.tape.messages.append(_DISTURBED)
-
-    @contextmanager
-    def _replayed(self) -> Iterator[None]:
-        """The same later on, when torch's generators may stand elsewhere."""
-        before = states(self.tape.drawn_from)
-        try:
-            with self._from_the_start():
-                yield
-        finally:
-            put_back(before)
 
     def _through(
         self, tensors: Sequence[Tensor], tape: Tape, pass_type: type[InputPass]

@@ -80,15 +80,14 @@ def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
 
 
 @rule("div divide true_divide __truediv__ __itruediv__", kind=Kind.QUOTIENT)
-def quotient(
-    y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
-) -> Multiplier:
+def quotient(y: Pair, a: Any, b: Any, *_: Any, **kwargs: Any) -> Multiplier:
     """Y = a/b: M/b̄ and -M·ȳ/b̄, for b of one sign.
 
     With s and s0 the signs, M·(s + s0)/(|b| + |b0|) and -M·(s0·y + s·y0)/(|b| + |b0|).
     """
-    if not isinstance(b, Pair):
-        return _rounded(y, a)
+    if not isinstance(b, Pair):  # rounded: a step like floor and trunc
+        m = over(y.delta, torch.broadcast_to(a.delta, y.input.shape), 0.0)
+        return lambda upstream: ((a, sum_to(upstream * m, a.input)),)
     if kwargs.get("rounding_mode"):
         return NotImplemented
     sign, sign0 = b.input.sgn().conj(), b.reference.sgn().conj()
@@ -102,12 +101,6 @@ def quotient(
         yield b, sum_to(upstream * slope_b, b.input)
 
     return multiplier
-
-
-def _rounded(y: Pair, a: Any) -> Multiplier:
-    """A quotient by a constant, rounded: a step like floor and trunc."""
-    m = over(y.delta, torch.broadcast_to(a.delta, y.input.shape), 0.0)
-    return lambda upstream: ((a, sum_to(upstream * m, a.input)),)
 
 
 @rule("__rdiv__ __rtruediv__")
@@ -129,10 +122,8 @@ def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
         if right.dim() == 1:
             right, m = right.unsqueeze(-1), m.unsqueeze(-1)
         share_a, share_b = _matrix_shares(left, right, m)
-        if a_mean.dim() == 1:
-            share_a = share_a.squeeze(-2)
-        if b_mean.dim() == 1:
-            share_b = share_b.squeeze(-1)
+        share_a = share_a.squeeze(-2) if a_mean.dim() == 1 else share_a
+        share_b = share_b.squeeze(-1) if b_mean.dim() == 1 else share_b
         yield first, sum_to(share_a, first)
         yield second, sum_to(share_b, second)
 
@@ -167,7 +158,8 @@ def power(
         logs = values.to(y.input.dtype).log()
     high = logs.input if isinstance(logs, Pair) else logs
     low = logs.reference if isinstance(logs, Pair) else logs
-    slope = exp(_finite(Pair(exponent.input * high, exponent.reference * low)), y)
+    powers = Pair(exponent.input * high, exponent.reference * low)
+    slope = exp(powers.each(torch.nan_to_num), y)  # of 0, as far down as dtypes go
 
     def multiplier(upstream: Tensor) -> Shares:
         m = upstream * slope
@@ -179,11 +171,6 @@ def power(
             yield base, sum_to(share, base.input)
 
     return multiplier
-
-
-def _finite(x: Pair) -> Pair:
-    """Logarithms of 0, as far down as the dtype goes."""
-    return Pair(torch.nan_to_num(x.input), torch.nan_to_num(x.reference))
 
 
 def _constant_exponent(y: Pair, x: Pair, n: Tensor | float) -> Multiplier:
