@@ -77,7 +77,7 @@ def asks_for_rows(entry: Entry, function: Any, args: Any, kwargs: Any) -> Any:
     """
     name = label(function)
     if name in ("any", "all"):
-        source = getattr(args[0].grad_fn, "call", None)
+        source: Any = getattr(args[0].grad_fn, "call", None)
         flag = source is not None and source.entry.kind is Kind.FLAG
         none = flag and "equality" in source.entry.tags
         asked = over_rows(args, kwargs) and none is (name == "all")

@@ -126,13 +126,12 @@ RUNNING = (
 )
 
 
-def max_pool(pool: Callable[..., Any]) -> Rule:
+def max_pool(pool: Callable[..., Any], spatial: int) -> Rule:
     """A rule for a max-pool, from torch's function that also returns indices."""
 
     def pooled(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         kwargs.pop("return_indices", None)
         (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x.sides)
-        spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
         where = torch.where(top >= top0, at, at0).flatten(-spatial)
         ends = x.each(lambda side: side.flatten(-spatial).gather(-1, where))
         slope = _part(Pair(top.flatten(-spatial), top0.flatten(-spatial)), ends)
@@ -148,13 +147,8 @@ def max_pool(pool: Callable[..., Any]) -> Rule:
     return pooled
 
 
-def _dims(pool: Callable[..., Any]) -> int:
-    """Spatial dimensions: the digit in the function's name."""
-    return next(n for n in (1, 2, 3) if f"{n}d" in pool.__name__)
-
-
 POOLS = tuple(
-    rule(f"{pool} {pool}_with_indices", max_pool(getattr(F, f"{pool}_with_indices")))
+    rule(f"{pool} {pool}_with_indices", max_pool(getattr(F, f"{pool}_with_indices"), n))
     for n in (1, 2, 3)
     for pool in (f"max_pool{n}d", f"adaptive_max_pool{n}d")
 )
