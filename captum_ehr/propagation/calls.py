@@ -63,7 +63,8 @@ class Call:
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
-            theirs = _as(ours, theirs)
+            if theirs.dtype is not ours.dtype:
+                theirs = _as(ours, theirs)
             theirs = theirs.clone() if protected else theirs
             return Pair(ours.detach(), theirs, next(slots))
 
@@ -286,16 +287,15 @@ def hides(tensor: Tensor) -> bool:
 
 def _as(ours: Tensor, theirs: Tensor) -> Tensor:
     """Of a flag the numbers 0 and 1, if that is how the input's side is kept."""
-    if theirs.dtype is ours.dtype or not ours.is_floating_point():
-        return theirs
-    real = theirs.is_floating_point() or theirs.is_complex()
-    return theirs if real else theirs.to(ours.dtype)
+    number = ours.is_floating_point() and not theirs.is_floating_point()
+    return theirs.to(ours.dtype) if number and not theirs.is_complex() else theirs
 
 
 def _pair_outputs(ours: Any, theirs: Any) -> Any:
     """Pairs of the outputs; in a list where there are several, or by name."""
     if isinstance(ours, Tensor):
-        return Pair(ours, _as(ours, theirs))
+        same = theirs.dtype is ours.dtype
+        return Pair(ours, theirs if same else _as(ours, theirs))
     if isinstance(ours, (list, tuple)):
         return [_pair_outputs(a, b) for a, b in zip(ours, theirs)]
     if isinstance(ours, dict):

@@ -293,14 +293,13 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
             continue
         seen.add(node)
         name = type(node).__name__
-        operation = name.rstrip("0123456789").removesuffix("Backward")
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             if not isinstance(node, RuleNode._backward_cls):
                 names[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
             names["TorchScript"] = None
-        elif operation in _UNRULED:
-            names[operation] = None
+        elif (name := name.rstrip("0123456789").removesuffix("Backward")) in _UNRULED:
+            names[name] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
     return tuple(names)
 

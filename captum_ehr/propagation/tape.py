@@ -158,9 +158,8 @@ class Tape:
         if not any(places.values()):
             return ()
         shifts = [measure() for measure in self.own_outputs]
-        words = [shift for shift in shifts if isinstance(shift, str)]
         shift = max((s for s in shifts if not isinstance(s, str)), default=0.0)
-        why = words[0] if words else ""
+        why = next((s for s in shifts if isinstance(s, str)), "")
         kept = ((name, count) for name, count in places.items() if count)
         return tuple(Structure(name, count, shift, why) for name, count in kept)
 

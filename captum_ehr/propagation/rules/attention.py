@@ -36,8 +36,7 @@ def scaled_dot_product_attention(
     query, key, value = map(float32_at_least, (query, key, value))
     if enable_gqa:
         groups = query.size(-3) // key.size(-3)
-        key = key.repeat_interleave(groups, -3)
-        value = value.repeat_interleave(groups, -3)
+        key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     scores = torch.matmul(query, key.transpose(-2, -1)) * scale
     if is_causal:
@@ -76,10 +75,10 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | No
         )
         mask = _longer(mask)
     q, k, v = (_heads(t, heads) for t in (q, k, v))
-    if p["static_k"] is not None:
-        k = p["static_k"].unflatten(0, (-1, heads))
-    if p["static_v"] is not None:
-        v = p["static_v"].unflatten(0, (-1, heads))
+    k, v = (
+        t if p[static] is None else p[static].unflatten(0, (-1, heads))
+        for t, static in ((k, "static_k"), (v, "static_v"))
+    )
     if p["add_zero_attn"]:
         k, v = (torch.cat([t, torch.zeros_like(t[:, :, :1])], 2) for t in (k, v))
         mask = _longer(mask)

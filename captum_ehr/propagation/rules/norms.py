@@ -78,8 +78,9 @@ def _powers(size: Pair, p: float, dims: Dims) -> Tensor:
     return root * guarded(size, powers, lambda at: p * at ** (p - 1))
 
 
-def _moments(name: str, root: bool, with_mean: bool) -> Declaration:
+def _moments(name: str) -> Declaration:
     """A variance or, its root, a standard deviation; some calls give the mean too."""
+    root, with_mean = name.startswith("std"), name.endswith("_mean")
 
     def moments(
         y: Any,
@@ -114,12 +115,7 @@ def _moments(name: str, root: bool, with_mean: bool) -> Declaration:
     return rule(name, moments, keeps="operands")
 
 
-MOMENTS = (
-    _moments("var", root=False, with_mean=False),
-    _moments("std", root=True, with_mean=False),
-    _moments("var_mean", root=False, with_mean=True),
-    _moments("std_mean", root=True, with_mean=True),
-)
+MOMENTS = tuple(map(_moments, ("var", "std", "var_mean", "std_mean")))
 
 
 @rule("hypot", keeps="operands")
