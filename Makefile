@@ -16,14 +16,19 @@ NEWEST := torch captum pyhealth
 INSIGHTS := torch captum==0.7.0 pyhealth
 COMPAT := .compat
 
-.PHONY: help demo test test-compat test-insights lint docs tutorials bench clean
+# One process for each core; each takes what shares a model or a fixture.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_OPTIONS)
+
+.PHONY: help demo test check test-compat test-insights lint docs tutorials bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                train on the built-in cohort and explain it"
 	@echo "make demo MIMIC3=path    the same on a MIMIC-III folder"
 	@echo "make demo OUT=folder     where the demo writes"
-	@echo "make test                ruff, mypy, then all tests and doctests"
+	@echo "make test                ruff, mypy, then the default tier of tests and doctests"
+	@echo "make check               the same, then all other tests"
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
 	@echo "make docs                the documentation, into build/docs"
@@ -59,7 +64,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@$(PYTEST) --tier default
+
+check: test
+	@$(PYTEST) --tier complete
 
 $(COMPAT)/oldest/.installed: PINS := $(OLDEST)
 $(COMPAT)/newest/.installed: PINS := $(NEWEST)
@@ -75,8 +83,8 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 	@for pair in oldest newest; do \
 		$(COMPAT)/$$pair/bin/python -c 'from importlib.metadata import version as v; \
 			print(*(f"{n} {v(n)}" for n in ("torch", "captum", "pyhealth")))' && \
-		PYTHONPATH=$(CURDIR) $(COMPAT)/$$pair/bin/python -m pytest $(PYTEST_OPTIONS) \
-			|| exit 1; \
+		PYTHONPATH=$(CURDIR) $(COMPAT)/$$pair/bin/python -m pytest \
+			-n $(WORKERS) --dist loadgroup --tier all $(PYTEST_OPTIONS) || exit 1; \
 	done
 
 test-insights: $(COMPAT)/insights/.installed
@@ -100,5 +108,5 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)
 
 clean:
-	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

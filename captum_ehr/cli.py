@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ImportError as error:
+    raise SystemExit(
+        f"The command line needs {error.name}, which is not installed: "
+        "pip install 'captum-ehr[cli]'"
+    ) from None
 
 from captum_ehr import __version__
 from captum_ehr.demo.cohorts import DemoError

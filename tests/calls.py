@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -143,6 +145,18 @@ def explained(
     assert run.attributions[0].isfinite().all()
     assert (run.delta.abs() <= tolerance * change.clamp_min(1e-3)).all(), run.delta
     return run
+
+
+def in_turn(*axes: Iterable[Any]) -> list[Any]:
+    """All combinations; in the default tier, of the last axis one after the other."""
+    places = [list(enumerate(axis)) for axis in axes]
+    params = []
+    for combination in product(*places):
+        *others, last = (place for place, _ in combination)
+        more = sum(others) % len(places[-1]) != last
+        marks = [pytest.mark.complete] if more else []
+        params.append(pytest.param(*(value for _, value in combination), marks=marks))
+    return params
 
 
 def total(y: Tensor) -> Tensor:

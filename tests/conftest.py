@@ -1,11 +1,14 @@
-"""One thread, quiet PyHealth, and the zoo's models built once per session."""
+"""One thread, quiet PyHealth, two tiers, and who runs where when there are workers.
+
+The default tier is what runs without a word; what is marked ``complete`` is slow, or a
+further instance of what the default tier has one of. Files that are named run whole.
+"""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections import Counter
 from typing import Any
 
 import hypothesis
@@ -19,20 +22,56 @@ hypothesis.settings.load_profile("same")
 torch.set_num_threads(1)
 logging.getLogger("pyhealth").setLevel(logging.WARNING)
 
+TIERS = ("default", "complete")
 
-@pytest.fixture(scope="session")
-def zoo_model() -> Callable[..., tuple[Any, Any]]:
-    """``zoo_model(config, trained)``: a model in eval mode and its batch."""
-    import zoo
+#: All tests that were collected, of whatever tier.
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
-    @cache
-    def build(position: int, trained: bool) -> tuple[Any, Any]:
-        config = zoo.configs()[position]
-        if not zoo.buildable(config):
-            pytest.skip(f"this PyHealth makes no {config}")
-        return zoo.build(config, trained=trained)
+#: Files of more cases than this are shared out among workers, function by function.
+LARGE = 150
 
-    return build
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=(*TIERS, "all"),
+        help="default: what is not marked complete; complete: the rest; all: both, "
+        "as of files that are named",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.tier is None:
+        named = config.args_source is pytest.Config.ArgsSource.ARGS
+        config.option.tier = "all" if named else "default"
+
+
+def in_tier(item: pytest.Item, tier: str) -> bool:
+    """Whether a tier has a test."""
+    complete = item.get_closest_marker("complete") is not None
+    return {"default": not complete, "complete": complete, "all": True}[tier]
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Keep one tier, and what shares a model or a fixture on one worker."""
+    tier = config.option.tier
+    config.stash[COLLECTED] = list(items)
+    others = [item for item in items if not in_tier(item, tier)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if in_tier(item, tier)]
+    _group(items)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    files = [item.nodeid.partition("::")[0] for item in items]
+    cases = Counter(files)
+    for item, file in zip(items, files):
+        if item.get_closest_marker("xdist_group") is None:
+            name = file if cases[file] <= LARGE else item.nodeid.partition("[")[0]
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True)

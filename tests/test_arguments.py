@@ -13,9 +13,9 @@ from test_torch_calls import EXACT, INTEGRATED, weighed
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from captum_ehr.propagation import default_table, operations
+from captum_ehr.propagation import default_table
 from captum_ehr.propagation.arguments import names_of, positional
-from captum_ehr.propagation.registry import Kind
+from captum_ehr.propagation.declarations import Kind, label
 
 Function = Callable[..., Any]
 
@@ -130,7 +130,7 @@ TENSORS = (MATRIX, VECTOR, BATCH)
 def _calls(function: Function) -> Any:
     """The first arguments, by the names that a function needs, that it takes."""
     names = names_of(function).operands
-    if not 0 < len(names) < 10 or operations.label(function) in NOT_CALLED:
+    if not 0 < len(names) < 10 or label(function) in NOT_CALLED:
         return None
     candidates = [VALUES.get(name, TENSORS) for name in names]
     for chosen in itertools.islice(itertools.product(*candidates), 243):
@@ -184,7 +184,7 @@ MISNAMED = {"dot", "linalg_vecdot"}
 def test_every_ruled_function_is_read_by_name_as_by_place() -> None:
     unnamed, silent, seen = set(), [], set()
     for function in RULED:
-        args, name = _calls(function), operations.label(function)
+        args, name = _calls(function), label(function)
         if args is None:
             continue
         seen.add(name)

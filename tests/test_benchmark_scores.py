@@ -17,6 +17,8 @@ from benchmarks.data import batch_of, cohort
 from benchmarks.shapley import Game, Sampling, pearson, sampled
 from captum_ehr.datasets import INTERACTION, planted_codes
 
+pytestmark = pytest.mark.complete
+
 
 class Pairwise(torch.nn.Module):
     """Twice the first token, and the second times the third: known values."""

@@ -32,6 +32,8 @@ from benchmarks.shapley import pearson
 
 TINY = families.TINY
 
+pytestmark = pytest.mark.complete
+
 removing = pytest.mark.skipif(
     before(PYHEALTH, "2.1"), reason="PyHealth 2.0.2's metrics make floats of token ids"
 )

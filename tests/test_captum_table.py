@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from benchmarks import captum_classes, captum_table, captum_trials, cli, results
 
+pytestmark = pytest.mark.complete
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Any:

@@ -9,8 +9,7 @@ whole does what its operations do.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -176,16 +175,6 @@ MODELS: dict[str, zoo.Config] = {
 }
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """StageNet makes its times of the default dtype."""
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 class Both:
     """A model of the zoo with the same weights in float32 and in float64."""
 
@@ -199,7 +188,7 @@ class Both:
     def multipliers(self, references: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Of all inputs, at the float32 points."""
         adapter = self.adapter if dtype is torch.float32 else self.double
-        with default_dtype(dtype):
+        with zoo.default_dtype(dtype):
             parts = DeepLiftEHR(
                 adapter, multiply_by_inputs=False, completeness="off"
             ).attribute(
@@ -213,7 +202,7 @@ class Both:
     def gradient(self) -> Tensor:
         """Plain autograd on the model, in float64."""
         leaves = [x.double().requires_grad_() for x in self.encoded.inputs]
-        with default_dtype(torch.float64):
+        with zoo.default_dtype(torch.float64):
             output = self.double(*leaves, *self.rest(torch.float64))
             return row(torch.autograd.grad(output[:, 0].sum(), leaves))
 

@@ -38,7 +38,7 @@ SINGLE_PRECISION = ("CNN", "Deepr", "ConCare", "MedFuse", "EHRMambaCEHR", "GAMEN
 #: Waits of a loop that ends when all of its rows are done.
 LOOPS = {"AdaCare-sequence-binary-activation=sparsemax": 40}
 
-every_model = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every_model = zoo.each(CONFIGS)
 
 #: Calls that torch has not got on the meta device.
 SPARSE = {name for name in EXACT if "COO" in name or "CSR" in name or name == "spmm"}
@@ -48,18 +48,11 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 Forward = Callable[..., Tensor]
 
 
-def built(config: zoo.Config) -> tuple[Any, Any]:
-    """A model of its own, to be moved, and its batch."""
-    if not zoo.buildable(config):
-        pytest.skip(f"this PyHealth makes no {config}")
-    return zoo.build(config)
-
-
 def moved(
     config: zoo.Config, device: str
 ) -> tuple[DeepLiftEHR, Forward, tuple[Any, Any, Any]]:
     """An explainer, its model's forward, and inputs, references and arguments."""
-    model, batch = built(config)
+    model, batch = zoo.build(config)
     adapter = PyHealthAdapter(model)
     encoded = adapter.encode(batch)
     given = (
@@ -158,15 +151,11 @@ def test_a_rule_is_the_same_on_a_card(name, monkeypatch) -> None:
 @every_model
 def test_a_card_finds_what_the_cpu_finds(config) -> None:
     single = config.model in SINGLE_PRECISION
-    torch.set_default_dtype(torch.float32 if single else torch.float64)
-    try:
-        model, batch = built(config)
-        if not single:
-            model, batch = model.double(), zoo.doubled(batch)
+    dtype = torch.float32 if single else torch.float64
+    model, batch = zoo.build(config, dtype=dtype)
+    with zoo.default_dtype(dtype):
         here = DeepLiftEHR(model, completeness="off").explain(batch)
         there = DeepLiftEHR(model.cuda(), completeness="off").explain(batch)
-    finally:
-        torch.set_default_dtype(torch.float32)
     near: Any = {"rtol": 5e-3, "atol": 5e-4} if single else {"rtol": 1e-7, "atol": 1e-9}
     for name in ("f_input", "f_baseline", "delta"):
         assert getattr(there, name).is_cuda
@@ -179,10 +168,10 @@ def test_a_card_finds_what_the_cpu_finds(config) -> None:
 
 
 @on_cuda
-@pytest.mark.parametrize("config", zoo.configs(), ids=str)
+@zoo.each(zoo.configs())
 def test_it_adds_up_on_a_card(config, monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # 10 bits, not 23
-    model, batch = built(config)
+    model, batch = zoo.build(config)
     explainer = DeepLiftEHR(model.cuda(), completeness="check")
     with warnings.catch_warnings():
         warnings.simplefilter("error", AttributionWarning)

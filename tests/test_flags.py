@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from calls import run_call
+from calls import in_turn, run_call
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -241,17 +241,17 @@ def explained(use: Use, comparison: Function, reference: Tensor) -> Attributions
     return run
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("comparison", COMPARISONS)
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    "use, comparison, reference", in_turn(USES, COMPARISONS, REFERENCES)
+)
 def test_flags_are_carried(use: str, comparison: str, reference: str) -> None:
     run = explained(USES[use], COMPARISONS[comparison], REFERENCES[reference])
     assert run.diagnostics.exact, run.diagnostics.messages
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("comparison", COMPARISONS)
-@pytest.mark.parametrize("use", STEERING)
+@pytest.mark.parametrize(
+    "use, comparison, reference", in_turn(STEERING, COMPARISONS, REFERENCES)
+)
 def test_what_steers_is_kept_and_said(
     use: str, comparison: str, reference: str
 ) -> None:

@@ -20,7 +20,10 @@ from captum_ehr.insights import AttributionVisualizer, Server
 from captum_ehr.scene import ColorScale, wording
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH")
+pytestmark = [
+    pytest.mark.complete,
+    pytest.mark.skipif(BROWSER is None, reason="chromium is not on PATH"),
+]
 
 
 @pytest.fixture(scope="module")

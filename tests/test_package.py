@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import itertools
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import captum_ehr
+
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE_SUFFIXES = frozenset({".html", ".jinja", ".css"})
+TEMPLATE_SUFFIXES = frozenset({".html", ".jinja", ".css", ".js"})
+INFO = f"captum_ehr-{captum_ehr.__version__}.dist-info"
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +59,68 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
 
 
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
-    tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert tops == {"captum_ehr", "captum_ehr-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in wheel.namelist()} == {"captum_ehr", INFO}
 
 
 def test_the_wheel_names_its_license_and_script(wheel: zipfile.ZipFile) -> None:
-    info = "captum_ehr-0.1.0.dist-info"
-    metadata = wheel.read(f"{info}/METADATA").decode()
-    assert "BSD-3-Clause" in metadata and "Requires-Python: >=3.12" in metadata
-    points = wheel.read(f"{info}/entry_points.txt").decode()
-    assert "captum-ehr = captum_ehr.cli:app" in points
-    assert "[captum_ehr.displays]" in points
+    scripts = wheel.read(f"{INFO}/entry_points.txt").decode()
+    assert "captum-ehr = captum_ehr.cli:" in scripts
+    assert "[captum_ehr.displays]" in scripts
     assert any("LICENSE" in name for name in wheel.namelist())
 
 
-def test_every_requirement_has_both_bounds() -> None:
+def requirements(*extras: str) -> list[str]:
+    """What setup.cfg asks for, of the package itself or of its extras."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    requirements = config["options"]["install_requires"].split()
-    assert requirements
-    for requirement in requirements:
-        assert ">=" in requirement and ",<" in requirement, requirement
+    if not extras:
+        return config["options"]["install_requires"].split("\n")[1:]
+    listed = config["options.extras_require"]
+    return [line for extra in extras for line in listed[extra].split("\n") if line]
+
+
+def test_every_requirement_has_both_bounds() -> None:
+    asked = requirements(), requirements("cli", "page")
+    assert all(asked)
+    for requirement in itertools.chain(*asked):
+        if not requirement.startswith("captum-ehr["):
+            assert ">=" in requirement and ",<" in requirement, requirement
+
+
+#: Without the extras: the README's notebook, and what is said of what is not there.
+NOTEBOOK = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+from captum_ehr.datasets import tiny_model
+model, _ = tiny_model()
+dataset = model.dataset
+exec(sys.stdin.read())
+assert exp["p1"]._repr_html_().startswith("<")
+try:
+    from captum_ehr.insights import serve
+except ImportError as error:
+    print(error)
+import captum_ehr.cli
+"""
+
+
+@pytest.mark.complete
+def test_the_notebook_runs_without_the_extras_which_are_named(tmp_path: Path) -> None:
+    extras = requirements("cli", "page")
+    names = [re.match(r"[\w-]+", line).group() for line in extras]  # type: ignore[union-attr]
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = next(b for b in blocks if "dl.explain(batch" in b)
+    ran = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK, *{*names} - {"captum-ehr"}],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=code.replace(', "drugs": "atc3"', ""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip install 'captum-ehr[page]'" in ran.stdout, ran.stderr
+    assert ran.returncode == 1 and "The command line needs typer" in ran.stderr
+    assert "pip install 'captum-ehr[cli]'" in ran.stderr
+    assert (tmp_path / "p1.html").stat().st_size > 1000

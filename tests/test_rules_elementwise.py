@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from captum_ehr.propagation import Pair, attributions, elementwise
+from captum_ehr.propagation.registry import declarations
 from captum_ehr.propagation.rules import elementwise as rules
 
 Function = Callable[[Tensor], Tensor]
@@ -323,14 +324,13 @@ def _plain(name: str) -> Callable[[Tensor], Tensor]:
 
 
 NAMES = [
+    "frac",
     *(
-        n
-        for _, names in rules.SECANTS
-        for n in names
-        if n[0] != "_" and n != "heaviside"
+        name
+        for declaration in declarations([rules])
+        for name in declaration.names
+        if name[0] != "_" and name not in ("heaviside", "acosh", "fabs")
     ),
-    *(name for _, name in rules.LATE),
-    *(name for name, _ in rules.DERIVATIVES if name != "acosh"),
 ]
 
 

@@ -25,8 +25,8 @@ from oracles_chains import CELLS, CHAINS
 from oracles_more import ELEMENTWISE, MULTILINEAR, Case, unit_by_unit
 from torch import Tensor
 
-from captum_ehr.propagation import default_table, operations, two_passes
-from captum_ehr.propagation.registry import Entry, Kind
+from captum_ehr.propagation import default_table, two_passes
+from captum_ehr.propagation.declarations import Entry, Kind, label
 
 #: Of each of some hundred and fifty cases.
 few = settings(examples, max_examples=4)
@@ -65,7 +65,7 @@ def served() -> dict[str, Any]:
     labels: dict[Any, set[str]] = defaultdict(set)
     for function, entry in default_table().items():
         if entry.kind in RULED:
-            labels[entry.rule].add(operations.label(function))
+            labels[entry.rule].add(label(function))
     return {
         f"{' '.join(sorted(names))} #{k}": rule
         for k, (rule, names) in enumerate(labels.items())
@@ -217,6 +217,7 @@ def line_integral(
     return [torch.tensordot(share, g, 1).numpy() for g in grads]
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rule_of_one_path_is_its_local_integrated_gradients(
@@ -228,6 +229,7 @@ def test_a_rule_of_one_path_is_its_local_integrated_gradients(
         assert_close(m, e, 2e-3 if name in KINKED else 1e-7)
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", [n for n in CASES if n not in LINES])
 def test_a_chain_adds_up_like_local_integrated_gradients_do(name: str) -> None:
     """Of a chain the shares are its own; their sum is any complete method's."""
@@ -272,6 +274,7 @@ IN_PARTS = frozenset(
 )
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @few
 @given(seed=seeds)
@@ -303,6 +306,7 @@ def test_elementwise_rules_at_huge_and_tiny_values(name: str, seed: int) -> None
 SCALED = [(n, s) for n in CASES if n not in ELEMENTWISE for s in CASES[n].scales]
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize(("name", "scale"), SCALED)
 def test_other_rules_at_huge_and_tiny_values(name: str, scale: float) -> None:
     case = CASES[name]

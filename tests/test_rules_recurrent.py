@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from captum_ehr.propagation import attributions, private_view, with_rules
-from captum_ehr.propagation.rules import recurrent
+from captum_ehr.propagation.rules import cells, recurrent, scans
 
 LENGTHS = [2, 3, 1]
 
@@ -50,10 +50,10 @@ LAYERS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
 #: The rules of the scans themselves, each from end to end.
 UNHALVED = with_rules(
     {
-        recurrent.gru_scan: recurrent.gru,
-        recurrent.lstm_scan: recurrent.lstm,
-        recurrent.rnn_tanh_scan: recurrent.rnn_tanh,
-        recurrent.rnn_relu_scan: recurrent.rnn_relu,
+        recurrent.gru_scan: scans.scan_rule(cells.GRU, "gru"),
+        recurrent.lstm_scan: scans.scan_rule(cells.LSTM, "lstm"),
+        recurrent.rnn_tanh_scan: scans.scan_rule(cells.RNN_TANH, "rnn_tanh"),
+        recurrent.rnn_relu_scan: scans.scan_rule(cells.RNN_RELU, "rnn_relu"),
     }
 )
 

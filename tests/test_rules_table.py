@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from calls import assert_complete, run_call, sides
 from torch import Tensor
 
-from captum_ehr.propagation import default_table, elementwise, operations, with_rules
-from captum_ehr.propagation.registry import Kind
+from captum_ehr.propagation import default_table, elementwise, with_rules
+from captum_ehr.propagation.declarations import Kind, label, named, overwrites
+from captum_ehr.propagation.registry import declarations, properties
 
 Function = Callable[[Tensor], Any]
 
@@ -126,7 +127,7 @@ def _generic(name: str) -> Function | None:
     arguments = ARGUMENTS.get(name, ())
     if name in QUIET or arguments is None or name.endswith("_") and name[0] != "_":
         return None
-    for function in operations.named(name):
+    for function in named(name):
         try:
             result = function(sides(SHAPES.get(name, (2, 3)), 0)[0], *arguments)
         except (TypeError, RuntimeError):
@@ -144,7 +145,18 @@ def _single(value: Any) -> Tensor:
     return torch.cat([v.reshape(-1) for v in value])
 
 
-NATIVES = sorted({*operations.LINEAR, *FORMS})
+def declared(*kinds: Kind) -> list[str]:
+    """The names that declarations of these kinds serve, as often as they say so."""
+    return [
+        name
+        for declaration in declarations()
+        if declaration.entry.kind in kinds
+        for name in declaration.names
+        if isinstance(name, str)
+    ]
+
+
+NATIVES = sorted({*declared(Kind.NATIVE), *FORMS})
 
 
 @pytest.mark.parametrize("name", NATIVES)
@@ -179,7 +191,7 @@ def _has_derivative(function: Function, x: Tensor) -> bool:
 #: Names that cannot be called on one plain tensor here, in any of torch's homes.
 NO_FORM = frozenset(
     "_pad_packed_sequence _pack_padded_sequence imag view_as_complex view_as_real "
-    "__iadd__ __isub__".split()
+    "__iadd__ __isub__ .imag .data=".split()
 )
 
 INPLACE: dict[str, tuple[Any, ...]] = {
@@ -220,36 +232,35 @@ OPTIONAL: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("names", ["LINEAR", "MULTILINEAR", "STRUCTURAL", "NEUTRAL"])
-def test_every_name_stands_for_a_function(names: str) -> None:
-    missing = {
-        name
-        for name in getattr(operations, names)
-        if not list(operations.named(name)) and not hasattr(torch.Tensor, name)
-    }
+@pytest.mark.parametrize("kind", sorted({d.entry.kind.name for d in declarations()}))
+def test_every_name_stands_for_a_function(kind: str) -> None:
+    missing = {name for name in declared(Kind[kind]) if not list(named(name))}
     assert missing <= set(OPTIONAL)
 
 
-def test_every_rule_serves_a_function() -> None:
-    from captum_ehr.propagation.registry import _operand_rules, _rules
-
-    names = {name for name, *_ in (*_rules(), *_operand_rules())}
-    missing = {name for name in names if not list(operations.named(name))}
-    assert missing <= set(OPTIONAL)
+def test_every_operation_is_declared_once() -> None:
+    names = declared(*Kind)
+    assert len(names) > 500
+    assert sorted(names) == sorted(set(names))
 
 
-def test_no_operation_is_in_two_lists() -> None:
-    lists = [operations.LINEAR, operations.MULTILINEAR, operations.STRUCTURAL]
-    for i, names in enumerate(lists):
-        assert len(set(names)) == len(names)
-        for others in lists[i + 1 :]:
-            assert not set(names) & set(others)
+def test_what_is_declared_serves_what_does_the_same_in_place() -> None:
+    table = default_table()
+    for name in declared(Kind.NATIVE, Kind.RULE, Kind.PRODUCT, Kind.EXPAND):
+        entries = {f: table[f] for f in named(name + "_")}
+        kinds = {e.kind for e in entries.values()}
+        assert all(e.inplace or e.kind is Kind.OVERWRITE for e in entries.values()), (
+            name
+        )
+        assert Kind.NATIVE not in kinds, name
+    for name in filter(overwrites, declared(Kind.NATIVE)):
+        assert {table[f].kind for f in named(name)} <= {Kind.OVERWRITE}, name
 
 
 def test_every_home_of_a_function_has_the_same_kind() -> None:
     table = default_table()
     for name in ("softmax", "relu", "matmul", "gelu", "mul", "cat", "eq"):
-        kinds = {table[f].kind for f in operations.named(name)}
+        kinds = {table[f].kind for f in named(name)}
         assert len(kinds) == 1, name
 
 
@@ -270,6 +281,8 @@ def test_the_default_table_is_read_only_and_not_changed_by_rules() -> None:
 
 def test_properties_are_linear_or_queries() -> None:
     table = default_table()
-    for getter in operations.properties():
-        expected = operations.label(getter) in operations.LINEAR_PROPERTIES
-        assert (table[getter].kind is Kind.NATIVE) == expected
+    linear = {"T", "H", "mT", "mH", "real", "imag"}
+    for getter in properties():
+        kind = table[getter].kind
+        assert (kind is Kind.NATIVE) == (label(getter) in linear)
+        assert (kind is Kind.IDENTITY) == (label(getter) == "data")

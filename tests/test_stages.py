@@ -19,7 +19,7 @@ STAGES = [c for c in zoo.configs() if c.model in ("StageNet", "StageAttentionNet
 
 
 def layers(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if type(m).__name__.startswith("StageNet")][1:]
+    return [m for m in model.modules() if type(m).__name__ in FORWARDS]
 
 
 def hastened(model: nn.Module) -> list[bool]:
@@ -59,6 +59,10 @@ def test_the_installed_layers_are_known_and_change_nothing(config: zoo.Config) -
     slow = unhastened(model, completeness="check").explain(batch)
     calls = [sum(op.calls for op in e.diagnostics.operations) for e in (fast, slow)]
     assert calls[0] < calls[1]
+    kinds = {type(layer).__name__ for layer in layers(model)}
+    assert {name.partition(":")[0] for name in fast.diagnostics.rewrites} == kinds
+    assert slow.diagnostics.rewrites == ()
+    assert not fast.diagnostics.notes and fast.diagnostics.exact
     assert torch.allclose(fast.f_input, slow.f_input, atol=1e-5)
     for key, found in fast.attributions.items():
         expected = slow.attributions[key]

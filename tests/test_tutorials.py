@@ -42,12 +42,15 @@ def texts(notebook: Any) -> list[str]:
     return found
 
 
-def test_there_are_seven() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"0{n}" for n in range(1, 8)]
-
-
+@pytest.mark.complete
 @pytest.mark.skipif(before(PYHEALTH, "2.1"), reason="written for PyHealth 2.1")
-@each
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem))
+        for path in NOTEBOOKS
+    ],
+)
 def test_runs_from_start_to_end(path: Path, tmp_path: Path) -> None:
     """In a folder of its own, each in a fresh kernel; every shown cell shows again."""
     committed: Any = nbformat.read(path, as_version=4)
@@ -95,14 +98,10 @@ def test_outputs_are_of_no_one_machine(path: Path) -> None:
 
 
 @each
-def test_has_a_story_and_pictures(path: Path) -> None:
-    notebook: Any = nbformat.read(path, as_version=4)
-    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    assert "**What is asked.**" in prose and "**What is done.**" in prose
-    assert "## What is seen" in prose
+def test_pictures_are_committed_and_not_empty(path: Path) -> None:
     pictures = [
         b64decode(output["data"]["image/png"])
-        for cell in code_cells(notebook)
+        for cell in code_cells(nbformat.read(path, as_version=4))
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from calls import in_turn
 from torch import Tensor, nn
 
 from captum_ehr.propagation import attributions, two_passes
@@ -153,8 +154,7 @@ CALLS = {**MOMENTS, **NORMS, **OTHERS}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", [4, 130])
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name, size", in_turn(CALLS, [4, 130]))
 @pytest.mark.filterwarnings("ignore:(var|std).*degrees")
 def test_outputs_are_torchs(name: str, size: int, dtype: torch.dtype) -> None:
     function, largest = CALLS[name], 1e4 if dtype == torch.float16 else 1e10

@@ -1,20 +1,24 @@
-"""The models that every promise is tested on: PyHealth classes × inputs × options."""
+"""The models that every promise is tested on: PyHealth classes × inputs × options.
+
+PyHealth is imported where it is first needed: listing the models costs nothing.
+"""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from medication import DRUG_CLASSES, tables
-from pyhealth import models as pyhealth_models
-from pyhealth.datasets import create_sample_dataset, get_dataloader
 from torch import nn
 
 CODES = [f"I{n}" for n in range(10, 30)]
@@ -47,6 +51,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Of each class of models, the default tier has one with each of these.
+KINDS = {
+    **dict.fromkeys(["tensor", "multi_hot", "static"], "values"),
+    **dict.fromkeys(["timeseries", "nested_floats", "series"], "series"),
+    **dict.fromkeys(["matrix", "static_series"], "series"),
+    **dict.fromkeys(["stagenet_codes", "stagenet", "stagenet_nested"], "times"),
+    **{name: name for name in ("sequence", "nested", "medication", "cehr")},
+}
+
 MODES = ("binary", "multiclass", "multilabel", "regression")
 
 
@@ -69,6 +82,9 @@ class Config:
     def __str__(self) -> str:
         words = [f"{k}={v}" for k, v in self.options.items() if k not in SIZES]
         return "-".join([self.model, self.schema, self.mode, *words])
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 SIZES = frozenset(
@@ -183,9 +199,37 @@ def drawing() -> list[Config]:
     return made
 
 
+def each(
+    configs: Iterable[Config], weights: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Any]:
+    """Give a test every configuration, what is not the first of its kind as complete.
+
+    Args:
+        configs: To be passed as ``config``.
+        weights: ``"random"``, ``"trained"``: to be passed as ``trained``, too. The
+            second of them is complete.
+    """
+    configs = list(configs)
+    first: dict[tuple[str, str], Config] = {}
+    for config in configs:
+        first.setdefault((config.model, KINDS[config.schema]), config)
+    params = []
+    for config in configs:
+        group = pytest.mark.xdist_group(str(config))
+        for kind in weights or ("",):
+            more = config not in first.values() or kind == "trained"
+            marks = [group, *([pytest.mark.complete] if more else [])]
+            values = (config, kind == "trained") if weights else (config,)
+            name = f"{config}-{kind}" if kind else str(config)
+            params.append(pytest.param(*values, id=name, marks=marks))
+    return pytest.mark.parametrize("config, trained" if weights else "config", params)
+
+
 @cache
 def dataset(schema: str, mode: str) -> Any:
     """Nine patients: long and short histories, one of one code, an empty visit."""
+    from pyhealth.datasets import create_sample_dataset
+
     rng = np.random.default_rng(7)
     samples = [_sample(rng, n) for n in range(9)]
     label = "label"
@@ -263,21 +307,57 @@ def buildable(config: Config) -> bool:
     return processors["matrix"].size() is not None
 
 
-def build(config: Config, *, trained: bool = False, seed: int = 0) -> tuple[Any, Any]:
-    """A model of the zoo in eval mode, and a batch of all of its patients."""
+def build(
+    config: Config,
+    *,
+    trained: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Any, Any]:
+    """A model of the zoo in eval mode, to be changed at will, and all its patients."""
+    model, batch = shared(config, trained, seed, dtype)
+    return copy.deepcopy(model, {id(model.dataset): model.dataset}), dict(batch)
+
+
+@cache
+def shared(
+    config: Config,
+    trained: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Any, Any]:
+    """The same model for all who ask, to be explained and left as it is."""
+    from pyhealth import models
+    from pyhealth.datasets import get_dataloader
+
+    if not buildable(config):
+        pytest.skip(f"this PyHealth makes no {config}")
     torch.manual_seed(seed)
     data = dataset(config.schema, config.mode)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), default_dtype(dtype):
         warnings.simplefilter("ignore")
         batch = next(iter(get_dataloader(data, batch_size=9, shuffle=False)))
         with tables(tempfile.gettempdir()):
-            model = getattr(pyhealth_models, config.model)(data, **config.options)
+            model = getattr(models, config.model)(data, **config.options)
             _fill_unset(model)
+            if dtype is not torch.float32:
+                model, batch = model.to(dtype), converted(batch, dtype)
             if trained:
                 train(model, batch)
             else:
                 _move_statistics(model)
     return model.eval(), batch
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """StageNet makes its times of the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def train(model: nn.Module, batch: Mapping[str, Any], steps: int = 20) -> None:
@@ -321,14 +401,12 @@ def score(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
     return output["logit"] if "logit" in output else output["y_prob"]
 
 
-def doubled(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch with its floating-point tensors in float64."""
+def converted(batch: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The batch with its floating-point tensors in a dtype."""
 
-    def double(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return value.double() if value.is_floating_point() else value
-        if isinstance(value, tuple):
-            return tuple(double(v) for v in value)
-        return value
+            return value.to(dtype) if value.is_floating_point() else value
+        return tuple(map(convert, value)) if isinstance(value, tuple) else value
 
-    return {key: double(value) for key, value in batch.items()}
+    return {key: convert(value) for key, value in batch.items()}

@@ -336,14 +336,12 @@ class PyHealthAdapter(nn.Module):
 
     def _run(self, entries: Sequence[Entry], more: Mapping[str, Any]) -> Any:
         """What the view returns, the embeddings put in where it looks tokens up."""
-        lookups = {
-            key: Lookup(key, path, ref(self.model.get_submodule(path)), e.given, ids)
-            for e in entries
-            for key, path, ids in [
-                (e.feature.key, e.feature.embedding, e.parts["value"])
-            ]
-            if path is not None
-        }
+        lookups = {}
+        for e in entries:
+            key, path, ids = e.feature.key, e.feature.embedding, e.parts["value"]
+            if path is not None:
+                table = ref(self.model.get_submodule(path))
+                lookups[key] = Lookup(key, path, table, e.given, ids)
 
         def model(ids: Callable[[Lookup], Tensor]) -> Any:
             known = {key: ids(lookup) for key, lookup in lookups.items()}

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from ..adapter import PyHealthAdapter
 from ..propagation.calls import depends
 from ..propagation.containers import tensors_in
-from ..propagation.modules import active_pass
 from ..propagation.passes import InputPass
+from ..propagation.view import active_pass
 
 #: What one call of a layer took or gave: its floating-point tensors.
 type Activations = tuple[Tensor, ...]

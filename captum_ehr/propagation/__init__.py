@@ -3,58 +3,49 @@
 Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 """
 
-from .audit import AuditTape, Line
 from .calls import DivergenceError
 from .diagnostics import Diagnostics, Operation, Structure
-from .explain import (
-    Attributions,
-    TwoSided,
-    attributions,
-    foreign_functions,
-    multipliers,
-    recorded,
-    two_passes,
-    viewed,
-)
+from .explain import Attributions, attributions, multipliers
 from .pairs import Multiplier, Pair, Rule, middle, sum_to
-from .registry import default_table, module_types, with_rules
 from .rules.elementwise import elementwise, secant_rule
 from .rules.handlers import captum_handler
 from .rules.integral import path_integral
 from .rules.products import product
 from .rules.sparsemax import sparsemax
-from .tape import Tape
-from .view import private_view
+
+# What the packages above take besides.
+# isort: split
+from .audit import AuditTape as AuditTape
+from .explain import TwoSided as TwoSided
+from .explain import foreign_functions as foreign_functions
+from .explain import recorded as recorded
+from .explain import settled as settled
+from .explain import two_passes as two_passes
+from .explain import viewed as viewed
+from .registry import Table as Table
+from .registry import default_table as default_table
+from .registry import module_types as module_types
+from .registry import with_rules as with_rules
+from .tape import Tape as Tape
+from .view import private_view as private_view
 
 __all__ = [
     "Attributions",
-    "AuditTape",
     "Diagnostics",
     "DivergenceError",
-    "Line",
     "Multiplier",
     "Operation",
     "Pair",
     "Rule",
     "Structure",
-    "Tape",
-    "TwoSided",
     "attributions",
     "captum_handler",
-    "default_table",
     "elementwise",
-    "foreign_functions",
     "middle",
-    "module_types",
     "multipliers",
     "path_integral",
-    "private_view",
     "product",
-    "recorded",
     "secant_rule",
     "sparsemax",
     "sum_to",
-    "two_passes",
-    "viewed",
-    "with_rules",
 ]

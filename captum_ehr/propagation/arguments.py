@@ -97,7 +97,7 @@ def names_of(function: Callable[..., Any]) -> Names:
 @cache
 def _torchs_own() -> dict[Callable[..., Any], Names]:
     """What torch says of its functions for those who override them."""
-    found = {}
+    table = {}
     for function, stand_in in get_testing_overrides().items():
         names = Names((), ())
         if inspect.isfunction(function):  # in Python: it knows best itself
@@ -107,15 +107,12 @@ def _torchs_own() -> dict[Callable[..., Any], Names]:
             if names.operands[:1] in _FIRST:
                 operands, every = (("input", *n[1:]) for n in names[:2])
                 names = Names(operands, every, _ALIASES)
-        found[function] = names
-    return found
+        table[function] = names
+    return table
 
 
 def _names(signature: inspect.Signature) -> Names:
-    kinds = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     placed = [p for p in signature.parameters.values() if p.kind in kinds]
     required = tuple(p.name for p in placed if p.default is p.empty)
     return Names(required, tuple(p.name for p in placed))

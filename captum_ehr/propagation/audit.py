@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .calls import Call
-from .operations import label
+from .declarations import Entry, label
 from .pairs import Multiplier, pairs_in
-from .registry import Entry, Table
-from .rules.rows import Rowwise, work_out
+from .registry import Table
 from .tape import Tape
 
 
@@ -117,8 +116,6 @@ class AuditedCall(Call):
     def serve(self, result: Any, args: Any, kwargs: Any) -> Multiplier:
         """The rule's multiplier, and with it both sides of the account."""
         served = super().serve(result, args, kwargs)
-        if isinstance(served, Rowwise):
-            work_out([served])
         outputs = list(pairs_in(result))
         operands = {p.slot: p for p in pairs_in((*args, *kwargs.values()))}
 

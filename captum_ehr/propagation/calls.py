@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from . import tuning
 from .containers import mapped, tensors_in
+from .declarations import Entry, Kind, label
 from .generators import undisturbed
-from .operations import label
 from .pairs import Multiplier, Operand, Pair
-from .registry import Entry, Kind
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.
@@ -31,7 +31,7 @@ class Call:
 
     __slots__ = (
         *("args", "asked", "entry", "exact", "function", "kwargs", "lasting"),
-        *("multiplier", "output", "rows", "sheltered", "tolerant", "used"),
+        *("multiplier", "output", "rows", "protected", "tolerant", "used"),
     )
 
     def __init__(
@@ -50,7 +50,7 @@ class Call:
         self.multiplier: Multiplier | None = None
         self.exact = True
         self.lasting = True
-        self.sheltered = False
+        self.protected = False
         self.used = False
         self.asked = 0  # how many calls that may be structure the model had made
         self.tolerant = False  # whether what is NaN on one side may be seen by nobody
@@ -58,14 +58,14 @@ class Call:
 
     def resolve(self, args: Any, kwargs: Any, output: Any, lasting: bool) -> None:
         """Meet the reference's side: from now on there is a multiplier."""
-        slots, sheltered = count(), self.sheltered
+        slots, protected = count(), self.protected
 
         def pair(ours: Tensor, theirs: Tensor) -> Any:
             if not depends(ours):
                 return ours
             if theirs.dtype is not ours.dtype:
                 theirs = _as(ours, theirs)
-            theirs = theirs.clone() if sheltered else theirs
+            theirs = theirs.clone() if protected else theirs
             return Pair(ours.detach(), theirs, next(slots))
 
         paired = [
@@ -73,7 +73,7 @@ class Call:
             for a, b in zip(self.args, args)
         ]
         named = {k: mapped(pair, a, kwargs[k]) for k, a in self.kwargs.items()}
-        output = mapped(Tensor.clone, output) if sheltered else output
+        output = mapped(Tensor.clone, output) if protected else output
         self.multiplier = self.serve(_pair_outputs(self.output, output), paired, named)
         self.lasting = lasting
         if not lasting:
@@ -100,14 +100,14 @@ class Call:
             )
         return served
 
-    def shelter(self, memory: int) -> None:
+    def protect(self, memory: int) -> None:
         """Copy what is recorded in memory that is about to be overwritten.
 
         In the reference pass it will be too, and is copied when it is met.
         """
         recorded = (self.args, self.kwargs, self.output)
         if any(_lies_in(tensor, memory) for tensor in tensors_in(recorded)):
-            self.sheltered = True
+            self.protected = True
             self.args, self.kwargs, self.output = mapped(
                 lambda t: t.clone() if _lies_in(t, memory) else t, recorded
             )
@@ -119,13 +119,9 @@ def _lies_in(tensor: Tensor, memory: int) -> bool:
 
 def _shape_of(output: Any) -> Any:
     """What stands for an output of which a rule needs no more, and keeps no memory."""
-    if isinstance(output, Tensor) and output.numel() > _LITTLE:
+    if isinstance(output, Tensor) and output.numel() > tuning.LITTLE:
         return output.new_empty(1).expand(output.shape)
     return output
-
-
-#: Elements of an output that it is no use to let go.
-_LITTLE = 1 << 12
 
 
 class RuleNode(torch.autograd.Function):
@@ -135,8 +131,8 @@ class RuleNode(torch.autograd.Function):
     def forward(ctx: Any, call: Call, output: list[Any], *attributed: Tensor) -> Any:
         """Hand on what the call gave; its list hides it from autograd till then."""
         ctx.call = call
-        made = output[0]
-        return made if isinstance(made, Tensor) else tuple(tensors_in(made))
+        value = output[0]
+        return value if isinstance(value, Tensor) else tuple(tensors_in(value))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -238,17 +234,14 @@ def check_shapes(call: Call, output: Any) -> None:
     if isinstance(output, Tensor) and output.shape == call.output.shape:
         return
     ours, theirs = (
-        [tuple(t.shape) for t in tensors_in(side)] for side in (call.output, output)
+        ", ".join(str(tuple(t.shape)) for t in tensors_in(side)) or "none"
+        for side in (call.output, output)
     )
     if ours != theirs:
         raise DivergenceError(
-            f"{label(call.function)} gave shape {_listed(theirs)} on the reference and "
-            f"{_listed(ours)} on the input."
+            f"{label(call.function)} gave shape {theirs} on the reference and {ours} on"
+            " the input."
         )
-
-
-def _listed(shapes: Sequence[Any]) -> str:
-    return ", ".join(map(str, shapes)) or "none"
 
 
 def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -> bool:
@@ -263,14 +256,14 @@ def is_product(entry: Entry, args: Any, kwargs: Any, attributed: list[Tensor]) -
 
 def attributed_tensors(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors of a call that depend on the attributed inputs, in order."""
-    found = []
+    live = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
             if value.requires_grad and not value.is_leaf:
-                found.append(value)
+                live.append(value)
         elif isinstance(value, (list, tuple, dict)):
-            found += filter(depends, tensors_in(value))
-    return found
+            live += filter(depends, tensors_in(value))
+    return live
 
 
 def depends(tensor: Tensor) -> bool:

@@ -32,11 +32,8 @@ def mapped(
 ) -> Any:
     """A function of every tensor in an argument or output, in the same containers.
 
-    Args:
-        function: Of a tensor, and of what stands in its place in the others.
-        value: The argument or output.
-        others: Of the same structure.
-        kind: What it is a function of, if not of tensors.
+    It is given what stands in a tensor's place in the others, of the same structure,
+    too; and it may be one of another kind than tensors.
 
     Example:
         >>> import torch
@@ -51,11 +48,11 @@ def mapped(
         parts = zip(value, *others)
         return rewrapped(value, [mapped(function, *each, kind=kind) for each in parts])
     if isinstance(value, dict):
-        made = copy(value)
+        filled = copy(value)
         for key, item in value.items():
             rest = (other[key] for other in others)
-            made[key] = mapped(function, item, *rest, kind=kind)
-        return made
+            filled[key] = mapped(function, item, *rest, kind=kind)
+        return filled
     return value
 
 
@@ -71,6 +68,6 @@ def detached(value: Any) -> Any:
     return mapped(Tensor.detach, value)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """Whether two outputs of one function have the same values."""
-    return all(map(torch.equal, tensors_in(one), tensors_in(other)))
+    return all(map(torch.equal, tensors_in(first), tensors_in(other)))

@@ -9,7 +9,7 @@ import types
 import weakref
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, partialmethod
 from itertools import islice
 from typing import Any
 
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from .objects import blank, is_plain, scripted
-from .state import State, rebuilt
+from .state import State, blank, is_plain, rebuilt, scripted
 
 #: Given each copied module; what it returns, if anything, becomes its ``forward``.
 type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
@@ -34,8 +33,10 @@ class Copier:
         self.state = State()
         self.seen: dict[int, Any] = {}
         self.alive: list[Any] = []  # or ids might come again
-        self.ways: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(_PLAIN)
-        self.ways[dict] = Copier._dict  # not its own: it would hold itself, and wait
+        self.methods: dict[Any, Callable[[Any, Any], Any] | None] = dict.fromkeys(
+            _PLAIN
+        )
+        self.methods[dict] = Copier._dict  # or it would hold itself
         self.hooks: list[tuple[nn.Module, dict[Any, Any]]] = []
         self.hooked: nn.Module | None = None
         self.facts: dict[int, bool] = OrderedDict()
@@ -46,37 +47,37 @@ class Copier:
         """The view's own of whatever a module may hold."""
         kind = type(value)
         try:
-            way = self.ways[kind]
+            method = self.methods[kind]
         except KeyError:
-            name = next((way for base, way in _KINDS if issubclass(kind, base)), "")
+            name = next((how for base, how in _KINDS if issubclass(kind, base)), "")
             name = name or ("_thing" if is_plain(kind) else "")
-            way = self.ways[kind] = getattr(Copier, name) if name else None
-        if way is None:
+            method = self.methods[kind] = getattr(Copier, name) if name else None
+        if method is None:
             return value
         known = self.seen.get(id(value))
-        return way(self, value) if known is None else known
+        return method(self, value) if known is None else known
 
-    def _keep(self, value: Any, made: Any) -> Any:
-        self.seen[id(value)] = made
+    def _keep(self, value: Any, copied: Any) -> Any:
+        self.seen[id(value)] = copied
         self.alive.append(value)
-        return made
+        return copied
 
     # Modules -------------------------------------------------------------------------
 
     def _module(self, module: nn.Module) -> nn.Module:
         kind = type(module)
-        made: nn.Module = self._keep(module, blank(kind))
-        state = made.__dict__
+        copied: nn.Module = self._keep(module, blank(kind))
+        state = copied.__dict__
         state.update(module.__dict__)
         for name in _PARTS:
-            state[name] = own = state[name].copy()
-            self.state.dicts.append(own)
-            for key, item in own.items():
+            state[name] = private = state[name].copy()
+            self.state.dicts.append(private)
+            for key, item in private.items():
                 if item is not None:
-                    own[key] = self.value(item)
+                    private[key] = self.value(item)
         for name in _QUIET:
-            state[name] = own = state[name].copy()
-            self.state.quiet.append(own)
+            state[name] = private = state[name].copy()
+            self.state.quiet.append(private)
         self._take_hooks(module, state)
         for name in state.keys() - _STANDARD:
             if type(value := state[name]) not in _PLAIN:
@@ -87,37 +88,37 @@ class Copier:
         state.pop("_compiled_call_impl", None)
         if isinstance(module, self.compiled):
             state["forward"] = state["_modules"]["_orig_mod"]
-        self._own_caches(kind, made)
-        forward = self.wrap(made) if self.wrap is not None else None
+        self._own_caches(kind, copied)
+        forward = self.wrap(copied) if self.wrap is not None else None
         if forward is not None:
             state["forward"] = forward
         self.state.dicts.append(state)
-        return made
+        return copied
 
-    def _own_caches(self, kind: type, made: nn.Module) -> None:
+    def _own_caches(self, kind: type, copied: nn.Module) -> None:
         """Caches of methods, which lie on the class and are filled by all models."""
         for base in kind.__mro__:
             if base.__module__.startswith("torch."):
                 return
             for name, method in base.__dict__.items():
                 if type(method) is _CACHE and getattr(kind, name) is method:
-                    own = types.MethodType(method.__wrapped__, made)
-                    made.__dict__.setdefault(name, self._cache_like(method, own))
+                    private = types.MethodType(method.__wrapped__, copied)
+                    copied.__dict__.setdefault(name, self._cache_like(method, private))
 
     def _take_hooks(self, module: nn.Module, state: dict[str, Any]) -> None:
         """The user's hooks, if need be without those of the backward pass."""
         if self.left_out is None:
             for name in ("_backward_hooks", "_backward_pre_hooks"):
-                state[name] = own = state[name].copy()
-                self.state.quiet.append(own)
+                state[name] = private = state[name].copy()
+                self.state.quiet.append(private)
         else:
             state["_backward_hooks"] = state["_backward_pre_hooks"] = self.left_out
             if _module._global_backward_hooks or _module._global_backward_pre_hooks:
                 state["_get_backward_hooks"] = _no_backward_hooks
                 state["_get_backward_pre_hooks"] = list
         if state["_forward_hooks"] or state["_forward_pre_hooks"]:
-            self.hooks.append((module, state["_forward_hooks"]))
-            self.hooks.append((module, state["_forward_pre_hooks"]))
+            for name in ("_forward_hooks", "_forward_pre_hooks"):
+                self.hooks.append((module, state[name]))
             for name in _FACTS:
                 self.facts.update(state[name])
         for name in _FACTS:
@@ -147,81 +148,73 @@ class Copier:
             return self._method(value, self._hook)
         return self._partial(value, self._hook) if kind is partial else value
 
-    def _script(self, module: Any) -> Any:
-        """A copy in full: no pass sees what TorchScript writes."""
-        made = self._keep(module, scripted(module))
-        self.state.opaque[id(made)] = made, scripted
-        return made
-
     # Tensors, and what else is opaque ------------------------------------------------
 
     def _tensor(self, value: Tensor) -> Tensor:
-        made = value.detach()
-        if made.is_inference():
-            made = made.clone()
-        self.state.memory.append(made)
-        return self._keep(value, made)
+        copied = value.detach()
+        if copied.is_inference():
+            copied = copied.clone()
+        self.state.memory.append(copied)
+        return self._keep(value, copied)
 
-    def _opaque(self, value: Any) -> Any:
-        made = self._keep(value, copy.deepcopy(value))
-        self.state.opaque[id(made)] = made, copy.deepcopy
-        return made
+    def _opaque(self, value: Any, make: Callable[..., Any] = copy.deepcopy) -> Any:
+        copied = self._keep(value, make(value))
+        self.state.opaque[id(copied)] = copied, make
+        return copied
 
-    def _generator(self, value: torch.Generator) -> torch.Generator:
-        made = self._keep(value, value.clone_state())
-        self.state.opaque[id(made)] = made, torch.Generator.clone_state
-        return made
+    _generator = partialmethod(_opaque, make=torch.Generator.clone_state)
+    _script = partialmethod(_opaque, make=scripted)
 
     # Containers ----------------------------------------------------------------------
 
     def _dict(self, value: dict[Any, Any]) -> Any:
-        made = value.copy()
-        if len(made) > _LARGE and self._is_table(value, made.values()):
+        copied = value.copy()
+        if len(copied) > _LARGE and self._is_table(value, copied.values()):
             return value
-        self._keep(value, made)
-        self.state.dicts.append(made)
-        for key, item in made.items():
+        self._keep(value, copied)
+        self.state.dicts.append(copied)
+        for key, item in copied.items():
             if type(item) not in _PLAIN:
-                made[key] = self.value(item)
-        if not _PLAIN.issuperset(map(type, made)):
-            items = [(self.value(key), item) for key, item in made.items()]
-            made.clear()
-            made.update(items)
-        return made
+                copied[key] = self.value(item)
+        if not _PLAIN.issuperset(map(type, copied)):
+            items = [(self.value(key), item) for key, item in copied.items()]
+            copied.clear()
+            copied.update(items)
+        return copied
 
     def _mapping(self, value: dict[Any, Any]) -> Any:
-        made: Any = self._keep(value, blank(type(value)))
+        copied: Any = self._keep(value, blank(type(value)))
         if isinstance(value, defaultdict):
-            made.default_factory = self.value(value.default_factory)
+            copied.default_factory = self.value(value.default_factory)
         base = OrderedDict if isinstance(value, OrderedDict) else dict
         for key, item in list(base.items(value)):
-            base.__setitem__(made, self.value(key), self.value(item))
-        return self._container(value, made)
+            base.__setitem__(copied, self.value(key), self.value(item))
+        return self._container(value, copied)
 
     def _list(self, value: list[Any]) -> Any:
         if len(value) > _LARGE and self._is_table(value, value):
             return value
-        made = self._keep(value, blank(type(value)))
-        list.extend(made, map(self.value, list(value)))
-        return self._container(value, made)
+        copied = self._keep(value, blank(type(value)))
+        list.extend(copied, map(self.value, list(value)))
+        return self._container(value, copied)
 
     def _set(self, value: set[Any]) -> Any:
-        made = self._keep(value, blank(type(value)))
-        set.update(made, map(self.value, set.copy(value)))
-        return self._container(value, made)
+        copied = self._keep(value, blank(type(value)))
+        set.update(copied, map(self.value, set.copy(value)))
+        return self._container(value, copied)
 
     def _deque(self, value: deque[Any]) -> Any:
-        made = self._keep(value, copy.copy(value))
-        items = [self.value(item) for item in made]
-        deque.clear(made)
-        deque.extend(made, items)
-        return self._container(value, made)
+        copied = self._keep(value, copy.copy(value))
+        items = [self.value(item) for item in copied]
+        deque.clear(copied)
+        deque.extend(copied, items)
+        return self._container(value, copied)
 
-    def _container(self, value: Any, made: Any) -> Any:
-        self.state.add(made)
+    def _container(self, value: Any, copied: Any) -> Any:
+        self.state.add(copied)
         if hasattr(value, "__dict__"):
-            self._attributes(value, made)
-        return made
+            self._attributes(value, copied)
+        return copied
 
     def _is_table(self, value: Any, items: Iterable[Any]) -> bool:
         """Whether it is plain, and so large that it is no state: a vocabulary, say."""
@@ -241,12 +234,12 @@ class Copier:
 
     def _thing(self, value: Any) -> Any:
         """An object that is no more than its attributes."""
-        made = self._keep(value, blank(type(value)))
-        self._attributes(value, made)
-        return made
+        copied = self._keep(value, blank(type(value)))
+        self._attributes(value, copied)
+        return copied
 
-    def _attributes(self, value: Any, made: Any) -> None:
-        state = made.__dict__
+    def _attributes(self, value: Any, copied: Any) -> None:
+        state = copied.__dict__
         for name, item in value.__dict__.copy().items():
             state[name] = self.value(item)
         self.state.dicts.append(state)
@@ -266,39 +259,40 @@ class Copier:
         return getattr(owner, value.__name__)
 
     def _partial(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
-        own = inner or self.value
-        named = {key: own(item) for key, item in value.keywords.items()}
-        return partial(own(value.func), *map(own, value.args), **named)
+        private = inner or self.value
+        named = {key: private(item) for key, item in value.keywords.items()}
+        return partial(private(value.func), *map(private, value.args), **named)
 
     def _function(self, value: Any, inner: Callable[[Any], Any] | None = None) -> Any:
         """The same function with other variables: those of its closure, its defaults.
 
-        Args:
-            value: The function.
-            inner: For a hook: how to find the view's own of a variable. Variables
-                that have none stay the user's.
+        For a hook, ``inner`` finds the view's own of a variable, if it has one.
         """
-        own = inner or self.value
+        private = inner or self.value
         compiled = getattr(value, "_torchdynamo_orig_callable", None)
         if compiled is not None:
-            return own(compiled)
+            return private(compiled)
         closure, defaults = value.__closure__ or (), value.__defaults__ or ()
         if value.__module__.startswith("torch.") or not (closure or defaults):
             return value
         self._keep(value, value)  # it may stand in its own closure
         cells = tuple([self._cell(cell, inner) for cell in closure])
-        given = tuple(map(own, defaults))
-        if all(a is b for a, b in zip((*cells, *given), (*closure, *defaults))):
+        private_defaults = tuple(map(private, defaults))
+        if all(
+            a is b for a, b in zip((*cells, *private_defaults), (*closure, *defaults))
+        ):
             return value
         code, scope = value.__code__, value.__globals__
-        made = types.FunctionType(code, scope, value.__name__, given or None, cells)
-        made.__kwdefaults__ = value.__kwdefaults__
-        made.__dict__.update(value.__dict__)
-        self._keep(value, made)
+        copied = types.FunctionType(
+            code, scope, value.__name__, private_defaults or None, cells
+        )
+        copied.__kwdefaults__ = value.__kwdefaults__
+        copied.__dict__.update(value.__dict__)
+        self._keep(value, copied)
         if inner is None:
             for cell, theirs in zip(cells, closure):
                 self._fill(cell, theirs)
-        return made
+        return copied
 
     def _cell(self, cell: Any, inner: Callable[[Any], Any] | None) -> Any:
         if id(cell) in self.seen:
@@ -309,8 +303,8 @@ class Copier:
             content = cell.cell_contents
         except ValueError:  # the variable has no value yet
             return cell
-        own = inner(content)
-        return cell if own is content else self._keep(cell, types.CellType(own))
+        private = inner(content)
+        return cell if private is content else self._keep(cell, types.CellType(private))
 
     def _fill(self, cell: Any, theirs: Any) -> None:
         try:

@@ -15,20 +15,14 @@ from torch import Tensor, nn
 from .calls import DivergenceError, RuleNode
 from .diagnostics import Diagnostics
 from .flagging import FlaggedInputPass
-from .missing import (
-    missing,
-    nan_without_answer,
-    references_where_known,
-    where_known,
-)
-from .modules import call_module
+from .missing import missing, nan_without_answer, references_where_known, where_known
 from .pairs import Rule
 from .passes import InputPass
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
 from .runs import Runs, memory_of
 from .tape import Tape
-from .view import private_view
+from .view import call_module, private_view
 
 
 class TwoSided(NamedTuple):
@@ -92,8 +86,8 @@ def two_passes(
     tape = Tape(default_table() if table is None else table) if tape is None else tape
 
     def attempt() -> TwoSided:
-        with recorded(forward, inputs, args, tape) as (output, against):
-            return TwoSided(output, against(references), tape)
+        with recorded(forward, inputs, args, tape) as (output, at_reference):
+            return TwoSided(output, at_reference(references), tape)
 
     return settled(tape, attempt)
 
@@ -120,14 +114,14 @@ def recorded(
     runs = Runs(forward, args, tape)
     with runs.kept():
         output = runs.first(inputs, FlaggedInputPass if tape.flagged else InputPass)
-        if output.untyped_storage().data_ptr() in tape.lent:
+        if output.untyped_storage().data_ptr() in tape.borrowed:
             output = output.clone()
 
-        def against(references: Sequence[Tensor]) -> Tensor:
+        def at_reference(references: Sequence[Tensor]) -> Tensor:
             reference_pass = ReferencePass(tape)
             known = references_where_known(inputs, references, tape)
             try:
-                found = runs.next(known, reference_pass)
+                f_reference = runs.next(known, reference_pass)
                 reference_pass.finish()
             except Exception:
                 if flagged := tape.crossed():  # which may have led to it
@@ -136,12 +130,12 @@ def recorded(
             if flagged := tape.crossed():
                 raise Crossed(flagged)
             if tape.kept:
-                own = partial(_shift, runs, references, found.detach())
-                tape.own_outputs.append(own)
-            ours = found.untyped_storage().data_ptr() in memory_of(known)
-            return found.detach().clone() if ours else found.detach()
+                shift = partial(_shift, runs, references, f_reference.detach())
+                tape.own_outputs.append(shift)
+            ours = f_reference.untyped_storage().data_ptr() in memory_of(known)
+            return f_reference.detach().clone() if ours else f_reference.detach()
 
-        yield output, against
+        yield output, at_reference
 
 
 class Crossed(Exception):
@@ -173,17 +167,18 @@ def settled[T](tape: Tape, attempt: Callable[[], T]) -> T:
             diverged = True
 
 
-def _shift(runs: Runs, references: Sequence[Tensor], found: Tensor) -> float | str:
+def _shift(runs: Runs, references: Sequence[Tensor], output: Tensor) -> float | str:
     """How far f(x0) with the input's structure is from the model's own."""
     try:
-        own = runs.aside(references)
+        direct = runs.aside(references)
     except Exception as error:
         return f"the only one: the model itself cannot run on the reference ({error})"
-    if own.shape != found.shape or not bool(torch.isfinite(own).all()):
+    if direct.shape != output.shape or not bool(torch.isfinite(direct).all()):
         return "the only one: the model's own at the reference is not finite"
-    roundings = 64 if own.dtype in (torch.float32, torch.float64) else 4
-    gap, last = (own - found).abs(), roundings * torch.finfo(own.dtype).eps
-    return float(torch.where(gap > last * (own.abs() + found.abs()), gap, 0.0).max())
+    roundings = 64 if direct.dtype in (torch.float32, torch.float64) else 4
+    gap = (direct - output).abs()
+    rounding = roundings * torch.finfo(direct.dtype).eps * (direct.abs() + output.abs())
+    return float(torch.where(gap > rounding, gap, 0.0).max())
 
 
 def attributions(
@@ -310,7 +305,7 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
     Custom autograd functions, whose backward passes are derivatives that no rule can
     replace, and non-linear operations inside TorchScript, which no function mode sees.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     stack, seen = [output.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -320,13 +315,13 @@ def foreign_functions(output: Tensor) -> tuple[str, ...]:
         name = type(node).__name__
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             if not isinstance(node, RuleNode._backward_cls):
-                found[name.removesuffix("Backward")] = None
+                names[name.removesuffix("Backward")] = None
         elif "jit::" in node.name():
-            found["TorchScript"] = None
+            names["TorchScript"] = None
         elif name.rstrip("0123456789").removesuffix("Backward") in _UNRULED:
-            found[name.rstrip("0123456789").removesuffix("Backward")] = None
+            names[name.rstrip("0123456789").removesuffix("Backward")] = None
         stack.extend(next_node for next_node, _ in node.next_functions)
-    return tuple(found)
+    return tuple(names)
 
 
 #: autograd's names of operations that never stand in a graph under their own name

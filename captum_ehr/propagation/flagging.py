@@ -26,27 +26,16 @@ from .calls import (
     written,
 )
 from .containers import detached, mapped, rewrapped, tensors_in
-from .operations import (
-    CASTS,
-    IDENTITIES,
-    INDICES_FIRST,
-    SEVERAL_VALUES,
-    label,
-    overwrites,
-)
+from .declarations import Entry, Kind, label, overwrites
 from .passes import InputPass
-from .registry import NATIVE, Entry, Kind
 from .rules import flags as rules
 from .structure import Kept, asks_for_rows
 
 
 class Flag(NamedTuple):
-    """A tensor of booleans or whole numbers and what stands for it in the graph.
+    """A tensor of booleans or whole numbers, and what stands for it in the graph.
 
-    Args:
-        tensor: What the model has.
-        twin: The same in floating point, with autograd's history.
-        version: Of the tensor's memory, when the two were the same.
+    With the version of its memory when the two were the same.
     """
 
     tensor: Tensor
@@ -115,20 +104,20 @@ class FlaggedInputPass(InputPass):
     def _register(self, tensor: Tensor, twin: Tensor) -> None:
         self.tape.flags[id(tensor)] = Flag(tensor, twin, tensor._version)
 
-    def _overwrite(self, target: Tensor, given: Tensor, found: Tensor) -> Tensor:
+    def _overwrite(self, target: Tensor, answer: Tensor, number: Tensor) -> Tensor:
         """Write flags on a tensor, which may be a view of what else is used."""
-        self._shelter(target)
+        self._protect(target)
         if target.is_floating_point():
-            return written(target, found)
-        base, twin = target._base, found
+            return written(target, number)
+        base, twin = target._base, number
         if base is not None:
             flag = self._flag(base)
-            whole = base.to(found.dtype) if flag is None else flag.twin
-            part = found.to(whole.dtype).expand(target.shape)
+            whole = base.to(number.dtype) if flag is None else flag.twin
+            part = number.to(whole.dtype).expand(target.shape)
             twin = whole.flatten().index_put((_places(target, base),), part)
             twin = twin.view(base.shape)
         with torch.no_grad():
-            written(target, given)
+            written(target, answer)
         self._register(target if base is None else base, twin)
         return target
 
@@ -142,12 +131,7 @@ class FlaggedInputPass(InputPass):
     # Questions ----------------------------------------------------------------------
 
     def _structure(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: Any,
-        output: Any = None,
-        inplace: Any = None,
+        self, func: Any, args: Any, kwargs: Any, output: Any = None, inplace: Any = None
     ) -> Any:
         """A structural call on attributed values: a flag, if it is known to differ."""
         entry = self.tape.table.get(func)
@@ -156,30 +140,30 @@ class FlaggedInputPass(InputPass):
             return super()._structure(func, args, kwargs, output, inplace)
         entry = entry._replace(kind=Kind.FLAG)
         with torch.no_grad():
-            given = func(*args, **kwargs)
-        return self._paired(given, self._node(entry, func, args, kwargs, given))
+            answer = func(*args, **kwargs)
+        return self._paired(answer, self._node(entry, func, args, kwargs, answer))
 
     def _answered(self, entry: Entry, func: Any, args: Any, kwargs: Any) -> Any:
         """A structural call on flags."""
         with torch.no_grad():
-            given = func(*args, **kwargs)
-        known = isinstance(given, Tensor) and entry.rule is not None
+            answer = func(*args, **kwargs)
+        known = isinstance(answer, Tensor) and entry.rule is not None
         if not known:
-            return super()._structure(func, args, kwargs, given)
+            return super()._structure(func, args, kwargs, answer)
         cast = entry.rule is rules.step and len(args) == 1
-        if cast and (given.dtype != torch.bool or args[0].dtype == torch.bool):
-            self._register(given, self._twins(args[0]))  # the numbers that they are
-            return given
+        if cast and (answer.dtype != torch.bool or args[0].dtype == torch.bool):
+            self._register(answer, self._twins(args[0]))  # the numbers that they are
+            return answer
         entry = entry._replace(kind=Kind.FLAG)
-        found = self._node(entry, func, self._twins(args), kwargs, given)
-        return self._paired(given, found)
+        number = self._node(entry, func, self._twins(args), kwargs, answer)
+        return self._paired(answer, number)
 
     # Numbers ------------------------------------------------------------------------
 
     def _made(self, plain: Any, args: Any, kwargs: Any, target: Any) -> Any:
         """What a call makes of flags, and beside it what it makes of their twins."""
         with torch.no_grad():
-            given = plain(*args, **kwargs)
+            answer = plain(*args, **kwargs)
         twins, named = self._twins(args), self._twins(kwargs)
         written_on = args and target is args[0]
         if written_on and not twins[0].is_floating_point():
@@ -188,34 +172,38 @@ class FlaggedInputPass(InputPass):
         known = self.tape.table.get(plain)
         if known is not None and known.kind is Kind.PRODUCT:  # whose dtypes must agree
             twins, named = _real((twins, named))
-        entry = self._rule_for(plain, twins, named, given)
+        entry = self._rule_for(plain, twins, named, answer)
         if entry is None:
-            found = _linear(plain, twins, named, given)
-            if not any(t.requires_grad for t in tensors_in(found)):
+            number = _linear(known, plain, twins, named, answer)
+            if not any(t.requires_grad for t in tensors_in(number)):
                 self._mark(args, kwargs)  # numbers, but none that follow the flags
         else:
             entry = entry._replace(inplace=plain if written_on else None)
-            found = self._node(entry, plain, twins, named, given)
-        if not self._counts(plain, given, found):
+            number = self._node(entry, plain, twins, named, answer)
+        if not self._counts(plain, answer, number):
             self._mark(args, kwargs)
-            return given if target is None else written(target, given)
+            return answer if target is None else written(target, answer)
         if target is None:
-            return self._paired(given, found)
-        if not found.requires_grad:
-            return written(target, given)
-        return self._overwrite(target, given, found)
+            return self._paired(answer, number)
+        if not number.requires_grad:
+            return written(target, answer)
+        return self._overwrite(target, answer, number)
 
-    def _rule_for(self, plain: Any, twins: Any, named: Any, given: Any) -> Entry | None:
+    def _rule_for(
+        self, plain: Any, twins: Any, named: Any, answer: Any
+    ) -> Entry | None:
         """The entry of a call that is not linear in its twins."""
         entry = self.tape.table.get(plain)
         if (choice := rules.chooses(plain, twins)) is not None:
             return Entry(Kind.RULE, choice)
-        if label(plain) in _SUMS and given.dtype == torch.bool:
+        if entry is None:
+            return None
+        if "sum" in entry.tags and answer.dtype == torch.bool:
             return Entry(Kind.FLAG, rules.disjunction)
-        if entry is None or entry.kind is Kind.NATIVE:
+        if entry.kind is Kind.NATIVE:
             return None
         if entry.kind is Kind.CAST:
-            truth = given.dtype == torch.bool and label(plain) not in IDENTITIES
+            truth = answer.dtype == torch.bool
             return Entry(Kind.FLAG, rules.step) if truth else None
         if entry.kind is Kind.STRUCTURE:
             return entry._replace(kind=Kind.FLAG)
@@ -223,50 +211,54 @@ class FlaggedInputPass(InputPass):
         ruled = entry.kind is Kind.RULE or is_product(entry, twins, named, attributed)
         return entry if ruled else None
 
-    def _counts(self, plain: Any, given: Any, found: Any) -> bool:
+    def _counts(self, plain: Any, answer: Any, number: Any) -> bool:
         """Whether numbers stand for what torch gives, which may have another meaning.
 
         Differences of booleans are "or else", and small whole numbers overflow.
         """
-        small = isinstance(given, Tensor) and given.dtype in _SMALL
-        return not (small and label(plain) in _ARITHMETIC) or torch.equal(
-            found, given.to(found.dtype)
-        )
+        entry = self.tape.table.get(plain)
+        other = entry is not None and "arithmetic" in entry.tags
+        small = isinstance(answer, Tensor) and answer.dtype in _SMALL
+        return not (small and other) or torch.equal(number, answer.to(number.dtype))
 
     def _node(
-        self, entry: Entry, function: Any, twins: Any, named: Any, given: Any
+        self, entry: Entry, function: Any, twins: Any, named: Any, answer: Any
     ) -> Any:
         """A node of the graph, whose rule is given numbers."""
         attributed = attributed_tensors(twins, named)
-        numbers = _numbers(given, attributed[0].dtype)
+        numbers = _numbers(answer, attributed[0].dtype)
         call = self.tape.note(entry, function, twins, named, detached(numbers))
-        call.rows = asks_for_rows(function, twins, named)
-        found = RuleNode.apply(call, [numbers], *attributed)
-        return found if isinstance(numbers, Tensor) else rewrapped(numbers, found)
+        call.rows = asks_for_rows(entry, function, twins, named)
+        number = RuleNode.apply(call, [numbers], *attributed)
+        return number if isinstance(numbers, Tensor) else rewrapped(numbers, number)
 
-    def _paired(self, given: Any, found: Any) -> Any:
+    def _paired(self, answer: Any, number: Any) -> Any:
         """What the model is given, of which floating point is in the graph itself."""
-        if isinstance(given, (tuple, list)):
-            return rewrapped(given, [self._paired(a, b) for a, b in zip(given, found)])
-        if not isinstance(given, Tensor) or not found.requires_grad:
-            return given
-        if given.is_floating_point():
-            return found.to(given.dtype)
-        self._register(given, found)
-        return given
+        if isinstance(answer, (tuple, list)):
+            return rewrapped(
+                answer, [self._paired(a, b) for a, b in zip(answer, number)]
+            )
+        if not isinstance(answer, Tensor) or not number.requires_grad:
+            return answer
+        if answer.is_floating_point():
+            return number.to(answer.dtype)
+        self._register(answer, number)
+        return answer
 
     # What takes the input's in both passes ------------------------------------------
 
     def _cannot_be_numbers(self, plain: Any, args: Any, kwargs: Any) -> bool:
         """Whether flags stand where a call takes indices, lengths or anything else."""
-        entry, name = self.tape.table.get(plain, _WRITTEN.get(plain)), label(plain)
-        if entry is None or name in INDICES_FIRST or entry.kind not in _NUMERIC:
+        entry = self.tape.table.get(plain, _WRITTEN.get(plain))
+        if entry is None or entry.kind not in _NUMERIC:
             return True
-        if entry.rule in rules.LOGIC and "logical" not in name:  # else bit by bit
+        if "indices first" in entry.tags:
+            return True
+        if entry.rule in rules.LOGIC and "logical" not in label(plain):  # bit by bit
             return any(t.dtype != torch.bool for t in tensors_in(args))
         if entry.kind not in (Kind.NATIVE, Kind.CAST):
             return False
-        if name in SEVERAL_VALUES or plain is with_values:
+        if "several" in entry.tags:
             return False
         if rules.chooses(plain, self._twins(args)) is not None:
             return False
@@ -278,15 +270,15 @@ class FlaggedInputPass(InputPass):
     ) -> Any:
         self._mark(args, kwargs, targets=int(writes))
         if entry is None or entry.kind in (Kind.NATIVE, Kind.CAST, Kind.STRUCTURE):
-            self._shelter(args[:1] if writes else ())
+            self._protect(args[:1] if writes else ())
             return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
     def _mark(self, args: Any, kwargs: Any, targets: int = 0) -> None:
         """Have the call that came last take the input's flags at the reference too."""
         place = len(self.tape.functions) - 1
-        given = *args[:targets], *self._marked(tuple(args[targets:]))
-        self.tape.kept_arguments[place] = given, self._marked(kwargs)
+        answer = *args[:targets], *self._marked(tuple(args[targets:]))
+        self.tape.kept_arguments[place] = answer, self._marked(kwargs)
 
     def _marked(self, value: Any) -> Any:
         def mark(tensor: Tensor) -> Any:
@@ -310,24 +302,15 @@ _OPERATORS = {
 }
 
 
-#: What has another meaning for numbers that are too small for it.
-_ARITHMETIC = frozenset(
-    """
-    add sub subtract rsub mul multiply neg negative diff __add__ __radd__ __sub__
-    __rsub__ __mul__ __rmul__ __neg__
-    """.split()
-)
+#: What is too small for most numbers.
 _SMALL = (torch.bool, torch.uint8, torch.int8)
-
-#: Sums, which are "or" for booleans.
-_SUMS = frozenset("add __add__ __radd__".split())
 
 
 def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
     """``x[index] = value`` on a copy."""
-    made = x.clone()
-    made[index] = value
-    return made
+    copied = x.clone()
+    copied[index] = value
+    return copied
 
 
 def with_values(x: Tensor, source: Tensor, *_: Any) -> Tensor:
@@ -336,7 +319,10 @@ def with_values(x: Tensor, source: Tensor, *_: Any) -> Tensor:
 
 
 #: Linear calls that torch has in place alone.
-_WRITTEN = {with_item: NATIVE, with_values: NATIVE}
+_WRITTEN = {
+    with_item: Entry(Kind.NATIVE),
+    with_values: Entry(Kind.NATIVE, tags=frozenset({"several"})),
+}
 
 
 def _places(view: Tensor, base: Tensor) -> Tensor:
@@ -355,11 +341,14 @@ def _out_of_place(func: Any) -> Any:
     return _OPERATORS.get(name, without_writing(func))
 
 
-def _linear(plain: Any, twins: Any, named: Any, given: Any) -> Any:
+def _linear(
+    entry: Entry | None, plain: Any, twins: Any, named: Any, answer: Any
+) -> Any:
     """A linear call of twins; a cast changes their dtype at most."""
-    if label(plain) in CASTS or label(plain) in IDENTITIES:
-        real = given.is_floating_point()
-        return twins[0].to(given.device, given.dtype if real else twins[0].dtype)
+    known = _WRITTEN[with_item] if entry is None else entry
+    if known.kind is Kind.IDENTITY or "casts" in known.tags:
+        real = answer.is_floating_point()
+        return twins[0].to(answer.device, answer.dtype if real else twins[0].dtype)
     return plain(*twins, **named)
 
 
@@ -374,9 +363,9 @@ def _real(value: Any) -> Any:
     return mapped(real, value)
 
 
-def _numbers(given: Any, dtype: torch.dtype) -> Any:
+def _numbers(answer: Any, dtype: torch.dtype) -> Any:
     """Flags as 0 and 1; of several outputs the first, the others being indices."""
-    if isinstance(given, (tuple, list)):
-        return rewrapped(given, [_numbers(given[0], dtype), *given[1:]])
-    real = isinstance(given, Tensor) and not given.is_floating_point()
-    return given.to(dtype) if real else given
+    if isinstance(answer, (tuple, list)):
+        return rewrapped(answer, [_numbers(answer[0], dtype), *answer[1:]])
+    real = isinstance(answer, Tensor) and not answer.is_floating_point()
+    return answer.to(dtype) if real else answer

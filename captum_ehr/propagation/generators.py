@@ -22,11 +22,11 @@ def states() -> States:
     return (torch.get_rng_state(), *cuda)
 
 
-def put_back(found: States) -> None:
+def put_back(before: States) -> None:
     """Where they stood; nothing if none was asked for."""
-    if found:
-        torch.set_rng_state(found[0])
-    for device, state in enumerate(found[1:]):
+    if before:
+        torch.set_rng_state(before[0])
+    for device, state in enumerate(before[1:]):
         torch.cuda.set_rng_state(state, device)
 
 
@@ -51,11 +51,11 @@ def undisturbed(func: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(func)
     def quiet(*args: Any, **kwargs: Any) -> Any:
-        found = states()
+        before = states()
         try:
             return func(*args, **kwargs)
         finally:
-            put_back(found)
+            put_back(before)
 
     return quiet
 
@@ -65,10 +65,10 @@ def global_states() -> tuple[Any, Any]:
     return random.getstate(), np.random.get_state()
 
 
-def put_back_globals(found: tuple[Any, Any]) -> None:
+def put_back_globals(before: tuple[Any, Any]) -> None:
     """Where they stood."""
-    random.setstate(found[0])
-    np.random.set_state(found[1])
+    random.setstate(before[0])
+    np.random.set_state(before[1])
 
 
 def globals_moved(before: tuple[Any, Any]) -> bool:

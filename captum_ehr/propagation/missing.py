@@ -37,12 +37,12 @@ def references_where_known(
     """The references with the input's values where one of the two is missing."""
     if not tape.seeks_missing:
         return list(references)
-    found = []
+    known = []
     for x, reference in zip(inputs, references):
         places = missing(x, reference)
         tape.keep("missing values (NaN)", 0 if places is None else places.sum())
-        found.append(where_known(reference, x.detach(), places))
-    return found
+        known.append(where_known(reference, x.detach(), places))
+    return known
 
 
 def nan_without_answer(

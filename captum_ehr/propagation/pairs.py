@@ -14,10 +14,7 @@ from .containers import leaves
 class Operand(NamedTuple):
     """Where a share goes, for rules that need not keep the operand's values.
 
-    Args:
-        slot: Which attributed tensor of the call.
-        shape: Its shape.
-        dtype: Its dtype.
+    The slot says which attributed tensor of the call it is.
     """
 
     slot: int
@@ -102,8 +99,12 @@ def sum_to(gradient: Tensor, operand: Tensor | Operand) -> Tensor:
     return gradient.sum_to_size(operand.shape)
 
 
-def wide(pair: Pair) -> Pair:
-    """The pair in float32 at least: half precision has no room for differences."""
-    if pair.input.dtype in (torch.float16, torch.bfloat16):
-        return pair.each(Tensor.float)
-    return pair
+def float32_at_least(x: Tensor) -> Tensor:
+    """Half precision has no room for differences."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def widened(pair: Pair) -> Pair:
+    """The pair in float32 at least."""
+    half = pair.input.dtype in (torch.float16, torch.bfloat16)
+    return pair.each(Tensor.float) if half else pair

@@ -33,14 +33,20 @@ from .calls import (
     written,
 )
 from .containers import detached, mapped, same, tensors_in
+from .declarations import Entry, Kind, label
 from .generators import alone, moved, replaying, states
-from .operations import label
-from .registry import CAST, NATIVE, NEUTRAL, Entry, Kind
-from .rules.linear import large, linear
+from .rules.linear import large, linear_layer
 from .state import address_of
 from .structure import asks_for_rows
 from .tape import Tape
-from .writes import BESIDE, written_beside
+
+#: Options with which a call writes on other arguments than its first.
+_BESIDE = frozenset({"max_norm", "training", "use_input_stats"})
+
+_NEUTRAL, _NATIVE = Kind.NEUTRAL, Kind.NATIVE  # asked for every call
+
+#: Of a function that no declaration names.
+_UNKNOWN = Entry(Kind.RULE)
 
 
 class BeginAgain(BaseException):
@@ -51,7 +57,11 @@ class BeginAgain(BaseException):
 
 
 class InputPass(TorchFunctionMode):
-    """Runs the model on the input and records every call that needs a rule."""
+    """Runs the model on the input and records every call that needs a rule.
+
+    In its methods ``live`` are the attributed tensors of a call, ``target`` is what it
+    writes on (or None), and ``plain`` the function that does the same elsewhere.
+    """
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
@@ -63,48 +73,53 @@ class InputPass(TorchFunctionMode):
         tape = self.tape
         entry = tape.table.get(func)
         kwargs = kwargs or {}
-        if entry is NEUTRAL:
+        kind = _UNKNOWN.kind if entry is None else entry.kind
+        if kind is _NEUTRAL:
             return func(*args, **kwargs)
-        if entry is not None and entry.kind is Kind.IGNORE:
+        if kind is _NATIVE:
+            tape.functions.append(func)
+            if not kwargs:
+                return func(*args)
+            if "out" not in kwargs:
+                self._protect_beside(args, kwargs)
+                return func(*args, **kwargs)
+            return self.dispatch(entry, func, args, kwargs)
+        if entry is not None and kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         tape.functions.append(func)
-        if entry is NATIVE and "out" not in kwargs:
-            if kwargs:
-                self._shelter_beside(args, kwargs)
-            return func(*args, **kwargs)
         return self.dispatch(entry, func, args, kwargs)
 
     def dispatch(self, entry: Entry | None, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that may need a rule."""
         if maybe_current_level() is not None:
             return self._transformed(entry, func, args, kwargs)
-        if entry is CAST:
+        if entry is not None and entry.kind is Kind.CAST and not entry.random:
             self.tape.asked += 1
             return self._cast(func, args, kwargs)
         args, kwargs = positional(func, args, kwargs)
         if entry is not None and entry.random and kwargs.get("training", True):
             self.tape.draws(kwargs.get("generator"))
         if kwargs:
-            self._shelter_beside(args, kwargs)
+            self._protect_beside(args, kwargs)
         if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             self.tape.asked += 1
         plain, rest, target = out_of_place(entry, func, args, kwargs)
-        attributed = attributed_tensors(args, rest)
+        live = attributed_tensors(args, rest)
         if target is not None:
-            self._shelter(target)
-        if not attributed and "out" in kwargs:
-            return self._write(target, plain(*args, **rest))
-        if not attributed:
+            self._protect(target)
+        if not live:
+            if "out" in kwargs:
+                return self._write(target, plain(*args, **rest))
             output = func(*args, **kwargs)
             if isinstance(output, np.ndarray):
-                self._check_lent(args[0])  # NumPy may write on it, unseen
+                self._check_borrowed(args[0])  # NumPy may write on it, unseen
             return output
         if entry is None:
-            return self._unknown(plain, args, rest, attributed, target)
-        if entry.kind is Kind.RULE or is_product(entry, args, kwargs, attributed):
-            return self.record(entry, plain, args, rest, attributed, target)
+            return self._unknown(plain, args, rest, live, target)
+        if entry.kind is Kind.RULE or is_product(entry, args, kwargs, live):
+            return self.record(entry, plain, args, rest, live, target)
         if entry.kind is Kind.EXPAND:
-            return self._expand(entry, plain, args, rest, attributed, target)
+            return self._expand(entry, plain, args, rest, live, target)
         if "out" in kwargs:
             return self._write(target, self.dispatch(entry, func, args, rest))
         if entry.kind is Kind.STRUCTURE:
@@ -113,7 +128,7 @@ class InputPass(TorchFunctionMode):
             return args[0].view_as(args[0])
         if entry.kind is Kind.CAST:
             return self._cast(func, args, kwargs)
-        if func is F.linear and attributed[0] is args[0] and not kwargs:
+        if func is F.linear and live[0] is args[0] and not kwargs:
             return self._linear(entry, args) if large(*args[:2]) else func(*args)
         return func(*args, **kwargs)
 
@@ -123,7 +138,7 @@ class InputPass(TorchFunctionMode):
         with torch.no_grad():
             output = F.linear(*args)
         call = Call(entry, F.linear, (), {}, None)
-        call.multiplier = linear(*args)
+        call.multiplier = linear_layer(*args)
         return attached(call, output, [x])
 
     def _cast(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -136,13 +151,7 @@ class InputPass(TorchFunctionMode):
         return self._structure(func, args, kwargs, output)
 
     def _expand(
-        self,
-        entry: Entry,
-        plain: Any,
-        args: Any,
-        kwargs: Any,
-        attributed: list[Tensor],
-        target: Any,
+        self, entry: Entry, plain: Any, args: Any, kwargs: Any, live: Any, target: Any
     ) -> Any:
         """Run a function's parts instead of the function."""
         assert entry.rule is not None
@@ -150,18 +159,12 @@ class InputPass(TorchFunctionMode):
         with self:
             result = entry.rule(*args, **kwargs)
         if result is NotImplemented:
-            return self._unknown(plain, args, kwargs, attributed, target)
+            return self._unknown(plain, args, kwargs, live, target)
         self.tape.calls[position] = Call(entry, plain, (), {}, None)
         return self._write(target, result)
 
     def record(
-        self,
-        entry: Entry,
-        plain: Any,
-        args: Any,
-        kwargs: Any,
-        attributed: list[Tensor],
-        target: Any = None,
+        self, entry: Entry, plain: Any, args: Any, kwargs: Any, live: Any, target: Any
     ) -> Any:
         """Run the call, and put its rule where autograd would have its derivative."""
         _set_grad_enabled(False)  # the context manager takes as long as a small call
@@ -171,15 +174,10 @@ class InputPass(TorchFunctionMode):
         finally:
             _set_grad_enabled(True)
         call = self.tape.note(entry, plain, args, kwargs, detached(output))
-        return self._write(target, attached(call, output, attributed))
+        return self._write(target, attached(call, output, live))
 
     def _unknown(
-        self,
-        plain: Any,
-        args: Any,
-        kwargs: Any,
-        attributed: list[Tensor],
-        target: Any,
+        self, plain: Any, args: Any, kwargs: Any, live: Any, target: Any
     ) -> Any:
         """A call that no rule names: integrated, if it is differentiable at all."""
         before = states()
@@ -196,11 +194,9 @@ class InputPass(TorchFunctionMode):
             plain = replaying(plain, before)
             self.tape.generators = self.tape.generators or before
         entry = Entry(Kind.RULE, None, inplace and plain, random)
-        return self.record(entry, plain, args, kwargs, attributed, target)
+        return self.record(entry, plain, args, kwargs, live, target)
 
-    def _transformed(
-        self, entry: Entry | None, func: Any, args: Any, kwargs: Any
-    ) -> Any:
+    def _transformed(self, entry: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """A call inside torch.func (vmap, grad), whose tensors no rule can serve."""
         hidden = [t for t in tensors_in((*args, *kwargs.values())) if hides(t)]
         if hidden and (
@@ -215,22 +211,17 @@ class InputPass(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _structure(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: Any,
-        output: Any = None,
-        inplace: Any = None,
+        self, func: Any, args: Any, kwargs: Any, output: Any = None, inplace: Any = None
     ) -> Any:
-        rows = asks_for_rows(func, args, kwargs)
+        known = self.tape.table.get(func, _UNKNOWN)
+        rows = asks_for_rows(known, func, args, kwargs)
         with torch.no_grad():
             args, kwargs = detached(args), detached(kwargs)
             output = func(*args, **kwargs) if output is None else output
         if isinstance(output, np.ndarray):
-            self._check_lent(args[0])  # NumPy may write on it, unseen
-        known = self.tape.table.get(func)
-        rule = None if known is None or inplace is not None else known.rule
-        entry = Entry(Kind.STRUCTURE, rule, inplace)
+            self._check_borrowed(args[0])  # NumPy may write on it, unseen
+        rule = None if inplace else known.rule
+        entry = Entry(Kind.STRUCTURE, rule, inplace, tags=known.tags)
         self.tape.note(entry, func, args, kwargs, detached(output)).rows = rows
         return output
 
@@ -238,25 +229,33 @@ class InputPass(TorchFunctionMode):
         """What a call gave, where it was to be written, if it was."""
         if target is None:
             return result
-        self._shelter(target)
+        self._protect(target)
         return written(target, result)
 
-    def _shelter_beside(self, args: Any, kwargs: Any) -> None:
-        """The same for what a call writes on beside its first argument."""
-        if not BESIDE.isdisjoint(kwargs):
-            for target in written_beside(args, kwargs):
-                self._shelter(target)
+    def _protect_beside(self, args: Any, kwargs: Any) -> None:
+        """The same for what a call writes on beside its first argument.
 
-    def _shelter(self, target: Any) -> None:
+        That is a table of embeddings that renormalises its rows, or the statistics of
+        a normalisation in training. Others that have an option of this name are
+        suspected in vain, which costs a copy.
+        """
+        if _BESIDE.isdisjoint(kwargs):
+            return
+        if kwargs.get("max_norm") is not None:
+            self._protect(args[1:2])
+        if kwargs.get("training") or kwargs.get("use_input_stats"):
+            self._protect(args[1:3])
+
+    def _protect(self, target: Any) -> None:
         """Copy what is recorded in memory that is about to be overwritten."""
         for tensor in tensors_in(target):
-            self._check_lent(tensor)
+            self._check_borrowed(tensor)
             memory = tensor.untyped_storage().data_ptr()
             for call in self.tape.calls.values():
-                call.shelter(memory)
+                call.protect(memory)
 
-    def _check_lent(self, target: Any) -> None:
-        if isinstance(target, Tensor) and self.tape.lends(target):
+    def _check_borrowed(self, target: Any) -> None:
+        if isinstance(target, Tensor) and self.tape.borrows(target):
             self.begin_again(address_of(target))
 
     def begin_again(self, overwritten: int = 0) -> None:

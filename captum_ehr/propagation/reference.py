@@ -12,9 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .arguments import positional
 from .calls import Call, DivergenceError, check_shapes, out_of_place, written
 from .containers import mapped, rewrapped, tensors_in
-from .operations import label
-from .registry import NEUTRAL, Kind
-from .rules.rows import BLOCK, Rowwise, together, work_out
+from .declarations import Kind, label
 from .structure import Kept, answer, compared_with_nothing, different, empty_rows
 from .tape import Tape
 
@@ -28,8 +26,6 @@ class ReferencePass(TorchFunctionMode):
         self.position = -1
         self.indices: dict[int, tuple[Tensor, str, int | Tensor]] = {}
         self.empty: dict[int, Tensor] = {}
-        self.waiting: list[Rowwise] = []
-        self.size = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -37,9 +33,10 @@ class ReferencePass(TorchFunctionMode):
         tape = self.tape
         kwargs = kwargs or {}
         entry = tape.table.get(func)
-        if entry is NEUTRAL:
+        kind = None if entry is None else entry.kind
+        if kind is Kind.NEUTRAL:
             return func(*args, **kwargs)
-        if entry is not None and entry.kind is Kind.IGNORE:
+        if entry is not None and kind is Kind.IGNORE:
             return entry.rule(*args, **kwargs) if entry.rule else None
         self.position = position = self.position + 1
         try:
@@ -66,7 +63,7 @@ class ReferencePass(TorchFunctionMode):
 
     def finish(self) -> None:
         """Leave what is small to be worked out together, and see that all was met."""
-        together(self.waiting)
+        self.tape.pending.close()
         seen, recorded = self.position + 1, len(self.tape.functions)
         if seen != recorded:
             raise DivergenceError(
@@ -88,30 +85,29 @@ class ReferencePass(TorchFunctionMode):
         check_shapes(call, output)
         ours = call.output
         call.resolve(args, kwargs, output, self.tape.lasting)
-        if isinstance(call.multiplier, Rowwise):
-            self._wait(call.multiplier)
+        self.tape.pending.add(call.multiplier)
         if isinstance(output, tuple):
             output = self._with_indices(func, ours, output)
         return _put(target, output)
 
     def _answer(self, call: Call, args: Any, kwargs: Any) -> Any:
         """The reference's own answer, or the input's where that is kept."""
-        own, ours = call.function(*args, **kwargs), call.output
-        if isinstance(own, Tensor) and isinstance(ours, Tensor):
-            ours = ours.to(own.dtype)
-        found = answer(call, own, ours, partial(self._absent, call, args, kwargs))
-        self.tape.keep(label(call.function), found.kept)
+        theirs, ours = call.function(*args, **kwargs), call.output
+        if isinstance(theirs, Tensor) and isinstance(ours, Tensor):
+            ours = ours.to(theirs.dtype)
+        result = answer(call, theirs, ours, partial(self._absent, call, args, kwargs))
+        self.tape.keep(label(call.function), result.kept)
         if call.entry.kind is Kind.FLAG:
-            call.resolve(args, kwargs, found.value, self.tape.lasting)
+            call.resolve(args, kwargs, result.value, self.tape.lasting)
         else:
-            self.tape.crossings.append((call.asked, found.crossed))
-        return found.value
+            self.tape.crossings.append((call.asked, result.crossed))
+        return result.value
 
     def _absent(self, call: Call, args: Any, kwargs: Any) -> Tensor | None:
         """For a question about rows, which of them are 0 on one of the two sides."""
-        values = compared_with_nothing(call.function, args, kwargs)
+        values = compared_with_nothing(call.entry, args, kwargs)
         if values is not None:
-            ours = compared_with_nothing(call.function, call.args, call.kwargs)
+            ours = compared_with_nothing(call.entry, call.args, call.kwargs)
             assert ours is not None
             ours = ours.detach()
             if call.rows:
@@ -137,32 +133,21 @@ class ReferencePass(TorchFunctionMode):
             places = places + different(theirs, ours.tensor)
             return ours.tensor
 
-        given, named = self.tape.kept_arguments[position]
+        flags, named = self.tape.kept_arguments[position]
         either = (Tensor, Kept)
-        args = mapped(kept, tuple(given), tuple(args), kind=either)
+        args = mapped(kept, tuple(flags), tuple(args), kind=either)
         kwargs = mapped(kept, named, kwargs, kind=either)
         self.tape.keep(label(func), places)
         return args, kwargs
-
-    def _wait(self, multiplier: Rowwise) -> None:
-        """Keep what is small till there is a block of it, what is late for later."""
-        if multiplier.small:
-            self.waiting.append(multiplier)
-            self.size += multiplier.operand.shape.numel()
-            if self.size > BLOCK // 2:
-                work_out(self.waiting)
-                self.waiting, self.size = [], 0
-        elif not multiplier.late:
-            work_out([multiplier])
 
     def _with_indices(self, func: Any, ours: Any, theirs: Any) -> Any:
         """An operation's values at the reference, with the input's own indices."""
         kept = []
         for a, b in zip(ours, theirs):
             if isinstance(b, Tensor) and a.dtype == torch.int64:
-                apart = different(a, b)
-                if isinstance(apart, Tensor) or apart:
-                    self.indices[id(a)] = (a, label(func), apart)
+                differing = different(a, b)
+                if isinstance(differing, Tensor) or differing:
+                    self.indices[id(a)] = (a, label(func), differing)
                 kept.append(a)
             else:
                 kept.append(b)
@@ -172,8 +157,8 @@ class ReferencePass(TorchFunctionMode):
         """Report indices that differ between the sides, where they are used."""
         for tensor in tensors_in((*args, *kwargs.values())):
             if id(tensor) in self.indices:
-                _, source, apart = self.indices.pop(id(tensor))
-                self.tape.keep(source, apart)
+                _, source, differing = self.indices.pop(id(tensor))
+                self.tape.keep(source, differing)
 
 
 def _put(target: Any, value: Any) -> Any:

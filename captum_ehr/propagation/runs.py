@@ -124,7 +124,9 @@ class Runs:
     def _replayed(self) -> Iterator[None]:
         """The same later on, when torch's generators may stand elsewhere."""
         ours = states() if self.tape.generators else ()
-        users = [(one, one.get_state()) for one in self.tape.drawn_from]
+        users = [
+            (generator, generator.get_state()) for generator in self.tape.drawn_from
+        ]
         try:
             with self._from_the_start():
                 yield
@@ -137,9 +139,9 @@ class Runs:
         self, tensors: Sequence[Tensor], tape: Tape, pass_type: type[InputPass]
     ) -> Tensor:
         """A pass that begins again with copies of what it is about to write on."""
-        lent = memory_of(tensors)
+        borrowed = memory_of(tensors)
         while True:
-            tape.lent = lent
+            tape.borrowed = borrowed
             try:
                 output = self._run(tensors, pass_type(tape))
             except (BeginAgain, Exception):
@@ -147,8 +149,8 @@ class Runs:
                     raise
             if tape.overwritten is None:  # else also where the model caught it
                 return output
-            if tape.overwritten in lent:
-                lent = frozenset()
+            if tape.overwritten in borrowed:
+                borrowed = frozenset()
             self.tape.rewind()
             if self._alone and globals_moved(self._start):
                 put_back_globals(self._start)
@@ -163,14 +165,14 @@ class Runs:
         """
         tape = mode.tape
         with torch.enable_grad():
-            given = [
-                x.view_as(x) if tape.lent and x.is_contiguous() else x.clone()
+            private = [
+                x.view_as(x) if tape.borrowed and x.is_contiguous() else x.clone()
                 for x in tensors
             ]
             try:
                 tape.enter(self.state)
                 with mode:
-                    return self.forward(*given, *self.args)
+                    return self.forward(*private, *self.args)
             finally:
                 tape.leave()
 

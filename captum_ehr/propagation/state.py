@@ -8,6 +8,7 @@ only once a pass is about to write on it: till then it is shared.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -54,9 +55,9 @@ class State:
 
         A root that holds its state, which held it, would wait for the collector.
         """
-        own = root.__dict__, root._forward_pre_hooks
-        self.dicts = [one for one in self.dicts if one is not own[0]]
-        self.quiet = [one for one in self.quiet if one is not own[1]]
+        roots = root.__dict__, root._forward_pre_hooks
+        self.dicts = [each for each in self.dicts if each is not roots[0]]
+        self.quiet = [each for each in self.quiet if each is not roots[1]]
         return self
 
     def begin(self, *roots: nn.Module) -> Callable[[], str]:
@@ -66,31 +67,31 @@ class State:
             A function that puts everything back, and says what it cannot.
         """
         dicts = [*self.dicts, *(root.__dict__ for root in roots)]
-        found = list(map(dict.copy, dicts))
-        quiet = [(one, one.copy()) for one in filter(None, self.quiet)]
-        places = [(one, put, take(one)) for one, take, put in self.places]
+        noted = list(map(dict.copy, dicts))
+        quiet = [(each, each.copy()) for each in filter(None, self.quiet)]
+        places = [(each, put, take(each)) for each, take, put in self.places]
         versions = self._versions()
         if self.opaque or self._written:
             copies = self._copies()
-            _fill(dicts, [_exchanged(content, copies) for content in found])
+            _fill(dicts, [_exchanged(content, copies) for content in noted])
             for place, put, content in places:
                 put(place, _exchanged(content, copies))
 
         def end() -> str:
-            if not _same(found, dicts):
-                _fill(dicts, found)
+            if not _same(noted, dicts):
+                _fill(dicts, noted)
             if any(self.quiet):
-                for one in self.quiet:
-                    one.clear()
-                for one, content in quiet:
-                    one.update(content)
+                for each in self.quiet:
+                    each.clear()
+                for each, content in quiet:
+                    each.update(content)
             for place, put, content in places:
                 put(place, content)
             return self._lasting(versions)
 
         return end
 
-    def lends(self, address: int) -> bool:
+    def must_copy(self, address: int) -> bool:
         """Whether memory is the model's own; if so, the next pass has a copy of it.
 
         The first time of this memory alone, then of all: a model that counts its calls
@@ -107,7 +108,7 @@ class State:
 
     def _copies(self) -> dict[int, Any]:
         with torch._C.DisableTorchFunction():  # it is no doing of the model's
-            copies = {key: make(one) for key, (one, make) in self.opaque.items()}
+            copies = {key: make(each) for key, (each, make) in self.opaque.items()}
             for address in self._written:
                 copies.update(_copied(self._addresses[address]))
         return copies
@@ -148,9 +149,9 @@ def _copied(tensors: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
         yield id(tensors[0]), tensors[0].clone()
         return
     memory: Any = tensors[0].untyped_storage().clone()
-    for one in tensors:
-        layout = one.storage_offset(), one.size(), one.stride()
-        yield id(one), one.new_empty(0).set_(memory, *layout)
+    for each in tensors:
+        layout = each.storage_offset(), each.size(), each.stride()
+        yield id(each), each.new_empty(0).set_(memory, *layout)
 
 
 def _exchanged(content: Any, copies: dict[int, Any]) -> Any:
@@ -172,11 +173,11 @@ def _other(value: Any, copies: dict[int, Any]) -> Any:
     if kind in (MethodType, BuiltinMethodType) and id(value.__self__) in copies:
         return getattr(copies[id(value.__self__)], value.__name__)
     if kind is partial:
-        named = {key: _other(one, copies) for key, one in value.keywords.items()}
-        args = [_other(one, copies) for one in value.args]
+        named = {key: _other(each, copies) for key, each in value.keywords.items()}
+        args = [_other(each, copies) for each in value.args]
         return partial(_other(value.func, copies), *args, **named)
     if isinstance(value, tuple):
-        items = [_other(one, copies) for one in value]
+        items = [_other(each, copies) for each in value]
         return value if all(map(operator.is_, items, value)) else rebuilt(value, items)
     return value
 
@@ -187,21 +188,59 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
     return kind(items) if hasattr(kind, "n_fields") else tuple.__new__(kind, items)
 
 
+# Objects made without their classes' help, and which of them may be -----------------
+
+
+def blank(kind: type) -> Any:
+    """An instance that nothing has been done to, whatever its class does at birth."""
+    try:
+        return object.__new__(kind)
+    except TypeError:  # its memory is another builtin type's
+        born = next(b for b in kind.__mro__ if not b.__flags__ & _MADE_IN_PYTHON)
+        return born.__new__(kind)  # type: ignore[call-overload]
+
+
+def is_plain(kind: type) -> bool:
+    """Whether objects of this type are their attributes, and no more."""
+    if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
+        return False
+    if issubclass(kind, type) or kind.__module__.split(".")[0] in ("torch", "numpy"):
+        return False
+    return not hasattr(kind, "__del__") and all(
+        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
+    )
+
+
+def scripted(module: Any) -> Any:
+    """A TorchScript module in full, in eval mode: no pass sees what it writes."""
+    copied = copy.deepcopy(module).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+#: CPython's flag of types that are made by a class statement.
+_MADE_IN_PYTHON = 1 << 9
+
+#: What types define whose objects are more than their attributes.
+_STATED = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
+
+
 # Many dicts at once, of which a pass changes hardly any -------------------------------
 
 
-def _same(found: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
+def _same(noted: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
     """Whether nothing has changed; what is identical is equal, and not looked into."""
     try:
-        return found == dicts
+        return noted == dicts
     except Exception:  # what has changed cannot be compared, as tensors cannot
         return False
 
 
 def _fill(dicts: list[dict[Any, Any]], contents: list[dict[Any, Any]]) -> None:
-    for one, content in zip(dicts, contents):
-        one.clear()
-        one.update(content)
+    for each, content in zip(dicts, contents):
+        each.clear()
+        each.update(content)
 
 
 # Places: how to take what stands in them, and how to put it back ----------------------
@@ -211,33 +250,24 @@ type _Put = Callable[[Any, Any], None]
 
 
 def _way(place: Any) -> tuple[_Take, _Put]:
-    found = _WAYS.get(type(place))
-    return found or next(way for kind, way in _WAYS.items() if isinstance(place, kind))
+    access = _WAYS.get(type(place))
+    return access or next(a for kind, a in _WAYS.items() if isinstance(place, kind))
+
+
+def _refill(kind: Any, fill: str) -> _Put:
+    """The way that the builtin type has, whatever a subclass makes of it."""
+
+    def put(place: Any, content: Any) -> None:
+        kind.clear(place)
+        getattr(kind, fill)(place, content)
+
+    return put
 
 
 def _put_ordered(place: Any, content: Any) -> None:
     OrderedDict.clear(place)
     for key, value in content.items():
         OrderedDict.__setitem__(place, key, value)
-
-
-def _put_dict(place: Any, content: Any) -> None:
-    dict.clear(place)
-    dict.update(place, content)
-
-
-def _put_list(place: Any, content: Any) -> None:
-    list.__setitem__(place, slice(None), content)
-
-
-def _put_set(place: Any, content: Any) -> None:
-    set.clear(place)
-    set.update(place, content)
-
-
-def _put_deque(place: Any, content: Any) -> None:
-    deque.clear(place)
-    deque.extend(place, content)
 
 
 def _take_cell(cell: CellType) -> tuple[Any, ...]:
@@ -255,21 +285,13 @@ def _put_cell(cell: CellType, content: tuple[Any, ...]) -> None:
         del cell.cell_contents
 
 
-def _nothing(_: Any) -> None:
-    return None
-
-
-def _forget(cache: Any, _: None) -> None:
-    cache.cache_clear()
-
-
 #: By type, the more special ones first; whatever has none is a cache of a function.
 _WAYS: dict[type, tuple[_Take, _Put]] = {
-    OrderedDict: (lambda one: dict(OrderedDict.items(one)), _put_ordered),
-    dict: (dict.copy, _put_dict),
-    list: (list.copy, _put_list),
-    set: (set.copy, _put_set),
-    deque: (deque.copy, _put_deque),
+    OrderedDict: (lambda place: dict(OrderedDict.items(place)), _put_ordered),
+    dict: (dict.copy, _refill(dict, "update")),
+    list: (list.copy, _refill(list, "extend")),
+    set: (set.copy, _refill(set, "update")),
+    deque: (deque.copy, _refill(deque, "extend")),
     CellType: (_take_cell, _put_cell),
-    object: (_nothing, _forget),
+    object: (lambda cache: None, lambda cache, _: cache.cache_clear()),
 }

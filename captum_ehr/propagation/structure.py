@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .operations import ABSENCE, CASTS, EQUALITIES, ROW_REDUCTIONS, label
-from .registry import Kind
+from .declarations import Entry, Kind, label
 
 #: Numbers that ask whether there is anything at all, when a row's sum is compared.
 NEARLY_NOTHING = 1e-6
@@ -49,33 +48,29 @@ class Kept(NamedTuple):
 
 
 def answer(
-    call: Any, own: Any, ours: Any, find_absent: Callable[[], Tensor | None]
+    call: Any, theirs: Any, ours: Any, find_absent: Callable[[], Tensor | None]
 ) -> Answer:
-    """What a structural call answers at the reference.
+    """What a structural call answers at the reference: theirs, or the input's, ours.
 
-    Args:
-        call: The recorded call.
-        own: What it gives at the reference.
-        ours: What it gave at the input.
-        find_absent: For questions about rows, gives which of them are 0 on one side.
+    For questions about rows, ``find_absent`` gives which of them are 0 on one side.
     """
-    flag = isinstance(own, Tensor) and not own.is_floating_point()
+    flag = isinstance(theirs, Tensor) and not theirs.is_floating_point()
     if not flag or call.entry.rule is None:
-        return Answer(ours, 0, different(own, ours))
-    if own.shape != ours.shape:
+        return Answer(ours, 0, different(theirs, ours))
+    if theirs.shape != ours.shape:
         return Answer(ours, 0, 1)
-    if on_cpu(own) and torch.equal(own, ours):
+    if on_cpu(theirs) and torch.equal(theirs, ours):
         return Answer(ours)
-    differs, absent = own != ours, find_absent()
+    differs, absent = theirs != ours, find_absent()
     if absent is None:
-        return Answer(own, _known(differs.sum()))
+        return Answer(theirs, _known(differs.sum()))
     kept = differs & absent
     crossed = differs ^ kept
-    value = torch.where(kept, ours, own)
+    value = torch.where(kept, ours, theirs)
     return Answer(value, _known(crossed.sum()), _known(kept.sum()))
 
 
-def asks_for_rows(function: Any, args: Any, kwargs: Any) -> Any:
+def asks_for_rows(entry: Entry, function: Any, args: Any, kwargs: Any) -> Any:
     """Whether a call asks of whole rows of a larger tensor if there is anything.
 
     That is a sum, norm or maximum over the last dimension of at least three, of values
@@ -84,24 +79,25 @@ def asks_for_rows(function: Any, args: Any, kwargs: Any) -> Any:
     """
     name = label(function)
     if name in ("any", "all"):
-        made = getattr(args[0].grad_fn, "call", None)
+        source = getattr(args[0].grad_fn, "call", None)
         none = (
-            made is not None
-            and made.entry.kind is Kind.FLAG
-            and label(made.function) in EQUALITIES
+            source is not None
+            and source.entry.kind is Kind.FLAG
+            and "equality" in source.entry.tags
         )
         asked = over_rows(args, kwargs) and none is (name == "all")
-        return asked and _of_rows(args[0], reduced=True) and (made or True)
-    compared = compared_with_nothing(function, args, kwargs)
+        return asked and _of_rows(args[0], reduced=True) and (source or True)
+    compared = compared_with_nothing(entry, args, kwargs)
     return compared is not None and _of_rows(compared)
 
 
-def compared_with_nothing(function: Any, args: Any, kwargs: Any) -> Tensor | None:
+def compared_with_nothing(entry: Entry, args: Any, kwargs: Any) -> Tensor | None:
     """What a call compares with 0, if it does."""
-    name = label(function)
-    if name in CASTS and any(a is torch.bool for a in (*args, *kwargs.values())):
+    if "casts" in entry.tags and any(
+        a is torch.bool for a in (*args, *kwargs.values())
+    ):
         return args[0] if isinstance(args[0], Tensor) else None
-    if name not in ABSENCE:
+    if "compares" not in entry.tags:
         return None
     first, second = (*args, 0)[:2]
     if isinstance(second, Tensor):
@@ -118,10 +114,11 @@ def _of_rows(tensor: Tensor, reduced: bool = False) -> bool:
         if call is not None and call.entry.kind is Kind.FLAG and not reduced:
             reduced = over_rows(call.args, call.kwargs)
         elif call is not None and call.entry.kind is Kind.FLAG:
-            of = compared_with_nothing(call.function, call.args, call.kwargs)
-            made = getattr(getattr(of, "grad_fn", None), "call", None)
-            return of is not None and (made is None or made.entry.kind is not Kind.FLAG)
-        elif call is not None and label(call.function) in ROW_REDUCTIONS:
+            of = compared_with_nothing(call.entry, call.args, call.kwargs)
+            source = getattr(getattr(of, "grad_fn", None), "call", None)
+            plain = source is None or source.entry.kind is not Kind.FLAG
+            return of is not None and plain
+        elif call is not None and "reduces" in call.entry.tags:
             reduced = over_rows(call.args, call.kwargs)
         elif call is None and hasattr(node, "_saved_self_sym_sizes"):
             size, dims = len(node._saved_self_sym_sizes), getattr(node, "_saved_dim", 0)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FALLBACK_NODES, Call
+from .declarations import Entry, label
 from .diagnostics import Diagnostics, Operation, Structure
 from .generators import States, put_back, states
-from .operations import label
-from .registry import Entry, Table
+from .pending import Pending
+from .registry import Table
 from .state import State, address_of
 
 
@@ -28,32 +29,45 @@ class Tape:
         seeks_missing: Whether missing values (NaN) are looked for, be it in the inputs
             or in what the model makes of them and does not use (``where(n > 0, x / n,
             0)``), which has no share.
+        eager: Whether multipliers are worked out as they come, each by itself, and
+            nothing waits for the backward pass; the same in more time and memory.
     """
 
     call_type: type[Call] = Call
 
     def __init__(
-        self, table: Table, lasting: bool = False, seeks_missing: bool = True
+        self,
+        table: Table,
+        lasting: bool = False,
+        seeks_missing: bool = True,
+        eager: bool = False,
     ) -> None:
         self.table = table
         self.lasting = lasting
         self.seeks_missing = seeks_missing
-        self.functions: list[Callable[..., Any]] = []
-        self.calls: dict[int, Call] = {}
-        self.generators: States = ()
-        self.messages: list[str] = []
-        #: Memory of inputs that the model was given as they are.
-        self.lent: frozenset[int] = frozenset()
-        #: Where the model was about to write on what it has no copy of.
-        self.overwritten: int | None = None
+        self.pending = Pending(eager)
         #: What the present pass has noted of views, each with what puts it back.
         self.entered: dict[State, Callable[[], str]] = {}
-        #: Generators of users' own that were drawn from, and where they stood.
-        self.drawn_from: dict[torch.Generator, Tensor] = {}
-        #: How many calls that may be structure the input pass has met, and which of
-        #: them are flags that differ: found by one pair of passes, used by the next.
-        self.asked = 0
+        #: Which calls that may be structure are flags that differ: found by one pair
+        #: of passes, used by the next.
         self.flagged: frozenset[int] = frozenset()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was recorded, to begin again with copies of the inputs."""
+        self.pending.clear()
+        self.functions: list[Callable[..., Any]] = []
+        self.calls: dict[int, Call] = {}
+        self.messages: list[str] = []
+        #: Memory of inputs that the model was given as they are.
+        self.borrowed: frozenset[int] = frozenset()
+        #: Where the model was about to write on what it has no copy of.
+        self.overwritten: int | None = None
+        #: Where generators stood before they were drawn from: torch's, users' own.
+        self.generators: States = ()
+        self.drawn_from: dict[torch.Generator, Tensor] = {}
+        #: How many calls that may be structure the input pass has met.
+        self.asked = 0
         self.flags: dict[int, Any] = {}
         self.kept_arguments: dict[int, tuple[Any, Any]] = {}
         self.crossings: list[tuple[int, int | Tensor]] = []
@@ -62,24 +76,8 @@ class Tape:
 
     def crossed(self) -> frozenset[int]:
         """Which flags have been found to differ, of which that was not known."""
-        found = {asked for asked, count in self.crossings if _readable(count)}
-        return frozenset(found) - self.flagged
-
-    def clear(self) -> None:
-        """Forget everything, to begin again with copies of the inputs."""
-        self.functions.clear()
-        self.calls.clear()
-        self.overwritten = None
-        self.generators = ()
-        self.drawn_from.clear()
-        self.messages.clear()
-        self.lent = frozenset()
-        self.asked = 0
-        self.flags.clear()
-        self.kept_arguments.clear()
-        self.crossings.clear()
-        self.kept.clear()
-        self.own_outputs.clear()
+        crossed = {asked for asked, count in self.crossings if _readable(count)}
+        return frozenset(crossed) - self.flagged
 
     def note(
         self, entry: Entry, function: Any, args: Any, kwargs: Any, output: Any
@@ -102,18 +100,14 @@ class Tape:
                 self.messages.append(lasting)
         self.entered.clear()
 
-    def lends(self, tensor: Tensor) -> bool:
+    def borrows(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in memory of the user's, which no pass may write on."""
         address = address_of(tensor)
-        lent = [state for state in self.entered if state.lends(address)]
-        return bool(lent) or address in self.lent
+        borrowed = [state for state in self.entered if state.must_copy(address)]
+        return bool(borrowed) or address in self.borrowed
 
     def draws(self, generator: torch.Generator | None) -> None:
-        """Remember where a generator stands, before its first random number.
-
-        Args:
-            generator: The one that is drawn from; None for torch's own.
-        """
+        """Remember where a generator (None: torch's own) stands, before it is used."""
         if generator is None:
             self.generators = self.generators or states()
         elif generator not in self.drawn_from:
@@ -135,28 +129,30 @@ class Tape:
 
         What the model computed besides, a loss for example, is not on the way.
         """
-        used = Counter(
-            (c.function, c.entry, c.exact) for c in self.calls.values() if c.used
-        )
+        used = [c for c in self.calls.values() if c.used]
+        # first by objects, of which there are few: names take longer than the counting
+        same = Counter((c.function, c.entry, c.exact) for c in used)
         counts: Counter[tuple[str, str, bool]] = Counter()
-        for (function, entry, exact), calls in used.items():
+        for (function, entry, exact), calls in same.items():
             name = entry.name if exact else "path_integral"
             counts[label(function), name, exact] += calls
         operations = tuple(
             Operation(name, rule, calls, exact)
             for (name, rule, exact), calls in sorted(counts.items())
         )
-        fallbacks = [op for op in operations if not op.exact]
-        messages = [
-            f"{op.name}: no exact rule; integrated along the straight line with "
-            f"{FALLBACK_NODES} nodes ({op.calls} calls)"
-            for op in fallbacks
-        ]
-        messages += self.messages
         structure = self._structure()
-        messages += [kept.message for kept in structure if kept.message]
-        said = tuple(dict.fromkeys(messages))
-        return Diagnostics(operations, said, structure=structure)
+        messages = (
+            *(
+                f"{op.name}: no exact rule; integrated along the straight line with "
+                f"{FALLBACK_NODES} nodes ({op.calls} calls)"
+                for op in operations
+                if not op.exact
+            ),
+            *self.messages,
+            *(kept.message for kept in structure if kept.message),
+        )
+        unique = tuple(dict.fromkeys(messages))
+        return Diagnostics(operations, unique, structure=structure)
 
     def _structure(self) -> tuple[Structure, ...]:
         """What was kept for the reference, and how far that moves f(x0)."""
@@ -165,12 +161,12 @@ class Tape:
             places[name] += int(count)
         if not any(places.values()):
             return ()
-        shifts = [own() for own in self.own_outputs]
+        shifts = [measure() for measure in self.own_outputs]
         words = [shift for shift in shifts if isinstance(shift, str)]
         shift = max((s for s in shifts if not isinstance(s, str)), default=0.0)
         why = words[0] if words else ""
-        found = ((name, count) for name, count in places.items() if count)
-        return tuple(Structure(name, count, shift, why) for name, count in found)
+        kept = ((name, count) for name, count in places.items() if count)
+        return tuple(Structure(name, count, shift, why) for name, count in kept)
 
 
 def _readable(count: int | Tensor) -> bool:

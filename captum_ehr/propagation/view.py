@@ -8,7 +8,7 @@ module is copied with it: containers, plain objects, bound methods and closures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from .copies import Copier, Wrap
-from .modules import active_pass
+from .declarations import Entry
+from .passes import InputPass
+from .reference import ReferencePass
 from .state import State
 
 
@@ -64,5 +66,36 @@ def private_args(args: Sequence[Any]) -> tuple[list[Any], State]:
     Modules among them are left as they are.
     """
     copier = Copier()
-    copier.seen.update((id(one), one) for one in args if isinstance(one, nn.Module))
+    copier.seen.update(
+        (id(module), module) for module in args if isinstance(module, nn.Module)
+    )
     return copier.value(list(args)), copier.state
+
+
+def call_module(entry: Entry, module: nn.Module) -> Callable[..., Any]:
+    """A module's forward that the passes see as one call, for module-level rules."""
+    forward, rule = module.forward, entry.rule
+    assert rule is not None
+    of_module: Any = partial(rule, module)
+    of_module.__name__ = getattr(rule, "__name__", "module rule")
+    entry = entry._replace(rule=of_module)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        mode = active_pass() if torch._C._is_torch_function_mode_enabled() else None
+        if mode is None:
+            return forward(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            if isinstance(mode, InputPass):
+                mode.tape.functions.append(forward)
+                return mode.dispatch(entry, forward, args, kwargs)
+            return mode.__torch_function__(forward, (), args, kwargs)
+
+    return run
+
+
+def active_pass() -> InputPass | ReferencePass | None:
+    """The pass that this thread is in."""
+    for mode in reversed(torch.overrides._get_current_function_mode_stack()):
+        if isinstance(mode, (InputPass, ReferencePass)):
+            return mode
+    return None

@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import composite
+from ..pairs import float32_at_least
 
+
+@composite("scaled_dot_product_attention")
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -29,7 +33,7 @@ def scaled_dot_product_attention(
     In float32 at least, as torch has it.
     """
     dtype = query.dtype
-    query, key, value = _wide(query), _wide(key), _wide(value)
+    query, key, value = map(float32_at_least, (query, key, value))
     if enable_gqa:
         groups = query.size(-3) // key.size(-3)
         key = key.repeat_interleave(groups, -3)
@@ -50,10 +54,6 @@ def scaled_dot_product_attention(
     return torch.matmul(weights, value).to(dtype)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
     """A query that may see nothing gets zeros, as in torch's fused attention."""
     if mask is None:
@@ -62,6 +62,7 @@ def _blind_to_zero(weights: Tensor, mask: Tensor | None) -> Tensor:
     return weights.masked_fill(shut.all(-1, keepdim=True), 0.0)
 
 
+@composite("multi_head_attention_forward")
 def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """F.multi_head_attention_forward, step by step, with torch's arguments."""
     bound = _SIGNATURE.bind(*args, **kwargs)
@@ -105,10 +106,11 @@ def _attend(
     if not p["need_weights"]:
         causal = p["is_causal"] and p["key_padding_mask"] is None
         mask = None if causal else mask
-        found = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-        return found, None
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        return out, None
     scaled = q / math.sqrt(q.size(-1))
-    scores = torch.matmul(_wide(scaled), _wide(k).transpose(-2, -1))
+    scaled, k = float32_at_least(scaled), float32_at_least(k)
+    scores = torch.matmul(scaled, k.transpose(-2, -1))
     scores = (scores if mask is None else scores + mask).to(q.dtype)
     weights = torch.softmax(scores, dim=-1)
     if dropout:

@@ -27,13 +27,15 @@ the way back multiplies them by M where they stand, and they are gradients then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..pairs import Pair
 from .elementwise import Secant, relu, sigmoid, tanh
+
+type Steps = Sequence[Tensor]
 
 
 class Weights(NamedTuple):
@@ -44,30 +46,32 @@ class Weights(NamedTuple):
     project: Tensor | None
 
 
-class Cell(Protocol):
-    """One kind of unit.
+class Cell:
+    """One kind of unit, whose gates all add W x and U h.
 
-    Args:
+    Attributes:
         gates: How many times its size W x has.
         slots: How many factors a unit has.
         data: The slots that are the gradient of W x.
-        state: The slots that are the gradient of U h.
     """
 
     gates: int
     slots: int
     data: slice
-    state: slice
 
     def meet(self, a: Tensor, b: Tensor) -> Tensor:
         """Add a to b, in place, wherever the cell adds them."""
+        return b.add_(a)
 
-    def step(
-        self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
-    ) -> tuple[Tensor, ...]:
+    def transposed(self, hidden: Tensor) -> Tensor:
+        """U as the slots that are the gradient of U h meet it."""
+        return hidden
+
+    def step(self, a: Tensor, z: Tensor, states: Steps, weights: Weights) -> Any:
         """The states after a step, from the states before and ``z = meet(a, b)``."""
+        raise NotImplementedError
 
-    def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def factors(self, a: Pair, z: Tensor, states: Steps) -> Tensor:
         """What M meets in every slot.
 
         Args:
@@ -75,27 +79,18 @@ class Cell(Protocol):
             z: As in :meth:`step`, at all points, ``(pieces + 1, rows, gates * size)``.
             states: Those before each row, ``(pieces + 1, rows, size)``.
         """
+        raise NotImplementedError
 
-    def transposed(self, hidden: Tensor) -> Tensor:
-        """U as the slots of ``state`` meet it."""
-
-    def back(
-        self,
-        m: Sequence[Tensor],
-        factors: Tensor,
-        hidden: Tensor,
-        project: Tensor | None,
-        carry: Sequence[Tensor],
-    ) -> None:
-        """One step back: factors become gradients, the carry that of the states before.
+    def back(self, m: Steps, factors: Tensor, weights: Weights, carry: Steps) -> None:
+        """One step back: factors become gradients, carry that of the states before.
 
         Args:
             m: The gradients of the states after the step, ``(rows, pieces, size)``.
             factors: Those of the step, which are overwritten.
-            hidden: From :meth:`transposed`.
-            project: An LSTM's projection.
+            weights: Of which U is from :meth:`transposed`.
             carry: Overwritten with the result, shaped as ``m``.
         """
+        raise NotImplementedError
 
 
 def between(points: Tensor) -> Tensor:
@@ -110,14 +105,14 @@ def pieces(points: Tensor) -> Pair:
 
 def line(ends: Pair, count: int) -> Tensor:
     """As many points of the straight line from input to reference, both among them."""
-    found = ends.input.new_empty(count, *ends.input.shape)
-    found[0], found[-1] = ends.sides
+    points = ends.input.new_empty(count, *ends.input.shape)
+    points[0], points[-1] = ends.sides
     for k in range(1, count - 1):
-        torch.lerp(ends.input, ends.reference, k / (count - 1), out=found[k])
-    return found
+        torch.lerp(ends.input, ends.reference, k / (count - 1), out=points[k])
+    return points
 
 
-def swift_tanh(x: Tensor) -> Tensor:
+def fast_tanh(x: Tensor) -> Tensor:
     """2σ(2x) - 1: three times as fast as tanh, and as exact where it meets 1."""
     return (2 * x).sigmoid_().mul_(2).sub_(1)
 
@@ -125,14 +120,14 @@ def swift_tanh(x: Tensor) -> Tensor:
 def empty_factors(like: Tensor, slots: int) -> tuple[Tensor, list[Tensor]]:
     """Room for factors, and each slot as ``(pieces, rows, size)``."""
     count, rows, size = like.shape
-    found = like.new_empty(rows, count, slots, size)
-    return found, [found[:, :, k].transpose(0, 1) for k in range(slots)]
+    room = like.new_empty(rows, count, slots, size)
+    return room, [room[:, :, k].transpose(0, 1) for k in range(slots)]
 
 
-class Gru:
+class Gru(Cell):
     """The slots are b_n, r, z, n and what h keeps."""
 
-    gates, slots, data, state = 3, 5, slice(1, 4), slice(0, 3)
+    gates, slots, data = 3, 5, slice(1, 4)
 
     def meet(self, a: Tensor, b: Tensor) -> Tensor:
         """Reset and update gate add them; n keeps b apart."""
@@ -140,24 +135,22 @@ class Gru:
         b[..., :two].add_(a[..., :two])
         return b
 
-    def step(
-        self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
-    ) -> tuple[Tensor, ...]:
+    def step(self, a: Tensor, z: Tensor, states: Steps, weights: Weights) -> Any:
         """As above: h' = n + z(h - n)."""
         size = z.shape[-1] // 3
         gates = z[:, : 2 * size].sigmoid()
         n = torch.addcmul(a[:, 2 * size :], gates[:, :size], z[:, 2 * size :]).tanh_()
         return (torch.lerp(n, states[0], gates[:, size:]),)
 
-    def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def factors(self, a: Pair, z: Tensor, states: Steps) -> Tensor:
         """The formulas above."""
         size = z.shape[-1] // 3
         before_r, before_z, b_n = z.chunk(3, -1)
         r, update = before_r.sigmoid(), before_z.sigmoid()
         a_n = Pair(a.input[:, 2 * size :], a.reference[:, 2 * size :])
         before_n = line(a_n, len(z)).addcmul_(r, b_n)
-        n = swift_tanh(before_n)
-        found, (to_b, to_r, to_z, to_n, keep) = empty_factors(n[1:], 5)
+        n = fast_tanh(before_n)
+        factors, (to_b, to_r, to_z, to_n, keep) = empty_factors(n[1:], 5)
         keep.copy_(between(update))
         torch.mul(tanh(pieces(before_n), pieces(n)), 1 - keep, out=to_n)
         torch.mul(to_n, between(r), out=to_b)
@@ -165,46 +158,25 @@ class Gru:
         torch.mul(slope.mul_(between(b_n)), to_n, out=to_r)
         slope = sigmoid(pieces(before_z), pieces(update))
         torch.mul(slope, between(n.neg_().add_(states[0])), out=to_z)
-        return found
+        return factors
 
     def transposed(self, hidden: Tensor) -> Tensor:
         """The rows of n first."""
         return hidden.roll(len(hidden) // 3, 0)
 
-    def back(
-        self,
-        m: Sequence[Tensor],
-        factors: Tensor,
-        hidden: Tensor,
-        project: Tensor | None,
-        carry: Sequence[Tensor],
-    ) -> None:
+    def back(self, m: Steps, factors: Tensor, weights: Weights, carry: Steps) -> None:
         """All slots meet M."""
         flat = factors.mul_(m[0].unsqueeze(2)).flatten(0, 1)
         out = carry[0].flatten(0, 1)
-        torch.addmm(flat[:, 4], flat[:, :3].flatten(1), hidden, out=out)
+        torch.addmm(flat[:, 4], flat[:, :3].flatten(1), weights.hidden, out=out)
 
 
-class _Adding:
-    """A cell whose gates all add W x and U h."""
-
-    def meet(self, a: Tensor, b: Tensor) -> Tensor:
-        """So it does."""
-        return b.add_(a)
-
-    def transposed(self, hidden: Tensor) -> Tensor:
-        """U as it is."""
-        return hidden
-
-
-class Lstm(_Adding):
+class Lstm(Cell):
     """The slots are what c keeps, i, f, g, o, and c' from h'."""
 
-    gates, slots, data, state = 4, 6, slice(1, 5), slice(1, 5)
+    gates, slots, data = 4, 6, slice(1, 5)
 
-    def step(
-        self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
-    ) -> tuple[Tensor, ...]:
+    def step(self, a: Tensor, z: Tensor, states: Steps, weights: Weights) -> Any:
         """As above: c' = fc + ig, h' = o tanh c'."""
         size = z.shape[-1] // 4
         i, f = z[:, : 2 * size].sigmoid().chunk(2, 1)
@@ -213,77 +185,56 @@ class Lstm(_Adding):
         h = z[:, 3 * size :].sigmoid() * c.tanh()
         return h if weights.project is None else h @ weights.project.t(), c
 
-    def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def factors(self, a: Pair, z: Tensor, states: Steps) -> Tensor:
         """The formulas above."""
         before_i, before_f, before_g, before_o = z.chunk(4, -1)
         i, f, o = before_i.sigmoid(), before_f.sigmoid(), before_o.sigmoid()
-        g, c = swift_tanh(before_g), states[1]
+        g, c = fast_tanh(before_g), states[1]
         after = torch.addcmul(i * g, f, c)
-        out = swift_tanh(after)
-        found, (keep, to_i, to_f, to_g, to_o, to_c) = empty_factors(c[1:], 6)
+        out = fast_tanh(after)
+        factors, (keep, to_i, to_f, to_g, to_o, to_c) = empty_factors(c[1:], 6)
         keep.copy_(between(f))
         torch.mul(sigmoid(pieces(before_i), pieces(i)), between(g), out=to_i)
         torch.mul(sigmoid(pieces(before_f), pieces(f)), between(c), out=to_f)
         torch.mul(tanh(pieces(before_g), pieces(g)), between(i), out=to_g)
         torch.mul(sigmoid(pieces(before_o), pieces(o)), between(out), out=to_o)
         torch.mul(tanh(pieces(after), pieces(out)), between(o), out=to_c)
-        return found
+        return factors
 
-    def back(
-        self,
-        m: Sequence[Tensor],
-        factors: Tensor,
-        hidden: Tensor,
-        project: Tensor | None,
-        carry: Sequence[Tensor],
-    ) -> None:
+    def back(self, m: Steps, factors: Tensor, weights: Weights, carry: Steps) -> None:
         """The output gate meets h's M, the others meet c's."""
-        m_h = m[0] if project is None else m[0] @ project
+        m_h = m[0] if weights.project is None else m[0] @ weights.project
         m_c = torch.addcmul(m[1], m_h, factors[:, :, 5])
         factors[:, :, :4].mul_(m_c.unsqueeze(2))
         factors[:, :, 4].mul_(m_h)
         flat = factors.flatten(0, 1)
-        torch.mm(flat[:, 1:5].flatten(1), hidden, out=carry[0].flatten(0, 1))
+        torch.mm(flat[:, 1:5].flatten(1), weights.hidden, out=carry[0].flatten(0, 1))
         carry[1].copy_(factors[:, :, 0])
 
 
-class Rnn(_Adding):
-    """One slot.
+class Rnn(Cell):
+    """One slot, from torch's activation and its secant."""
 
-    Args:
-        activation: torch's function.
-        secant: Its secant.
-    """
-
-    gates, slots, data, state = 1, 1, slice(0, 1), slice(0, 1)
+    gates, slots, data = 1, 1, slice(0, 1)
 
     def __init__(self, activation: Any, secant: Secant) -> None:
         self.activation = activation
         self.secant = secant
 
-    def step(
-        self, a: Tensor, z: Tensor, states: Sequence[Tensor], weights: Weights
-    ) -> tuple[Tensor, ...]:
+    def step(self, a: Tensor, z: Tensor, states: Steps, weights: Weights) -> Any:
         """As above: h' = tanh(a + b)."""
         return (self.activation(z),)
 
-    def factors(self, a: Pair, z: Tensor, states: Sequence[Tensor]) -> Tensor:
+    def factors(self, a: Pair, z: Tensor, states: Steps) -> Tensor:
         """The formula above."""
-        found, (slope,) = empty_factors(z[1:], 1)
+        factors, (slope,) = empty_factors(z[1:], 1)
         slope.copy_(self.secant(pieces(z), pieces(self.activation(z))))
-        return found
+        return factors
 
-    def back(
-        self,
-        m: Sequence[Tensor],
-        factors: Tensor,
-        hidden: Tensor,
-        project: Tensor | None,
-        carry: Sequence[Tensor],
-    ) -> None:
+    def back(self, m: Steps, factors: Tensor, weights: Weights, carry: Steps) -> None:
         """As the GRU, with nothing kept."""
         flat = factors.mul_(m[0].unsqueeze(2)).flatten(0, 1)
-        torch.mm(flat.flatten(1), hidden, out=carry[0].flatten(0, 1))
+        torch.mm(flat.flatten(1), weights.hidden, out=carry[0].flatten(0, 1))
 
 
 GRU, LSTM = Gru(), Lstm()

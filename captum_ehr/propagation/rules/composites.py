@@ -14,20 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import composite
 
+
+@composite("glu")
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """Half the input, gated by the other half (Dauphin et al., 2017)."""
     a, b = input.chunk(2, dim)
     return a * torch.sigmoid(b)
 
 
-def softmin(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-) -> Tensor:
-    """The softmax of the negative."""
-    return F.softmax(-input, dim, dtype=dtype)
-
-
+@composite("clamp clip")
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Bounds that are numbers, or tensors, which may be attributed themselves."""
     numbers = not isinstance(min, Tensor) and not isinstance(max, Tensor)
@@ -42,6 +39,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return input
 
 
+@composite("gumbel_softmax")
 def gumbel_softmax(
     logits: Tensor,
     tau: float = 1,
@@ -58,31 +56,7 @@ def gumbel_softmax(
     return torch.zeros_like(soft).scatter(dim, index, 1.0)
 
 
-def mish(input: Tensor) -> Tensor:
-    """x·tanh(softplus(x)) (Misra, 2019)."""
-    return input * torch.tanh(F.softplus(input))
-
-
-def hardsigmoid(input: Tensor) -> Tensor:
-    """clamp(x/6 + 1/2, 0, 1)."""
-    return torch.clamp(input / 6 + 0.5, 0, 1)
-
-
-def hardswish(input: Tensor) -> Tensor:
-    """x·hardsigmoid(x)."""
-    return input * torch.clamp(input / 6 + 0.5, 0, 1)
-
-
-def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
-    """X without its middle: x - clamp(x, -λ, λ)."""
-    return input - torch.clamp(input, -lambd, lambd)
-
-
-def tanhshrink(input: Tensor) -> Tensor:
-    """X - tanh(x)."""
-    return input - torch.tanh(input)
-
-
+@composite("prelu")
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Leaky ReLU with one slope, or one per channel."""
     if weight.numel() > 1 and input.dim() > 1:
@@ -90,6 +64,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return torch.relu(input) - weight * torch.relu(-input)
 
 
+@composite("rrelu", random=True)
 def rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
 ) -> Tensor:
@@ -99,6 +74,7 @@ def rrelu(
     return F.leaky_relu(input, (lower + upper) / 2)
 
 
+@composite("norm")
 def norm(
     input: Tensor,
     p: Any = "fro",
@@ -114,6 +90,7 @@ def norm(
     return torch.linalg.vector_norm(input, order, dim, keepdim, dtype=dtype)
 
 
+@composite("linalg_norm")
 def linalg_norm(
     A: Tensor,
     ord: Any = None,
@@ -123,13 +100,14 @@ def linalg_norm(
     dtype: Any = None,
 ) -> Tensor:
     """torch.linalg.norm where it is a vector's."""
-    one = isinstance(dim, int) or len(dim or A.shape) == 1
-    if ord == 0 or isinstance(ord, str) or not (ord is None or one):
+    single = isinstance(dim, int) or len(dim or A.shape) == 1
+    if ord == 0 or isinstance(ord, str) or not (ord is None or single):
         return NotImplemented
     order = 2 if ord is None else ord
     return torch.linalg.vector_norm(A, order, dim, keepdim, dtype=dtype)
 
 
+@composite("normalize")
 def normalize(
     input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
 ) -> Tensor:
@@ -137,6 +115,7 @@ def normalize(
     return input / torch.linalg.vector_norm(input, p, dim, True).clamp_min(eps)
 
 
+@composite("cosine_similarity")
 def cosine_similarity(
     x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
 ) -> Tensor:
@@ -147,24 +126,7 @@ def cosine_similarity(
     return (normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps)).sum(dim)
 
 
-def addcdiv(
-    input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
-) -> Tensor:
-    """Input + value·tensor1/tensor2."""
-    return input + value * (tensor1 / tensor2)
-
-
-def logit(input: Tensor, eps: float | None = None) -> Tensor:
-    """The log-odds, ln p - ln(1 - p)."""
-    p = input if eps is None else input.clamp(eps, 1 - eps)
-    return p.log() - (-p).log1p()
-
-
-def logaddexp(input: Tensor, other: Tensor) -> Tensor:
-    """ln(e^a + e^b)."""
-    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
-
-
+@composite("aminmax")
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The least and the greatest."""
     dims = tuple(range(input.dim())) if dim is None else dim
@@ -172,68 +134,51 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
     return torch.return_types.aminmax(ends)
 
 
-def msort(input: Tensor) -> Tensor:
-    """Sorted along the first dimension."""
-    return torch.sort(input, 0).values
+def _logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
 
 
-def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
-    """The norm of the difference."""
-    return torch.linalg.vector_norm(input - other, p)
+def _logit(input: Tensor, eps: float | None = None) -> Tensor:
+    p = input if eps is None else input.clamp(eps, 1 - eps)
+    return p.log() - (-p).log1p()
 
 
-def pairwise_distance(
-    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Tensor:
-    """The norm of each row's difference, moved off 0 by eps."""
-    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
-
-
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
-    """The norm of the difference of every two rows."""
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
-
-
-def frac(input: Tensor) -> Tensor:
-    """X without its integer part."""
-    return input - torch.trunc(input)
-
-
-def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
-    """log₂(2^a + 2^b)."""
-    return logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
-
-
-#: Have two names in torch.
-_INVERSES = "sin cos tan sinh cosh tanh".split()
-
-#: Names of torch functions, and the composite that each is run as.
-COMPOSITES: tuple[tuple[str, Any], ...] = (
-    ("clamp", clamp),
-    ("clip", clamp),
-    ("glu", glu),
-    ("gumbel_softmax", gumbel_softmax),
-    ("softmin", softmin),
-    ("mish", mish),
-    ("hardsigmoid", hardsigmoid),
-    ("hardswish", hardswish),
-    ("softshrink", softshrink),
-    ("tanhshrink", tanhshrink),
-    ("prelu", prelu),
-    ("rrelu", rrelu),
-    ("norm", norm),
-    ("linalg_norm", linalg_norm),
-    ("normalize", normalize),
-    ("cosine_similarity", cosine_similarity),
-    ("addcdiv", addcdiv),
-    ("logaddexp", logaddexp),
-    ("logit", logit),
-    ("aminmax", aminmax),
-    ("msort", msort),
-    ("dist", dist),
-    ("pairwise_distance", pairwise_distance),
-    ("cdist", cdist),
-    ("frac", frac),
-    ("logaddexp2", logaddexp2),
-    *((f"arc{name}", getattr(torch, f"a{name}")) for name in _INVERSES),
+#: What a line says; x·tanh(softplus(x)) is by Misra, 2019.
+LINES = (
+    composite("mish", lambda input: input * torch.tanh(F.softplus(input))),
+    composite("hardsigmoid", lambda input: torch.clamp(input / 6 + 0.5, 0, 1)),
+    composite("hardswish", lambda input: input * torch.clamp(input / 6 + 0.5, 0, 1)),
+    composite("softshrink", lambda x, lambd=0.5: x - torch.clamp(x, -lambd, lambd)),
+    composite("tanhshrink", lambda input: input - torch.tanh(input)),
+    composite(
+        "softmin",
+        lambda x, dim=None, _stacklevel=3, dtype=None: F.softmax(-x, dim, dtype=dtype),
+    ),
+    composite("addcdiv", lambda x, a, b, *, value=1: x + value * (a / b)),
+    composite("frac", lambda input: input - torch.trunc(input)),
+    composite("msort", lambda input: torch.sort(input, 0).values),
+    composite("logit", _logit),
+    composite("logaddexp", _logaddexp),
+    composite(
+        "logaddexp2",
+        lambda a, b: _logaddexp(a * math.log(2), b * math.log(2)) / math.log(2),
+    ),
+    composite("dist", lambda a, b, p=2: torch.linalg.vector_norm(a - b, p)),
+    composite(  # the norm of each row's difference, moved off 0 by eps
+        "pairwise_distance",
+        lambda a, b, p=2.0, eps=1e-6, keepdim=False: torch.linalg.vector_norm(
+            a - b + eps, p, -1, keepdim
+        ),
+    ),
+    composite(  # the norm of the difference of every two rows
+        "cdist",
+        lambda a, b, p=2.0, compute_mode=None: torch.linalg.vector_norm(
+            a.unsqueeze(-2) - b.unsqueeze(-3), p, -1
+        ),
+    ),
+    # with two names in torch
+    *(
+        composite(f"arc{name}", getattr(torch, f"a{name}"))
+        for name in "sin cos tan sinh cosh tanh".split()
+    ),
 )

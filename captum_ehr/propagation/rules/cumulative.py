@@ -13,10 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..declarations import rule
+from ..pairs import Multiplier, Operand, Pair, widened
 from .softmax import logsumexp_weights
 
 
+@rule("prod", keeps="operands")
 def prod(
     y: Pair,
     x: Pair,
@@ -43,14 +45,15 @@ def prod(
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
         m = upstream.reshape(1, *size[1:])
         for left, right in reversed(rounds):
-            met, rest = m[: len(left)], m[len(left) :]
-            m = torch.cat([met * right, met * left, rest])
+            both, rest = m[: len(left)], m[len(left) :]
+            m = torch.cat([both * right, both * left, rest])
         share = m[: size[0]].movedim(0, axis).reshape(operand.shape)
         return ((operand, share.to(operand.dtype)),)
 
     return multiplier
 
 
+@rule("cumprod", keeps="operands")
 def cumprod(y: Pair, x: Pair, dim: int, dtype: torch.dtype | None = None) -> Multiplier:
     """torch.cumprod."""
     values = _in_rows(x, dtype)
@@ -58,6 +61,7 @@ def cumprod(y: Pair, x: Pair, dim: int, dtype: torch.dtype | None = None) -> Mul
     return _accumulated(x.operand, dim, values.mean.conj(), before.mean.conj())
 
 
+@rule("logcumsumexp", keeps="operands")
 def logcumsumexp(y: Pair, x: Pair, dim: int) -> Multiplier:
     """torch.logcumsumexp."""
 
@@ -74,11 +78,8 @@ def _accumulated(
 ) -> Multiplier:
     """From the last step to the first.
 
-    Args:
-        operand: What is accumulated.
-        dim: Along which dimension.
-        passed: Of each step, the multiplier of what came before.
-        taken: Of each step, the multiplier of its own value.
+    Of each step there is the multiplier of what came before, that is passed on, and the
+    one of its own value, that is taken.
     """
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
@@ -95,7 +96,7 @@ def _accumulated(
 def _in_rows(x: Pair, dtype: torch.dtype | None = None) -> Pair:
     """With one dimension at least, in the dtype that torch works in."""
     x = x.each(torch.atleast_1d)
-    return wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
+    return widened(x if dtype is None else x.each(lambda side: side.to(dtype)))
 
 
 def _shifted(values: Tensor, dim: int, first: float) -> Tensor:

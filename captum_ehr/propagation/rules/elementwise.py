@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..pairs import Multiplier, Pair, Rule, sum_to, wide
+from ..declarations import rule
+from ..pairs import Multiplier, Pair, Rule, sum_to, widened
+from .lazy import Lazy
 from .quotients import guarded, over
-from .rows import Rowwise
 
 #: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
 type Secant = Callable[..., Tensor]
@@ -35,42 +36,31 @@ def secant_rule(secant: Secant) -> Rule:
         secant: Called as ``secant(x, y, *args, **kwargs)`` with :class:`Pair` s and
             the function's other arguments; returns (y - y0) / (x - x0).
     """
-    return of_one(partial(_by_secant, secant), secant.__name__)
+    return of_one(partial(_by_secant, secant, True), secant.__name__)
+
+
+def lazy_rule(secant: Secant) -> Rule:
+    """The same for a secant that is called without y, in the backward pass.
+
+    For functions whose values cost little next to it.
+    """
+    return of_one(partial(_by_secant, secant, False), secant.__name__)
 
 
 def _by_secant(
-    secant: Secant, y: Pair, x: Pair, *args: Any, **kwargs: Any
+    secant: Secant, of_both: bool, y: Pair, x: Pair, *args: Any, **kwargs: Any
 ) -> Multiplier:
     dtype = x.input.dtype
 
-    def slope(*sides: Tensor) -> tuple[Tensor]:
-        x_, y_ = wide(Pair(sides[0], sides[1])), wide(Pair(sides[2], sides[3]))
-        return (secant(x_, y_, *args, **kwargs).to(dtype),)
+    def slope(*sides: Any) -> tuple[Tensor]:
+        pairs = (widened(Pair(*sides[k : k + 2])) for k in range(0, len(sides), 2))
+        return (secant(*pairs, *args, **kwargs).to(dtype),)
 
-    if y.input.shape == x.input.shape:
+    if not of_both or y.input.shape == x.input.shape:
         kind = None if args or kwargs else secant
-        return Rowwise(x, slope, torch.mul, y=y, kind=kind)
-    (m,) = slope(*x[:2], *y[:2])
+        return Lazy(x, slope, torch.mul, y=y if of_both else None, kind=kind)
+    (m,) = slope(*x.sides, *y.sides)
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
-
-
-def late_rule(secant: Secant) -> Rule:
-    """A rule from a secant that is cheap to ask for what its function's values are.
-
-    Args:
-        secant: Called as ``secant(x, *args, **kwargs)`` with a :class:`Pair` and the
-            function's other arguments, in the backward pass.
-    """
-
-    def rule(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-        dtype = x.input.dtype
-
-        def slope(side: Tensor, side0: Tensor) -> tuple[Tensor]:
-            return (secant(wide(Pair(side, side0)), *args, **kwargs).to(dtype),)
-
-        return Rowwise(x, slope, torch.mul, kind=None if args or kwargs else secant)
-
-    return of_one(rule, secant.__name__)
 
 
 def elementwise(derivative: Callable[..., Tensor]) -> Rule:
@@ -96,7 +86,7 @@ def elementwise(derivative: Callable[..., Tensor]) -> Rule:
 def _by_derivative(
     derivative: Callable[..., Tensor], y: Pair, x: Pair, *args: Any, **kwargs: Any
 ) -> Multiplier:
-    m = guarded(wide(x), y, lambda at: derivative(at, *args, **kwargs))
+    m = guarded(widened(x), y, lambda at: derivative(at, *args, **kwargs))
     m = m.to(x.input.dtype)
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
@@ -106,9 +96,9 @@ def of_one(rule: Rule, name: str = "") -> Rule:
 
     Of parts and no closure: it pickles where they do.
     """
-    made: Any = partial(_checked, rule)
-    made.__name__ = name or rule.__name__
-    return made
+    checked: Any = partial(_checked, rule)
+    checked.__name__ = name or rule.__name__
+    return checked
 
 
 def _checked(rule: Rule, y: Any, x: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
@@ -127,14 +117,21 @@ def only(x: Any, args: Any, kwargs: Any) -> bool:
     return not any(isinstance(o, Pair) for o in others)
 
 
+#: Decorators of a secant, for the functions that it serves.
+secant = partial(rule, make=secant_rule)
+lazy_secant = partial(rule, make=lazy_rule, keeps="operands")
+
+
 # Piecewise linear functions: the secant is exact but for Δx = 0 -----------------
 
 
+@secant("relu")
 def relu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
     """max(x, 0); at Δx = 0 the derivative."""
     return over(y.delta, x.delta, x.input.sign().relu_())
 
 
+@secant("leaky_relu")
 def leaky_relu(x: Pair, y: Pair, negative_slope: float = 0.01, *_: Any) -> Tensor:
     """max(x, 0) + slope·min(x, 0): only max(x, 0) is not rounded."""
     high = Pair(x.input.clamp(min=0), x.reference.clamp(min=0))
@@ -147,6 +144,7 @@ def absolute(x: Pair, y: Pair) -> Tensor:
     return over(y.delta, x.delta, x.input.sign())
 
 
+@rule("abs absolute __abs__ fabs", keeps="operands")
 def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
     """|x|, also of a complex number: |z|² - |w|² = Re((z + w)*·(z - w)).
 
@@ -164,16 +162,19 @@ def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
     return multiplier
 
 
+@secant("clamp_min clamp_max hardtanh relu6 threshold hardshrink")
 def hard(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
     """clamp, hardtanh, relu6, threshold: slope 1 where y is x, else 0."""
     return over(y.delta, x.delta, (y.input == x.input).to(x.input.dtype))
 
 
+@secant("floor ceil round trunc fix sign sgn heaviside floor_divide __floordiv__")
 def step(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
     """floor, ceil, round, sign: a jump is shared out along the line, rest 0."""
     return over(y.delta, x.delta, 0.0)
 
 
+@secant("fmod remainder")
 def sawtooth(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
     """fmod, remainder, frac: slope 1 but for the jumps, which are shared out."""
     return over(y.delta, x.delta, 1.0)
@@ -193,29 +194,34 @@ def phi(t: Tensor) -> Tensor:
     return h.div_(t.addcmul_(t, h))
 
 
+@secant("tanh")
 def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|tanh a - tanh b| = (1 + max)(1 - min)(1 - e^-2|a-b|)/2 of the two values."""
     high, low = torch.maximum(y.input, y.reference), torch.minimum(y.input, y.reference)
     return phi(x.delta.abs_().mul_(2)).mul_(high.add_(1)).mul_(1 - low)
 
 
+@secant("sigmoid expit")
 def sigmoid(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|σ(a) - σ(b)| = max·(1 - min)·(1 - e^-|a-b|) of the two values."""
     high, low = torch.maximum(y.input, y.reference), torch.minimum(y.input, y.reference)
     return phi(x.delta.abs_()).mul_(high).mul_(1 - low)
 
 
+@secant("exp")
 def exp(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|e^a - e^b| = max·(1 - e^-|a-b|) of the two values."""
     gap = x.delta.nan_to_num_(nan=0.0).abs_()  # of two that are masked with -inf
     return phi(gap).mul_(torch.maximum(y.input, y.reference))
 
 
+@secant("expm1")
 def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
     """As exp."""
     return exp(x, Pair(x.input.exp(), x.reference.exp()))
 
 
+@secant("log")
 def log(x: Pair, y: Pair, *_: Any) -> Tensor:
     """Ln a - ln b = log1p((a - b)/b); the inverse of the logarithmic mean."""
     low = torch.minimum(x.input, x.reference)
@@ -223,38 +229,45 @@ def log(x: Pair, y: Pair, *_: Any) -> Tensor:
     return over(torch.log1p(gap), gap) / low
 
 
+@secant("log1p")
 def log1p(x: Pair, y: Pair, *_: Any) -> Tensor:
     """As log."""
     return log(Pair(1 + x.input, 1 + x.reference), y)
 
 
+@secant("sqrt")
 def sqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
     """√a - √b = (a - b)/(√a + √b); nothing between two zeros."""
     return (y.input + y.reference).reciprocal_().nan_to_num_(math.nan, posinf=0.0)
 
 
+@secant("rsqrt")
 def rsqrt(x: Pair, y: Pair, *_: Any) -> Tensor:
     """1/√a - 1/√b = -(a - b)·(r·r0)²/(r + r0), with r the output."""
     both = y.input * y.reference
     return -both * (both / (y.input + y.reference))
 
 
+@secant("reciprocal")
 def reciprocal(x: Pair, y: Pair, *_: Any) -> Tensor:
     """1/a - 1/b = -(a - b)/(a·b)."""
     return -y.input * y.reference
 
 
+@secant("square")
 def square(x: Pair, y: Pair, *_: Any) -> Tensor:
     """a² - b² = (a - b)·(a + b)."""
     return x.input + x.reference
 
 
+@lazy_secant("silu")
 def silu(x: Pair, *_: Any, **__: Any) -> Tensor:
     """x·σ(x): the product rule along one variable, σ̄ + x̄·(secant of σ)."""
     s = Pair(x.input.sigmoid(), x.reference.sigmoid())
     return s.mean + x.mean * sigmoid(x, s)
 
 
+@lazy_secant("gelu")
 def gelu(x: Pair, approximate: str = "none") -> Tensor:
     """x·Φ(x): the product rule along one variable, Φ̄ + x̄·(secant of Φ)."""
     if approximate == "tanh":
@@ -282,22 +295,20 @@ def _gelu_tanh(x: Pair) -> Tensor:
     return s.mean + x.mean * sigmoid(Pair(u, u0), s) * inner
 
 
+@lazy_secant("softplus")
 def softplus(x: Pair, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """ln(1 + e^βx)/β, linear above the threshold."""
 
     def derivative(at: Tensor) -> Tensor:
         return torch.sigmoid(at * beta).masked_fill(at * beta > threshold, 1.0)
 
-    own = [torch.nn.functional.softplus(s, beta, threshold) for s in x.sides]
-    return guarded(x, Pair(own[0], own[1]), derivative)
+    values = [torch.nn.functional.softplus(s, beta, threshold) for s in x.sides]
+    return guarded(x, Pair(values[0], values[1]), derivative)
 
 
+@secant("elu")
 def elu(
-    x: Pair,
-    y: Pair,
-    alpha: float = 1.0,
-    scale: float = 1.0,
-    input_scale: float = 1.0,
+    x: Pair, y: Pair, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0
 ) -> Tensor:
     """X above 0, α(e^x - 1) below; between the two the plain secant."""
     low = x.each(lambda side: input_scale * side.clamp(max=0))
@@ -307,62 +318,32 @@ def elu(
     return scale * (share + below * (1 - share))
 
 
+@secant("selu")
 def selu(x: Pair, y: Pair, *_: Any, **__: Any) -> Tensor:
     """λ·elu(x, α) with the constants of Klambauer et al. (2017)."""
     return 1.0507009873554805 * elu(x, y, alpha=1.6732632423543772)
 
 
-#: From the last name of a torch function to the secant that serves it, wherever
-#: the function stands: ``torch``, ``torch.Tensor`` or ``torch.nn.functional``.
-SECANTS: tuple[tuple[Secant, tuple[str, ...]], ...] = (
-    (relu, ("relu",)),
-    (leaky_relu, ("leaky_relu",)),
-    (hard, ("clamp_min", "clamp_max", "hardtanh", "relu6")),
-    (hard, ("threshold", "hardshrink")),
-    (step, ("floor", "ceil", "round", "trunc", "fix", "sign", "sgn", "heaviside")),
-    (step, ("floor_divide", "__floordiv__")),
-    (sawtooth, ("fmod", "remainder", "frac")),
-    (tanh, ("tanh",)),
-    (sigmoid, ("sigmoid", "expit")),
-    (exp, ("exp",)),
-    (expm1, ("expm1",)),
-    (log, ("log",)),
-    (log1p, ("log1p",)),
-    (sqrt, ("sqrt",)),
-    (rsqrt, ("rsqrt",)),
-    (reciprocal, ("reciprocal",)),
-    (square, ("square",)),
-    (elu, ("elu",)),
-    (selu, ("selu",)),
-)
+# Functions with no identity worth having, from their derivatives -----------------
 
-#: The same for functions whose values are worked out again, in the backward pass and
-#: where a gradient comes: they cost little next to their secants.
-LATE: tuple[tuple[Secant, str], ...] = (
-    (silu, "silu"),
-    (gelu, "gelu"),
-    (softplus, "softplus"),
-)
-
-#: The same for functions with no identity worth having: name and derivative.
-DERIVATIVES: tuple[tuple[str, Callable[..., Tensor]], ...] = (
-    ("sin", lambda x: x.cos()),
-    ("cos", lambda x: -x.sin()),
-    ("tan", lambda x: 1 + x.tan() ** 2),
-    ("sinh", lambda x: x.cosh()),
-    ("cosh", lambda x: x.sinh()),
-    ("atan", lambda x: 1 / (1 + x * x)),
-    ("asin", lambda x: torch.rsqrt(1 - x * x)),
-    ("acos", lambda x: -torch.rsqrt(1 - x * x)),
-    ("erf", lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi))),
-    ("erfc", lambda x: -torch.exp(-x * x) * (2 / math.sqrt(math.pi))),
-    ("log2", lambda x: 1 / (x * math.log(2))),
-    ("log10", lambda x: 1 / (x * math.log(10))),
-    ("exp2", lambda x: torch.exp2(x) * math.log(2)),
-    ("logsigmoid", lambda x: torch.sigmoid(-x)),
-    ("celu", lambda x, alpha=1.0: torch.exp((x / alpha).clamp(max=0))),
-    ("softsign", lambda x: (1 + x.abs()) ** -2),
-    ("asinh", lambda x: torch.rsqrt(1 + x * x)),
-    ("acosh", lambda x: torch.rsqrt(x * x - 1)),
-    ("atanh", lambda x: 1 / (1 - x * x)),
+DERIVATIVES = (
+    rule("sin", elementwise(torch.cos)),
+    rule("cos", elementwise(lambda x: -x.sin())),
+    rule("tan", elementwise(lambda x: 1 + x.tan() ** 2)),
+    rule("sinh", elementwise(torch.cosh)),
+    rule("cosh", elementwise(torch.sinh)),
+    rule("asin", elementwise(lambda x: torch.rsqrt(1 - x * x))),
+    rule("acos", elementwise(lambda x: -torch.rsqrt(1 - x * x))),
+    rule("atan", elementwise(lambda x: 1 / (1 + x * x))),
+    rule("asinh", elementwise(lambda x: torch.rsqrt(1 + x * x))),
+    rule("acosh", elementwise(lambda x: torch.rsqrt(x * x - 1))),
+    rule("atanh", elementwise(lambda x: 1 / (1 - x * x))),
+    rule("erf", elementwise(lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)))),
+    rule("erfc", elementwise(lambda x: torch.exp(-x * x) * (-2 / math.sqrt(math.pi)))),
+    rule("log2", elementwise(lambda x: 1 / (x * math.log(2)))),
+    rule("log10", elementwise(lambda x: 1 / (x * math.log(10)))),
+    rule("exp2", elementwise(lambda x: torch.exp2(x) * math.log(2))),
+    rule("logsigmoid", elementwise(lambda x: torch.sigmoid(-x))),
+    rule("celu", elementwise(lambda x, alpha=1.0: torch.exp((x / alpha).clamp(max=0)))),
+    rule("softsign", elementwise(lambda x: (1 + x.abs()) ** -2)),
 )

@@ -23,31 +23,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import rule
 from ..pairs import Multiplier, Pair, Rule
 
 #: Values along the sorted dimension up to which all crossings are computed.
 MAX_RANKED = 96
 
 
-def amax(
-    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Multiplier:
-    """The maximum over one or more dimensions."""
-    return _reduced(x, dim, largest=True)
+def _extremum(name: str, largest: bool) -> Rule:
+    """The greatest, or least, over one or more dimensions."""
+
+    def over_dims(
+        y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
+    ) -> Multiplier:
+        return _reduced(x, dim, largest)
+
+    over_dims.__name__ = name
+    return over_dims
 
 
-def amin(
-    y: Pair, x: Pair, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Multiplier:
-    """The minimum over one or more dimensions."""
-    return _reduced(x, dim, largest=False)
+amax, amin = _extremum("amax", largest=True), _extremum("amin", largest=False)
+REDUCTIONS = (
+    rule("amax", amax, tags="reduces"),
+    rule("amin", amin, tags="reduces"),
+)
 
 
+@rule("max maximum", tags="reduces")
 def maximum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.max in its three forms: of all, along a dimension, of two tensors."""
     return _max(x, args, kwargs, largest=True)
 
 
+@rule("min minimum", tags="reduces")
 def minimum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
     """torch.min, likewise."""
     return _max(x, args, kwargs, largest=False)
@@ -112,11 +120,13 @@ def _part(y: Pair, x: Pair) -> Tensor:
     return torch.where(same, 1.0, y.delta / x.delta.masked_fill(same, 1.0))
 
 
+@rule("cummax")
 def cummax(y: Any, x: Pair, dim: int) -> Multiplier:
     """The maximum so far: of each place, as of a window that ends there."""
     return _running(y, x, dim, y[0].input >= y[0].reference)
 
 
+@rule("cummin")
 def cummin(y: Any, x: Pair, dim: int) -> Multiplier:
     """The minimum so far."""
     return _running(y, x, dim, y[0].input <= y[0].reference)
@@ -134,13 +144,9 @@ def _running(y: Any, x: Pair, dim: int, ours: Tensor) -> Multiplier:
 
 
 def max_pool(pool: Callable[..., Any]) -> Rule:
-    """A rule for a max-pool or adaptive max-pool.
+    """A rule for a max-pool, from torch's function that also returns indices."""
 
-    Args:
-        pool: The pool of :mod:`torch.nn.functional` that also returns indices.
-    """
-
-    def rule(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
+    def pooled(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
         kwargs.pop("return_indices", None)
         (top, at), (top0, at0) = (pool(s, *args, **kwargs) for s in x.sides)
         spatial = at.dim() - (1 if at.dim() < _dims(pool) + 2 else 2)
@@ -155,8 +161,8 @@ def max_pool(pool: Callable[..., Any]) -> Rule:
 
         return multiplier
 
-    rule.__name__ = "max_pool"
-    return rule
+    pooled.__name__ = "max_pool"
+    return pooled
 
 
 def _dims(pool: Callable[..., Any]) -> int:
@@ -164,17 +170,17 @@ def _dims(pool: Callable[..., Any]) -> int:
     return next(n for n in (1, 2, 3) if f"{n}d" in pool.__name__)
 
 
-POOLS: tuple[tuple[str, Callable[..., Any]], ...] = tuple(
-    (name, getattr(F, f"{kind}_pool{n}d_with_indices"))
+POOLS = tuple(
+    rule(f"{pool} {pool}_with_indices", max_pool(getattr(F, f"{pool}_with_indices")))
     for n in (1, 2, 3)
-    for kind in ("max", "adaptive_max")
-    for name in (f"{kind}_pool{n}d", f"{kind}_pool{n}d_with_indices")
+    for pool in (f"max_pool{n}d", f"adaptive_max_pool{n}d")
 )
 
 
 # Order statistics ----------------------------------------------------------------
 
 
+@rule("sort")
 def sort(
     y: Any, x: Pair, dim: int = -1, descending: bool = False, stable: Any = None
 ) -> Any:
@@ -183,13 +189,9 @@ def sort(
     return _ranked(x, dim, ranks[::-1] if descending else ranks)
 
 
+@rule("topk")
 def topk(
-    y: Any,
-    x: Pair,
-    k: int,
-    dim: int = -1,
-    largest: bool = True,
-    sorted: bool = True,
+    y: Any, x: Pair, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> Any:
     """torch.topk: the k highest, or lowest, ranks.
 
@@ -210,6 +212,7 @@ def _length(x: Pair, dim: int) -> int:
     return x.input.shape[dim] if x.input.dim() else 1
 
 
+@rule("median")
 def median(y: Any, x: Pair, dim: int | None = None, keepdim: bool = False) -> Any:
     """torch.median: the lower middle rank."""
     if dim is None:
@@ -224,6 +227,7 @@ def _middle(size: int) -> range:
     return range((size - 1) // 2, (size + 1) // 2)
 
 
+@rule("kthvalue")
 def kthvalue(y: Any, x: Pair, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """torch.kthvalue: rank k."""
     share = _ranked(x, dim, range(k - 1, k))

@@ -23,11 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Pair, Rule, Shares, sum_to
+from ..declarations import Kind, flag, rule
+from ..pairs import Multiplier, Pair, Rule, Shares, float32_at_least, sum_to
 from .quotients import over
 from .softmax import NOTHING
 
 
+@flag("ne __ne__ lt __lt__ gt __gt__ not_equal less greater bool", tags="compares")
 def step(y: Pair, a: Any, b: Any = 0.0, *_: Any, **__: Any) -> Multiplier:
     """A comparison of a with b, or a cast to whole numbers: Δy/(Δa - Δb)."""
     b = b if isinstance(b, (Pair, Tensor, int, float)) else 0.0
@@ -42,21 +44,52 @@ def step(y: Pair, a: Any, b: Any = 0.0, *_: Any, **__: Any) -> Multiplier:
     return multiplier
 
 
+MORE_STEPS = (
+    flag(
+        "eq __eq__ le __le__ ge __ge__ less_equal greater_equal",
+        step,
+        tags="compares, equality",
+    ),
+    flag("int long short byte char signbit", step),
+    #: Linear where their result is floating point and keeps its gradient, which a
+    #: tensor made of another's numbers does not; the random ones in training only.
+    rule(
+        "to type type_as tensor as_tensor asarray new_tensor",
+        step,
+        kind=Kind.CAST,
+        tags="casts",
+        twins=False,
+    ),
+    rule(
+        "rand randn randint randperm rand_like randn_like randint_like dropout"
+        " dropout1d dropout2d dropout3d feature_dropout alpha_dropout"
+        " feature_alpha_dropout",
+        step,
+        kind=Kind.CAST,
+        random=True,
+    ),
+)
+
+
+@flag("logical_and bitwise_and __and__ __rand__")
 def conjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
     """A and b: ab."""
     return _logic(y, a, b, lambda other: other)
 
 
+@flag("logical_or bitwise_or __or__ __ror__")
 def disjunction(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
     """A or b: a + b - ab."""
     return _logic(y, a, b, lambda other: 1 - other)
 
 
+@flag("logical_xor bitwise_xor __xor__ __rxor__")
 def difference(y: Pair, a: Any, b: Any, *_: Any, **__: Any) -> Multiplier:
     """Either a or b: a + b - 2ab."""
     return _logic(y, a, b, lambda other: 1 - 2 * other)
 
 
+@flag("logical_not bitwise_not __invert__")
 def negation(y: Pair, a: Pair, *_: Any, **__: Any) -> Multiplier:
     """Not a: 1 - a."""
     slope = _truth_slope(a)
@@ -79,6 +112,7 @@ def _logic(y: Pair, a: Any, b: Any, slope: Any) -> Multiplier:
     return multiplier
 
 
+@flag("any all", tags="reduces")
 def reduction(
     y: Pair, x: Pair, dim: Any = None, keepdim: bool = False, **_: Any
 ) -> Multiplier:
@@ -97,6 +131,7 @@ def reduction(
     return multiplier
 
 
+@flag("count_nonzero", tags="reduces")
 def count(y: Pair, x: Pair, dim: Any = None, *_: Any, **__: Any) -> Multiplier:
     """``count_nonzero``: the sum of the flags x ≠ 0."""
     slope = _truth_slope(x)
@@ -171,9 +206,7 @@ def masked_fill(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
 def chooses(function: Any, args: Any) -> Rule | None:
     """The rule of a call that chooses between values by a flag in twin form.
 
-    Args:
-        function: ``where``, ``masked_fill``, or the write of one value at a flag.
-        args: Its arguments, flags being twins that depend on what is attributed.
+    That is ``where``, ``masked_fill``, or the write of one value at a flag.
     """
     name = getattr(function, "__name__", "")
     if len(args) != 3 or name not in ("where", "masked_fill", "with_item"):
@@ -203,8 +236,7 @@ def _delta(value: Any) -> Any:
 
 
 def _bounded(side: Tensor) -> Tensor:
-    wide = side.float() if side.dtype in (torch.float16, torch.bfloat16) else side
-    return wide.nan_to_num(torch.nan, -NOTHING, NOTHING)
+    return float32_at_least(side).nan_to_num(torch.nan, -NOTHING, NOTHING)
 
 
 def _finite_mean(value: Any) -> Any:

@@ -56,8 +56,8 @@ def captum_handler(handler: Callable[..., Any], eps: float = 1e-10) -> Rule:
             both = torch.cat([upstream, upstream])
             ends = (vjp(plain, args, kwargs, pairs, at, [upstream])[0] for at in (1, 0))
             gradient = torch.cat([_or_zeros(end, x) for end in ends])
-            found = handler(module, inputs, outputs, gradient, both, eps=eps)
-            return ((x, found.chunk(2)[0]),)
+            changed = handler(module, inputs, outputs, gradient, both, eps=eps)
+            return ((x, changed.chunk(2)[0]),)
 
         return multiplier
 

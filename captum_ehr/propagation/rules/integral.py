@@ -52,33 +52,19 @@ def path_integral(function: Callable[..., Any], nodes: int = 16) -> Rule:
     return rule
 
 
-def multilinear(function: Callable[..., Any]) -> Rule:
-    """A rule for a function that is linear in each of its attributed operands."""
-
-    def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
-        degree = len(list(pairs_in((*args, *kwargs.values()))))
-        return path_integral(function, max(1, (degree + 1) // 2))(y, *args, **kwargs)
-
-    rule.__name__ = "multilinear"
-    return rule
-
-
-def multilinear_if(
-    function: Callable[..., Any], option: str, values: Sequence[str]
+def multilinear(
+    function: Callable[..., Any], option: str = "", values: Sequence[str] = ("",)
 ) -> Rule:
-    """The same for a function that is only so with some values of an option.
+    """A rule for a function that is linear in each of its attributed operands.
 
-    Args:
-        function: The torch function.
-        option: The option's name.
-        values: With which the function is linear in each attributed operand; the
-            first is the default.
+    Or only with some values of an option, of which the first is its default.
     """
 
     def rule(y: Any, /, *args: Any, **kwargs: Any) -> Multiplier:
-        if argument(function, option, args, kwargs, values[0]) not in values:
+        if option and argument(function, option, args, kwargs, values[0]) not in values:
             return NotImplemented
-        return multilinear(function)(y, *args, **kwargs)
+        degree = len(list(pairs_in((*args, *kwargs.values()))))
+        return path_integral(function, max(1, (degree + 1) // 2))(y, *args, **kwargs)
 
     rule.__name__ = "multilinear"
     return rule

@@ -27,10 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, Rule, wide
-from .rows import Rowwise
+from ..declarations import rule
+from ..pairs import Multiplier, Operand, Pair, Rule, widened
+from .elementwise import of_one
+from .lazy import Lazy
 
 
+@rule("layer_norm", make=of_one, keeps="operands")
 def layer_norm(
     y: Pair,
     x: Pair,
@@ -41,12 +44,11 @@ def layer_norm(
     *_: Any,
 ) -> Multiplier:
     """F.layer_norm with constant weight and bias."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
     return _standardised(x, dims, eps, weight, centred=True)
 
 
+@rule("rms_norm", make=of_one, keeps="operands")
 def rms_norm(
     y: Pair,
     x: Pair,
@@ -55,14 +57,13 @@ def rms_norm(
     eps: float | None = None,
 ) -> Multiplier:
     """F.rms_norm with a constant weight."""
-    if isinstance(weight, Pair):
-        return NotImplemented
     dims = tuple(range(-len(normalized_shape), 0))
-    values = wide(x)  # torch takes the eps of these
+    values = widened(x)  # torch takes the eps of these
     eps = torch.finfo(values.input.dtype).eps if eps is None else eps
     return _standardised(x, dims, eps, weight, centred=False)
 
 
+@rule("group_norm", make=of_one, keeps="operands")
 def group_norm(
     y: Pair,
     x: Pair,
@@ -73,12 +74,10 @@ def group_norm(
     *_: Any,
 ) -> Multiplier:
     """F.group_norm: layer norm over the channels of a group and all positions."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     shape, operand = x.input.shape, x.operand
     grouped = (shape[0], num_groups, -1)
     flat = Pair(x.input.reshape(grouped), x.reference.reshape(grouped))
-    factors = _factors(wide(flat), (-1,), eps, centred=True)
+    factors = _factors(widened(flat), (-1,), eps, centred=True)
     per_channel = None if weight is None else weight.view(-1, *[1] * (len(shape) - 2))
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
@@ -89,6 +88,7 @@ def group_norm(
     return multiplier
 
 
+@rule("batch_norm", make=of_one, keeps="operands")
 def batch_norm(
     y: Pair,
     x: Pair,
@@ -101,8 +101,6 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Multiplier:
     """F.batch_norm: linear with running statistics, else standardised over rows."""
-    if isinstance(weight, Pair) or isinstance(bias, Pair):
-        return NotImplemented
     shape = (1, -1, *[1] * (x.input.dim() - 2))
     scale = None if weight is None else weight.view(shape)
     if not training and running_var is not None:
@@ -113,6 +111,7 @@ def batch_norm(
     return _standardised(x, dims, eps, scale, centred=True)
 
 
+@rule("instance_norm", make=of_one, keeps="operands")
 def instance_norm(
     y: Pair,
     x: Pair,
@@ -131,17 +130,22 @@ def instance_norm(
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
 
 
-def weights_first(rule: Rule) -> Rule:
+def _weights_first(normalise: Rule) -> Rule:
     """The rule for torch's own function, which takes its arguments in another order."""
 
     def reordered(
         y: Pair, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any
     ) -> Multiplier:
         options = rest[:3]  # and whether it may use cuDNN
-        return rule(y, x, mean, var, weight, bias, *options)
+        return normalise(y, x, mean, var, weight, bias, *options)
 
-    reordered.__name__ = rule.__name__
-    return reordered
+    return of_one(reordered, normalise.__name__)
+
+
+TORCHS_OWN = (
+    rule(torch.batch_norm, _weights_first(batch_norm), keeps="operands"),
+    rule(torch.instance_norm, _weights_first(instance_norm), keeps="operands"),
+)
 
 
 def _standardised(
@@ -151,7 +155,7 @@ def _standardised(
     operand = x.operand
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        return _factors(wide(Pair(side, side0)), dims, eps, centred)
+        return _factors(widened(Pair(side, side0)), dims, eps, centred)
 
     def share(upstream: Tensor, y: Tensor, ratio: Tensor, slope: Tensor) -> Tensor:
         m = upstream if weight is None else upstream * weight
@@ -159,7 +163,7 @@ def _standardised(
 
     if dims == (-1,):
         kind = (_factors, eps, centred)
-        return Rowwise(x, parts, share, row=operand.shape[-1], kind=kind)
+        return Lazy(x, parts, share, row=operand.shape[-1], kind=kind)
     factors = parts(*x.sides)
     return lambda upstream: ((operand, share(upstream, *factors)),)
 

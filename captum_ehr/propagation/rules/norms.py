@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, wide
+from ..declarations import Declaration, rule
+from ..pairs import Multiplier, Operand, Pair, Shares, sum_to, widened
 from .elementwise import absolute
 from .extrema import amax, amin
 from .quotients import guarded
@@ -27,6 +28,7 @@ from .quotients import guarded
 Dims = tuple[int, ...]
 
 
+@rule("linalg_vector_norm vector_norm", keeps="operands")
 def vector_norm(
     y: Pair,
     x: Pair,
@@ -39,7 +41,7 @@ def vector_norm(
     if ord == 0 or (x.input.is_complex() and ord != 2):
         return NotImplemented
     operand, dims = x.operand, _dims(x, dim)
-    x = wide(x if dtype is None else x.each(lambda side: side.to(dtype)))
+    x = widened(x if dtype is None else x.each(lambda side: side.to(dtype)))
     if ord == 2:
         length = x.each(lambda side: _norm(side, 2, dims)).mean
         return _spread(operand, _quotient(x.mean, length), dims, keepdim)
@@ -67,77 +69,59 @@ def _powers(size: Pair, p: float, dims: Dims) -> Tensor:
     return root * guarded(size, powers, lambda at: p * at ** (p - 1))
 
 
-def var(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.var."""
-    found = _Moments(x, *args, **kwargs)
-    return _spread(x.operand, found.variance, found.dims, found.keepdim)
+def _moments(name: str, root: bool, with_mean: bool) -> Declaration:
+    """A variance or, its root, a standard deviation; some calls give the mean too."""
 
-
-def std(y: Pair, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.std."""
-    found = _Moments(x, *args, **kwargs)
-    return _spread(x.operand, found.deviation(), found.dims, found.keepdim)
-
-
-def var_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.var_mean."""
-    found = _Moments(x, *args, **kwargs)
-    return found.with_mean(found.variance)
-
-
-def std_mean(y: Any, x: Pair, *args: Any, **kwargs: Any) -> Multiplier:
-    """torch.std_mean."""
-    found = _Moments(x, *args, **kwargs)
-    return found.with_mean(found.deviation())
-
-
-class _Moments:
-    """The slopes of a variance, with torch's two ways to correct it."""
-
-    def __init__(
-        self,
+    def moments(
+        y: Any,
         x: Pair,
         dim: Any = None,
         unbiased: bool = True,
         keepdim: bool = False,
         *,
         correction: float | None = None,
-    ) -> None:
+    ) -> Multiplier:
         if isinstance(dim, bool):
             dim, unbiased = None, dim
-        self.operand, self.x = x.operand, wide(x)
-        self.dims, self.keepdim = _dims(x, dim), keepdim
-        self.correction = float(unbiased) if correction is None else correction
-        self.count = math.prod(x.input.shape[d] for d in self.dims)
-        middle = self.x.mean
-        centred = middle - middle.mean(self.dims, keepdim=True)
-        self.variance = 2 * centred / max(self.count - self.correction, 0)
+        dims, values = _dims(x, dim), widened(x)
+        less = float(unbiased) if correction is None else correction
+        count = math.prod(x.input.shape[d] for d in dims)
+        middle = values.mean
+        slope = 2 * (middle - middle.mean(dims, keepdim=True)) / max(count - less, 0)
+        if root:
 
-    def deviation(self) -> Tensor:
-        """The slope of the root."""
+            def deviation(side: Tensor) -> Tensor:
+                return torch.std(side, dims, correction=less, keepdim=True)
 
-        def root(side: Tensor) -> Tensor:
-            correction = self.correction
-            return torch.std(side, self.dims, correction=correction, keepdim=True)
-
-        return _quotient(self.variance, 2 * self.x.each(root).mean)
-
-    def with_mean(self, slope: Tensor) -> Multiplier:
-        """Of a call that gives the mean too."""
-        first = _spread(self.operand, slope, self.dims, self.keepdim)
-        mean = torch.full_like(slope, 1 / max(self.count, 1))
-        second = _spread(self.operand, mean, self.dims, self.keepdim)
+            slope = _quotient(slope, 2 * values.each(deviation).mean)
+        first = _spread(x.operand, slope, dims, keepdim)
+        if not with_mean:
+            return first
+        mean = torch.full_like(slope, 1 / max(count, 1))
+        second = _spread(x.operand, mean, dims, keepdim)
         return lambda m, m_mean: (*first(m), *second(m_mean))
 
+    moments.__name__ = name
+    return rule(name, moments, keeps="operands")
 
+
+MOMENTS = (
+    _moments("var", root=False, with_mean=False),
+    _moments("std", root=True, with_mean=False),
+    _moments("var_mean", root=False, with_mean=True),
+    _moments("std_mean", root=True, with_mean=True),
+)
+
+
+@rule("hypot", keeps="operands")
 def hypot(y: Pair, a: Any, b: Any) -> Multiplier:
     """√(a² + b²): M·ā/ȳ and M·b̄/ȳ."""
-    length = wide(y).mean
+    length = widened(y).mean
 
     def multiplier(upstream: Tensor) -> Shares:
         for side in (a, b):
             if isinstance(side, Pair):
-                share = upstream * _quotient(wide(side).mean, length)
+                share = upstream * _quotient(widened(side).mean, length)
                 yield side, sum_to(share, side.operand).to(side.input.dtype)
 
     return multiplier

@@ -19,17 +19,54 @@ taken without its own, so that there is nothing to divide by that may be 0.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..declarations import Kind, rule
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
+from .blocks import laid_out, reached_positions
 from .elementwise import exp, log
+from .integral import multilinear
 from .quotients import guarded, over
-from .rows import laid_out, reached_positions
+
+MULTILINEAR = (
+    rule(
+        "inner outer ger __rmatmul__ einsum linear bilinear conv1d conv2d conv3d"
+        " conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution addmm"
+        " addmv addbmm baddbmm addr addcmul lerp tensordot kron chain_matmul multi_dot"
+        " cross vecdot trapezoid trapz cumulative_trapezoid",
+        make=multilinear,
+        kind=Kind.PRODUCT,
+    ),
+    # torch.cross takes the first dimension of three by default, this one the last
+    rule(torch.linalg.cross, make=multilinear, kind=Kind.PRODUCT),
+)
+#: The same with some values of an option.
+SOMETIMES = (
+    rule(
+        "scatter_reduce",
+        make=partial(multilinear, option="reduce", values=("sum", "mean")),
+    ),
+    rule("index_reduce", make=partial(multilinear, option="reduce", values=("mean",))),
+    rule(
+        F.embedding_bag,
+        make=partial(multilinear, option="mode", values=("mean", "sum")),
+        tags="indices first",
+    ),
+    rule(torch.embedding_bag, tags="indices first"),  # its modes are numbers
+)
 
 
+@rule(
+    "mul multiply __mul__ __rmul__ __imul__",
+    kind=Kind.PRODUCT,
+    keeps="operands",
+    tags="arithmetic",
+)
 def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = a·b elementwise, with broadcasting: M·b̄ and M·ā."""
     a_mean, b_mean = a.mean.conj(), b.mean.conj()
@@ -42,6 +79,7 @@ def product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     return multiplier
 
 
+@rule("div divide true_divide __truediv__ __itruediv__", kind=Kind.QUOTIENT)
 def quotient(
     y: Pair, a: Pair | Tensor | float, b: Pair, *_: Any, **kwargs: Any
 ) -> Multiplier:
@@ -72,11 +110,13 @@ def _rounded(y: Pair, a: Any) -> Multiplier:
     return lambda upstream: ((a, sum_to(upstream * m, a.input)),)
 
 
+@rule("__rdiv__ __rtruediv__")
 def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
     """``a / b`` where torch calls ``b.__rtruediv__(a)``."""
     return quotient(y, a, b)
 
 
+@rule("matmul mm bmm mv dot vdot __matmul__", kind=Kind.PRODUCT, keeps="operands")
 def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = AB, batched and broadcast: M B̄ᵀ and Āᵀ M."""
     a_mean, b_mean = a.mean.conj(), b.mean.conj()
@@ -111,6 +151,7 @@ def _matrix_shares(left: Tensor, right: Tensor, m: Tensor) -> tuple[Tensor, Tens
     return share_a, torch.matmul(left.index_select(-2, rows).transpose(-1, -2), few)
 
 
+@rule("pow __pow__ __ipow__ float_power")
 def power(
     y: Pair, base: Pair | Tensor | float, exponent: Pair | Tensor | float, *_: Any
 ) -> Multiplier:
@@ -122,8 +163,8 @@ def power(
     if isinstance(base, Pair):
         logs: Pair | Tensor = Pair(base.input.log(), base.reference.log())
     else:
-        made = base if isinstance(base, Tensor) else y.input.new_full((), base)
-        logs = made.to(y.input.dtype).log()
+        values = base if isinstance(base, Tensor) else y.input.new_full((), base)
+        logs = values.to(y.input.dtype).log()
     high = logs.input if isinstance(logs, Pair) else logs
     low = logs.reference if isinstance(logs, Pair) else logs
     slope = exp(_finite(Pair(exponent.input * high, exponent.reference * low)), y)
@@ -156,6 +197,7 @@ def _constant_exponent(y: Pair, x: Pair, n: Tensor | float) -> Multiplier:
     return lambda upstream: ((x, sum_to(upstream * m, x.input)),)
 
 
+@rule("__rpow__")
 def reversed_power(y: Pair, exponent: Pair, base: Tensor | float) -> Multiplier:
     """``b ** e`` where torch calls ``e.__rpow__(b)``."""
     return power(y, base, exponent)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..pairs import Pair, wide
+from ..pairs import Pair, widened
 
 
 def guarded(
@@ -28,7 +28,7 @@ def guarded(
     dx, middle = x.delta, derivative(x.mean)
     simpson = (derivative(x.input) + 4 * middle + derivative(x.reference)) / 6
     rounding = 2 * torch.finfo(y.input.dtype).eps
-    y = wide(y)
+    y = widened(y)
     unsure = torch.maximum(y.input.abs(), y.reference.abs()).clamp_min_(size)
     straight = (simpson - middle).abs() * dx.abs() <= rounding * unsure
     close = dx.abs() <= (1e-4 * x.mean.abs()).clamp_min_(0.5)

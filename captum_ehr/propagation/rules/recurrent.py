@@ -9,100 +9,60 @@ scans in :mod:`.scans`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ..declarations import Declaration, composite, rule
 from .cells import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
 from .scans import Sizes, scan_rule, scanned
 
-# The rules, one per cell: from end to end, and through the midpoint ----------------
 
-gru, gru_halved = (scan_rule(GRU, "gru", k) for k in (1, 2))
-lstm, lstm_halved = (scan_rule(LSTM, "lstm", k) for k in (1, 2))
-rnn_tanh, rnn_tanh_halved = (scan_rule(RNN_TANH, "rnn_tanh", k) for k in (1, 2))
-rnn_relu, rnn_relu_halved = (scan_rule(RNN_RELU, "rnn_relu", k) for k in (1, 2))
+def _scan(cell: Cell, name: str) -> Callable[..., Any]:
+    """A cell's scan, a function of ours that torch's function modes see as one call.
 
+    From W x, the sizes of the steps, the first states and three weights it gives the
+    states of all rows: hidden ones, and an LSTM's cell states beside them.
+    """
 
-# The scans, and the layers made of them ------------------------------------------
-
-
-def overridable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let torch's function modes see a function of ours as one call."""
-
-    @wraps(function)
-    def public(*args: Any) -> Any:
+    def scan(*args: Any) -> Any:
         tensors = [a for a in args if isinstance(a, Tensor)]
         if has_torch_function(tensors):
-            return handle_torch_function(public, tensors, *args)
-        return function(*args)
+            return handle_torch_function(scan, tensors, *args)
+        data, sizes, *states = args[:-3]
+        outputs = scanned(cell, data, sizes, states, Weights(*args[-3:]))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    return public
-
-
-@overridable
-def gru_scan(data: Tensor, sizes: Sizes, state: Tensor, *weights: Any) -> Tensor:
-    """The hidden states of all rows, from W x, the first state and three weights."""
-    return _outputs(GRU, data, sizes, (state,), weights)[0]
+    scan.__name__ = scan.__qualname__ = f"{name}_scan"
+    return scan
 
 
-@overridable
-def lstm_scan(
-    data: Tensor, sizes: Sizes, hidden: Tensor, cell: Tensor, *weights: Any
-) -> tuple[Tensor, ...]:
-    """As gru_scan; the cell states are the second output."""
-    return tuple(_outputs(LSTM, data, sizes, (hidden, cell), weights))
-
-
-@overridable
-def rnn_tanh_scan(data: Tensor, sizes: Sizes, state: Tensor, *weights: Any) -> Tensor:
-    """As gru_scan, for tanh units."""
-    return _outputs(RNN_TANH, data, sizes, (state,), weights)[0]
-
-
-@overridable
-def rnn_relu_scan(data: Tensor, sizes: Sizes, state: Tensor, *weights: Any) -> Tensor:
-    """As gru_scan, for rectified units."""
-    return _outputs(RNN_RELU, data, sizes, (state,), weights)[0]
-
-
-def _outputs(
-    cell: Cell, data: Tensor, sizes: Sizes, states: Sequence[Tensor], weights: Any
-) -> list[Tensor]:
-    return scanned(cell, data, sizes, states, Weights(*weights))
+gru_scan, lstm_scan = _scan(GRU, "gru"), _scan(LSTM, "lstm")
+rnn_tanh_scan, rnn_relu_scan = _scan(RNN_TANH, "rnn_tanh"), _scan(RNN_RELU, "rnn_relu")
 
 
 def _five(params: Sequence[Tensor], biased: bool) -> list[Any]:
     """W, U, their biases and an LSTM's projection, None where there is none."""
     w_ih, w_hh, *rest = params
-    made: list[Any] = [w_ih, w_hh]
-    made += rest[:2] if biased else [None, None]
-    made += (rest[2:] if biased else rest) or [None]
-    return made
+    biases: list[Any] = rest[:2] if biased else [None, None]
+    project: list[Any] = rest[2:] if biased else rest
+    return [w_ih, w_hh, *biases, *(project or [None])]
 
 
-class _Layout(NamedTuple):
-    """Where a sequence's rows are: its mirror image and its last step."""
-
-    sizes: Sizes
-    mirror: Tensor
-    last: Tensor
-
-    @classmethod
-    def of(cls, sizes: Sizes, device: torch.device) -> _Layout:
-        counts, steps = torch.tensor(sizes, device="cpu"), len(sizes)
-        offsets = counts.cumsum(0) - counts
-        step = torch.repeat_interleave(torch.arange(steps, device="cpu"), counts)
-        sequence = torch.arange(len(step), device="cpu") - offsets[step]
-        lengths = torch.bincount(sequence)
-        mirror = offsets[lengths[sequence] - 1 - step] + sequence
-        last = offsets[lengths - 1] + torch.arange(len(lengths), device="cpu")
-        mirror, last = (t.to(device, non_blocking=True) for t in (mirror, last))
-        return cls(sizes, mirror, last)
+def _layout(sizes: Sizes, device: torch.device) -> list[Tensor]:
+    """Where the rows of each sequence's mirror image are, and its last step's."""
+    counts, steps = torch.tensor(sizes, device="cpu"), len(sizes)
+    offsets = counts.cumsum(0) - counts
+    step = torch.repeat_interleave(torch.arange(steps, device="cpu"), counts)
+    sequence = torch.arange(len(step), device="cpu") - offsets[step]
+    lengths = torch.bincount(sequence)
+    mirror = offsets[lengths[sequence] - 1 - step] + sequence
+    last = offsets[lengths - 1] + torch.arange(len(lengths), device="cpu")
+    return [t.to(device, non_blocking=True) for t in (mirror, last)]
 
 
 def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
@@ -120,7 +80,7 @@ def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
         x = x.transpose(0, 1) if batch_first else x
         data, sizes = x.reshape(-1, x.shape[-1]), (x.shape[1],) * x.shape[0]
     states = (states,) if isinstance(states, Tensor) else tuple(states)
-    layout = _Layout.of(sizes, data.device)
+    mirror, last = _layout(sizes, data.device)
     directions = 2 if both else 1
     per_cell = len(params) // (depth * directions)
     finals: list[tuple[Tensor, ...]] = []
@@ -133,13 +93,12 @@ def layers(scan: Any, *args: Any) -> tuple[Tensor, ...]:
             w_ih, w_hh, b_ih, b_hh, project = _five(
                 params[k * per_cell : (k + 1) * per_cell], biased
             )
-            rows = data[layout.mirror] if direction else data
-            given = linear(rows, w_ih, b_ih)
+            rows = data[mirror] if direction else data
             first = (state[k] for state in states)
-            out = scan(given, sizes, *first, w_hh, b_hh, project)
+            out = scan(linear(rows, w_ih, b_ih), sizes, *first, w_hh, b_hh, project)
             hidden, *cells = (out,) if isinstance(out, Tensor) else out
-            finals.append(tuple(s[layout.last] for s in (hidden, *cells)))
-            outputs.append(hidden[layout.mirror] if direction else hidden)
+            finals.append(tuple(s[last] for s in (hidden, *cells)))
+            outputs.append(hidden[mirror] if direction else hidden)
         data = torch.cat(outputs, dim=-1)
     if not packed:
         data = data.view(len(sizes), sizes[0], -1)
@@ -158,5 +117,21 @@ def one_step(
 ) -> Any:
     """A recurrent cell is a scan of one step; arguments as ``torch.gru_cell``'s."""
     states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    given = linear(input, w_ih, b_ih)
-    return scan(given, (input.shape[0],), *states, w_hh, b_hh, None)
+    return scan(linear(input, w_ih, b_ih), (input.shape[0],), *states, w_hh, b_hh, None)
+
+
+def _declared(name: str, scan: Any, cell: Cell) -> tuple[Declaration, ...]:
+    """A kind of unit: its scan, through the midpoint, and torch's two functions."""
+    return (
+        rule(scan, scan_rule(cell, name, 2)),
+        composite(name, partial(layers, scan), twins=False),
+        composite(f"{name}_cell", partial(one_step, scan), twins=False),
+    )
+
+
+UNITS = (
+    *_declared("gru", gru_scan, GRU),
+    *_declared("lstm", lstm_scan, LSTM),
+    *_declared("rnn_tanh", rnn_tanh_scan, RNN_TANH),
+    *_declared("rnn_relu", rnn_relu_scan, RNN_RELU),
+)

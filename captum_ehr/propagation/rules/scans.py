@@ -29,12 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..pairs import Multiplier, Pair, Rule, Shares, wide
+from .. import tuning
+from ..pairs import Multiplier, Pair, Rule, Shares, widened
 from .cells import Cell, Weights
-from .rows import BLOCK
-
-#: Hidden units of a block's rows: some forty tensors of as many are alive at once.
-PORTION = BLOCK // 2
 
 Sizes = tuple[int, ...]
 
@@ -44,14 +41,8 @@ def unrolled(
 ) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
     """Run a cell step by step.
 
-    Args:
-        cell: Which.
-        data: W x of every step, of sequences that end early the fewer rows.
-        states: The first ones.
-        weights: The cell's.
-
-    Yields:
-        What met the gates, and the states after the step.
+    It takes W x of every step, of sequences that end early the fewer rows, and yields
+    what met the gates, and the states after the step.
     """
     for a in data:
         if a.shape[0] < states[0].shape[0]:
@@ -73,58 +64,32 @@ def scanned(
 def scan_rule(cell: Cell, name: str, pieces: int = 1) -> Rule:
     """The rule for a cell's scans.
 
-    Args:
-        cell: Which.
-        name: For the diagnostics.
-        pieces: Of the way from input to reference; 2 go through the midpoint.
+    The way from input to reference is cut into pieces; two go through the midpoint.
     """
 
     def rule(y: Any, data: Any, sizes: Sizes, *rest: Any) -> Multiplier:
-        states, weights = rest[:-3], rest[-3:]
-        if any(isinstance(w, Pair) for w in weights):
+        if any(isinstance(w, Pair) for w in rest[-3:]):
             return NotImplemented
-        ys = y if isinstance(y, list) else [y]
-        way = _Way(cell, pieces, ys, data, sizes, states, Weights(*weights))
-        return way.multiplier
+        ys, data, weights = y if isinstance(y, list) else [y], _pair(data), rest[-3:]
+        states = [
+            Pair(s.input.clone(), s.reference.clone(), s.slot)
+            for s in map(_pair, rest[:-3])
+        ]
+
+        def multiplier(*upstream: Tensor) -> Shares:
+            """Share the gradients of all states out, block by block."""
+            dtype = torch.promote_types(upstream[0].dtype, torch.float32)
+            with _without_autocast(upstream[0].device.type):
+                scan = _Scan(cell, pieces, sizes, data, states, ys, weights, dtype)
+                share, carry = scan.back([m.to(dtype) for m in upstream])
+            yield data, share.to(upstream[0].dtype)
+            for state, m in zip(states, carry):
+                yield state, m.sum(1).to(upstream[0].dtype)
+
+        return multiplier
 
     rule.__name__ = name
     return rule
-
-
-class _Way:
-    """The way of one scan from input to reference, cut into pieces."""
-
-    def __init__(
-        self,
-        cell: Cell,
-        pieces: int,
-        ys: Sequence[Pair],
-        data: Pair | Tensor,
-        sizes: Sizes,
-        states: Sequence[Pair | Tensor],
-        weights: Weights,
-    ) -> None:
-        self.cell = cell
-        self.pieces = pieces
-        self.ys = ys
-        self.data = _pair(data)
-        self.sizes = sizes
-        self.offsets = (0, *accumulate(sizes))
-        self.states = [
-            Pair(s.input.clone(), s.reference.clone(), s.slot)
-            for s in map(_pair, states)
-        ]
-        self.weights = weights
-
-    def multiplier(self, *upstream: Tensor) -> Shares:
-        """Share the gradients of all states out, block by block."""
-        dtype = torch.promote_types(upstream[0].dtype, torch.float32)
-        with _without_autocast(upstream[0].device.type):
-            wider = _Wide(self, dtype)
-            share, carry = wider.back([m.to(dtype) for m in upstream])
-        yield self.data, share.to(upstream[0].dtype)
-        for state, m in zip(self.states, carry):
-            yield state, m.sum(1).to(upstream[0].dtype)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -133,47 +98,56 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
-class _Wide:
-    """The same at work, in float32 at least."""
+class _Scan:
+    """One scan's way from input to reference, cut into pieces; in float32 at least."""
 
-    def __init__(self, way: _Way, dtype: torch.dtype) -> None:
-        self.way = way
-        self.cell = way.cell
-        self.data = wide(way.data)
-        hidden, *rest = way.weights
-        bias, project = (w if w is None else w.to(dtype) for w in rest)
-        self.weights = Weights(hidden.to(dtype), bias, project)
-        states, ys = map(wide, way.states), map(wide, way.ys)
+    def __init__(
+        self,
+        cell: Cell,
+        pieces: int,
+        sizes: Sizes,
+        data: Pair,
+        states: Sequence[Pair],
+        ys: Sequence[Pair],
+        weights: Sequence[Tensor | None],
+        dtype: torch.dtype,
+    ) -> None:
+        self.cell, self.pieces, self.sizes = cell, pieces, sizes
+        self.offsets = (0, *accumulate(sizes))
+        self.data = widened(data)
+        self.weights = Weights(*(w if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]
         #: Of each point of the way, of each state: before each step.
         ends = [
-            [(s, *y.split(way.sizes)) for s, y in zip(state.sides, output.sides)]
+            [
+                (s, *y.split(sizes))
+                for s, y in zip(widened(state).sides, widened(output).sides)
+            ]
             for state, output in zip(states, ys)
         ]
         self.paths = [list(path) for path in zip(*ends)]
         #: Of each inner point, of each step: what met the gates.
-        self.met: list[list[Tensor]] = []
-        for k in range(1, way.pieces):
-            self._run(k / way.pieces)
+        self.gate_inputs: list[list[Tensor]] = []
+        for k in range(1, pieces):
+            self._run(k / pieces)
 
     def _run(self, alpha: float) -> None:
         """The scan at an inner point, the nearer to the reference the larger alpha."""
-        ours, theirs = (side.split(self.way.sizes) for side in self.data.sides)
+        ours, theirs = (side.split(self.sizes) for side in self.data.sides)
         data = (torch.lerp(a, b, alpha) for a, b in zip(ours, theirs))
         ends = [path[0] for path in self.paths[0]], [path[0] for path in self.paths[-1]]
         states = [torch.lerp(a, b, alpha) for a, b in zip(*ends)]
         steps = list(unrolled(self.cell, data, states, self.weights))
-        self.met.append([z for z, _ in steps])
+        self.gate_inputs.append([z for z, _ in steps])
         after = zip(*(states for _, states in steps))
-        path = [(s, *rows) for s, rows in zip(states, after)]
-        self.paths.insert(-1, path)
+        self.paths.insert(-1, [(s, *rows) for s, rows in zip(states, after)])
 
     def back(self, upstream: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The gradients of W x, and of the first states as ``(rows, pieces, size)``."""
-        offsets, pieces = self.way.offsets, self.way.pieces
+        offsets, pieces = self.offsets, self.pieces
         hidden = self.cell.transposed(self.weights.hidden)
+        weights = self.weights._replace(hidden=hidden)
         share = torch.empty_like(self.data.input)
-        most = self.way.sizes[0]
-        carry = [m.new_zeros(most, pieces, m.shape[1]) for m in upstream]
+        carry = [m.new_zeros(self.sizes[0], pieces, m.shape[1]) for m in upstream]
         for first, last in self.blocks():
             start, stop = offsets[first], offsets[last]
             factors = self.factors(first, last)
@@ -183,31 +157,29 @@ class _Wide:
                     torch.add(c, u[a:b].unsqueeze(1), alpha=1 / pieces)
                     for c, u in zip(live, upstream)
                 ]
-                step = factors[a - start : b - start]
-                self.cell.back(m, step, hidden, self.weights.project, live)
-            given = factors[:, :, self.cell.data]
-            torch.sum(given, 1, out=share[start:stop].view_as(given[:, 0]))
+                self.cell.back(m, factors[a - start : b - start], weights, live)
+            part = factors[:, :, self.cell.data]
+            torch.sum(part, 1, out=share[start:stop].view_as(part[:, 0]))
         return share, carry
 
     def blocks(self) -> list[tuple[int, int]]:
         """Steps to be taken at once, the last first."""
-        rows, count = self.data.input, len(self.way.sizes)
-        wanted = PORTION * torch.get_num_threads()
+        rows, count = self.data.input, len(self.sizes)
+        wanted = tuning.PORTION * torch.get_num_threads()
         if rows.device.type != "cpu":
-            wanted *= 64  # there, what counts is how many kernels are started
-        steps = wanted * self.cell.gates // (rows.shape[1] * self.way.sizes[0])
-        steps = max(min(steps, -(-count // 5)), 1)
+            wanted *= tuning.DEVICE_PORTIONS
+        steps = wanted * self.cell.gates // (rows.shape[1] * self.sizes[0])
+        steps = max(min(steps, -(-count // tuning.LEAST_PORTIONS)), 1)
         return [(max(end - steps, 0), end) for end in range(count, 0, -steps)]
 
     def factors(self, first: int, last: int) -> Tensor:
         """Those of some steps; the gates of the two ends are worked out again."""
-        start, stop = self.way.offsets[first], self.way.offsets[last]
-        ours, theirs = (side[start:stop] for side in self.data.sides)
-        ends = Pair(ours, theirs)
+        rows = slice(self.offsets[first], self.offsets[last])
+        ends = self.data.each(lambda side: side[rows])
         states = [self._before(k, first, last) for k in range(len(self.paths[0]))]
         z = ends.input.new_empty(len(self.paths), *ends.input.shape)
-        for k, met in enumerate(self.met):
-            torch.cat(met[first:last], out=z[k + 1])
+        for k, gate_inputs in enumerate(self.gate_inputs):
+            torch.cat(gate_inputs[first:last], out=z[k + 1])
         for k, a in ((0, ends.input), (-1, ends.reference)):
             h, weight, bias = states[0][k], self.weights.hidden.t(), self.weights.bias
             if bias is None:
@@ -219,11 +191,10 @@ class _Wide:
 
     def _before(self, state: int, first: int, last: int) -> Tensor:
         """A state before each row, at all points."""
-        sizes = self.way.sizes[first:last]
         rows = [
             before[:size]
             for path in self.paths
-            for before, size in zip(path[state][first:last], sizes)
+            for before, size in zip(path[state][first:last], self.sizes[first:last])
         ]
         return torch.cat(rows).unflatten(0, (len(self.paths), -1))
 

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from ..pairs import Multiplier, Operand, Pair, wide
+from ..declarations import rule
+from ..pairs import Multiplier, Operand, Pair, widened
 from .elementwise import phi
-from .rows import Rowwise
+from .lazy import Lazy
 
 
+@rule("softmax", keeps="operands")
 def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Multiplier:
     """Y = e^x / Σ e^x along ``dim``."""
     if dim is None:
@@ -38,7 +40,7 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     axis, dtype = dim, x.input.dtype
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        means = _means(wide(Pair(side, side0)), axis)
+        means = _means(widened(Pair(side, side0)), axis)
         return means.to(dtype), _weights(means, axis).to(dtype)
 
     def share(upstream: Tensor, means: Tensor, weights: Tensor) -> Tensor:
@@ -46,11 +48,12 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
 
     if axis in (-1, x.input.dim() - 1):
         axis = -1
-        return Rowwise(x, parts, share, row=x.input.shape[-1], kind=softmax)
+        return Lazy(x, parts, share, row=x.input.shape[-1], kind=softmax)
     factors, operand = parts(x.input, x.reference), x.operand
     return lambda upstream: ((operand, share(upstream, *factors)),)
 
 
+@rule("log_softmax", keeps="operands")
 def log_softmax(
     y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any
 ) -> Multiplier:
@@ -61,6 +64,7 @@ def log_softmax(
     return lambda m: ((operand, _less_their_sum(m.clone(), weights, dim)),)
 
 
+@rule("logsumexp", keeps="operands")
 def logsumexp(
     y: Pair, x: Pair, dim: int | tuple[int, ...], keepdim: bool = False
 ) -> Multiplier:
@@ -86,7 +90,7 @@ def logarithmic_mean(u: Tensor, v: Tensor, dlog: Tensor) -> Tensor:
 
 def logsumexp_weights(x: Pair, dim: int) -> Tensor:
     """Multipliers of ln Σ e^x along ``dim``."""
-    return _weights(_means(wide(x), dim), dim).to(x.input.dtype)
+    return _weights(_means(widened(x), dim), dim).to(x.input.dtype)
 
 
 def _means(x: Pair, dim: int) -> Tensor:

@@ -51,7 +51,7 @@ def _pieces(
     With the support fixed, every z - τ is linear along the line; the first one to
     change its sign leaves the support or enters it.
     """
-    slope, found = stop - start, []
+    slope, supports = stop - start, []
     at = torch.zeros_like(start[:, :1])
     for _ in range(4 * start.shape[1] + 1):
         size = support.sum(1, keepdim=True)
@@ -63,10 +63,10 @@ def _pieces(
         when = when.clamp_min(at)
         first, which = when.min(1, keepdim=True)
         end = first.clamp_max(1.0)
-        found.append((support, end - at))
+        supports.append((support, end - at))
         at = end
         if bool((at >= 1).all()):
             break
         flip = torch.zeros_like(support).scatter(1, which, first < 1)
         support = support ^ flip
-    return found
+    return supports

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_ehr.propagation import attributions, two_passes
+from captum_ehr.propagation import attributions, tuning, two_passes
 from captum_ehr.propagation.pairs import Pair
-from captum_ehr.propagation.rules import linear, products, rows
+from captum_ehr.propagation.rules import lazy, linear, products
+from captum_ehr.propagation.rules.blocks import reached, reached_positions
 from captum_ehr.propagation.rules.elementwise import gelu
-from captum_ehr.propagation.rules.rows import BLOCK, Rowwise, reached, reached_positions
+from captum_ehr.propagation.rules.lazy import Lazy
+from captum_ehr.propagation.tuning import BLOCK
 
 PATIENTS, STEPS, WIDTH = 3, 40, 64
 
@@ -65,7 +67,7 @@ def test_skipping_rows_changes_nothing(
 
         monkeypatch.setattr(home, search.__name__, watched)
 
-    watch(rows, reached)
+    watch(lazy, reached)
     watch(linear, reached)
     watch(products, reached_positions)
     fast = attributions(model, (x,), (x0,))
@@ -73,7 +75,7 @@ def test_skipping_rows_changes_nothing(
     assert all(found.values()) if position in (0, -1) else True
     assert not any(found.values()) if position == slice(None) else True
     assert float(fast.delta.abs().max()) < 1e-11
-    monkeypatch.setattr(rows, "BLOCK", 1 << 40)
+    monkeypatch.setattr(tuning, "BLOCK", 1 << 40)
     slow = attributions(model, (x,), (x0,))
     torch.testing.assert_close(fast.attributions, slow.attributions)
 
@@ -122,8 +124,8 @@ def test_what_nobody_reads_is_not_worked_out(sides: tuple[Tensor, Tensor]) -> No
         call.function.__name__: call for call in run.tape.calls.values() if call.exact
     }
     beside = groups["sigmoid"].multiplier
-    assert isinstance(beside, Rowwise) and beside.group is not None
-    assert not beside.group.found
+    assert isinstance(beside, Lazy) and beside.group is not None
+    assert not beside.group.results
     assert groups["tanh"].used and not groups["sigmoid"].used
 
 
