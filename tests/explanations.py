@@ -40,7 +40,7 @@ def explain(
     if "delta" not in given:
         total = torch.zeros(count, dtype=torch.float64)
         for one in attributions.values():
-            total += one.detach().double().flatten(1).sum(1)
+            total += one.detach().double().reshape(count, -1).sum(1)
         given["delta"] = total - (given["f_input"] - given["f_baseline"])
     return Explanation(attributions=attributions, features=features, **given)
 

@@ -48,6 +48,14 @@ class TestStorage:
         path = explain({"c": tokens([[2]])}, given).save(tmp_path / "x.parquet")
         assert same(Explanation.load(path).attributions["c"], torch.ones(1, 1))
 
+    def test_one_value_per_patient_without_an_axis_of_its_own(
+        self, tmp_path: Path
+    ) -> None:
+        explanation = explain({"age": values([61.0, 47.0])})
+        loaded = Explanation.load(explanation.save(tmp_path / "x.parquet"))
+        assert_same(bits(explanation), bits(loaded))
+        assert "age" in repr(loaded)
+
     def test_other_files_are_refused_by_name(self, tmp_path: Path) -> None:
         text, table = tmp_path / "a.parquet", tmp_path / "b.parquet"
         text.write_text("code,attribution\n")

@@ -85,7 +85,7 @@ class PyHealthAdapter(nn.Module):
         self._is_view = False
         self._traces = True
         #: How the model looks ids up, as far as it is known; private copies share it.
-        self._habits = {"traces": True, "odd": False}
+        self._habits: dict[str, bool] = {}
 
     @cached_property
     def ranges(self) -> dict[str, ValueRange]:
@@ -211,7 +211,7 @@ class PyHealthAdapter(nn.Module):
             ValueError: If the name is unknown, or a shape does not fit.
             KeyError: If the mapping names a feature that the model does not have.
         """
-        encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
+        encoded = self._encoded(batch)
         dataset = self.model.dataset if dataset is None else dataset
         with torch.inference_mode(False), torch.no_grad():
             return reference(self.features, self.embed, encoded, baselines, dataset)
@@ -234,10 +234,7 @@ class PyHealthAdapter(nn.Module):
         Returns:
             Per reference patient a tuple of tensors like ``encode(batch).inputs``.
         """
-        encoded, others = (
-            b if isinstance(b, EncodedBatch) else self.encode(b)
-            for b in (batch, patients)
-        )
+        encoded, others = self._encoded(batch), self._encoded(patients)
         return tuple(
             self.baseline(encoded, values)
             for values in at_positions(self.features, encoded, others)
@@ -273,8 +270,10 @@ class PyHealthAdapter(nn.Module):
             >>> [player.code for player in mask.players[0]]
             ['I50.9', 'N18.3', 'I10', 'labs[0]', 'labs[1]']
         """
-        encoded = batch if isinstance(batch, EncodedBatch) else self.encode(batch)
-        return feature_mask(encoded, players)
+        return feature_mask(self._encoded(batch), players)
+
+    def _encoded(self, batch: Mapping[str, Any] | EncodedBatch) -> EncodedBatch:
+        return batch if isinstance(batch, EncodedBatch) else self.encode(batch)
 
     def embed(self, feature: Feature, ids: Tensor) -> Tensor:
         """Look token ids up in the feature's own table: ``(*ids.shape, width)``."""
@@ -297,7 +296,7 @@ class PyHealthAdapter(nn.Module):
         copy.extra_keys, copy._losses = self.extra_keys, self._losses
         copy.model = without_loss(viewer(self.model), self._losses)
         copy._is_view = True
-        copy._habits, copy._traces = self._habits, self._habits["traces"]
+        copy._habits, copy._traces = self._habits, self._habits.get("traces", True)
         copy.training = False
         return copy
 
@@ -355,8 +354,7 @@ class PyHealthAdapter(nn.Module):
             if not said:
                 raise
             raise ValueError(" ".join(said)) from error
-        self._habits["odd"] = self._habits["odd"] or traced
-        self._habits["traces"] = self._habits["odd"]
+        self._habits["traces"] = self._habits.get("traces", False) or traced
         return output
 
     def _score(self, output: Any) -> Tensor:

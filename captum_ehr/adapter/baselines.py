@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -38,16 +39,7 @@ _MOST_PATIENTS = 500
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """One of the explained inputs.
-
-    Args:
-        feature: The feature that it is of.
-        value: The input: embeddings of tokens, or values.
-        mask: Where a real token or value stands.
-        ids: The raw values, or token ids.
-        untouched: Whether embeddings are still those that were looked up.
-        embed: Looks ids up.
-    """
+    """An explained input; ``untouched`` if its embeddings are those looked up."""
 
     feature: Feature
     value: Tensor
@@ -66,6 +58,7 @@ def reference(
 ) -> tuple[Tensor, ...]:
     """The reference tensors of an encoded batch, one per feature."""
     keys = [feature.key for feature in features]
+    inputs = _inputs(features, embed, encoded)
     if callable(baselines):
         baselines = baselines(encoded)
     if baselines is None or isinstance(baselines, str):
@@ -87,10 +80,8 @@ def reference(
                 f"baselines has {len(parts)} part(s), the model {len(features)} "
                 f"features: {', '.join(keys)}."
             )
-        sides = zip(_inputs(features, embed, encoded), parts)
-        return tuple(_fitted(x, part) for x, part in sides)
-    sides = zip(_inputs(features, embed, encoded), specs)
-    return tuple(_masked(x, spec, dataset) for x, spec in sides)
+        return tuple(_fitted(x, part) for x, part in zip(inputs, parts))
+    return tuple(_masked(x, spec, dataset) for x, spec in zip(inputs, specs))
 
 
 def _inputs(
@@ -99,11 +90,7 @@ def _inputs(
     untouched = encoded.inputs is encoded.looked_up
     for feature, x, mask in zip(features, encoded.inputs, encoded.masks):
         ids = encoded.features[feature.key].values
-        yield _Input(feature, x, mask, ids, untouched, _embedder(embed, feature))
-
-
-def _embedder(embed: Embed, feature: Feature) -> Callable[[Tensor], Tensor]:
-    return lambda ids: embed(feature, ids)
+        yield _Input(feature, x, mask, ids, untouched, partial(embed, feature))
 
 
 def _spec(feature: Feature, baselines: Mapping[str, Any]) -> Any:
@@ -185,11 +172,7 @@ def _fitted(x: _Input, spec: Any) -> Tensor:
 
 
 def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
-    """All real tokens of some samples, ``(tokens,)``, or values, ``(steps, columns)``.
-
-    Raises:
-        ValueError: If there are no samples.
-    """
+    """All real tokens of samples, ``(tokens,)``, or values, ``(steps, columns)``."""
     rows = []
     for sample in samples:
         record = feature.record(feature.read(batched(sample[feature.source])))
@@ -309,9 +292,6 @@ def at_positions(
 
 def _cut(value: Tensor, shape: torch.Size, last: int) -> Tensor:
     """Cut or fill the axes of positions (1 to ``last`` - 1) to a shape."""
-    sizes = [
-        n if 0 < axis < last else value.shape[axis] for axis, n in enumerate(shape)
-    ]
-    cut = value[tuple(slice(n) for n in sizes)]
-    missing = [n - m for n, m in zip(sizes, cut.shape)]
-    return F.pad(cut, [p for n in reversed(missing) for p in (0, n)])
+    more = [n - m for n, m in zip(shape, value.shape)]
+    more = [n if 0 < axis < last else 0 for axis, n in enumerate(more)]
+    return F.pad(value, [p for n in reversed(more) for p in (0, n)])  # < 0 cuts

@@ -108,11 +108,7 @@ def like(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def as_batch(batch: Any, features: Sequence[Feature]) -> Mapping[str, Any]:
-    """A data loader's batch as it is, a single sample as a batch of one patient.
-
-    Raises:
-        TypeError: If it is neither; the message says how to get there.
-    """
+    """A data loader's batch as it is, a single sample as a batch of one patient."""
     if isinstance(batch, Mapping):
         if not _is_sample(batch, features):
             return batch
@@ -139,15 +135,13 @@ def _is_sample(batch: Mapping[str, Any], features: Sequence[Feature]) -> bool:
     """Whether a mapping is a sample of the dataset: of one patient, without a batch."""
     if not isinstance(batch.get("patient_id"), str):
         return False
-    values = ((f.dims, _value(batch.get(f.key), f)) for f in features)
-    return all(v.dim() == dims for dims, v in values if isinstance(v, Tensor) and dims)
-
-
-def _value(entry: Any, feature: Feature) -> Any:
-    if not isinstance(entry, (tuple, list)):
-        return entry
-    names = dict(zip(feature.schema, entry))
-    return names.get("value")
+    for feature in features:
+        value = batch.get(feature.key)
+        if isinstance(value, (tuple, list)):
+            value = dict(zip(feature.schema, value)).get("value")
+        if feature.dims and isinstance(value, Tensor) and value.dim() != feature.dims:
+            return False
+    return True
 
 
 def batched(entry: Any) -> Any:

@@ -27,13 +27,7 @@ def use_fast_forward(view: nn.Module) -> tuple[str, ...]:
 
     A layer runs as it is where somebody looks at its parts (hooks), has put others in
     their place or gives them rules of their own, and where its class is not the one
-    that is known here.
-
-    Args:
-        view: A private view of a model; it is written on.
-
-    Returns:
-        The names of the classes whose forward was put in, each once.
+    that is known here. Returns a word for each class whose forward was put in.
     """
     rewritten: dict[str, None] = {}
     for module in view.modules():
@@ -75,9 +69,7 @@ def _stage_net(
     layer: Any, x: Tensor, time: Tensor | None = None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``StageNetLayer.forward``: the last output, all of them, the distances."""
-    hidden, distance = _recurrence(layer, x, time)
-    output = _progression(layer, hidden, distance) + hidden
-    return _last_visit(layer)(output, mask), output, distance.t()
+    return _result(layer, *_recurrence(layer, x, time), mask)
 
 
 def _stage_attention(
@@ -94,17 +86,11 @@ def _stage_attention(
         valid = (~(mask == 0)).float()
         seen = valid.unsqueeze(1) * valid.unsqueeze(2)
     attended = layer.mha(hidden, hidden, hidden, mask=seen, register_hook=register_hook)
-    hidden = layer.attn_norm(attended + hidden)
-    output = _progression(layer, hidden, distance) + hidden
-    return _last_visit(layer)(output, mask), output, distance.t()
+    return _result(layer, layer.attn_norm(attended + hidden), distance, mask)
 
 
 def _recurrence(layer: Any, x: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The hidden state of every step and how far its stage is from the last one.
-
-    Returns:
-        ``(batch, steps, hidden)`` and ``(batch, steps)``.
-    """
+    """The hidden state of every step, and how far its stage is from the last one."""
     levels, width, chunk = layer.levels, layer.hidden_dim, layer.chunk_size
     time = torch.ones(x.shape[:2], device=x.device) if time is None else time
     steps = torch.cat((x, time.reshape(*x.shape[:2], 1)), -1).transpose(0, 1)
@@ -152,9 +138,11 @@ def _progression(layer: Any, hidden: Tensor, distance: Tensor) -> Tensor:
     return theme * F.linear(local.flatten(2), kernel, layer.nn_conv.bias)
 
 
-def _last_visit(layer: Any) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """The layer's own function for the output of the last visit."""
-    return sys.modules[type(layer).__module__].get_last_visit
+def _result(layer: Any, hidden: Tensor, distance: Tensor, mask: Tensor | None) -> Any:
+    """What a layer returns; for the last visit it has a function of its own."""
+    output = _progression(layer, hidden, distance) + hidden
+    last_visit = sys.modules[type(layer).__module__].get_last_visit
+    return last_visit(output, mask), output, distance.t()
 
 
 _METHODS = ("forward", "step", "cumax")

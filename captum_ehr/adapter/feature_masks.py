@@ -162,7 +162,7 @@ def _number(
     rows = zip(encoded.features.items(), encoded.inputs, masks)
     for (key, record), x, mask in rows:
         is_token = record.is_token or x.dim() > record.mask.dim()
-        ids = record.values[row].tolist() if is_token else None
+        ids = record.values[row] if is_token else None
         for place in record.mask[row].nonzero().tolist():
             player = _player(key, record, players, place, ids)
             mask[tuple(place)] = numbers.setdefault(player, len(numbers))
@@ -174,7 +174,7 @@ def _player(
     record: FeatureRecord,
     players: str,
     place: list[int],
-    ids: object,
+    ids: Tensor | None,
 ) -> Player:
     """Whom a real token or value belongs to."""
     visit = _visit(record, place)
@@ -185,20 +185,15 @@ def _player(
     code = _code(key, record, place, ids)
     if players == "code":
         return Player(key, code)
-    if len(place) < 2:
-        return Player(key, code, None, place[-1] if place else 0)
-    return Player(key, code, visit, place[-1])
+    held = visit if len(place) > 1 else None
+    return Player(key, code, held, place[-1] if place else 0)
 
 
-def _code(key: str, record: FeatureRecord, place: list[int], ids: object) -> str:
+def _code(key: str, record: FeatureRecord, place: list[int], ids: Tensor | None) -> str:
     """A token's code, or the name of a value's column."""
     if ids is not None:
-        for index in place:
-            assert isinstance(ids, list)
-            ids = ids[index]
-        assert isinstance(ids, int)
-        vocabulary = record.vocabulary or ()
-        return vocabulary[ids] if ids < len(vocabulary) else str(ids)
+        token, vocabulary = int(ids[tuple(place)]), record.vocabulary or ()
+        return vocabulary[token] if token < len(vocabulary) else str(token)
     columns = record.columns or ()
     if record.values.dim() == 2 and record.time is not None:  # one value per step
         return columns[0] if columns else key

@@ -40,19 +40,11 @@ def run(
     lookups: Sequence[Lookup],
     tracing: bool,
 ) -> tuple[Any, bool]:
-    """Run a model on given embeddings.
+    """Run a model on given embeddings, one lookup per token feature.
 
-    Args:
-        model: Runs it, given a function from a lookup to the ids that the model gets.
-        lookups: One per token feature.
-        tracing: Whether the ids have to know where they stood. If they turn out to
-            have to, the model is run again.
-
-    Returns:
-        What the model returned, and whether they have to the next time.
-
-    Raises:
-        ValueError: If a feature's ids are used in a way that cannot be followed.
+    The model is given a function from a lookup to the ids that it gets. If these turn
+    out to have to know where they stood (``tracing``), it is run again. Returns its
+    output, and whether they have to the next time.
     """
     if not tracing:
         try:
@@ -76,11 +68,7 @@ def run(
 def _check_unused(
     model: Callable[..., Any], idle: Sequence[Lookup], ids: Callable[[Lookup], Any]
 ) -> None:
-    """That nothing is to be attributed is right only where the ids make no difference.
-
-    Raises:
-        ValueError: If the model does anything with them.
-    """
+    """A feature without attributions is right only where its ids make no difference."""
     try:
         with torch._C.DisableTorchFunction(), torch.no_grad():
             model(lambda lookup: object() if lookup in idle else ids(lookup))

@@ -14,13 +14,7 @@ from .features import Feature
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What a batch holds of a feature, in parts.
-
-    Args:
-        feature: The feature.
-        parts: Its tensors, by the names of its schema, and a mask.
-        given: The embeddings of its tokens, or its values.
-    """
+    """What a batch holds of a feature: its schema's parts, a mask, and the input."""
 
     feature: Feature
     parts: Mapping[str, Any]
@@ -48,16 +42,7 @@ def packed(feature: Feature, parts: Mapping[str, Any]) -> list[Tensor]:
 def unpacked(
     features: Sequence[Feature], inputs: Sequence[Tensor], rest: Sequence[Any]
 ) -> tuple[list[Entry], list[Any]]:
-    """The parts of each feature's entry, and what is left of the arguments.
-
-    Args:
-        features: The adapter's, one per input.
-        inputs: Embeddings of tokens, values, times.
-        rest: What :func:`packed` made of each, one after the other, and more.
-
-    Raises:
-        ValueError: If there are too few arguments.
-    """
+    """The parts of each feature's entry, and what is left of the arguments."""
     left = iter(rest)
     times = {f.owner.key: x for f, x in zip(features, inputs) if f.owner}
     entries = []
@@ -77,11 +62,7 @@ def unpacked(
 
 
 def assumed(features: Sequence[Feature], pairs: Sequence[Any]) -> list[Tensor]:
-    """The additional arguments of bare pairs: ids that have the mask's padding.
-
-    Raises:
-        ValueError: If the model needs more than embeddings and masks.
-    """
+    """The additional arguments of bare pairs: ids that have the mask's padding."""
     rest: list[Tensor] = []
     for feature, pair in zip(features, pairs):
         timed = any(name != "mask" for name in feature.companions)

@@ -24,18 +24,7 @@ def is_pyhealth_model(model: object) -> bool:
 def describe(
     model: Any, embeddings: Mapping[str, str], structure: Collection[str] = ()
 ) -> tuple[Feature, ...]:
-    """The model's features, each with the table that embeds it.
-
-    Args:
-        model: A PyHealth model.
-        embeddings: Module paths that are known; the others are found by name.
-        structure: Feature keys that are not attributed.
-
-    Raises:
-        TypeError: If it is not a PyHealth model.
-        KeyError: If ``embeddings`` names a feature that there is not.
-        ValueError: If a token feature has no table.
-    """
+    """The model's features but its structure, each with the table that embeds it."""
     if not is_pyhealth_model(model):
         raise TypeError(
             f"Expected a PyHealth model (with feature_keys and a dataset), got "

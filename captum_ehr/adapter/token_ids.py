@@ -52,8 +52,7 @@ class Lookup:
 
     def start_again(self) -> None:
         """Forget what an earlier run has seen."""
-        self.served, self.whole = 0, True
-        self.lost = ""
+        self.served, self.whole, self.lost = 0, True, ""
         self.version = _version(self.ids)
 
     def owns(self, ids: Tensor) -> bool:
@@ -139,20 +138,18 @@ def _seen(func: Any, args: Any, kwargs: Any) -> Any:
     if name == "__iter__":
         return iter(_seen(torch.unbind, args, kwargs))
     if name in _MOVES and isinstance(first, TokenIds):
-        places = _on_places(func, first, args, kwargs)
+        places = func(first.places, *args[1:], **kwargs)
         return _with_places(func(*args, **kwargs), places, first.owners)
     if name in _CASTS and isinstance(first, TokenIds):
-        return _cast(func, first, args, kwargs)
+        result = func(*args, **kwargs)
+        if not _whole(result):
+            return result
+        return TokenIds.of(result, first.places.to(result.device), first.owners)
     if name in _VALUES:
         return _merged(name, func, args, kwargs)
     if name in ("sort", "topk") and isinstance(first, TokenIds):
         return _sorted(name, func, args, kwargs)
     return _computed(name, func, args, kwargs)
-
-
-def _on_places(func: Any, first: TokenIds, args: Any, kwargs: Any) -> Any:
-    """The same call on the places."""
-    return func(first.places, *args[1:], **kwargs)
 
 
 def _with_places(result: Any, places: Any, owners: tuple[Lookup, ...]) -> Any:
@@ -162,13 +159,6 @@ def _with_places(result: Any, places: Any, owners: tuple[Lookup, ...]) -> Any:
     if isinstance(result, (list, tuple)) and len(result) == len(places):
         return tuple(_with_places(r, p, owners) for r, p in zip(result, places))
     return result
-
-
-def _cast(func: Any, first: TokenIds, args: Any, kwargs: Any) -> Any:
-    result = func(*args, **kwargs)
-    if not _whole(result):
-        return result
-    return TokenIds.of(result, first.places.to(result.device), first.owners)
 
 
 def _merged(name: str, func: Any, args: Any, kwargs: Any) -> Any:

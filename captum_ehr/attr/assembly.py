@@ -28,13 +28,8 @@ def assembled(
 ) -> Explanation:
     """A result with the batch that it belongs to.
 
-    Args:
-        model: The explained model; an adapter knows what its outputs are called.
-        encoded: The batch.
-        references: What it was explained against.
-        result: Attributions to the inputs.
-        output: The scale of what is explained.
-        baseline: The references in words.
+    An adapter knows what its outputs are called; ``output`` is the scale of what is
+    explained, ``baseline`` the references in words.
     """
     answered = torch.isfinite(result.f_input - result.f_baseline)
     sums, features = encoded.attributed(result.attributions, answered)
@@ -71,11 +66,6 @@ def outside(
 
     Of a laboratory value that is never 0, a reference of 0 makes much of what does not
     matter.
-
-    Args:
-        adapter: Of the explained model.
-        encoded: The explained patients.
-        reference: A tensor for each of the inputs.
     """
     notes = []
     for key, baseline, mask in zip(encoded.feature_keys, reference, encoded.masks):

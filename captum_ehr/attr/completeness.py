@@ -169,13 +169,8 @@ def told(
 ) -> Diagnostics:
     """The passes' diagnostics, with what the sums and the outputs add to them.
 
-    Args:
-        report: Of the passes.
-        sums: How the attributions add up.
-        f_input: ``(batch,)``, f(x).
-        f_baseline: ``(batch,)``, f(x0).
-        output: Of the input pass, all of it.
-        checked: Whether sums that are out of tolerance are to be told.
+    ``output`` is all of the input pass's; sums that are out of tolerance are only told
+    where they are ``checked``.
     """
     messages = list(report.messages)
     if not bool((sums.off | ~torch.isfinite(f_input - f_baseline)).any()):
@@ -187,7 +182,8 @@ def told(
             f"patient(s) {_rows(broken)} of the batch; they have no attributions"
         )
     change = (f_input - f_baseline).abs()
-    off = sums.off & ~broken & ~sums.rounded if checked else broken & False
+    wrong = sums.off & ~broken & checked
+    off, lost = wrong & ~sums.rounded, wrong & sums.rounded
     if bool(off.any()):
         suspects = [*report.fallbacks, *foreign_functions(output)]
         names = ", ".join(dict.fromkeys(suspects)) or "none that a rule knows of"
@@ -196,7 +192,6 @@ def told(
             f"f(x0): off by up to {_part(sums.delta, change, off)} before any "
             f"rescaling, which was not done; operations that are not exact: {names}"
         )
-    lost = sums.off & ~broken & sums.rounded if checked else broken & False
     if bool(lost.any()):
         times = (sums.gross / change)[lost].max().item()
         messages.append(

@@ -24,12 +24,7 @@ def times_change(
 ) -> Parts:
     """Captum's own attributions, in half the memory.
 
-    Args:
-        multipliers: One tensor per input.
-        inputs: x.
-        baselines: x0.
-        summed: Which of the inputs are embeddings whose attributions are summed over
-            the last dimension.
+    Embeddings are ``summed`` over the last dimension, where their input's number says.
     """
     return tuple(
         _sums(m, x, b) if k in summed else (x.detach() - b).mul_(m)

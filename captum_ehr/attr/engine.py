@@ -57,13 +57,7 @@ from .targets import (
 
 
 class View(NamedTuple):
-    """A model's forward on a private view of its modules.
-
-    Args:
-        forward: From inputs and arguments to the output.
-        labels: From the label of an output to its index.
-        rewrites: What runs in a faster form of its own.
-    """
+    """A model's forward on a private view, its labels, and what runs faster in it."""
 
     forward: Callable[..., Any]
     labels: Mapping[Any, int]
@@ -128,8 +122,7 @@ class Engine(DeepLift):
     def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """The model's forward, whose output is one tensor with the patients first.
 
-        Args:
-            look: Called with the view of the model before it runs.
+        ``look`` is called with the view of the model before it runs.
         """
         view = self.model_view(look)
         inside = getattr(self.model, "model", self.model)
@@ -165,15 +158,8 @@ class Engine(DeepLift):
     ) -> tuple[Prepared, Result]:
         """Prepare, run in slices, measure completeness, and say what is not exact.
 
-        Args:
-            inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`, for all but the last
-                two.
-            baselines: The references.
-            target: The explained outputs.
-            args: Additional arguments of the forward.
-            custom: A custom attribution function, or None.
-            each: Keep the attributions of every reference, not their mean alone.
-            tokens: Sums over the embedding dimension are all that is wanted.
+        Takes what :meth:`captum_ehr.DeepLiftEHR.attribute` takes; ``each`` keeps the
+        attributions of every reference, with ``tokens`` those of embeddings are summed.
         """
         grad = torch.is_grad_enabled()  # so also where a fault hits what sets it back
         with torch.set_grad_enabled(grad), torch.inference_mode(False):
@@ -288,9 +274,13 @@ class Engine(DeepLift):
         with torch.no_grad():
             if run.tape.seeks_missing:
                 sides = known(*sides)
-            attributions = measured = self._shared(prepared, sides, custom)
-            if custom is None and not self.multiplies_by_inputs:
-                measured = times_change(*sides)
+            if custom is not None:
+                attributions = _call_custom_attribution_func(custom, *sides)
+                measured = attributions
+            elif self.multiplies_by_inputs:
+                attributions = measured = times_change(*sides, prepared.summed)
+            else:
+                attributions, measured = sides[0], times_change(*sides)
             index, f_input = run.index, run.value.detach()
             if run.row is not None:
                 row = slice(run.row, run.row + 1)
@@ -304,17 +294,6 @@ class Engine(DeepLift):
         detached = tuple(a.detach() for a in attributions)
         answered = nan_without_answer(detached, f_input, f_baseline)
         return Result(answered, f_input, f_baseline, index, sums, report)
-
-    def _shared(
-        self, prepared: Prepared, sides: tuple[Parts, Parts, Parts], custom: Any
-    ) -> Parts:
-        """Attributions from multipliers, inputs and references."""
-        if custom is not None:
-            shares: Parts = _call_custom_attribution_func(custom, *sides)
-            return shares
-        if not self.multiplies_by_inputs:
-            return sides[0]
-        return times_change(*sides, prepared.summed)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -57,27 +57,24 @@ class Prepared:
         """The same with every other patient's reference at that patient's input."""
         first = self.inputs[0]
         at = torch.arange(len(first), device=first.device) == row
-        references = tuple(
-            tuple(
-                torch.where(at.view(-1, *[1] * (x.dim() - 1)), b, x)
-                for x, b in zip((x.detach() for x in self.inputs), reference)
-            )
-            for reference in self.references
-        )
-        return replace(self, references=references)
+        return self.against(self.references, (at,) * len(self.inputs))
 
-    def against(self, references: tuple[tuple[Tensor, ...], ...]) -> Prepared:
-        """The same with other references; pairs stay what they are where masked."""
-        if self.masks is None:
-            return replace(self, references=references)
-        kept = tuple(
-            tuple(
-                torch.where(like(mask, x), b, x)
-                for x, b, mask in zip(self.inputs, reference, self.masks)
+    def against(
+        self,
+        references: tuple[tuple[Tensor, ...], ...],
+        masks: Sequence[Tensor] | None = None,
+    ) -> Prepared:
+        """The same with other references, where masks (the pairs' own) are True."""
+        masks = self.masks if masks is None else masks
+        if masks is not None:
+            references = tuple(
+                tuple(
+                    torch.where(like(mask, x), b, x.detach())
+                    for x, b, mask in zip(self.inputs, reference, masks)
+                )
+                for reference in references
             )
-            for reference in references
-        )
-        return replace(self, references=kept)
+        return replace(self, references=references)
 
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
@@ -105,17 +102,8 @@ def prepare(
 ) -> Prepared:
     """Recognise the form of the inputs and find their references.
 
-    Args:
-        model: The explained model.
-        inputs: See :meth:`captum_ehr.DeepLiftEHR.attribute`.
-        baselines: The references.
-        additional_forward_args: Of the model's forward.
-        integers: Whether tensors of integers will do, as nothing is attributed to them.
-
-    Raises:
-        TypeError: If the form needs a PyHealth model and this is none, or inputs
-            are not floating-point tensors.
-        ValueError: If a reference's shape does not fit its input.
+    Takes what :meth:`captum_ehr.DeepLiftEHR.attribute` takes; tensors of ``integers``
+    will do where nothing is attributed to them.
     """
     args = additional_forward_args
     if _is_batch(inputs, model):
@@ -277,12 +265,7 @@ def _ordinary(value: Any) -> Any:
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:
-    """The module to explain: PyHealth's models wrapped, others as they are.
-
-    Raises:
-        TypeError: If it is no module.
-        ValueError: If an option needs a PyHealth model and this is none.
-    """
+    """The module to explain: PyHealth's models wrapped, others as they are."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"Expected a PyHealth model, a PyHealthAdapter or another nn.Module, "

@@ -46,7 +46,13 @@ class LayerEngine(Engine):
         """The layers' attributions against one reference."""
         f_baseline = select_again(run.against(baselines), run.index)
         here, there = self.watch.passes[0], self.watch.passes[-1]
-        _comparable(here.parts, there.parts)
+        shapes = [[tuple(h.shape) for h in side.parts] for side in (here, there)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The layer's tensors have shapes {shapes[0]} at the input and "
+                f"{shapes[1]} at the reference; choose a reference of the same "
+                "structure."
+            )
         sides = [(x, b) for x, b in zip(prepared.inputs, baselines) if x.requires_grad]
         outside = (*(x for x, _ in sides), *here.numbers)
         ms = multipliers(run.explained(run.value), (*here.parts, *outside), run.again)
@@ -133,12 +139,3 @@ def _sums(
         else:
             total = total.index_add(0, owner, both)
     return total
-
-
-def _comparable(here: Sequence[Tensor], there: Sequence[Tensor]) -> None:
-    if [h.shape for h in here] != [t.shape for t in there]:
-        raise ValueError(
-            f"The layer's tensors have shapes {[tuple(h.shape) for h in here]} at the "
-            f"input and {[tuple(t.shape) for t in there]} at the reference; choose a "
-            "reference of the same structure."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..adapter import PyHealthAdapter
 from ..propagation.calls import depends
-from ..propagation.containers import tensors_in
+from ..propagation.containers import mapped, tensors_in
 from ..propagation.passes import InputPass
 from ..propagation.view import active_pass
 
@@ -35,9 +34,6 @@ class Probe:
         cut: Let the model go on from tensors of their own, as if these were its
             inputs: several tensors of a layer, one made of the other, are then
             independent of each other.
-
-    Raises:
-        ValueError: If the model has no such layer, or it embeds a feature.
     """
 
     def __init__(
@@ -77,12 +73,7 @@ class Probe:
         module.__dict__["forward"] = shown
 
     def take(self) -> Activations:
-        """What one call showed in the pass that has just run.
-
-        Raises:
-            ValueError: If the layer did not run, or several times and ``call`` does
-                not say which is meant, or has no floating-point tensors.
-        """
+        """What one call showed in the pass that has just run."""
         return tuple(tensor for tensor, _ in self._taken())
 
     def owners(self, size: int) -> list[Owner]:
@@ -152,28 +143,24 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
 
 def _split(value: Any, tensors: list[tuple[Tensor, Tensor | None]], cut: bool) -> Any:
     """Keep each tensor, and hand on a copy, which may then be written on."""
-    if isinstance(value, Tensor):
-        if not (value.is_floating_point() or value.is_complex()):
-            return value
+
+    def copied(part: Any) -> Any:
+        if isinstance(part, PackedSequence):
+            data: list[tuple[Tensor, Tensor | None]] = []
+            packed = part._replace(data=_split(part.data, data, cut))
+            tensors.extend((tensor, _packed_patients(part)) for tensor, _ in data)
+            return packed
+        if not (part.is_floating_point() or part.is_complex()):
+            return part
         if not cut:
-            tensors.append((value, None))
-            return value.clone()
+            tensors.append((part, None))
+            return part.clone()
         with torch._C.DisableTorchFunction(), torch.enable_grad():
-            leaf = value.detach().requires_grad_()
+            leaf = part.detach().requires_grad_()
             tensors.append((leaf, None))
             return leaf.clone()
-    if isinstance(value, PackedSequence):
-        data: list[tuple[Tensor, Tensor | None]] = []
-        packed = value._replace(data=_split(value.data, data, cut))
-        tensors += [(tensor, _packed_patients(value)) for tensor, _ in data]
-        return packed
-    if type(value) in (tuple, list):
-        return type(value)(_split(item, tensors, cut) for item in value)
-    if isinstance(value, tuple):  # a named one
-        return type(value)(*(_split(item, tensors, cut) for item in value))
-    if type(value) is dict or isinstance(value, OrderedDict):  # a model's output too
-        return type(value)((k, _split(item, tensors, cut)) for k, item in value.items())
-    return value
+
+    return mapped(copied, value, kind=(Tensor, PackedSequence))
 
 
 def _packed_patients(packed: PackedSequence) -> Tensor:
@@ -193,15 +180,9 @@ type Selector = int | tuple[int | slice, ...] | Callable[[Any], Tensor]
 def neuron(activations: Activations, selector: Selector) -> Tensor:
     """One value per patient of what a layer shows, as Captum's neuron methods say.
 
-    Args:
-        activations: What the layer took or gave.
-        selector: An index, or a tuple of one per dimension after the batch (the last
-            may be left out where they have one entry), slices for several neurons,
-            which are added up; or a function of the tensor (of the tuple, if there
-            are several) that returns one value per patient.
-
-    Raises:
-        ValueError: If it does not fit.
+    The selector is an index, or a tuple of one per dimension after the batch (the last
+    may be left out where they have one entry), slices for several neurons, which are
+    added up; or a function of the tensor (of the tuple, if there are several).
     """
     if callable(selector):
         chosen = selector(activations[0] if len(activations) == 1 else activations)
@@ -228,11 +209,9 @@ def neuron(activations: Activations, selector: Selector) -> Tensor:
 
 
 class Seen(NamedTuple):
-    """What a pass showed.
+    """What a pass showed: all layers' tensors, and the numbers.
 
-    Args:
-        parts: What each watched layer takes or gives, one layer after the other.
-        numbers: The floating-point tensors that were made of integer inputs.
+    These are the floating-point tensors that were made of integer inputs.
     """
 
     parts: Activations
@@ -240,11 +219,7 @@ class Seen(NamedTuple):
 
 
 class Watch:
-    """Watches layers in every pass of a forward.
-
-    Args:
-        probes: One per layer.
-    """
+    """Watches layers, each with its probe, in every pass of a forward."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self.probes = probes
@@ -281,7 +256,10 @@ class Watch:
                 self.passes = []
                 self._count(forward, args, mode)
             with torch._C.DisableTorchFunction():
-                inputs = [self._integers(a) for a in args[: self.inputs]]
+                inputs = [
+                    Integers.of(x, self) if not x.is_floating_point() else x
+                    for x in args[: self.inputs]
+                ]
             output = forward(*inputs, *args[self.inputs :])
             parts = tuple(part for probe in self.probes for part in probe.take())
             self.passes.append(Seen(parts, tuple(self.numbers)))
@@ -300,11 +278,7 @@ class Watch:
         return owners, numbers
 
     def same_shapes(self, rows: Sequence[Tensor]) -> None:
-        """Check that slices of patients can be put together again.
-
-        Raises:
-            ValueError: If the layers' tensors are larger in one than in another.
-        """
+        """Check that slices of patients can be put together again."""
         shapes = [row.shape[1:] for row in rows]
         self.shapes = self.shapes or shapes
         if shapes != self.shapes:
@@ -329,10 +303,6 @@ class Watch:
             leaf = value.detach().requires_grad_()
             self.numbers.append(leaf)
             return leaf.clone()
-
-    def _integers(self, value: Any) -> Any:
-        whole = isinstance(value, Tensor) and not value.is_floating_point()
-        return Integers.of(value, self) if whole else value
 
     def _count(
         self, forward: Callable[..., Any], args: Sequence[Any], mode: InputPass

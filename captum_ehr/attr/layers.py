@@ -21,7 +21,7 @@ from .completeness import (
 from .deep_lift import DeepLiftEHR
 from .engine import View
 from .layer_engine import LayerEngine
-from .layer_tap import Owner, Probe, Selector, Watch, layer_path, neuron
+from .layer_tap import Probe, Selector, Watch, layer_path, neuron
 from .result import Result
 from .targets import Target, per_patient_output
 
@@ -135,7 +135,10 @@ class LayerDeepLiftEHR(LayerDeepLift):
         *rows, past = result.attributions
         if engine.multiplies_by_inputs and custom_attribution_func is None:
             self._say(result, past)
-        parts = [_put_back(part, owner) for part, owner in zip(rows, watch.placed)]
+        parts = [  # the patients where the layer has them
+            part.movedim(0, owner) if isinstance(owner, int) else part
+            for part, owner in zip(rows, watch.placed)
+        ]
         grouped = [
             group[0] if len(group) == 1 else tuple(group)
             for group in ([parts.pop(0) for _ in p.take()] for p in watch.probes)
@@ -189,11 +192,6 @@ def _refuse(completeness: str, options: Mapping[str, Any]) -> None:
             f"segments={options['segments']}: a layer's values do not follow the "
             "inputs' straight line, so there are no pieces of it; leave it at 1."
         )
-
-
-def _put_back(part: Tensor, owner: Owner) -> Tensor:
-    """The patients where the layer has them."""
-    return part.movedim(0, owner) if isinstance(owner, int) else part
 
 
 class NeuronDeepLiftEHR(NeuronDeepLift):

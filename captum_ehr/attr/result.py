@@ -63,29 +63,23 @@ class Result:
 def averaged(parts: list[Result], each: bool) -> Result:
     """The mean over several references, which may also be kept one by one."""
     deltas = torch.stack([p.balance.delta for p in parts], 1)
-    kept: tuple[Tensor, ...] = ()
     columns = list(zip(*(p.attributions for p in parts)))
-    if each:
-        kept = tuple(torch.stack(column, 1) for column in columns)
     first = replace(
         parts[0],
         deltas=deltas,
-        each=kept,
+        each=tuple(torch.stack(column, 1) for column in columns) if each else (),
         factor=torch.ones_like(parts[0].f_input),
         diagnostics=sum((p.diagnostics for p in parts), Diagnostics()),
     )
     if len(parts) == 1:
         return first
-    f_baseline = torch.stack([p.f_baseline for p in parts]).mean(0)
+    _, bound, off, gross = map(torch.stack, zip(*(p.balance for p in parts)))
     delta = deltas.double().mean(1).to(deltas.dtype)
-    off = torch.stack([p.balance.off for p in parts]).any(0)
-    bound = torch.stack([p.balance.bound for p in parts]).mean(0)
-    gross = torch.stack([p.balance.gross for p in parts]).mean(0)
     return replace(
         first,
         attributions=tuple(torch.stack(column).mean(0) for column in columns),
-        f_baseline=f_baseline,
-        balance=Balance(delta, bound, off, gross),
+        f_baseline=torch.stack([p.f_baseline for p in parts]).mean(0),
+        balance=Balance(delta, bound.mean(0), off.any(0), gross.mean(0)),
     )
 
 

@@ -74,16 +74,9 @@ def point(
 def multipliers_along(
     run: Run, inputs: Parts, references: Parts, count: int
 ) -> tuple[Parts, Tensor, Diagnostics]:
-    """The mean multipliers of all pieces of the line.
+    """The mean multipliers of all pieces of the line, f(x0), and an account.
 
-    Args:
-        run: The passes of the first piece, that of the input.
-        inputs: x.
-        references: x0.
-        count: How many pieces.
-
-    Returns:
-        The multipliers, f(x0), and the account of all pieces but the first.
+    The run is that of the first piece, that of the input, whose account is not in it.
     """
     end = point(inputs, references, 1 / count)
     with torch.enable_grad():

@@ -29,9 +29,6 @@ def sliced(
     as for Captum, where it has as many entries as there are patients. That may be a
     coincidence (a mask of steps by steps, a matrix of weights), so where the model
     takes it whole as well, its output decides, which must not change by slicing.
-
-    Raises:
-        ValueError: If it does.
     """
     size = len(prepared.inputs[0])
     if step >= size:

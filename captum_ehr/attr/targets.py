@@ -26,20 +26,6 @@ def select(
 ) -> tuple[Tensor, list[Index]]:
     """The explained value of each patient, and where it stands in the output.
 
-    Args:
-        output: ``(batch, ...)``.
-        target: See :class:`captum_ehr.DeepLiftEHR`.
-        labels: The dataset's label vocabulary.
-
-    Returns:
-        ``(batch,)`` values, and one index per patient.
-
-    Raises:
-        ValueError: If there is not one target per patient, or it has not one index
-            per output dimension.
-        IndexError: If an index is out of range; the message names the range.
-        KeyError: If a label is not in the vocabulary.
-
     Example:
         >>> values, index = select(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)
         >>> values, index
@@ -182,13 +168,7 @@ def _positive(labels: Mapping[Any, int]) -> Any:
 def scored(
     model: nn.Module, forward: Callable[..., Tensor], output: str
 ) -> Callable[..., Tensor]:
-    """The forward of a model, on the scale asked for.
-
-    Args:
-        model: The explained model; a :class:`PyHealthAdapter` knows what it returns.
-        forward: The same, or a view of it.
-        output: ``"logit"`` or ``"probability"``.
-    """
+    """The forward of a model (or a view of it), on the scale asked for."""
     if not isinstance(model, PyHealthAdapter) or output == model.scale:
         return forward
     mode = model.mode
@@ -217,12 +197,7 @@ def rounded_at(model: nn.Module, output: str, *values: Tensor) -> Tensor | None:
 
 
 def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., Tensor]:
-    """A forward whose output is one tensor with the patients first, or an error.
-
-    Args:
-        forward: Of a model, its first argument with the patients first.
-        name: What to call it.
-    """
+    """A forward whose output is one tensor with the patients first, or an error."""
 
     def rows(*args: Any) -> Tensor:
         output = forward(*args)

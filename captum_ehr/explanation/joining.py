@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -41,9 +42,9 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
     return replace(
         first,
         features={key: record for key, (record, _) in merged.items()},
-        attributions={key: one for key, (_, one) in merged.items()},
-        target=tuple(one for part in parts for one in part.target),
-        patient_ids=tuple(one for part in parts for one in part.patient_ids),
+        attributions={key: shares for key, (_, shares) in merged.items()},
+        target=tuple(chain.from_iterable(part.target for part in parts)),
+        patient_ids=tuple(chain.from_iterable(part.patient_ids for part in parts)),
         diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),

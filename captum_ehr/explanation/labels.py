@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from .coding import GROUPINGS, NAMES
-from .data import ExplanationData
-from .feature_record import FeatureKeyError, FeatureRecord, Words, codes_of, words_for
+from .data import ExplanationData, check_keys
+from .feature_record import FeatureRecord, Words, codes_of, words_for
 from .words import caution
 
 #: From code to label: a mapping, a function, or a ready one by name; or a mapping with
@@ -42,10 +42,10 @@ def with_units[E: ExplanationData](explanation: E, units: Grouping) -> E:
 
 def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
     """The words held, and those found put over them, feature by feature."""
-    joined: dict[str, str | dict[str, str]] = {}
-    joined.update({code: word for code, word in held.items() if isinstance(word, str)})
-    tables = {key for key, word in held.items() if not isinstance(word, str)}
-    for key in [*tables, *more]:
+    joined: dict[str, str | dict[str, str]] = {
+        code: word for code, word in held.items() if isinstance(word, str)
+    }
+    for key in [*(held.keys() - joined), *more]:
         words = {**words_for(key, held), **more.get(key, {})}
         if words:
             joined[key] = words
@@ -55,32 +55,13 @@ def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
 def _labels(
     features: Features, mapping: Grouping, ready: Ready, what: str
 ) -> dict[str, dict[str, str]]:
-    """Per feature key, the label of each code that has one.
-
-    Args:
-        features: The features whose codes are labelled.
-        mapping: A mapping, a callable, the name of a ready one, or one per feature.
-        ready: The ready ones.
-        what: What a labeller is called in errors.
-
-    Raises:
-        KeyError: If it names a feature that the explanation does not have.
-        ValueError: If there is no ready one of that name, or it is not said for
-            which of several features it is meant.
-        TypeError: If it is nothing of all this, or a label is no text.
-    """
+    """Per feature key, the label of each code that has one; ``what`` is for errors."""
     if isinstance(mapping, str):
         _known(mapping, ready, what)
         mapping = {_only_feature(features, mapping, what): mapping}
     words = {key: codes_of(key, record) for key, record in features.items()}
     if isinstance(mapping, Mapping) and _is_per_feature(mapping, words, ready):
-        unknown = [key for key in mapping if key not in features]
-        if unknown:
-            raise FeatureKeyError(
-                f"the {what} names the feature(s) {', '.join(map(repr, unknown))}, "
-                "which this explanation does not have; its features are "
-                f"{', '.join(map(repr, features))}."
-            )
+        check_keys(f"the {what} names", mapping, features)
         parts = mapping.items()
         return {key: _labelled(value, words[key], ready, what) for key, value in parts}
     return {key: _labelled(mapping, codes, ready, what) for key, codes in words.items()}

@@ -49,7 +49,12 @@ def _positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
     if asked and all(isinstance(item, str) for item in asked):
         return _of_patients(patient_ids, asked)
     if any(isinstance(item, bool) for item in asked):
-        return _of_mask(asked, count)
+        if len(asked) != count or not all(isinstance(item, bool) for item in asked):
+            raise IndexError(
+                f"the boolean mask has {len(asked)} entries, expected {count}: "
+                "one True or False per patient."
+            )
+        return [row for row, flag in enumerate(asked) if flag]
     return [_in_range(item, count) for item in asked]
 
 
@@ -68,15 +73,6 @@ def _of_patients(patient_ids: tuple[str, ...], asked: list[str]) -> list[int]:
             f"it has {len(set(patient_ids))}: {some}{more}"
         )
     return [row for patient_id in asked for row in rows[patient_id]]
-
-
-def _of_mask(asked: list[Any], count: int) -> list[int]:
-    if len(asked) != count or not all(isinstance(flag, bool) for flag in asked):
-        raise IndexError(
-            f"the boolean mask has {len(asked)} entries, expected {count}: "
-            "one True or False per patient."
-        )
-    return [i for i, flag in enumerate(asked) if flag]
 
 
 def _in_range(item: Any, count: int) -> int:

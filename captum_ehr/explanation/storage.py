@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import PER_PATIENT, ExplanationData
+from .data import PER_PATIENT, ExplanationData, row_sums
 from .feature_record import FeatureRecord
 from .frame import COLUMNS, build_rows, frame_of
 from .writing import private
@@ -151,12 +151,7 @@ def _packed(explanation: ExplanationData) -> bytes:
 
 
 def read(path: str | Path, max_bytes: int) -> dict[str, Any]:
-    """The fields of an explanation in a file that :func:`write` may have written.
-
-    Args:
-        path: The file; see :meth:`captum_ehr.Explanation.load`.
-        max_bytes: What its tensors may take.
-    """
+    """The fields of an explanation in a file; see :meth:`Explanation.load`."""
     import pyarrow.parquet as pq
 
     with open(path, "rb") as file:
@@ -214,11 +209,7 @@ def _fields(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
 
 
 def _header(raw: bytes) -> _Header:
-    """The words of a file.
-
-    Raises:
-        ValueError: If they are not those of this format; it says where.
-    """
+    """The words of a file, or where they are not those of this format."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -374,15 +365,14 @@ def _check_sums(explanation: ExplanationData) -> None:
     are numbers wherever that is one.
     """
     f_input, f_baseline, delta, factor = (
-        getattr(explanation, name).detach().to("cpu", torch.float64)
-        for name in PER_PATIENT
+        row_sums(getattr(explanation, name)) for name in PER_PATIENT
     )
     total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
     digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
+    for tensor in explanation.attributions.values():
+        size = size + row_sums(tensor.abs())
     for tensor in (explanation.f_input, *explanation.attributions.values()):
         digits = max(digits, torch.finfo(tensor.dtype).eps)
-    for tensor in explanation.attributions.values():
-        size = size + tensor.detach().to("cpu", torch.float64).abs().flatten(1).sum(1)
     raw = f_input - f_baseline + delta
     fits = (total - raw * factor).abs() <= 64 * digits * size
     off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)

@@ -84,9 +84,7 @@ def strongest(
         frame = _grouped(explanation, mapping, rest)
     each = _added(frame, ["sample", *keys], **words)
     each["absolute"] = each["attribution"].abs()
-    each["patient_id"] = np.array([*explanation.patient_ids, ""], dtype=object)[
-        each["sample"]
-    ]
+    each["patient_id"] = _patients(explanation, each)
     table = _aggregated(
         each,
         keys,
@@ -102,6 +100,11 @@ def strongest(
     table[["mean", "mean_abs"]] /= max(len(explanation), 1)
     table = table.sort_values("mean_abs", ascending=False, kind="stable")
     return table.reset_index(drop=True)
+
+
+def _patients(explanation: ExplanationData, table: pd.DataFrame) -> np.ndarray:
+    ids = np.array(explanation.patient_ids, dtype=object)
+    return ids[table["sample"].to_numpy()]
 
 
 def _added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
@@ -167,6 +170,5 @@ def _finished(
     explanation: ExplanationData, table: pd.DataFrame, columns: list[str]
 ) -> pd.DataFrame:
     """The asked columns, with each sample's patient."""
-    ids = np.array([*explanation.patient_ids, ""], dtype=object)
-    table = table.assign(patient_id=ids[table["sample"].to_numpy()])
+    table = table.assign(patient_id=_patients(explanation, table))
     return _noted(explanation, table[columns].reset_index(drop=True))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .data import ExplanationData
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from torch import Tensor
+from .data import ExplanationData, row_sums
 
 CANCELS = 10.0
 """How many times what they explain attributions may be before that is told."""
@@ -36,8 +34,8 @@ def completeness(explanation: ExplanationData) -> list[str]:
     if not len(explanation):
         return []
     mean = "" if len(explanation) == 1 else "mean "
-    at_baseline = explanation.f_baseline.detach().double().mean().item()
-    at_input = explanation.f_input.detach().double().mean().item()
+    at_baseline = row_sums(explanation.f_baseline).mean().item()
+    at_input = row_sums(explanation.f_input).mean().item()
     total = explanation.total.mean().item()
     worst = explanation.relative_delta.max().item()
     change = f"{mean}f(x0) {at_baseline:.4f} → f(x) {at_input:.4f}"
@@ -95,14 +93,12 @@ def cancellation(attributions: Iterable[Tensor], change: Tensor) -> Tensor:
     """``(patients,)``: Σ|attributions| / |f(x) - f(x0)|; 1 where both are 0.
 
     Example:
-        >>> import torch
         >>> cancellation([torch.tensor([[3.0, -1.0]])], torch.tensor([2.0]))
         tensor([2.], dtype=torch.float64)
     """
-    size = change.double() * 0
-    for attribution in attributions:
-        size = size + attribution.detach().abs().flatten(1).double().sum(1)
-    return (size / change.abs().double()).nan_to_num(nan=1.0, posinf=float("inf"))
+    change = row_sums(change).abs()
+    size = sum((row_sums(a.abs()) for a in attributions), torch.zeros_like(change))
+    return (size / change).nan_to_num(nan=1.0, posinf=float("inf"))
 
 
 def cancels(explanation: ExplanationData) -> str:

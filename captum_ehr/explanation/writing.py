@@ -24,12 +24,6 @@ def private(path: str | Path) -> Iterator[IO[bytes]]:
     It is readable by its owner alone (mode 0600), also where it replaces a file that
     was not. Where ``path`` is a symbolic link the link is replaced, and what it leads
     to left alone. After an exception there is no trace of it.
-
-    Args:
-        path: Where to; an existing file is replaced.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
     """
     path = Path(path)
     if not path.parent.is_dir():
