@@ -23,7 +23,7 @@ from captum_ehr.scene.folding import fold
 from captum_ehr.scene.palette import STOPS, ColorScale, text_color
 from captum_ehr.visualization import cohort_bar, timeline, write_report
 from captum_ehr.visualization.chips import spread
-from captum_ehr.visualization.notebook import to_html
+from captum_ehr.visualization.report import notebook_html
 
 SCRIPT = "<script>document.title='run'</script>"
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", SCRIPT, "a$x^2$b")
@@ -387,7 +387,7 @@ class TestNoAnswer:
         path = write_report(self.made(), tmp_path / "x.html", title="x")
         page = path.read_text()
         assert "no answer" in page and not re.search(r"\bnan\b *%|: *nan", page)
-        assert "<b>no answer</b>" in to_html(self.made())
+        assert "<b>no answer</b>" in notebook_html(self.made())
 
     def test_cancellation_and_notes_are_told(self, tmp_path: Path) -> None:
         little = build().f_baseline + 1e-3
@@ -400,7 +400,7 @@ class TestNoAnswer:
         ):
             one = replace(build(), **changes)
             page = write_report(one, tmp_path / "x.html", title="x").read_text()
-            assert words in page and words in to_html(one)
+            assert words in page and words in notebook_html(one)
             assert "nothing to report" not in page and 'class="card warn"' in page
         one = build()
         page = write_report(one, tmp_path / "x.html", title="x").read_text()

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import CodeSamples, code_samples
 from captum_ehr.scene.wording import code_labels, output_word, population_title, signed
-from captum_ehr.visualization.arguments import at_least_one, check_finite, of_features
 from captum_ehr.visualization.axes import (
     axes_size,
     figure_of,
@@ -25,6 +24,11 @@ from captum_ehr.visualization.axes import (
     one_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    at_least_one,
+    check_finite,
+    of_features,
 )
 
 PRESENT, ABSENT = "#404040", "#d0d0d0"

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import Residuals
 from captum_ehr.scene.wording import shorten
-from captum_ehr.visualization.arguments import at_least_one
 from captum_ehr.visualization.axes import (
     FRACTION,
     GREY,
@@ -27,6 +26,7 @@ from captum_ehr.visualization.axes import (
     write_title,
 )
 from captum_ehr.visualization.beeswarm_plot import swarm
+from captum_ehr.visualization.plot_arguments import at_least_one
 
 BEYOND = "#d55e00"
 """The colour of patients beyond the tolerance."""

@@ -11,13 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import Axis, PatientScene, patient_scene
 from captum_ehr.scene.wording import number, shorten
-from captum_ehr.visualization.arguments import (
-    Patient,
-    Ranges,
-    at_least_one,
-    one_patient,
-    ranges_of,
-)
 from captum_ehr.visualization.axes import (
     PLAIN,
     axes_size,
@@ -33,6 +26,13 @@ from captum_ehr.visualization.chips import (
     ChipsOverTime,
     Limits,
     Panel,
+)
+from captum_ehr.visualization.plot_arguments import (
+    Patient,
+    Ranges,
+    at_least_one,
+    one_patient,
+    ranges_of,
 )
 from captum_ehr.visualization.value_lines import ValueLines
 

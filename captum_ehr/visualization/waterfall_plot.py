@@ -22,14 +22,6 @@ from captum_ehr.scene.wording import (
     shorten,
     target_words,
 )
-from captum_ehr.visualization.arguments import (
-    Patient,
-    at_least_one,
-    check_finite,
-    of_features,
-    one_of,
-    one_patient,
-)
 from captum_ehr.visualization.axes import (
     EDGE,
     PLAIN,
@@ -42,6 +34,14 @@ from captum_ehr.visualization.axes import (
     one_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    Patient,
+    at_least_one,
+    check_finite,
+    of_features,
+    one_of,
+    one_patient,
 )
 
 _WIDTH = 6.2
