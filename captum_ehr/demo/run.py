@@ -106,8 +106,7 @@ def _result(
     return explained
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
+def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -116,10 +115,9 @@ def _progress(console: Console) -> Iterator[Progress]:
         TextColumn("{task.fields[note]:<24}"),
         TimeElapsedColumn(),
     )
-    with Progress(
+    return Progress(
         *columns, console=console, redirect_stdout=False, redirect_stderr=False
-    ) as progress:
-        yield progress
+    )
 
 
 @contextmanager
@@ -158,11 +156,6 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
 
 def write_files(results: Sequence[Explained], cohort: Cohort, out: Path) -> list[Path]:
     """Write the report, the picture, the table and each model's explanation.
-
-    Args:
-        results: Per model.
-        cohort: Where the patients come from.
-        out: The folder; files of the same names are replaced.
 
     Returns:
         The paths, the report's first.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from captum_ehr.demo.cohorts import Cohort
-from captum_ehr.demo.explaining import Explained, calls_by_rule
+from captum_ehr.demo.explaining import Explained
 from captum_ehr.scene import population_scene
 
 if TYPE_CHECKING:
@@ -16,13 +17,7 @@ _ROWS = 15
 
 
 def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
-    """The strongest codes of the cohort, planted ones marked.
-
-    Args:
-        explained: One model's patients.
-        cohort: Where they come from.
-        width: The terminal's; names are cut to leave room for the numbers.
-    """
+    """The strongest codes of the cohort, planted ones marked."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -95,9 +90,13 @@ def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
 
 
 def _rules(explained: Explained) -> str:
-    calls = calls_by_rule(explained.explanation)
-    rules = ", ".join(f"{rule} {count}" for rule, count in calls.items())
-    return f"{sum(calls.values())}: {rules}"
+    """How many operations each exact rule served, the busiest first."""
+    calls: Counter[str] = Counter()
+    for operation in explained.explanation.diagnostics.operations:
+        if operation.exact:
+            calls[operation.rule] += operation.calls
+    rules = ", ".join(f"{rule} {count}" for rule, count in calls.most_common())
+    return f"{calls.total()}: {rules}"
 
 
 def _fallbacks(explained: Explained) -> str:

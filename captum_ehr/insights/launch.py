@@ -80,13 +80,6 @@ def show(
 ) -> None:
     """Serve patients until the process is told to end.
 
-    Args:
-        console: Where to print the address with its token.
-        source: ``module:function``, or what gives a visualizer when it is entered.
-        port: The port; 0 for a free one.
-        address: The address to listen on.
-        hosts: See :func:`captum_ehr.insights.serve`.
-
     Raises:
         StartError: See :func:`load`.
         PortInUseError: If the port is taken.

@@ -44,11 +44,7 @@ def codes_of(
 
 
 def overview_of(explanations: Explanations) -> dict[str, Any]:
-    """Patients, predictions and codes, as plain data.
-
-    Args:
-        explanations: The patients and models; nothing is explained here.
-    """
+    """Patients, predictions and codes, as plain data."""
     source, heads = explanations.source, explanations.heads
     count = len(explanations.ids)
     codes, present = codes_of(explanations, range(count))

@@ -95,9 +95,9 @@ def save(
         for target in targets
         for baseline in baselines or (None,)
     ]
-    chosen = range(len(visualizer)) if patients is None else patients
-    rows = list(dict.fromkeys(map(visualizer.row, chosen)))
-    return write_text(path, saved(visualizer, rows, settings, limit))
+    return write_text(
+        path, saved(visualizer, visualizer.rows(patients), settings, limit)
+    )
 
 
 def saved(
@@ -107,12 +107,6 @@ def saved(
     limit: int = LIMIT,
 ) -> str:
     """The page of some patients, explained in some ways, as text.
-
-    Args:
-        visualizer: What to show.
-        rows: The patients' places.
-        settings: How they are explained.
-        limit: The most patients that it may hold.
 
     Raises:
         ExportLimitError: If it would hold more patients than ``limit``.
@@ -171,15 +165,7 @@ def cohort_piece(
     setting: Setting,
     most: int | None = TOP,
 ) -> str:
-    """What the page shows of the cohort, drawn.
-
-    Args:
-        visualizer: What is shown.
-        rows: The patients' places.
-        parts: The contributions of those who are explained; the others follow.
-        setting: How.
-        most: The most codes of the table.
-    """
+    """What the page shows of the cohort, drawn."""
     overview = visualizer.overview()
     sums = sums_of(parts, overview["codes"])
     table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))

@@ -17,7 +17,7 @@ from .output_head import VisualizationOutput, output_of
 from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Cache, Grouping, PyHealthSource, called
-from .views import part_of, remarks_of, scene_of, sums_of, view_of
+from .views import part_of, plain, remarks_of, scene_of, sums_of, view_of
 
 if TYPE_CHECKING:
     from .server import Server
@@ -143,6 +143,11 @@ class AttributionVisualizer:
             )
         return patient % len(self)
 
+    def rows(self, patients: Iterable[int | str] | None = None) -> list[int]:
+        """The places of patients, each once; all by default."""
+        chosen = range(len(self)) if patients is None else patients
+        return list(dict.fromkeys(map(self.row, chosen)))
+
     def setting(
         self,
         method: str | None = None,
@@ -199,10 +204,6 @@ class AttributionVisualizer:
         """One patient's explanation, computed or kept."""
         return self._explanations.one(self.row(patient), setting)
 
-    def is_kept(self, patient: int | str, setting: Setting) -> bool:
-        """Whether an explanation can be had without computing."""
-        return self._explanations.kept(self.row(patient), setting) is not None
-
     def view(
         self,
         patient: int | str = 0,
@@ -237,7 +238,7 @@ class AttributionVisualizer:
             "model": overview["models"][setting.model],
             "method": setting.method,
             "baseline": setting.baseline,
-            "probability": self._explanations.probability(row, setting),
+            "probability": plain(self._explanations.probability(row, setting)),
             **view_of(self.scene(row, setting)),
         }
 
@@ -248,8 +249,7 @@ class AttributionVisualizer:
             self._explanations.one(row, setting),
             self.overview(),
             row,
-            setting.model,
-            setting.baseline,
+            setting,
             self.methods[setting.method].adds_up,
             self._explanations.probability(row, setting),
         )
@@ -296,9 +296,8 @@ class AttributionVisualizer:
             sum of the attributions of each code, None where that is no number.
         """
         self.overview()
-        rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
-        parts = {row: self._parts.get((row, setting)) for row in rows}
+        parts = {row: self._parts.get((row, setting)) for row in self.rows(patients)}
         missing = [row for row, part in parts.items() if part is None]
         for row, explanation in zip(missing, self._explanations.many(missing, setting)):
             part = part_of(explanation, adds_up, self._places)
@@ -329,8 +328,7 @@ class AttributionVisualizer:
             ``note`` what these are not good for, or nothing.
         """
         setting = self.setting(method, target, baseline, model)
-        rows = range(len(self)) if patients is None else patients
-        parts = self.contributions(rows, setting).values()
+        parts = self.contributions(self.rows(patients), setting).values()
         codes = sums_of(parts, self.overview()["codes"])
         return {
             "count": len(parts),

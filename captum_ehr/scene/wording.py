@@ -48,10 +48,6 @@ def signed(attribution: float, digits: int = 2) -> str:
 def rounded(values: Sequence[float], limit: float | None = None) -> list[str]:
     """Attributions with their signs, all with the digits that the largest needs.
 
-    Args:
-        values: The attributions.
-        limit: What to count as the largest absolute one; by default the largest.
-
     Example:
         >>> rounded([0.438, -0.0312, 0.001]), rounded([0.0438, -0.0312])
         (['+0.44', '−0.03', '0'], ['+0.044', '−0.031'])

@@ -61,8 +61,7 @@ def cohort_beeswarm(
 
     Args:
         explanation: The explanation.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         k: How many codes, by the mean absolute attribution over all samples; the
             others are added up in a note below.
         features: The features to show; by default all.

@@ -63,10 +63,8 @@ def heatmap(
 
     Args:
         explanation: The explanation.
-        patient: The patient's index in it, or identifier; not needed where there is
-            only one.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        patient: An index or identifier; needed where there are several.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         by: What a row is.
         k: The most rows before the rest is one.
         max_visits: The most columns before the rest is one; the strongest are shown,

@@ -28,10 +28,6 @@ def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
     and ``data-value``, visits and their bars ``data-visit`` (from 1), and the whole
     ``data-limit``, the end of its colours, for the scripts of a page to work with.
 
-    Args:
-        scene: The patient.
-        compact: Without the account and the drawings, as for a notebook.
-
     Returns:
         A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
     """
@@ -47,9 +43,6 @@ def render(template: str, **content: Any) -> str:
 
 def population_html(scene: PopulationScene) -> str:
     """The table of the strongest codes of a cohort; all data is escaped.
-
-    Args:
-        scene: The cohort.
 
     Returns:
         A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.

@@ -51,8 +51,7 @@ def completeness(
 
     Args:
         explanations: One explanation, or several by the names to show.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         tolerance: The part of the change that may be missing. What is beyond it is
             beyond the rounding that ``completeness="rescale"`` will polish.
         max_named: The most samples named in each row; the others are counted.
