@@ -186,7 +186,7 @@ class TestSaysWhatTheExplanationSays:
         sums = coded.groupby("time")["attribution"].sum()
         assert [visit.time for visit in scene.visits] == sums.index.tolist()
         assert [visit.total for visit in scene.visits] == pytest.approx(sums.tolist())
-        assert len(scene.items) == len(frame)
+        assert sum(len(band.items) for band in scene.bands) == len(frame)
 
     def test_visits_stand_in_order_and_features_meet(self) -> None:
         scene = patient_scene(cohort(), PATIENT, time_label="day")

@@ -380,7 +380,7 @@ class TestNoAnswer:
         scene = patient_scene(self.made(), 0)
         assert scene.bands and all(math.isnan(band.total) for band in scene.bands)
         assert all(math.isnan(visit.total) for visit in scene.visits)
-        assert all(item.strength == 0 for item in scene.items)
+        assert all(item.strength == 0 for band in scene.bands for item in band.items)
         assert scene.verdict.status == "unanswered" and scene.probabilities is None
 
     def test_the_page_and_the_notebook_say_so(self, tmp_path: Path) -> None:

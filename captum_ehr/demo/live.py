@@ -29,12 +29,8 @@ def demo_visualizer(
 ) -> Iterator[AttributionVisualizer]:
     """Train the demo's two models and give its held-out patients to look at.
 
-    Yields:
-        The visualizer; with MIMIC-III, PyHealth's copies of the tables go when the
-        block ends.
-
-    Raises:
-        DemoError: If the data do not suffice.
+    With MIMIC-III, PyHealth's copies of the tables go when the block ends. DemoError
+    says if the data do not suffice.
     """
     with scratch(Path.cwd() if mimic3 else None) as copies:
         with quiet(), console.status("Loading PyHealth and the patients …") as status:

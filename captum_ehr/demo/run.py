@@ -40,21 +40,9 @@ def run_demo(
 ) -> list[Path]:
     """Train both models, explain held-out patients, show the tables, write the files.
 
-    Args:
-        out: The folder to write into; it is made.
-        console: Where to show progress and tables. Its file must be given, since
-            what libraries print to the standard streams is held back meanwhile.
-        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
-        patients: How many held-out patients to explain, at most.
-        epochs: How long to train; the cohort's own default if None.
-        seed: Of everything that is drawn.
-        n_patients: The size of the built-in cohort.
-
-    Returns:
-        The paths written, the report's first.
-
-    Raises:
-        DemoError: If the data do not suffice.
+    The console's file must be given, since what libraries print to the standard streams
+    is held back meanwhile. The paths written come back, the report's first; DemoError
+    says if the data do not suffice.
     """
     out.mkdir(parents=True, exist_ok=True)
     with quiet(), one_thread(), scratch(out) as copies:

@@ -24,7 +24,8 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
 
     from captum_ehr.scene.wording import shorten
 
-    rows = explained.explanation.top(_ROWS).to_dict("records")
+    explanation, planted = explained.explanation, cohort.planted
+    rows = population_scene(explanation, k=_ROWS, planted=planted).codes
     table = Table(
         title=f"{explained.name}: top codes by mean absolute attribution",
         title_justify="left",
@@ -33,7 +34,7 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
         box=box.SIMPLE_HEAD,
     )
     numbers = ("mean |a|", "mean a", cohort.unit)
-    widest = max((len(row["code"]) for row in rows), default=0) + 2
+    widest = max((len(row.code) for row in rows), default=0) + 2
     # Each of the six columns has a blank on either side and one before the next.
     room = width - sum(map(len, numbers)) - widest - len("15") - 3 * 6 - 1
     table.add_column("#", justify="right", no_wrap=True)
@@ -41,17 +42,15 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
     table.add_column("name", no_wrap=True)
     for head in numbers:
         table.add_column(head, justify="right", no_wrap=True)
-    for rank, row in enumerate(rows, 1):
-        star = row["code"] in cohort.planted
-        name = row["name"] if row["name"] != row["code"] else ""
+    for row in rows:
         table.add_row(
-            str(rank),
-            Text(("★ " if star else "  ") + row["code"]),
-            Text(shorten(name, max(room, 8))),
-            f"{row['mean_abs']:.3f}",
-            f"{row['mean']:+.3f}",
-            str(row["patients"]),
-            style="bold" if star else None,
+            str(row.rank),
+            Text(("★ " if row.is_planted else "  ") + row.code),
+            Text(shorten(row.name if row.is_named else "", max(room, 8))),
+            f"{row.mean_abs:.3f}",
+            f"{row.mean:+.3f}",
+            str(row.patients),
+            style="bold" if row.is_planted else None,
         )
     return table
 

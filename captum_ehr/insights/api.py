@@ -39,6 +39,9 @@ _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
     """Answer one question.
 
+    Its ``kind`` is ``"view"`` of a ``row``, the sums of a ``"cohort"`` of ``rows``,
+    both with how to explain, or a ``"page"`` of ``rows`` and ``settings``.
+
     Returns:
         ``result``, or ``error`` in words.
 

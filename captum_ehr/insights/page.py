@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
 from ..scene.palette import LOWERS, RAISES
+from ..scene.wording import several
 from ..visualization.html import patient_html, population_html, stylesheet
 from .explainer import Setting
 from .views import remarks_of, rows_of, sums_of
@@ -124,18 +125,17 @@ def saved(
     codes, overview = _cut(visualizer.overview(), rows, ways)
     views, cohorts, parts = {}, {}, {}
     for way in ways:
-        key = _key(way)
+        # As the page's settingKey.
+        key = json.dumps(list(way), separators=(",", ":"), ensure_ascii=False)
         views[key] = [patient_piece(visualizer, row, way) for row in rows]
         known = visualizer.contributions(rows, way)
         cohorts[key] = cohort_piece(visualizer, rows, known.values(), way, most=None)
         parts[key] = [_placed(known[row], codes) for row in rows]
-    count = "1 patient" if len(rows) == 1 else f"{len(rows)} patients"
     of = f", of {len(visualizer)}" if len(rows) < len(visualizer) else ""
-    named = (
-        "under replaced identifiers" if visualizer.deidentified else "with their ids"
-    )
+    ids = "under replaced identifiers" if visualizer.deidentified else "with their ids"
     note = (
-        f"This file holds the data of {count}{of}, {named}. Treat it like the records."
+        f"This file holds the data of {several(len(rows), 'patient')}{of}, {ids}. "
+        "Treat it like the records."
     )
     data = {"views": views, "cohorts": cohorts, "parts": parts, "note": note}
     return _page(visualizer, overview, data)
@@ -277,8 +277,3 @@ def _cut(
 def _placed(part: Mapping[str, Any], codes: Mapping[int, int]) -> dict[str, Any]:
     """A patient's part with the new places of the codes."""
     return {**part, "codes": [[codes[old], total] for old, total in part["codes"]]}
-
-
-def _key(way: Setting) -> str:
-    """As the page's settingKey."""
-    return json.dumps(list(way), separators=(",", ":"), ensure_ascii=False)

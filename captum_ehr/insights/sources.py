@@ -60,30 +60,16 @@ class Source(ABC):
 
     Patients of a block are padded alike, and only they can be encoded together; the
     blocks that were encoded last are kept.
-
-    Attributes:
-        models: What Captum's classes take, one or several.
-        features: How each input is read.
-        ids: Per patient, the identifier.
-        labels: Per patient, what is true of it; None where unknown.
-        groups: Per grouping, each patient's group.
-        baselines: The names of the baselines.
-        scale: Of the explained outputs: ``"logit"`` or ``"probability"``.
-        score_func: From a model's output to scores, if they are not the same.
-
-    Args:
-        blocks: The patients of each block, one block after the other.
-        kept: How many encoded blocks are kept.
     """
 
-    models: tuple[nn.Module, ...]
-    features: tuple[BaseFeature, ...]
+    models: tuple[nn.Module, ...]  # what Captum's classes take
+    features: tuple[BaseFeature, ...]  # how each input is read
     ids: tuple[str, ...]
-    labels: tuple[Any, ...]
-    groups: dict[str, tuple[str, ...]]
-    baselines: tuple[str, ...]
-    scale: str = "logit"
-    score_func: Callable[[Tensor], Tensor] | None = None
+    labels: tuple[Any, ...]  # what is true of each patient; None where unknown
+    groups: dict[str, tuple[str, ...]]  # by grouping, each patient's group
+    baselines: tuple[str, ...]  # their names
+    scale: str = "logit"  # of the explained outputs, or probability
+    score_func: Callable[[Tensor], Tensor] | None = None  # from outputs to scores
 
     def __init__(self, blocks: Sequence[range], kept: int = 4) -> None:
         self._block_of = [block for block in blocks for _ in block]
@@ -225,7 +211,11 @@ class PyHealthSource(Source):
 
 
 def called(ids: Sequence[str], deidentify: bool) -> tuple[str, ...]:
-    """What patients are called, each by a name of its own."""
+    """What patients are called, each by a name of its own.
+
+    Deidentified by numbers that say nothing, not even their order; else a patient's
+    second record says that it is.
+    """
     if deidentify:
         numbers = list(range(1, len(ids) + 1))
         random.SystemRandom().shuffle(numbers)

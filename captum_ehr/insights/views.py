@@ -16,9 +16,6 @@ from ..scene.history import Band, Item
 from ..scene.wording import tiny
 from .explainer import Setting
 
-#: From a feature and a code to its place in the overview's list.
-type Places = Mapping[tuple[str, str], int]
-
 
 def plain(data: Any) -> Any:
     """Data as JSON has it: None where a number is not finite.
@@ -121,10 +118,13 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
     ]
 
 
-def part_of(explanation: Explanation, adds_up: bool, places: Places) -> dict[str, Any]:
+def part_of(
+    explanation: Explanation, adds_up: bool, places: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
     """What the cohort needs of one patient: the account and a sum per code.
 
-    A sum is None where it is no number, which is not 0.
+    A sum is None where it is no number, which is not 0. ``places`` are those of
+    features and codes in the overview's list.
     """
     frame = explanation.to_frame()
     sums: dict[int, float] = {}

@@ -212,14 +212,9 @@ class AttributionVisualizer:
         baseline: str | None = None,
         model: int = 0,
     ) -> dict[str, Any]:
-        """One patient as plain data, fit for JSON.
+        """One patient, by place or identifier, as plain data, fit for JSON.
 
-        Args:
-            patient: The patient's place, or identifier.
-            method: See :meth:`setting`, for all of these.
-            target: Which output.
-            baseline: The reference.
-            model: Which model.
+        How to explain is said as in :meth:`setting`.
 
         Returns:
             ``row``, ``patient``, ``prediction`` (as in :meth:`overview`), ``model``,
@@ -312,14 +307,9 @@ class AttributionVisualizer:
         model: int = 0,
         patients: Iterable[int | str] | None = None,
     ) -> dict[str, Any]:
-        """The strongest codes over patients, as plain data.
+        """The strongest codes over patients, all by default, as plain data.
 
-        Args:
-            method: See :meth:`setting`, for the first four.
-            target: Which output.
-            baseline: The reference.
-            model: Which model.
-            patients: Places or identifiers; all by default.
+        How to explain is said as in :meth:`setting`.
 
         Returns:
             ``count`` of patients, and by falling mean absolute attribution the
@@ -345,11 +335,8 @@ class AttributionVisualizer:
     ) -> list[list[VisualizationOutput]]:
         """What Captum Insights' ``visualize`` returns, per patient and model.
 
-        Args:
-            patients: Places or identifiers; the first four by default.
-            method: See :meth:`setting`, for the rest.
-            target: Which output.
-            baseline: The reference.
+        Of the first four patients by default; how to explain is said as in
+        :meth:`setting`.
         """
         rows = range(min(4, len(self))) if patients is None else map(self.row, patients)
         models = range(len(self._source.models))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .folding import Block, fold
-from .history import Band, Item, Ranges, Step, bands_of, visits_of
+from .history import Band, Ranges, Step, bands_of, visits_of
 from .palette import ColorScale
 from .verdict import Verdict, verdict_of
 from .wording import (
@@ -102,11 +102,6 @@ class PatientScene:
     is_right: bool | None = None  # the prediction; None where unknown
 
     @property
-    def items(self) -> list[Item]:
-        """All codes and values of the patient."""
-        return [item for band in self.bands for item in band.items]
-
-    @property
     def blocks(self) -> tuple[Block, ...]:
         """The visits, those with less weight folded."""
         return fold(self.visits)
@@ -166,10 +161,6 @@ def patient_scene(
     adds_up: bool = True,
 ) -> PatientScene:
     """Work out what is said of one patient.
-
-    Raises:
-        IndexError: If there is no patient of that index.
-        KeyError: If there is none of that identifier.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR

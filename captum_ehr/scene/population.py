@@ -77,12 +77,7 @@ def top_codes(
 ) -> tuple[TopCode, ...]:
     """Rows as :meth:`captum_ehr.Explanation.top` has them, ranked as they come.
 
-    Args:
-        rows: With ``feature``, ``code``, ``name``, ``patients``, ``mean`` and
-            ``mean_abs`` (None or NaN where a patient has no answer); ``count`` and
-            ``samples`` where they are known.
-        samples: How many samples there are.
-        planted: Codes known to matter.
+    A mean is None or NaN where a patient has no answer.
     """
     known = [dict(row) for row in rows]
     for row in known:
@@ -173,11 +168,7 @@ class Residuals:
 
     @classmethod
     def of(cls, name: str, explanation: Explanation, tolerance: float) -> Residuals:
-        """Those of an explanation.
-
-        Raises:
-            ValueError: If it has no sample.
-        """
+        """Those of an explanation."""
         if not len(explanation):
             raise ValueError(
                 f"nothing to show: the explanation {name!r} has no sample."

@@ -194,15 +194,8 @@ def swarm(places: Sequence[float] | np.ndarray, size: float, room: float) -> np.
 
     Dots whose places fall into one bin of the dots' width stand in a stack about the
     row, the first in its middle; a stack that is taller than the room is pressed
-    together.
-
-    Args:
-        places: Along the row, in widths of the axes: 0 to 1.
-        size: The width of a dot, in widths of the axes.
-        room: The height of a stack, in rows.
-
-    Returns:
-        ``(dots,)``, in rows; within ``room / 2`` of 0.
+    together. Places, 0 to 1, and the dots' size are in widths of the axes, the room and
+    what is returned in rows.
 
     Example:
         >>> swarm([0.1, 0.1, 0.1, 0.9], 0.02, 0.8).round(2).tolist()

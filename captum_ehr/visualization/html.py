@@ -22,14 +22,13 @@ visits and of a line of values, and the room for a number."""
 
 
 def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
-    """One patient: title, account, history, codes and values; all data is escaped.
+    """One patient, without the account and the drawings if ``compact``; all escaped.
+
+    A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
 
     Chips, dots and cells have ``data-feature``, ``data-code``, ``data-attribution``
     and ``data-value``, visits and their bars ``data-visit`` (from 1), and the whole
     ``data-limit``, the end of its colours, for the scripts of a page to work with.
-
-    Returns:
-        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
     """
     macros: Any = environment().get_template("patient.html").module
     return str(macros.patient(scene, compact=compact))
@@ -42,11 +41,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def population_html(scene: PopulationScene) -> str:
-    """The table of the strongest codes of a cohort; all data is escaped.
-
-    Returns:
-        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
-    """
+    """The table of the strongest codes of a cohort; all data is escaped."""
     macros: Any = environment().get_template("patient.html").module
     return str(macros.codes(scene))
 
