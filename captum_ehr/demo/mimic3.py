@@ -51,14 +51,8 @@ def mimic3_cohort(
 ) -> Cohort:
     """Read MIMIC-III, make the task's samples and split them.
 
-    Args:
-        root: The folder with the tables.
-        cache: A folder for PyHealth's copies of them.
-        held_out: How many admissions to explain; at most 30 %.
-        seed: Of the split.
-
-    Raises:
-        DemoError: If a table is missing or the samples are too few.
+    DemoError says if a table is missing or the samples are too few; in the folder
+    ``cache`` PyHealth keeps its copies of the tables.
     """
     missing = missing_tables(root)
     if missing:

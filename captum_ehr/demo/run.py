@@ -143,11 +143,7 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
 
 
 def write_files(results: Sequence[Explained], cohort: Cohort, out: Path) -> list[Path]:
-    """Write the report, the picture, the table and each model's explanation.
-
-    Returns:
-        The paths, the report's first.
-    """
+    """Write the report, the picture, the table and each model's explanation."""
     from captum_ehr.visualization import timeline, write_report
 
     first = results[0].explanation

@@ -69,11 +69,7 @@ class Batch:
 
 
 class BatchSource(Source):
-    """Any modules, classes by name, features and batches.
-
-    Raises:
-        ValueError: If there is nobody, or a batch does not fit the features.
-    """
+    """Any modules, classes by name, features and batches."""
 
     def __init__(
         self,
@@ -190,12 +186,7 @@ def source_of(
     groups: Mapping[str, Grouping] | Sequence[str] | None,
     most: int,
 ) -> Source:
-    """The source that a visualizer's arguments mean.
-
-    Raises:
-        TypeError: If they are neither a PyHealth model and dataset nor classes,
-            features and batches.
-    """
+    """The source that a visualizer's arguments mean."""
     if features is not None:
         if dataset is None or classes is None or isinstance(classes, str):
             raise TypeError(

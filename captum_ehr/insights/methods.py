@@ -109,10 +109,6 @@ class Method:
 def methods_of(asked: Sequence[Any] | None, pyhealth: bool) -> dict[str, Method]:
     """The methods on offer, by name.
 
-    Raises:
-        ValueError: If there is no such method, or it needs a layer.
-        TypeError: If it is neither a name nor a class.
-
     Example:
         >>> list(methods_of(["DeepLiftEHR", "Saliency"], True))
         ['DeepLiftEHR', 'Saliency']

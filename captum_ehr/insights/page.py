@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
 from ..scene.palette import LOWERS, RAISES
 from ..scene.wording import several
-from ..visualization.html import patient_html, population_html, stylesheet
+from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
 from .views import remarks_of, rows_of, sums_of
 
@@ -107,12 +105,7 @@ def saved(
     settings: Iterable[Setting],
     limit: int = LIMIT,
 ) -> str:
-    """The page of some patients, explained in some ways, as text.
-
-    Raises:
-        ExportLimitError: If it would hold more patients than ``limit``.
-        ValueError: If there are none.
-    """
+    """The page of some patients, explained in some ways, as text."""
     if not rows:
         raise ValueError("There is no patient to write.")
     if len(rows) > limit:
@@ -171,25 +164,20 @@ def cohort_piece(
     table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))
     predictions = overview["predictions"][setting.model]
     judged = [predictions[row]["correct"] for row in rows]
-    adds_up = visualizer.methods[setting.method].adds_up
     targets = overview["targets"][setting.model]
-    return (
-        _templates()
-        .get_template("cohort.html.jinja")
-        .render(
-            count=len(parts),
-            wanted=len(rows),
-            target="predicted class"
-            if setting.target is None
-            else targets[setting.target],
-            model=overview["models"][setting.model],
-            judged=len(judged) - judged.count(None),
-            right=judged.count(True),
-            adds_up=adds_up,
-            sums=sum(part["status"] in ADDED_UP for part in parts),
-            remarks=remarks_of(parts),
-            table=Markup(population_html(table)),
-        )
+    target = "predicted class" if setting.target is None else targets[setting.target]
+    return _rendered(
+        "cohort.html.jinja",
+        count=len(parts),
+        wanted=len(rows),
+        target=target,
+        model=overview["models"][setting.model],
+        judged=len(judged) - judged.count(None),
+        right=judged.count(True),
+        adds_up=visualizer.methods[setting.method].adds_up,
+        sums=sum(part["status"] in ADDED_UP for part in parts),
+        remarks=remarks_of(parts),
+        table=Markup(population_html(table)),
     )
 
 
@@ -217,35 +205,23 @@ def _page(
     files = resources.files("captum_ehr.insights") / "page_files"
     texts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
     css = (files / "page.css").read_text(encoding="utf-8")
-    return (
-        _templates()
-        .get_template("page.html.jinja")
-        .render(
-            nonce=nonce,
-            policy=policy,
-            overview=overview,
-            is_live=not data,
-            is_judged=any(
-                said["correct"] is not None for said in overview["predictions"][0]
-            ),
-            data=embedded(
-                {**data, "overview": overview, "colors": TABLE, "bars": BARS}
-            ),
-            css=Markup(stylesheet() + css),
-            script=Markup("\n".join(texts)),
-        )
+    predictions = overview["predictions"][0]
+    return _rendered(
+        "page.html.jinja",
+        nonce=nonce,
+        policy=policy,
+        overview=overview,
+        is_live=not data,
+        is_judged=any(said["correct"] is not None for said in predictions),
+        data=embedded({**data, "overview": overview, "colors": TABLE, "bars": BARS}),
+        css=Markup(stylesheet() + css),
+        script=Markup("\n".join(texts)),
     )
 
 
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("captum_ehr.insights", "page_files"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _rendered(template: str, **content: Any) -> str:
+    environment = templates("captum_ehr.insights", "page_files")
+    return environment.get_template(template).render(**content)
 
 
 def _cut(

@@ -283,12 +283,7 @@ def serve(
 
 
 def probe(address: str, port: int) -> None:
-    """Find out whether an address and port can be had.
-
-    Raises:
-        PortInUseError: If the port is taken.
-        ValueError: If there is no such port.
-    """
+    """Find out whether an address and port can be had."""
     _listener(address, port).close()
 
 

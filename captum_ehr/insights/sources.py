@@ -116,11 +116,7 @@ class Source(ABC):
 
 
 class PyHealthSource(Source):
-    """A PyHealth dataset and models over it.
-
-    Raises:
-        ValueError: If there is nobody, or the models differ in their features.
-    """
+    """A PyHealth dataset and models over it."""
 
     def __init__(
         self,

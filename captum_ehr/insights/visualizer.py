@@ -171,16 +171,10 @@ class AttributionVisualizer:
                 f"There is no model {model}; there are {len(self._source.models)}."
             )
         method = next(iter(self.methods)) if method is None else method
-        if method not in self.methods:
-            raise ValueError(
-                f"There is no method {method!r}; there are {', '.join(self.methods)}."
-            )
+        _check_offered("method", method, self.methods)
         offered = self.baselines_of(method)
         baseline = offered[0] if baseline is None or len(offered) == 1 else baseline
-        if baseline not in offered:
-            raise ValueError(
-                f"There is no baseline {baseline!r}; there are {', '.join(offered)}."
-            )
+        _check_offered("baseline", baseline, offered)
         targets = self._explanations.heads[model].targets
         if isinstance(target, str) and target in targets:
             target = targets.index(target)
@@ -372,3 +366,9 @@ class AttributionVisualizer:
         from .inline_frame import render
 
         return render(self, **options)
+
+
+def _check_offered(word: str, name: str, offered: Iterable[str]) -> None:
+    if name not in offered:
+        names = ", ".join(offered)
+        raise ValueError(f"There is no {word} {name!r}; there are {names}.")

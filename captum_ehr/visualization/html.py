@@ -55,15 +55,21 @@ def stylesheet() -> str:
 
 
 @cache
-def environment() -> Environment:
-    """The templates; autoescape is on, so data stays text."""
-    jinja = Environment(
-        loader=PackageLoader("captum_ehr.visualization", "templates"),
+def templates(package: str, folder: str) -> Environment:
+    """A package's templates; autoescape is on, so data stays text."""
+    return Environment(
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def environment() -> Environment:
+    """The templates of patients and cohorts."""
+    jinja = templates("captum_ehr.visualization", "templates")
     for words in ("number", "output_value", "percent", "signed", "tiny"):
         jinja.filters[words] = getattr(wording, words)
     jinja.globals |= {
