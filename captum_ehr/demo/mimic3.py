@@ -62,13 +62,15 @@ def mimic3_cohort(
     patients = _chosen(dataset.patient_to_index, seed)
     train, out = split_by_patient(patients, labels, held_out, seed)
     size = max(2, min(32, len(train) // 5))
+    processors = dataset.input_processors.items()
+    vocabularies = {key: set(map(str, p.code_vocab)) for key, p in processors}
     return Cohort(
         title="captum_ehr demo: MIMIC-III",
         outcome=_OUTCOME,
         dataset=dataset,
         train=dataset.subset(train),
         held_out=dataset.subset(out),
-        names=code_names(root, _vocabularies(dataset)),
+        names=code_names(root, vocabularies),
         planted=(),
         notes=_notes(dataset, labels, train, out),
         epochs=15 if len(train) < _FEW else 8,
@@ -103,13 +105,6 @@ def _chosen(patients: dict[str, list[int]], seed: int) -> dict[str, list[int]]:
             break
         chosen[patient] = list(patients[patient])
     return chosen
-
-
-def _vocabularies(dataset: SampleDataset) -> dict[str, frozenset[str]]:
-    return {
-        key: frozenset(map(str, processor.code_vocab))
-        for key, processor in dataset.input_processors.items()
-    }
 
 
 def _notes(

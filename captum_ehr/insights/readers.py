@@ -48,6 +48,8 @@ class BaseFeature:
         visualization_transform: From one patient's data to what a person reads.
     """
 
+    kind: ClassVar[str]
+
     def __init__(
         self,
         name: str,
@@ -59,8 +61,6 @@ class BaseFeature:
         self.baseline_transforms = _listed(baseline_transforms)
         self.input_transforms = _listed(input_transforms)
         self.visualization_transform = visualization_transform
-
-    kind: ClassVar[str]
 
     @classmethod
     def visualization_type(cls) -> str:
@@ -118,7 +118,8 @@ class BaseFeature:
             modified = [percent[step][real[step]].tolist() for step in steps]
         else:
             base, modified = words[real].tolist(), percent[real].tolist()
-        return FeatureOutput(self.name, base, modified, self.kind, contribution_frac)
+        kind = self.visualization_type()
+        return FeatureOutput(self.name, base, modified, kind, contribution_frac)
 
     def _words(self, record: FeatureRecord) -> list[str]:
         """What stands at each place of the first patient, padding included."""
@@ -147,6 +148,8 @@ class CodeFeature(BaseFeature):
         (['I50', 'E11'], [100.0, -50.0])
     """
 
+    kind = "codes"
+
     def __init__(
         self,
         name: str,
@@ -167,8 +170,6 @@ class CodeFeature(BaseFeature):
             )
         self.vocabulary = None if vocabulary is None else tuple(map(str, vocabulary))
         self.pad = pad
-
-    kind = "codes"
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
         """The ids of some patients, with their codes."""
@@ -227,6 +228,8 @@ class LabFeature(BaseFeature):
         ['lactate: 4', 'sodium: 139']
     """
 
+    kind = "labs"
+
     def __init__(
         self,
         name: str,
@@ -239,8 +242,6 @@ class LabFeature(BaseFeature):
             name, baseline_transforms, input_transforms, visualization_transform
         )
         self.categories = tuple(map(str, categories))
-
-    kind = "labs"
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
         """The values of some patients; trailing steps of zeros are padding."""

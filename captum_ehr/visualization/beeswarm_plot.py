@@ -181,11 +181,7 @@ def _presence_key(ax: Axes) -> None:
         Line2D([], [], marker="o", ls="", ms=size, color=color, label=label)
         for color, label in ((PRESENT, "has it"), (ABSENT, "has it not"))
     ]
-    place: dict[str, Any] = {
-        "loc": "lower left",
-        "bbox_to_anchor": (1.0, 0.0),
-        "borderaxespad": 0.0,
-    }
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (1, 0), "borderaxespad": 0}
     ax.legend(handles=dots, fontsize=7.5, frameon=False, handletextpad=0.1, **place)
 
 

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
@@ -108,12 +107,8 @@ class ChipsOverTime(Panel):
         steps, rail, canvas = self.strongest, top + _RAIL, self.canvas
         ax.axhline(rail, color="#bbbbbb", lw=1, zorder=1)
         for place, step in zip(self.places, self.band.steps, strict=True):
-            look: Any = {
-                "mfc": self.scale.color(step.total),
-                "mec": "#555555",
-                "mew": 0.6,
-            }
-            ax.plot(place, rail, "o", ms=6, zorder=3, **look)
+            color = self.scale.color(step.total)
+            ax.plot(place, rail, "o", ms=6, mfc=color, mec="#555555", mew=0.6, zorder=3)
         gap = min(self._wanted_width(), canvas.width / len(steps))
         wanted = [canvas.to_inches(self.places[i]) for i in steps]
         centres = spread(wanted, gap, canvas.width)
