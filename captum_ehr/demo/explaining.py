@@ -26,11 +26,6 @@ class Explained:
     positives: int  # how many had the outcome
     auroc: float | None  # None where they have one outcome only
 
-    @property
-    def seconds_each(self) -> float:
-        """The time per patient."""
-        return self.seconds / len(self.explanation)
-
 
 def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
     """Explain all held-out patients against unknown codes and average values."""

@@ -72,13 +72,17 @@ def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
     for explained in results:
         table.add_column(explained.name, overflow="fold")
     relative = [one.explanation.relative_delta for one in results]
+    counted = [(one, len(one.explanation)) for one in results]
     rows = {
         "median |delta|/|f(x)-f(x0)|": [f"{one.median():.1e}" for one in relative],
         "largest, before rescaling": [f"{one.max():.1e}" for one in relative],
         "operations by exact rule": list(map(_rules, results)),
-        "without an exact rule": list(map(_fallbacks, results)),
-        "time per patient": [f"{one.seconds_each * 1e3:.1f} ms" for one in results],
-        f"{cohort.unit} explained": [str(len(one.explanation)) for one in results],
+        "without an exact rule": [
+            ", ".join(one.explanation.diagnostics.fallbacks) or "none"
+            for one in results
+        ],
+        "time per patient": [f"{1e3 * one.seconds / n:.1f} ms" for one, n in counted],
+        f"{cohort.unit} explained": [str(n) for _, n in counted],
         "the model's AUROC on them": list(map(_auroc, results)),
     }
     if cohort.planted:
@@ -96,10 +100,6 @@ def _rules(explained: Explained) -> str:
             calls[operation.rule] += operation.calls
     rules = ", ".join(f"{rule} {count}" for rule, count in calls.most_common())
     return f"{calls.total()}: {rules}"
-
-
-def _fallbacks(explained: Explained) -> str:
-    return ", ".join(explained.explanation.diagnostics.fallbacks) or "none"
 
 
 def _auroc(explained: Explained) -> str:

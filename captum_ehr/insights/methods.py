@@ -178,10 +178,13 @@ def _captum(kind: Any, case: Case) -> Explanation:
     name, encoded = kind.__name__, case.encoded
     method = kind(case.model)
     takes = inspect.signature(method.attribute).parameters
+    baselines = case.reference
+    if name == "DeepLiftShap":  # takes two at least
+        baselines = tuple(x.expand(2, *x.shape[1:]) for x in baselines)
     # One player for each code of a patient, or column of values.
     mask = feature_mask(encoded, "code") if "feature_mask" in takes else None
     options = {
-        "baselines": _sample(name, case.reference),
+        "baselines": baselines,
         "target": list(case.target) if case.outputs(encoded.inputs).dim() > 1 else None,
         "additional_forward_args": encoded.additional_forward_args or None,
         "feature_mask": mask,
@@ -198,13 +201,6 @@ def _captum(kind: Any, case: Case) -> Explanation:
     elif "sliding_window_shapes" in takes:
         parts = tuple(map(once, parts, encoded.masks))
     return _checked(case, name, parts, () if mask is None else (_SHARED,))
-
-
-def _sample(name: str, reference: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The baselines; DeepLiftShap takes two at least."""
-    if name != "DeepLiftShap":
-        return reference
-    return tuple(x.expand(2, *x.shape[1:]) for x in reference)
 
 
 def windows(encoded: EncodedBatch) -> tuple[tuple[int, ...], ...]:
