@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -109,7 +110,8 @@ class Server:
         elif ":" in self.address:
             names = [f"[{self.address}]"]
         named = (
-            name if has_port(name) else f"{name}:{self.port}" for name in self._named
+            name if re.search(r":\d+$", name) else f"{name}:{self.port}"
+            for name in self._named
         )
         return (*(f"{name}:{self.port}" for name in names), *map(str.lower, named))
 
@@ -285,16 +287,6 @@ def serve(
 def probe(address: str, port: int) -> None:
     """Find out whether an address and port can be had."""
     _listener(address, port).close()
-
-
-def has_port(host: str) -> bool:
-    """Whether a host header says a port.
-
-    Example:
-        >>> has_port("localhost:8000"), has_port("localhost"), has_port("[::1]")
-        (True, False, False)
-    """
-    return host.rpartition(":")[2].isdigit() and not host.endswith("]")
 
 
 def is_loopback(address: str) -> bool:

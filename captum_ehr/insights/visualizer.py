@@ -357,13 +357,13 @@ class AttributionVisualizer:
 
     def serve(self, **options: Any) -> Server:
         """Serve the page on this machine; see :func:`captum_ehr.insights.serve`."""
-        from .server import serve
+        from . import serve
 
         return serve(self, **options)
 
     def render(self, **options: Any) -> Any:
         """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from .inline_frame import render
+        from . import render
 
         return render(self, **options)
 

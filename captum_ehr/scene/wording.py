@@ -31,18 +31,21 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def signed(attribution: float, digits: int = 2) -> str:
-    """An attribution with its sign; tiny ones keep a digit.
+    """An attribution with its sign; small ones have a digit more, tiny ones keep one.
 
     Example:
-        >>> signed(0.1234), signed(-0.00012), signed(0.0), signed(math.nan)
-        ('+0.12', '−1e−04', '0', 'no answer')
+        >>> signed(0.1234), signed(0.0021), signed(-0.00012), signed(0.0)
+        ('+0.12', '+0.002', '−1e−04', '0')
+        >>> signed(math.nan)
+        'no answer'
     """
     if math.isnan(attribution):
         return NO_ANSWER
     if attribution == 0:
         return "0"
-    small = abs(attribution) < 0.5 * 10**-digits
-    return _written(attribution, "+.0e" if small else f"+.{digits}f")
+    digits += abs(attribution) < 5 * 10**-digits
+    is_tiny = abs(attribution) < 0.5 * 10**-digits
+    return _written(attribution, "+.0e" if is_tiny else f"+.{digits}f")
 
 
 def rounded(values: Sequence[float], limit: float | None = None) -> list[str]:
