@@ -476,7 +476,7 @@ class TestFile:
     def test_what_it_sums_it_writes_as_python_does(self, browser: Any) -> None:
         script = Path(page_module.__file__).parent / "page_files" / "cohort.js"
         functions = script.read_text().split("captum_ehr.scene.wording has them.")[1]
-        sizes = [0.25, -1.5, -0.0001, 0.0004, 3e-12, -2e-100, 0.0]
+        sizes = [0.25, -1.5, 0.0021, -0.0004, 0.00004, 3e-12, -2e-100, 0.0]
         shares = [0.0, 0.0012, 0.0123, 0.095, 0.234, 0.9, 0.9996, 1.0]
         page = browser.new_page()
         words = page.evaluate(

@@ -171,7 +171,9 @@ function sumAgain(content, setting) {
 // As captum_ehr.scene.wording has them.
 function signed(value) {
   if (value === null) return "no answer";
-  const words = Math.abs(value) < 0.0005 ? value.toExponential(0).replace(/-(\d)$/, "-0$1") : value.toFixed(3);
+  const size = Math.abs(value);
+  const exponent = () => value.toExponential(0).replace(/-(\d)$/, "-0$1");
+  const words = size < 0.00005 ? exponent() : value.toFixed(size < 0.005 ? 4 : 3);
   return value ? ((value > 0 ? "+" : "") + words).replaceAll("-", "−") : "0";
 }
 
