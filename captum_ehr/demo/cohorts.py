@@ -38,7 +38,7 @@ class Cohort:
     notes: tuple[str, ...]  # what a reader of the report has to know
     epochs: int  # unless told otherwise
     batch_size: int
-    unit: str = "patients"  # what a sample is, or admissions
+    unit: str = "patients"  # or "admissions": what one sample is
     time_label: str = "time"
     # From the models' units to people's.
     readable: Callable[[Explanation], Explanation] = lambda explanation: explanation
