@@ -43,8 +43,9 @@ def signed(attribution: float, digits: int = 2) -> str:
         return NO_ANSWER
     if attribution == 0:
         return "0"
-    digits += abs(attribution) < 5 * 10**-digits
-    is_tiny = abs(attribution) < 0.5 * 10**-digits
+    size = abs(float(attribution))  # NumPy's would make its own integer of digits
+    digits += size < 5 * 10**-digits
+    is_tiny = size < 0.5 * 10**-digits
     return _written(attribution, "+.0e" if is_tiny else f"+.{digits}f")
 
 
