@@ -161,8 +161,9 @@ class TestLayout:
         explanation = build()
         view = patient_scene(explanation, 0)
         real = sum(int(one.mask[0].sum()) for one in explanation.features.values())
-        assert len(view.items) == real
-        assert "<pad>" not in {item.code for item in view.items}
+        items = [item for band in view.bands for item in band.items]
+        assert len(items) == real
+        assert "<pad>" not in {item.code for item in items}
 
     def test_folding_keeps_all_visits_in_order(self) -> None:
         rows = patient_scene(build(visits=40, codes=1), 0).visits
