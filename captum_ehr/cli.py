@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     import typer
@@ -52,6 +52,13 @@ def _tables(root: Path | None) -> Path | None:
     return root
 
 
+def _folder(words: str) -> Any:
+    """An option for a folder with MIMIC-III's tables."""
+    return typer.Option(
+        exists=True, file_okay=False, callback=_tables, metavar="DIR", help=words
+    )
+
+
 @app.callback()
 def main(
     version: Annotated[
@@ -74,14 +81,10 @@ def demo(
     ] = Path("demo"),
     mimic3: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            callback=_tables,
-            metavar="DIR",
-            help="Explain real patients: a folder with MIMIC-III's tables, as .csv or "
+        _folder(
+            "Explain real patients: a folder with MIMIC-III's tables, as .csv or "
             ".csv.gz. Read by PyHealth's MIMIC3Dataset and MortalityPredictionMIMIC3; "
-            "nothing is written there.",
+            "nothing is written there."
         ),
     ] = None,
     patients: Annotated[
@@ -156,13 +159,7 @@ def insights(
     ] = False,
     mimic3: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            callback=_tables,
-            metavar="DIR",
-            help="Show MIMIC-III instead: a folder with its tables.",
-        ),
+        _folder("Show MIMIC-III instead: a folder with its tables."),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")

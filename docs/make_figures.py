@@ -33,7 +33,7 @@ from captum_ehr.visualization import (
     timeline,
     waterfall,
 )
-from captum_ehr.visualization.arguments import Ranges
+from captum_ehr.visualization.plot_arguments import Ranges
 
 HERE = Path(__file__).parent
 DPI = 100

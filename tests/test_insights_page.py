@@ -17,6 +17,7 @@ import torch
 from insights_cases import NAMES, SCRIPT, stagenet
 
 from captum_ehr.insights import AttributionVisualizer, Server
+from captum_ehr.insights import page as page_module
 from captum_ehr.scene import ColorScale, wording
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -471,6 +472,21 @@ class TestFile:
         assert tab.page.locator(".codes tbody tr").count() == whole
         assert tab.problems == []
         tab.page.close()
+
+    def test_what_it_sums_it_writes_as_python_does(self, browser: Any) -> None:
+        script = Path(page_module.__file__).parent / "page_files" / "cohort.js"
+        functions = script.read_text().split("captum_ehr.scene.wording has them.")[1]
+        sizes = [0.25, -1.5, 0.0021, -0.0004, 0.00004, 3e-12, -2e-100, 0.0]
+        shares = [0.0, 0.0012, 0.0123, 0.095, 0.234, 0.9, 0.9996, 1.0]
+        page = browser.new_page()
+        words = page.evaluate(
+            f"([sizes, shares]) => {{ {functions}\n"
+            "return [sizes.map(signed), shares.map(percent)]; }",
+            [sizes, shares],
+        )
+        page.close()
+        assert words[0] == [wording.signed(size, 3) for size in sizes]
+        assert words[1] == [wording.percent(share) for share in shares]
 
 
 def nested() -> Any:

@@ -23,7 +23,7 @@ from captum_ehr.scene.folding import fold
 from captum_ehr.scene.palette import STOPS, ColorScale, text_color
 from captum_ehr.visualization import cohort_bar, timeline, write_report
 from captum_ehr.visualization.chips import spread
-from captum_ehr.visualization.notebook import to_html
+from captum_ehr.visualization.report import notebook_html
 
 SCRIPT = "<script>document.title='run'</script>"
 VOCABULARY = ("<pad>", "<unk>", "I50", "E11", SCRIPT, "a$x^2$b")
@@ -161,8 +161,9 @@ class TestLayout:
         explanation = build()
         view = patient_scene(explanation, 0)
         real = sum(int(one.mask[0].sum()) for one in explanation.features.values())
-        assert len(view.items) == real
-        assert "<pad>" not in {item.code for item in view.items}
+        items = [item for band in view.bands for item in band.items]
+        assert len(items) == real
+        assert "<pad>" not in {item.code for item in items}
 
     def test_folding_keeps_all_visits_in_order(self) -> None:
         rows = patient_scene(build(visits=40, codes=1), 0).visits
@@ -380,14 +381,14 @@ class TestNoAnswer:
         scene = patient_scene(self.made(), 0)
         assert scene.bands and all(math.isnan(band.total) for band in scene.bands)
         assert all(math.isnan(visit.total) for visit in scene.visits)
-        assert all(item.strength == 0 for item in scene.items)
+        assert all(item.strength == 0 for band in scene.bands for item in band.items)
         assert scene.verdict.status == "unanswered" and scene.probabilities is None
 
     def test_the_page_and_the_notebook_say_so(self, tmp_path: Path) -> None:
         path = write_report(self.made(), tmp_path / "x.html", title="x")
         page = path.read_text()
         assert "no answer" in page and not re.search(r"\bnan\b *%|: *nan", page)
-        assert "<b>no answer</b>" in to_html(self.made())
+        assert "<b>no answer</b>" in notebook_html(self.made())
 
     def test_cancellation_and_notes_are_told(self, tmp_path: Path) -> None:
         little = build().f_baseline + 1e-3
@@ -400,7 +401,7 @@ class TestNoAnswer:
         ):
             one = replace(build(), **changes)
             page = write_report(one, tmp_path / "x.html", title="x").read_text()
-            assert words in page and words in to_html(one)
+            assert words in page and words in notebook_html(one)
             assert "nothing to report" not in page and 'class="card warn"' in page
         one = build()
         page = write_report(one, tmp_path / "x.html", title="x").read_text()

@@ -24,47 +24,25 @@ class DemoError(Exception):
     """What the demo cannot work with, in words for the person who started it."""
 
 
-def unchanged(explanation: Explanation) -> Explanation:
-    """The explanation itself."""
-    return explanation
-
-
 @dataclass(frozen=True)
 class Cohort:
-    """A PyHealth dataset, split by patient, and how to speak of it.
+    """A PyHealth dataset, split by patient, and how to speak of it."""
 
-    Args:
-        title: The report's heading.
-        outcome: What the positive label says, e.g. ``"death within a year"``.
-        dataset: All samples; the models take vocabularies and labels from it.
-        train: The samples to train on.
-        held_out: The samples to explain; none of their patients is in ``train``.
-        names: Human names of codes.
-        planted: Codes and columns that the outcome was made from, if known.
-        notes: What a reader of the report has to know.
-        epochs: How long to train unless told otherwise.
-        batch_size: How many samples a training step takes.
-        unit: What one sample is: ``"patients"`` or ``"admissions"``.
-        time_label: What a time is.
-        readable: From model's units to people's.
-        sample_key: The sample's entry that tells a patient's samples apart, if a
-            patient may have several.
-    """
-
-    title: str
-    outcome: str
-    dataset: SampleDataset
+    title: str  # the report's heading
+    outcome: str  # what the positive label says
+    dataset: SampleDataset  # all; the models take vocabularies and labels from it
     train: SampleDataset
-    held_out: SampleDataset
-    names: Mapping[str, str]
-    planted: tuple[str, ...]
-    notes: tuple[str, ...]
-    epochs: int
+    held_out: SampleDataset  # to explain; none of their patients is in train
+    names: Mapping[str, str]  # of codes
+    planted: tuple[str, ...]  # what the outcome was made from, if known
+    notes: tuple[str, ...]  # what a reader of the report has to know
+    epochs: int  # unless told otherwise
     batch_size: int
-    unit: str = "patients"
+    unit: str = "patients"  # or "admissions": what one sample is
     time_label: str = "time"
-    readable: Callable[[Explanation], Explanation] = unchanged
-    sample_key: str | None = None
+    # From the models' units to people's.
+    readable: Callable[[Explanation], Explanation] = lambda explanation: explanation
+    sample_key: str | None = None  # what tells a patient's samples apart
 
 
 def split_by_patient(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,36 +18,17 @@ _AT_A_TIME = 64
 
 @dataclass(frozen=True)
 class Explained:
-    """One model's held-out patients.
-
-    Args:
-        name: The model's name.
-        explanation: All of them.
-        seconds: How long the explanation took.
-        positives: How many of them had the outcome.
-        auroc: Of the model on them; None where they have one outcome only.
-    """
+    """One model's held-out patients."""
 
     name: str
-    explanation: Explanation
+    explanation: Explanation  # of all held-out patients
     seconds: float
-    positives: int
-    auroc: float | None
-
-    @property
-    def seconds_each(self) -> float:
-        """The time per patient."""
-        return self.seconds / len(self.explanation)
+    positives: int  # how many had the outcome
+    auroc: float | None  # None where they have one outcome only
 
 
 def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
-    """Explain all held-out patients against unknown codes and average values.
-
-    Args:
-        name: The model's name.
-        model: The trained model.
-        cohort: Where they come from.
-    """
+    """Explain all held-out patients against unknown codes and average values."""
     import torch
     from pyhealth.datasets import get_dataloader
 
@@ -100,22 +80,8 @@ def auroc(score: Any, truth: Any) -> float | None:
     return float(roc_auc_score(labels, score.tolist()))
 
 
-def calls_by_rule(explanation: Explanation) -> dict[str, int]:
-    """How many operations each exact rule served, the busiest first."""
-    calls: Counter[str] = Counter()
-    for operation in explanation.diagnostics.operations:
-        if operation.exact:
-            calls[operation.rule] += operation.calls
-    return dict(calls.most_common())
-
-
 def shown_patients(explanation: Explanation, count: int = 12) -> list[int]:
-    """Whom the report shows: half of high risk, a quarter of middling, one of low.
-
-    Args:
-        explanation: The explanation.
-        count: How many; all, by falling risk, where there are not more.
-    """
+    """Whom the report shows: half of high risk, a quarter of middling, one of low."""
     order = explanation.f_input.argsort(descending=True).tolist()
     if len(order) <= count:
         return order

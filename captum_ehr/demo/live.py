@@ -29,19 +29,8 @@ def demo_visualizer(
 ) -> Iterator[AttributionVisualizer]:
     """Train the demo's two models and give its held-out patients to look at.
 
-    Args:
-        console: Where to show progress.
-        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
-        patients: How many held-out patients, at most.
-        epochs: How long to train; the cohort's own default if None.
-        seed: Of everything that is drawn.
-
-    Yields:
-        The visualizer; with MIMIC-III, PyHealth's copies of the tables go when the
-        block ends.
-
-    Raises:
-        DemoError: If the data do not suffice.
+    With MIMIC-III, PyHealth's copies of the tables go when the block ends. DemoError
+    says if the data do not suffice.
     """
     with scratch(Path.cwd() if mimic3 else None) as copies:
         with quiet(), console.status("Loading PyHealth and the patients …") as status:
@@ -61,13 +50,7 @@ def demo_visualizer(
 def of_cohort(
     models: list[Any], cohort: Cohort, **options: Any
 ) -> AttributionVisualizer:
-    """The held-out patients of one of the demo's cohorts.
-
-    Args:
-        models: Trained on it.
-        cohort: Whose patients.
-        **options: More for the :class:`~captum_ehr.insights.AttributionVisualizer`.
-    """
+    """The held-out patients of one of the demo's cohorts."""
     return AttributionVisualizer(
         models,
         (f"no {cohort.outcome}", cohort.outcome),

@@ -51,14 +51,8 @@ def mimic3_cohort(
 ) -> Cohort:
     """Read MIMIC-III, make the task's samples and split them.
 
-    Args:
-        root: The folder with the tables.
-        cache: A folder for PyHealth's copies of them.
-        held_out: How many admissions to explain; at most 30 %.
-        seed: Of the split.
-
-    Raises:
-        DemoError: If a table is missing or the samples are too few.
+    DemoError says if a table is missing or the samples are too few; in the folder
+    ``cache`` PyHealth keeps its copies of the tables.
     """
     missing = missing_tables(root)
     if missing:
@@ -68,13 +62,15 @@ def mimic3_cohort(
     patients = _chosen(dataset.patient_to_index, seed)
     train, out = split_by_patient(patients, labels, held_out, seed)
     size = max(2, min(32, len(train) // 5))
+    processors = dataset.input_processors.items()
+    vocabularies = {key: set(map(str, p.code_vocab)) for key, p in processors}
     return Cohort(
         title="captum_ehr demo: MIMIC-III",
         outcome=_OUTCOME,
         dataset=dataset,
         train=dataset.subset(train),
         held_out=dataset.subset(out),
-        names=code_names(root, _vocabularies(dataset)),
+        names=code_names(root, vocabularies),
         planted=(),
         notes=_notes(dataset, labels, train, out),
         epochs=15 if len(train) < _FEW else 8,
@@ -109,13 +105,6 @@ def _chosen(patients: dict[str, list[int]], seed: int) -> dict[str, list[int]]:
             break
         chosen[patient] = list(patients[patient])
     return chosen
-
-
-def _vocabularies(dataset: SampleDataset) -> dict[str, frozenset[str]]:
-    return {
-        key: frozenset(map(str, processor.code_vocab))
-        for key, processor in dataset.input_processors.items()
-    }
 
 
 def _notes(

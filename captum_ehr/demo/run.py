@@ -40,21 +40,9 @@ def run_demo(
 ) -> list[Path]:
     """Train both models, explain held-out patients, show the tables, write the files.
 
-    Args:
-        out: The folder to write into; it is made.
-        console: Where to show progress and tables. Its file must be given, since
-            what libraries print to the standard streams is held back meanwhile.
-        mimic3: A folder with MIMIC-III's tables, instead of the built-in cohort.
-        patients: How many held-out patients to explain, at most.
-        epochs: How long to train; the cohort's own default if None.
-        seed: Of everything that is drawn.
-        n_patients: The size of the built-in cohort.
-
-    Returns:
-        The paths written, the report's first.
-
-    Raises:
-        DemoError: If the data do not suffice.
+    The console's file must be given, since what libraries print to the standard streams
+    is held back meanwhile. The paths written come back, the report's first; DemoError
+    says if the data do not suffice.
     """
     out.mkdir(parents=True, exist_ok=True)
     with quiet(), one_thread(), scratch(out) as copies:
@@ -106,8 +94,7 @@ def _result(
     return explained
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
+def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -116,10 +103,9 @@ def _progress(console: Console) -> Iterator[Progress]:
         TextColumn("{task.fields[note]:<24}"),
         TimeElapsedColumn(),
     )
-    with Progress(
+    return Progress(
         *columns, console=console, redirect_stdout=False, redirect_stderr=False
-    ) as progress:
-        yield progress
+    )
 
 
 @contextmanager
@@ -157,16 +143,7 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
 
 
 def write_files(results: Sequence[Explained], cohort: Cohort, out: Path) -> list[Path]:
-    """Write the report, the picture, the table and each model's explanation.
-
-    Args:
-        results: Per model.
-        cohort: Where the patients come from.
-        out: The folder; files of the same names are replaced.
-
-    Returns:
-        The paths, the report's first.
-    """
+    """Write the report, the picture, the table and each model's explanation."""
     from captum_ehr.visualization import timeline, write_report
 
     first = results[0].explanation

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from captum_ehr.demo.cohorts import Cohort
-from captum_ehr.demo.explaining import Explained, calls_by_rule
+from captum_ehr.demo.explaining import Explained
 from captum_ehr.scene import population_scene
 
 if TYPE_CHECKING:
@@ -16,20 +17,15 @@ _ROWS = 15
 
 
 def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
-    """The strongest codes of the cohort, planted ones marked.
-
-    Args:
-        explained: One model's patients.
-        cohort: Where they come from.
-        width: The terminal's; names are cut to leave room for the numbers.
-    """
+    """The strongest codes of the cohort, planted ones marked."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from captum_ehr.scene.wording import shorten
 
-    rows = explained.explanation.top(_ROWS).to_dict("records")
+    explanation, planted = explained.explanation, cohort.planted
+    rows = population_scene(explanation, k=_ROWS, planted=planted).codes
     table = Table(
         title=f"{explained.name}: top codes by mean absolute attribution",
         title_justify="left",
@@ -38,7 +34,7 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
         box=box.SIMPLE_HEAD,
     )
     numbers = ("mean |a|", "mean a", cohort.unit)
-    widest = max((len(row["code"]) for row in rows), default=0) + 2
+    widest = max((len(row.code) for row in rows), default=0) + 2
     # Each of the six columns has a blank on either side and one before the next.
     room = width - sum(map(len, numbers)) - widest - len("15") - 3 * 6 - 1
     table.add_column("#", justify="right", no_wrap=True)
@@ -46,17 +42,15 @@ def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
     table.add_column("name", no_wrap=True)
     for head in numbers:
         table.add_column(head, justify="right", no_wrap=True)
-    for rank, row in enumerate(rows, 1):
-        star = row["code"] in cohort.planted
-        name = row["name"] if row["name"] != row["code"] else ""
+    for row in rows:
         table.add_row(
-            str(rank),
-            Text(("★ " if star else "  ") + row["code"]),
-            Text(shorten(name, max(room, 8))),
-            f"{row['mean_abs']:.3f}",
-            f"{row['mean']:+.3f}",
-            str(row["patients"]),
-            style="bold" if star else None,
+            str(row.rank),
+            Text(("★ " if row.is_planted else "  ") + row.code),
+            Text(shorten(row.name if row.is_named else "", max(room, 8))),
+            f"{row.mean_abs:.3f}",
+            f"{row.mean:+.3f}",
+            str(row.patients),
+            style="bold" if row.is_planted else None,
         )
     return table
 
@@ -78,13 +72,17 @@ def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
     for explained in results:
         table.add_column(explained.name, overflow="fold")
     relative = [one.explanation.relative_delta for one in results]
+    counted = [(one, len(one.explanation)) for one in results]
     rows = {
         "median |delta|/|f(x)-f(x0)|": [f"{one.median():.1e}" for one in relative],
         "largest, before rescaling": [f"{one.max():.1e}" for one in relative],
         "operations by exact rule": list(map(_rules, results)),
-        "without an exact rule": list(map(_fallbacks, results)),
-        "time per patient": [f"{one.seconds_each * 1e3:.1f} ms" for one in results],
-        f"{cohort.unit} explained": [str(len(one.explanation)) for one in results],
+        "without an exact rule": [
+            ", ".join(one.explanation.diagnostics.fallbacks) or "none"
+            for one in results
+        ],
+        "time per patient": [f"{1e3 * one.seconds / n:.1f} ms" for one, n in counted],
+        f"{cohort.unit} explained": [str(n) for _, n in counted],
         "the model's AUROC on them": list(map(_auroc, results)),
     }
     if cohort.planted:
@@ -95,13 +93,13 @@ def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
 
 
 def _rules(explained: Explained) -> str:
-    calls = calls_by_rule(explained.explanation)
-    rules = ", ".join(f"{rule} {count}" for rule, count in calls.items())
-    return f"{sum(calls.values())}: {rules}"
-
-
-def _fallbacks(explained: Explained) -> str:
-    return ", ".join(explained.explanation.diagnostics.fallbacks) or "none"
+    """How many operations each exact rule served, the busiest first."""
+    calls: Counter[str] = Counter()
+    for operation in explained.explanation.diagnostics.operations:
+        if operation.exact:
+            calls[operation.rule] += operation.calls
+    rules = ", ".join(f"{rule} {count}" for rule, count in calls.most_common())
+    return f"{calls.total()}: {rules}"
 
 
 def _auroc(explained: Explained) -> str:

@@ -93,13 +93,7 @@ def train(
 def with_unknowns(
     batch: dict[str, Any], dataset: Any, share: float = _UNKNOWN_SHARE
 ) -> dict[str, Any]:
-    """A batch with a random share of its codes replaced by ``<unk>``.
-
-    Args:
-        batch: What the data loader yields; it is not changed.
-        dataset: The dataset that it came from.
-        share: Which share of the codes.
-    """
+    """A batch with a random share of its codes replaced by ``<unk>``."""
     import torch
 
     batch = dict(batch)

@@ -12,13 +12,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batches import Batch
-    from .bridge import captum_visualizer
-    from .inline_frame import render
-    from .page import ExportLimitError, save
-    from .readers import CodeFeature, FeatureOutput, LabFeature, VisitFeature
-    from .server import PortInUseError, Server, serve
-    from .visualizer import AttributionVisualizer
+    from .batches import Batch as Batch
+    from .bridge import captum_visualizer as captum_visualizer
+    from .inline_frame import render as render
+    from .page import ExportLimitError as ExportLimitError
+    from .page import save as save
+    from .readers import CodeFeature as CodeFeature
+    from .readers import FeatureOutput as FeatureOutput
+    from .readers import LabFeature as LabFeature
+    from .readers import VisitFeature as VisitFeature
+    from .server import PortInUseError as PortInUseError
+    from .server import Server as Server
+    from .server import serve as serve
+    from .visualizer import AttributionVisualizer as AttributionVisualizer
 
 _HOMES = {
     "AttributionVisualizer": "visualizer",
@@ -36,21 +42,7 @@ _HOMES = {
     "serve": "server",
 }
 
-__all__ = [
-    "AttributionVisualizer",
-    "Batch",
-    "CodeFeature",
-    "ExportLimitError",
-    "FeatureOutput",
-    "LabFeature",
-    "PortInUseError",
-    "Server",
-    "VisitFeature",
-    "captum_visualizer",
-    "render",
-    "save",
-    "serve",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

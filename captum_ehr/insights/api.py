@@ -39,11 +39,8 @@ _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
     """Answer one question.
 
-    Args:
-        visualizer: What is shown.
-        question: A ``kind``: ``"view"`` of a ``row``, the sums of a ``"cohort"`` of
-            ``rows``, both with how to explain, or a ``"page"`` of ``rows`` and
-            ``settings``.
+    Its ``kind`` is ``"view"`` of a ``row``, the sums of a ``"cohort"`` of ``rows``,
+    both with how to explain, or a ``"page"`` of ``rows`` and ``settings``.
 
     Returns:
         ``result``, or ``error`` in words.
@@ -62,11 +59,6 @@ def progress(
     visualizer: AttributionVisualizer, question: Any
 ) -> Iterator[dict[str, Any]]:
     """Explain a cohort piece by piece; who has enough stops asking for the next.
-
-    Args:
-        visualizer: What is shown.
-        question: The ``rows`` of the patients, how to explain them, and whether the
-            cohort is to be ``drawn``.
 
     Yields:
         ``deltas``, by row the residual and its words, of some patients; ``html``, the

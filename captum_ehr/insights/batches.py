@@ -69,19 +69,7 @@ class Batch:
 
 
 class BatchSource(Source):
-    """Any modules, classes by name, features and batches.
-
-    Args:
-        models: Modules, called with the transformed inputs and additional arguments.
-        classes: The name of each class.
-        features: One per input.
-        batches: The patients.
-        score_func: From the models' output to the score of each class.
-        most: How many patients are read, at most.
-
-    Raises:
-        ValueError: If there is nobody, or a batch does not fit the features.
-    """
+    """Any modules, classes by name, features and batches."""
 
     def __init__(
         self,
@@ -95,12 +83,17 @@ class BatchSource(Source):
         self.models = tuple(map(_as_function, models))
         self.features = tuple(features)
         self._classes = tuple(map(str, classes))
-        self._score_func = score_func
+        self.score_func = score_func
         self._places: list[tuple[Batch, int]] = []
         blocks = []
         for batch in batches:
             first = len(self._places)
-            end = min(first + len(_fitting(batch, features)), most)
+            if len(batch.inputs) != len(features):
+                raise ValueError(
+                    f"A batch has {len(batch.inputs)} input(s) for {len(features)} "
+                    f"features: {', '.join(feature.name for feature in features)}."
+                )
+            end = min(first + len(batch), most)
             starts = range(first, end, BLOCK)
             blocks += [range(k, min(k + BLOCK, end)) for k in starts]
             self._places += [(batch, row - first) for row in range(first, end)]
@@ -133,7 +126,7 @@ class BatchSource(Source):
     def head(self, model: int) -> Head:
         """How to read a model's outputs."""
         width = self.score(self.encode([0], model), model).shape[1]
-        scale = "logit" if self._score_func is None else "probability"
+        scale = "logit" if self.score_func is None else "probability"
         if width == 1 and len(self._classes) == 2:
             return Head("binary", self._classes, scale)
         mode = "multiclass" if width > 1 else "regression"
@@ -182,16 +175,6 @@ class BatchSource(Source):
             references.append(torch.where(real, raw, x) if fits else raw)
         return tuple(references)
 
-    def score(self, encoded: EncodedBatch, model: int = 0) -> Tensor:
-        """``(patients, outputs)``."""
-        with torch.no_grad():
-            output = self.models[model](
-                *encoded.inputs, *encoded.additional_forward_args
-            )
-            if self._score_func is not None:
-                output = self._score_func(output)
-        return output.reshape(len(encoded), -1)
-
 
 def source_of(
     models: Sequence[nn.Module],
@@ -203,12 +186,7 @@ def source_of(
     groups: Mapping[str, Grouping] | Sequence[str] | None,
     most: int,
 ) -> Source:
-    """The source that a visualizer's arguments mean.
-
-    Raises:
-        TypeError: If they are neither a PyHealth model and dataset nor classes,
-            features and batches.
-    """
+    """The source that a visualizer's arguments mean."""
     if features is not None:
         if dataset is None or classes is None or isinstance(classes, str):
             raise TypeError(
@@ -240,12 +218,3 @@ def _as_function(model: nn.Module) -> nn.Module:
         return PyHealthAdapter(model)
     view: nn.Module = private_view(model)
     return view
-
-
-def _fitting(batch: Batch, features: Sequence[BaseFeature]) -> Batch:
-    if len(batch.inputs) != len(features):
-        raise ValueError(
-            f"A batch has {len(batch.inputs)} input(s) for {len(features)} features: "
-            f"{', '.join(feature.name for feature in features)}."
-        )
-    return batch

@@ -226,7 +226,7 @@ class EHRVisualizer(AttributionVisualizer):
         num_examples: int,
     ) -> None:
         self.source, self.explainer, self.names = source, explainer, names
-        self.head = source.head(0)
+        self.adapter, self.head = source.adapters[0], source.head(0)
         classes = [*self.head.classes]
         if self.head.mode == "multilabel":
             classes.append(NO_LABEL)
@@ -234,10 +234,10 @@ class EHRVisualizer(AttributionVisualizer):
             ValuesFeature(feature.key, [])
             if feature.embedding is None
             else CodesFeature(feature.key, None, None, None)
-            for feature in source.adapter(0).features
+            for feature in self.adapter.features
         ]
         rows = range(len(source.ids))
-        scores = ClassScores(source.adapter(0), self.head)
+        scores = ClassScores(self.adapter, self.head)
         super().__init__(scores, classes, features, rows)
         self.num_examples = num_examples
         self._config = FilterConfig(METHOD, {}, num_examples=num_examples)
@@ -326,7 +326,7 @@ class EHRVisualizer(AttributionVisualizer):
             chosen = {k: v for k, v in options.items() if v not in ("", ())}
             options = {"sliding_window_shapes": windows(encoded), **chosen}
         elif method == FeatureAblation.get_name():
-            mask = self.source.adapter(0).feature_mask(encoded, "token")
+            mask = self.adapter.feature_mask(encoded, "token")
             options = {**options, "feature_mask": mask}
         try:
             parts = self.attribution_calculation.calculate_attribution(
@@ -343,7 +343,7 @@ class EHRVisualizer(AttributionVisualizer):
                 "%s cannot explain %s; the page waits for it in vain: reload it and "
                 "choose another method.",
                 method,
-                type(self.source.adapter(0).model).__name__,
+                type(self.adapter.model).__name__,
             )
             raise
         if method in _PERTURBING:  # it then stands in each dimension of an embedding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,36 +16,19 @@ from ..explanation import Explanation
 from ..propagation import Diagnostics
 from .methods import Case, Method
 from .sources import Cache, Source
-from .views import plain
 
 
 class Setting(NamedTuple):
-    """How patients are explained.
+    """How patients are explained."""
 
-    Args:
-        model: Which of the models.
-        method: The method's name.
-        target: Which output; None for each patient's predicted one.
-        baseline: The baseline's name.
-    """
-
-    model: int
+    model: int  # its place
     method: str
-    target: int | None
+    target: int | None  # None for each patient's predicted one
     baseline: str
 
 
 class Explanations:
-    """Explains patients when asked, one computation at a time.
-
-    Args:
-        source: The patients and models.
-        methods: What is on offer.
-        names: Human names of codes.
-        ids: What patients are called.
-        readable: From the model's units to people's.
-        size: How many patients' explanations are kept.
-    """
+    """Explains patients when asked, one computation at a time."""
 
     def __init__(
         self,
@@ -76,21 +60,19 @@ class Explanations:
                 self._scores[model] = torch.cat(parts)
             return self._scores[model]
 
-    def kept(self, row: int, setting: Setting) -> Explanation | None:
-        """One patient's explanation, if it is still there."""
-        return self._kept.get((row, setting))
-
     def one(self, row: int, setting: Setting) -> Explanation:
         """One patient's explanation."""
         return self.many([row], setting)[0]
 
     def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
         """Patients' explanations, one each, in the order asked for."""
-        known = {row: self.kept(row, setting) for row in rows}
+        known = {row: self._kept.get((row, setting)) for row in rows}
         if any(explanation is None for explanation in known.values()):
             with self._computing:
                 # What another request has computed meanwhile is kept by now.
-                known = {row: e or self.kept(row, setting) for row, e in known.items()}
+                known = {
+                    row: self._kept.get((row, setting), e) for row, e in known.items()
+                }
                 missing = [row for row, e in known.items() if e is None]
                 size = self.methods[setting.method].together
                 for chunk in self.source.chunks(missing, size):
@@ -98,12 +80,10 @@ class Explanations:
                         known[row] = self._kept[row, setting] = explanation
         return [e for row in rows if (e := known[row]) is not None]
 
-    def probability(
-        self, row: int, setting: Setting
-    ) -> tuple[float | None, float | None] | None:
+    def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
         """Of the explained class at the baseline and at the input, where it has one.
 
-        One is None where the model has no answer, that at the baseline also where that
+        One is NaN where the model has no answer, that at the baseline also where that
         is drawn from the dataset.
         """
         head, source, model = self.heads[setting.model], self.source, setting.model
@@ -112,13 +92,13 @@ class Explanations:
             return None
         place = int(at_input.argmax()) if setting.target is None else setting.target
         if self.methods[setting.method].draws:
-            return None, plain(float(at_input[place]))
+            return math.nan, float(at_input[place])
         encoded = source.encode([row], model)
         reference = source.reference(encoded, setting.baseline, model)
         scores = source.score(replace(encoded, inputs=reference), model)
         at_baseline = head.probabilities(scores.cpu()[0])
         assert at_baseline is not None
-        return plain(float(at_baseline[place])), plain(float(at_input[place]))
+        return float(at_baseline[place]), float(at_input[place])
 
     def blank(self, rows: Sequence[int]) -> Explanation:
         """Patients without attributions: what stands where, and what it is called.

@@ -42,12 +42,6 @@ class Guard:
 
     Starlette's ``TrustedHostMiddleware`` does not know ports, and another port of this
     machine may be another user's.
-
-    Args:
-        app: What is guarded.
-        token: What a request has to know, in its query.
-        hosts: What its ``Host`` header may say, and its ``Origin`` where it has one.
-        framed: Whether another page may show it in a frame.
     """
 
     def __init__(

@@ -44,8 +44,7 @@ def render(
         server = serve(visualizer, framed=True)
         display(IFrame(server.url, width="100%", height=height))
         return server
-    chosen = range(len(visualizer)) if patients is None else patients
-    rows = list(dict.fromkeys(map(visualizer.row, chosen)))
+    rows = visualizer.rows(patients)
     page = saved(visualizer, rows, [visualizer.setting()], limit)
     display(
         HTML(

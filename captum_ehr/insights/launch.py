@@ -30,9 +30,6 @@ def load(spec: str) -> AttributionVisualizer:
             :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
             arguments: a model and a dataset.
 
-    Raises:
-        StartError: If there is no such function, or it returns something else.
-
     Example:
         >>> load("math")
         Traceback (most recent call last):
@@ -78,19 +75,7 @@ def show(
     address: str,
     hosts: Sequence[str] = (),
 ) -> None:
-    """Serve patients until the process is told to end.
-
-    Args:
-        console: Where to print the address with its token.
-        source: ``module:function``, or what gives a visualizer when it is entered.
-        port: The port; 0 for a free one.
-        address: The address to listen on.
-        hosts: See :func:`captum_ehr.insights.serve`.
-
-    Raises:
-        StartError: See :func:`load`.
-        PortInUseError: If the port is taken.
-    """
+    """Serve patients until the process is told to end."""
     from .server import probe
 
     # Before minutes of training, not after.

@@ -75,19 +75,12 @@ _BEYOND = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Some patients of one model, with all that an attribution class may ask for.
+    """Some patients of one model, with all that an attribution class may ask for."""
 
-    Args:
-        model: What Captum's classes take.
-        encoded: The patients.
-        reference: The baseline, one tensor per input.
-        target: Per patient, the index of the explained output.
-    """
-
-    model: nn.Module
+    model: nn.Module  # what Captum's classes take
     encoded: EncodedBatch
-    reference: tuple[Tensor, ...]
-    target: tuple[int, ...]
+    reference: tuple[Tensor, ...]  # one tensor per input
+    target: tuple[int, ...]  # per patient, the index of the explained output
 
     def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
         """What the model returns."""
@@ -104,33 +97,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Method:
-    """An attribution method on offer.
-
-    Args:
-        name: What it is called.
-        explain: From a case to its explanation.
-        adds_up: Whether it promises that attributions add up to f(x) - f(x0).
-        together: How many patients it explains at a time.
-        draws: Whether its baselines are drawn from the dataset.
-    """
+    """An attribution method on offer."""
 
     name: str
     explain: Callable[[Case], Explanation]
-    adds_up: bool
-    together: int = 1
-    draws: bool = False
+    adds_up: bool  # to f(x) - f(x0), by promise
+    together: int = 1  # how many patients it explains at a time
+    draws: bool = False  # its baselines are drawn from the dataset
 
 
 def methods_of(asked: Sequence[Any] | None, pyhealth: bool) -> dict[str, Method]:
     """The methods on offer, by name.
-
-    Args:
-        asked: Names, or attribution classes; None for the usual ones.
-        pyhealth: Whether the models are PyHealth's.
-
-    Raises:
-        ValueError: If there is no such method, or it needs a layer.
-        TypeError: If it is neither a name nor a class.
 
     Example:
         >>> list(methods_of(["DeepLiftEHR", "Saliency"], True))
@@ -201,10 +178,13 @@ def _captum(kind: Any, case: Case) -> Explanation:
     name, encoded = kind.__name__, case.encoded
     method = kind(case.model)
     takes = inspect.signature(method.attribute).parameters
+    baselines = case.reference
+    if name == "DeepLiftShap":  # takes two at least
+        baselines = tuple(x.expand(2, *x.shape[1:]) for x in baselines)
     # One player for each code of a patient, or column of values.
     mask = feature_mask(encoded, "code") if "feature_mask" in takes else None
     options = {
-        "baselines": _sample(name, case.reference),
+        "baselines": baselines,
         "target": list(case.target) if case.outputs(encoded.inputs).dim() > 1 else None,
         "additional_forward_args": encoded.additional_forward_args or None,
         "feature_mask": mask,
@@ -221,13 +201,6 @@ def _captum(kind: Any, case: Case) -> Explanation:
     elif "sliding_window_shapes" in takes:
         parts = tuple(map(once, parts, encoded.masks))
     return _checked(case, name, parts, () if mask is None else (_SHARED,))
-
-
-def _sample(name: str, reference: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The baselines; DeepLiftShap takes two at least."""
-    if name != "DeepLiftShap":
-        return reference
-    return tuple(x.expand(2, *x.shape[1:]) for x in reference)
 
 
 def windows(encoded: EncodedBatch) -> tuple[tuple[int, ...], ...]:

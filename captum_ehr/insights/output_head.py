@@ -34,17 +34,11 @@ class VisualizationOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """The outputs of a model, and how to read them.
+    """The outputs of a model, and how to read them."""
 
-    Args:
-        mode: PyHealth's word: binary, multiclass, multilabel or regression.
-        classes: The name of each class; a binary model has two and one output.
-        scale: Of the outputs: ``"logit"`` or ``"probability"``.
-    """
-
-    mode: str
-    classes: tuple[str, ...]
-    scale: str = "logit"
+    mode: str  # PyHealth's word
+    classes: tuple[str, ...]  # of a binary model two, for its one output
+    scale: str = "logit"  # or probability
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -123,17 +117,7 @@ def output_of(
     label: Any,
     model: int,
 ) -> VisualizationOutput:
-    """One patient's explanation, as Captum's classes show it.
-
-    Args:
-        explanation: Of one patient.
-        encoded: The patient.
-        features: How each input is read.
-        head: Of the model.
-        scores: ``(outputs,)``, what the model says of the patient.
-        label: What is true of the patient, as the dataset has it.
-        model: Which model.
-    """
+    """One patient's explanation, as Captum's classes show it."""
     parts = [explanation.attributions[feature.name] for feature in features]
     sums = [float(part.sum()) for part in parts]
     whole = sum(map(abs, sums)) or 1.0

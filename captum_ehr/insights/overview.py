@@ -14,22 +14,15 @@ from .explainer import Explanations
 from .output_head import Head
 from .views import plain
 
-#: Per patient the codes that stand in the record, as places in the list of codes.
-type Presence = list[list[int]]
-
 
 def codes_of(
-    explanations: Explanations, rows: Sequence[int]
-) -> tuple[list[dict[str, str]], Presence]:
-    """Every code and column that any patient has, and who has which.
-
-    Returns:
-        ``{"feature", "code", "name"}`` of each, and per patient its codes.
-    """
+    explanations: Explanations,
+) -> tuple[list[dict[str, str]], list[list[int]]]:
+    """Every code and column that any patient has, and per patient their places."""
     places: dict[tuple[str, str], int] = {}
     codes: list[dict[str, str]] = []
-    present: Presence = []
-    for chunk in explanations.source.chunks(rows, 32):
+    present: list[list[int]] = []
+    for chunk in explanations.source.chunks(range(len(explanations.ids)), 32):
         held: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
         frame = explanations.blank(chunk).to_frame()
         columns = (frame[key] for key in ("patient_id", "feature", "code", "name"))
@@ -44,14 +37,10 @@ def codes_of(
 
 
 def overview_of(explanations: Explanations) -> dict[str, Any]:
-    """Patients, predictions and codes, as plain data.
-
-    Args:
-        explanations: The patients and models; nothing is explained here.
-    """
+    """Patients, predictions and codes, as plain data."""
     source, heads = explanations.source, explanations.heads
     count = len(explanations.ids)
-    codes, present = codes_of(explanations, range(count))
+    codes, present = codes_of(explanations)
     actual = [heads[0].actual(label) for label in source.labels]
     models = range(len(source.models))
     return {

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
 from ..scene.palette import LOWERS, RAISES
-from ..visualization.html import patient_html, population_html, stylesheet
+from ..scene.wording import several
+from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
 from .views import remarks_of, rows_of, sums_of
 
@@ -95,9 +94,9 @@ def save(
         for target in targets
         for baseline in baselines or (None,)
     ]
-    chosen = range(len(visualizer)) if patients is None else patients
-    rows = list(dict.fromkeys(map(visualizer.row, chosen)))
-    return write_text(path, saved(visualizer, rows, settings, limit))
+    return write_text(
+        path, saved(visualizer, visualizer.rows(patients), settings, limit)
+    )
 
 
 def saved(
@@ -106,18 +105,7 @@ def saved(
     settings: Iterable[Setting],
     limit: int = LIMIT,
 ) -> str:
-    """The page of some patients, explained in some ways, as text.
-
-    Args:
-        visualizer: What to show.
-        rows: The patients' places.
-        settings: How they are explained.
-        limit: The most patients that it may hold.
-
-    Raises:
-        ExportLimitError: If it would hold more patients than ``limit``.
-        ValueError: If there are none.
-    """
+    """The page of some patients, explained in some ways, as text."""
     if not rows:
         raise ValueError("There is no patient to write.")
     if len(rows) > limit:
@@ -130,18 +118,17 @@ def saved(
     codes, overview = _cut(visualizer.overview(), rows, ways)
     views, cohorts, parts = {}, {}, {}
     for way in ways:
-        key = _key(way)
+        # As the page's settingKey.
+        key = json.dumps(list(way), separators=(",", ":"), ensure_ascii=False)
         views[key] = [patient_piece(visualizer, row, way) for row in rows]
         known = visualizer.contributions(rows, way)
         cohorts[key] = cohort_piece(visualizer, rows, known.values(), way, most=None)
         parts[key] = [_placed(known[row], codes) for row in rows]
-    count = "1 patient" if len(rows) == 1 else f"{len(rows)} patients"
     of = f", of {len(visualizer)}" if len(rows) < len(visualizer) else ""
-    named = (
-        "under replaced identifiers" if visualizer.deidentified else "with their ids"
-    )
+    ids = "under replaced identifiers" if visualizer.deidentified else "with their ids"
     note = (
-        f"This file holds the data of {count}{of}, {named}. Treat it like the records."
+        f"This file holds the data of {several(len(rows), 'patient')}{of}, {ids}. "
+        "Treat it like the records."
     )
     data = {"views": views, "cohorts": cohorts, "parts": parts, "note": note}
     return _page(visualizer, overview, data)
@@ -171,39 +158,26 @@ def cohort_piece(
     setting: Setting,
     most: int | None = TOP,
 ) -> str:
-    """What the page shows of the cohort, drawn.
-
-    Args:
-        visualizer: What is shown.
-        rows: The patients' places.
-        parts: The contributions of those who are explained; the others follow.
-        setting: How.
-        most: The most codes of the table.
-    """
+    """What the page shows of the cohort, drawn."""
     overview = visualizer.overview()
     sums = sums_of(parts, overview["codes"])
     table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))
     predictions = overview["predictions"][setting.model]
     judged = [predictions[row]["correct"] for row in rows]
-    adds_up = visualizer.methods[setting.method].adds_up
     targets = overview["targets"][setting.model]
-    return (
-        _templates()
-        .get_template("cohort.html.jinja")
-        .render(
-            count=len(parts),
-            wanted=len(rows),
-            target="predicted class"
-            if setting.target is None
-            else targets[setting.target],
-            model=overview["models"][setting.model],
-            judged=len(judged) - judged.count(None),
-            right=judged.count(True),
-            adds_up=adds_up,
-            sums=sum(part["status"] in ADDED_UP for part in parts),
-            remarks=remarks_of(parts),
-            table=Markup(population_html(table)),
-        )
+    target = "predicted class" if setting.target is None else targets[setting.target]
+    return _rendered(
+        "cohort.html.jinja",
+        count=len(parts),
+        wanted=len(rows),
+        target=target,
+        model=overview["models"][setting.model],
+        judged=len(judged) - judged.count(None),
+        right=judged.count(True),
+        adds_up=visualizer.methods[setting.method].adds_up,
+        sums=sum(part["status"] in ADDED_UP for part in parts),
+        remarks=remarks_of(parts),
+        table=Markup(population_html(table)),
     )
 
 
@@ -231,35 +205,23 @@ def _page(
     files = resources.files("captum_ehr.insights") / "page_files"
     texts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
     css = (files / "page.css").read_text(encoding="utf-8")
-    return (
-        _templates()
-        .get_template("page.html.jinja")
-        .render(
-            nonce=nonce,
-            policy=policy,
-            overview=overview,
-            is_live=not data,
-            is_judged=any(
-                said["correct"] is not None for said in overview["predictions"][0]
-            ),
-            data=embedded(
-                {**data, "overview": overview, "colors": TABLE, "bars": BARS}
-            ),
-            css=Markup(stylesheet() + css),
-            script=Markup("\n".join(texts)),
-        )
+    predictions = overview["predictions"][0]
+    return _rendered(
+        "page.html.jinja",
+        nonce=nonce,
+        policy=policy,
+        overview=overview,
+        is_live=not data,
+        is_judged=any(said["correct"] is not None for said in predictions),
+        data=embedded({**data, "overview": overview, "colors": TABLE, "bars": BARS}),
+        css=Markup(stylesheet() + css),
+        script=Markup("\n".join(texts)),
     )
 
 
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("captum_ehr.insights", "page_files"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _rendered(template: str, **content: Any) -> str:
+    environment = templates("captum_ehr.insights", "page_files")
+    return environment.get_template(template).render(**content)
 
 
 def _cut(
@@ -291,8 +253,3 @@ def _cut(
 def _placed(part: Mapping[str, Any], codes: Mapping[int, int]) -> dict[str, Any]:
     """A patient's part with the new places of the codes."""
     return {**part, "codes": [[codes[old], total] for old, total in part["codes"]]}
-
-
-def _key(way: Setting) -> str:
-    """As the page's settingKey."""
-    return json.dumps(list(way), separators=(",", ":"), ensure_ascii=False)

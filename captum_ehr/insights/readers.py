@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class BaseFeature:
         visualization_transform: From one patient's data to what a person reads.
     """
 
+    kind: ClassVar[str]
+
     def __init__(
         self,
         name: str,
@@ -60,10 +62,10 @@ class BaseFeature:
         self.input_transforms = _listed(input_transforms)
         self.visualization_transform = visualization_transform
 
-    @staticmethod
-    def visualization_type() -> str:
+    @classmethod
+    def visualization_type(cls) -> str:
         """How it is shown."""
-        raise NotImplementedError
+        return cls.kind
 
     def transform(self, data: Tensor) -> Tensor:
         """The data of some patients as the model takes them.
@@ -110,7 +112,7 @@ class BaseFeature:
         words = np.array(self._words(record), dtype=object).reshape(shape)
         percent = _percent(attribution.detach())[0].cpu().numpy()
         real = record.mask[0].cpu().numpy()
-        if self._is_stepped(real.ndim):
+        if real.ndim > 1 and self.kind != "codes":
             steps = [step for step in range(len(real)) if real[step].any()]
             base = [words[step][real[step]].tolist() for step in steps]
             modified = [percent[step][real[step]].tolist() for step in steps]
@@ -122,10 +124,6 @@ class BaseFeature:
     def _words(self, record: FeatureRecord) -> list[str]:
         """What stands at each place of the first patient, padding included."""
         raise NotImplementedError
-
-    def _is_stepped(self, dims: int) -> bool:
-        """Whether a patient's data of so many dimensions are shown step by step."""
-        return dims > 1
 
 
 class CodeFeature(BaseFeature):
@@ -150,6 +148,8 @@ class CodeFeature(BaseFeature):
         (['I50', 'E11'], [100.0, -50.0])
     """
 
+    kind = "codes"
+
     def __init__(
         self,
         name: str,
@@ -170,11 +170,6 @@ class CodeFeature(BaseFeature):
             )
         self.vocabulary = None if vocabulary is None else tuple(map(str, vocabulary))
         self.pad = pad
-
-    @staticmethod
-    def visualization_type() -> str:
-        """How it is shown."""
-        return "codes"
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
         """The ids of some patients, with their codes."""
@@ -199,9 +194,6 @@ class CodeFeature(BaseFeature):
         ids = record.values[0].flatten().tolist()
         return [vocabulary[i] if i < len(vocabulary) else str(i) for i in ids]
 
-    def _is_stepped(self, dims: int) -> bool:
-        return False
-
 
 class VisitFeature(CodeFeature):
     """Visits of codes: token ids ``(batch, visits, positions)``.
@@ -215,13 +207,7 @@ class VisitFeature(CodeFeature):
         [['I50'], ['I50', 'E11']]
     """
 
-    @staticmethod
-    def visualization_type() -> str:
-        """How it is shown."""
-        return "visits"
-
-    def _is_stepped(self, dims: int) -> bool:
-        return True
+    kind = "visits"
 
 
 class LabFeature(BaseFeature):
@@ -242,6 +228,8 @@ class LabFeature(BaseFeature):
         ['lactate: 4', 'sodium: 139']
     """
 
+    kind = "labs"
+
     def __init__(
         self,
         name: str,
@@ -254,11 +242,6 @@ class LabFeature(BaseFeature):
             name, baseline_transforms, input_transforms, visualization_transform
         )
         self.categories = tuple(map(str, categories))
-
-    @staticmethod
-    def visualization_type() -> str:
-        """How it is shown."""
-        return "labs"
 
     def record(self, data: Tensor, time: Tensor | None = None) -> FeatureRecord:
         """The values of some patients; trailing steps of zeros are padding."""

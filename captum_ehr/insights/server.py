@@ -48,12 +48,7 @@ class PortInUseError(OSError):
 class Server:
     """A page that is being served; stops with :meth:`stop` or its process.
 
-    Args:
-        visualizer: What to show.
-        port: The port; 0 for a free one.
-        address: The address to listen on.
-        hosts: More names that a browser may call it by, see :func:`serve`.
-        framed: Whether another page may show it in a frame, see :func:`serve`.
+    Takes what :func:`serve` takes.
 
     Raises:
         PortInUseError: If the port is taken.
@@ -290,12 +285,7 @@ def serve(
 
 
 def probe(address: str, port: int) -> None:
-    """Find out whether an address and port can be had.
-
-    Raises:
-        PortInUseError: If the port is taken.
-        ValueError: If there is no such port.
-    """
+    """Find out whether an address and port can be had."""
     _listener(address, port).close()
 
 

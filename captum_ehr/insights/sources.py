@@ -34,9 +34,6 @@ BLOCK = 32
 class Cache[K: Hashable, V](LRUCache[K, V]):
     """The values that were used last; safe to use from several threads.
 
-    Args:
-        size: How many are kept, at least one.
-
     Example:
         >>> cache = Cache[str, int](1)
         >>> cache["a"], cache["b"] = 1, 2
@@ -63,28 +60,16 @@ class Source(ABC):
 
     Patients of a block are padded alike, and only they can be encoded together; the
     blocks that were encoded last are kept.
-
-    Attributes:
-        models: What Captum's classes take, one or several.
-        features: How each input is read.
-        ids: Per patient, the identifier.
-        labels: Per patient, what is true of it; None where unknown.
-        groups: Per grouping, each patient's group.
-        baselines: The names of the baselines.
-        scale: Of the explained outputs: ``"logit"`` or ``"probability"``.
-
-    Args:
-        blocks: The patients of each block, one block after the other.
-        kept: How many encoded blocks are kept.
     """
 
-    models: tuple[nn.Module, ...]
-    features: tuple[BaseFeature, ...]
+    models: tuple[nn.Module, ...]  # what Captum's classes take
+    features: tuple[BaseFeature, ...]  # how each input is read
     ids: tuple[str, ...]
-    labels: tuple[Any, ...]
-    groups: dict[str, tuple[str, ...]]
-    baselines: tuple[str, ...]
-    scale: str = "logit"
+    labels: tuple[Any, ...]  # what is true of each patient; None where unknown
+    groups: dict[str, tuple[str, ...]]  # by grouping, each patient's group
+    baselines: tuple[str, ...]  # their names
+    scale: str = "logit"  # of the explained outputs, or probability
+    score_func: Callable[[Tensor], Tensor] | None = None  # from outputs to scores
 
     def __init__(self, blocks: Sequence[range], kept: int = 4) -> None:
         self._block_of = [block for block in blocks for _ in block]
@@ -119,6 +104,8 @@ class Source(ABC):
             output = self.models[model](
                 *encoded.inputs, *encoded.additional_forward_args
             )
+            if self.score_func is not None:
+                output = self.score_func(output)
         return output.reshape(len(encoded), -1)
 
     def chunks(self, rows: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -129,21 +116,7 @@ class Source(ABC):
 
 
 class PyHealthSource(Source):
-    """A PyHealth dataset and models over it.
-
-    Args:
-        models: PyHealth models, or adapters of them.
-        dataset: A PyHealth sample dataset, or a list of samples.
-        baselines: By name, what :meth:`PyHealthAdapter.baseline` takes.
-        groups: By name, a key of the samples, or see :data:`Grouping`; None for all
-            keys with few different values.
-        classes: Names of the classes, in the order of the label's vocabulary.
-        block: How many patients are padded together.
-        kept: How many encoded blocks are kept.
-
-    Raises:
-        ValueError: If there is nobody, or the models differ in their features.
-    """
+    """A PyHealth dataset and models over it."""
 
     def __init__(
         self,
@@ -161,18 +134,17 @@ class PyHealthSource(Source):
         super().__init__(
             [range(k, min(k + block, count)) for k in range(0, count, block)], kept
         )
-        self._adapters = [
+        self.models = self.adapters = tuple(
             model if isinstance(model, PyHealthAdapter) else PyHealthAdapter(model)
             for model in models
-        ]
-        first = self._adapters[0]
-        keys = {adapter.feature_keys for adapter in self._adapters}
+        )
+        first = self.adapters[0]
+        keys = {adapter.feature_keys for adapter in self.adapters}
         if len(keys) > 1:
             raise ValueError(
                 f"The models read different features: {sorted(keys)}; give models of "
                 "one dataset and the same feature keys."
             )
-        self.models = tuple(self._adapters)
         self.scale = first.scale
         self._samples = [dataset[row] for row in range(count)]
         self.ids = tuple(
@@ -189,16 +161,12 @@ class PyHealthSource(Source):
         self._baselines = dict(baselines)
         self.baselines = tuple(baselines)
 
-    def adapter(self, model: int) -> PyHealthAdapter:
-        """A model's adapter."""
-        return self._adapters[model]
-
     @cached_property
     def features(self) -> tuple[BaseFeature, ...]:  # type: ignore[override]
         """What PyHealth's processors say of the features, in Captum's classes."""
         readers: list[BaseFeature] = []
         records = self.encode([0]).features
-        for feature in self._adapters[0].features:
+        for feature in self.adapters[0].features:
             key, record = feature.key, records[feature.key]
             if feature.embedding is None:
                 readers.append(LabFeature(key, column_names(key, record)))
@@ -211,7 +179,7 @@ class PyHealthSource(Source):
 
     def head(self, model: int) -> Head:
         """How to read a model's outputs."""
-        adapter = self._adapters[model]
+        adapter = self.adapters[model]
         mode = adapter.mode or "regression"
         names = [str(k) for k, _ in sorted(adapter.labels.items(), key=lambda p: p[1])]
         if mode == "regression" or not names:
@@ -229,21 +197,20 @@ class PyHealthSource(Source):
         from pyhealth.datasets.utils import collate_fn_dict_with_padding
 
         samples = self._samples[block.start : block.stop]
-        return self._adapters[model].encode(collate_fn_dict_with_padding(samples))
+        return self.adapters[model].encode(collate_fn_dict_with_padding(samples))
 
     def reference(
         self, encoded: EncodedBatch, baseline: str, model: int = 0
     ) -> tuple[Tensor, ...]:
         """A baseline of some patients, like ``encoded.inputs``."""
-        return self._adapters[model].baseline(encoded, self._baselines[baseline])
+        return self.adapters[model].baseline(encoded, self._baselines[baseline])
 
 
 def called(ids: Sequence[str], deidentify: bool) -> tuple[str, ...]:
     """What patients are called, each by a name of its own.
 
-    Args:
-        ids: Their identifiers; a patient's second record says that it is.
-        deidentify: Call them by numbers that say nothing, not even their order.
+    Deidentified by numbers that say nothing, not even their order; else a patient's
+    second record says that it is.
     """
     if deidentify:
         numbers = list(range(1, len(ids) + 1))

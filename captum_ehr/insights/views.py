@@ -14,9 +14,7 @@ from ..explanation.words import without_answer
 from ..scene import PatientScene, patient_scene, verdict_of
 from ..scene.history import Band, Item
 from ..scene.wording import tiny
-
-#: From a feature and a code to its place in the overview's list.
-type Places = Mapping[tuple[str, str], int]
+from .explainer import Setting
 
 
 def plain(data: Any) -> Any:
@@ -37,41 +35,26 @@ def scene_of(
     explanation: Explanation,
     overview: Mapping[str, Any],
     row: int,
-    model: int,
-    baseline: str,
+    setting: Setting,
     adds_up: bool,
-    probability: tuple[float | None, float | None] | None,
+    probability: tuple[float, float] | None,
 ) -> PatientScene:
-    """All that is said of one patient.
-
-    Args:
-        explanation: Of the patient.
-        overview: See :meth:`AttributionVisualizer.overview`.
-        row: The patient's place.
-        model: The model's.
-        baseline: The baseline's name.
-        adds_up: Whether the method promises that attributions add up.
-        probability: Of the explained class, at the baseline and at the input.
-    """
+    """All that is said of one patient."""
     patient = overview["patients"][row]
-    said = overview["predictions"][model][row]
+    said = overview["predictions"][setting.model][row]
     is_told = len(overview["classes"]) > 2 or not said["is_probability"]
     words = [said["text"]] if is_told and said["score"] is not None else []
     facts = [("observed", patient["label"])] if patient["label"] else []
     facts.append(("predicted", " · ".join(filter(None, [*words, said["words"]]))))
     facts += zip(overview["groups"], patient["groups"])
-    shares = None
-    if probability is not None and explanation.output != "probability":
-        before, after = (math.nan if p is None else p for p in probability)
-        shares = before, after
     scene = patient_scene(
         explanation, time_label=overview["time_label"], adds_up=adds_up
     )
     return replace(
         scene,
-        model=overview["models"][model],
-        baseline=baseline,
-        probabilities=shares,
+        model=overview["models"][setting.model],
+        baseline=setting.baseline,
+        probabilities=None if explanation.output == "probability" else probability,
         facts=tuple(facts),
         is_right=said["correct"],
     )
@@ -79,11 +62,10 @@ def scene_of(
 
 def view_of(scene: PatientScene) -> dict[str, Any]:
     """What is shown of one patient: numbers, visits, codes, values; no padding."""
-    names = ("output", "target", "f_input", "f_baseline", "delta", "relative_delta")
+    names = "output target f_input f_baseline delta relative_delta total".split()
     return plain(
         {
             **{name: getattr(scene, name) for name in names},
-            "total": scene.total,
             "limit": scene.scale.limit,
             "complete": asdict(scene.verdict),
             "features": [
@@ -136,10 +118,13 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
     ]
 
 
-def part_of(explanation: Explanation, adds_up: bool, places: Places) -> dict[str, Any]:
+def part_of(
+    explanation: Explanation, adds_up: bool, places: Mapping[tuple[str, str], int]
+) -> dict[str, Any]:
     """What the cohort needs of one patient: the account and a sum per code.
 
-    A sum is None where it is no number, which is not 0.
+    A sum is None where it is no number, which is not 0. ``places`` are those of
+    features and codes in the overview's list.
     """
     frame = explanation.to_frame()
     sums: dict[int, float] = {}
@@ -166,10 +151,6 @@ def sums_of(
     parts: Collection[Mapping[str, Any]], codes: Sequence[Mapping[str, str]]
 ) -> list[dict[str, Any]]:
     """The strongest codes over some patients.
-
-    Args:
-        parts: Per patient what :func:`part_of` gives.
-        codes: Of the overview.
 
     Returns:
         By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
@@ -212,35 +193,32 @@ def remarks_of(parts: Collection[Mapping[str, Any]]) -> list[str]:
 
 
 def _items(items: Sequence[Item]) -> list[dict[str, Any]]:
-    return [
-        {**_called(item), "value": item.value, "attribution": item.attribution}
-        for item in items
-    ]
+    return [_called(item) | _numbers(item) for item in items]
 
 
 def _called(item: Item) -> dict[str, str]:
     return {"code": item.code, "name": item.name if item.is_named else ""}
 
 
+def _numbers(item: Item) -> dict[str, float]:
+    return {"value": item.value, "attribution": item.attribution}
+
+
 def _series(band: Band) -> dict[str, Any]:
     """One continuous feature over time, a line per column, strongest first."""
-    return {
-        "feature": band.feature,
-        "timed": band.is_timed,
-        "lines": [
-            {
-                **_called(line.items[0]),
-                "total": line.total,
-                "points": [
-                    {
-                        "step": band.numbers[place],
-                        "time": band.steps[place].time,
-                        "value": item.value,
-                        "attribution": item.attribution,
-                    }
-                    for place, item in zip(line.places, line.items, strict=True)
-                ],
-            }
-            for line in band.lines
-        ],
-    }
+    whens = [
+        {"step": number, "time": step.time}
+        for number, step in zip(band.numbers, band.steps, strict=True)
+    ]
+    lines = [
+        {
+            **_called(line.items[0]),
+            "total": line.total,
+            "points": [
+                whens[place] | _numbers(item)
+                for place, item in zip(line.places, line.items, strict=True)
+            ],
+        }
+        for line in band.lines
+    ]
+    return {"feature": band.feature, "timed": band.is_timed, "lines": lines}

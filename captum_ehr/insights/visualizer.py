@@ -17,7 +17,7 @@ from .output_head import VisualizationOutput, output_of
 from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Cache, Grouping, PyHealthSource, called
-from .views import part_of, remarks_of, scene_of, sums_of, view_of
+from .views import part_of, plain, remarks_of, scene_of, sums_of, view_of
 
 if TYPE_CHECKING:
     from .server import Server
@@ -143,6 +143,11 @@ class AttributionVisualizer:
             )
         return patient % len(self)
 
+    def rows(self, patients: Iterable[int | str] | None = None) -> list[int]:
+        """The places of patients, each once; all by default."""
+        chosen = range(len(self)) if patients is None else patients
+        return list(dict.fromkeys(map(self.row, chosen)))
+
     def setting(
         self,
         method: str | None = None,
@@ -166,16 +171,10 @@ class AttributionVisualizer:
                 f"There is no model {model}; there are {len(self._source.models)}."
             )
         method = next(iter(self.methods)) if method is None else method
-        if method not in self.methods:
-            raise ValueError(
-                f"There is no method {method!r}; there are {', '.join(self.methods)}."
-            )
+        _check_offered("method", method, self.methods)
         offered = self.baselines_of(method)
         baseline = offered[0] if baseline is None or len(offered) == 1 else baseline
-        if baseline not in offered:
-            raise ValueError(
-                f"There is no baseline {baseline!r}; there are {', '.join(offered)}."
-            )
+        _check_offered("baseline", baseline, offered)
         targets = self._explanations.heads[model].targets
         if isinstance(target, str) and target in targets:
             target = targets.index(target)
@@ -199,10 +198,6 @@ class AttributionVisualizer:
         """One patient's explanation, computed or kept."""
         return self._explanations.one(self.row(patient), setting)
 
-    def is_kept(self, patient: int | str, setting: Setting) -> bool:
-        """Whether an explanation can be had without computing."""
-        return self._explanations.kept(self.row(patient), setting) is not None
-
     def view(
         self,
         patient: int | str = 0,
@@ -211,14 +206,9 @@ class AttributionVisualizer:
         baseline: str | None = None,
         model: int = 0,
     ) -> dict[str, Any]:
-        """One patient as plain data, fit for JSON.
+        """One patient, by place or identifier, as plain data, fit for JSON.
 
-        Args:
-            patient: The patient's place, or identifier.
-            method: See :meth:`setting`, for all of these.
-            target: Which output.
-            baseline: The reference.
-            model: Which model.
+        How to explain is said as in :meth:`setting`.
 
         Returns:
             ``row``, ``patient``, ``prediction`` (as in :meth:`overview`), ``model``,
@@ -237,7 +227,7 @@ class AttributionVisualizer:
             "model": overview["models"][setting.model],
             "method": setting.method,
             "baseline": setting.baseline,
-            "probability": self._explanations.probability(row, setting),
+            "probability": plain(self._explanations.probability(row, setting)),
             **view_of(self.scene(row, setting)),
         }
 
@@ -248,8 +238,7 @@ class AttributionVisualizer:
             self._explanations.one(row, setting),
             self.overview(),
             row,
-            setting.model,
-            setting.baseline,
+            setting,
             self.methods[setting.method].adds_up,
             self._explanations.probability(row, setting),
         )
@@ -296,9 +285,8 @@ class AttributionVisualizer:
             sum of the attributions of each code, None where that is no number.
         """
         self.overview()
-        rows = [self.row(patient) for patient in patients]
         adds_up = self.methods[setting.method].adds_up
-        parts = {row: self._parts.get((row, setting)) for row in rows}
+        parts = {row: self._parts.get((row, setting)) for row in self.rows(patients)}
         missing = [row for row, part in parts.items() if part is None]
         for row, explanation in zip(missing, self._explanations.many(missing, setting)):
             part = part_of(explanation, adds_up, self._places)
@@ -313,14 +301,9 @@ class AttributionVisualizer:
         model: int = 0,
         patients: Iterable[int | str] | None = None,
     ) -> dict[str, Any]:
-        """The strongest codes over patients, as plain data.
+        """The strongest codes over patients, all by default, as plain data.
 
-        Args:
-            method: See :meth:`setting`, for the first four.
-            target: Which output.
-            baseline: The reference.
-            model: Which model.
-            patients: Places or identifiers; all by default.
+        How to explain is said as in :meth:`setting`.
 
         Returns:
             ``count`` of patients, and by falling mean absolute attribution the
@@ -329,8 +312,7 @@ class AttributionVisualizer:
             ``note`` what these are not good for, or nothing.
         """
         setting = self.setting(method, target, baseline, model)
-        rows = range(len(self)) if patients is None else patients
-        parts = self.contributions(rows, setting).values()
+        parts = self.contributions(self.rows(patients), setting).values()
         codes = sums_of(parts, self.overview()["codes"])
         return {
             "count": len(parts),
@@ -347,11 +329,8 @@ class AttributionVisualizer:
     ) -> list[list[VisualizationOutput]]:
         """What Captum Insights' ``visualize`` returns, per patient and model.
 
-        Args:
-            patients: Places or identifiers; the first four by default.
-            method: See :meth:`setting`, for the rest.
-            target: Which output.
-            baseline: The reference.
+        Of the first four patients by default; how to explain is said as in
+        :meth:`setting`.
         """
         rows = range(min(4, len(self))) if patients is None else map(self.row, patients)
         models = range(len(self._source.models))
@@ -387,3 +366,9 @@ class AttributionVisualizer:
         from . import render
 
         return render(self, **options)
+
+
+def _check_offered(word: str, name: str, offered: Iterable[str]) -> None:
+    if name not in offered:
+        names = ", ".join(offered)
+        raise ValueError(f"There is no {word} {name!r}; there are {names}.")

@@ -68,10 +68,6 @@ def cut[T](items: Sequence[T], most: int) -> tuple[Sequence[T], Sequence[T]]:
 def fold(visits: Sequence[Step], most: int = OPEN_VISITS) -> tuple[Block, ...]:
     """Keep the strongest visits open and fold runs of others, in order.
 
-    Args:
-        visits: The visits in order.
-        most: How many to keep open, at least.
-
     Returns:
         Blocks that together have all visits in order; a single weak visit between
         two strong ones, or at an end, is not worth folding.

@@ -26,25 +26,15 @@ type Ranges = Mapping[tuple[str, str], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Item:
-    """One code or value.
-
-    Args:
-        feature: The feature key.
-        code: The code, or the column's name.
-        name: The human name; the code where there is none.
-        attribution: In units of the explained output.
-        value: The raw value; NaN for codes.
-        unit: The unit of the value; empty where unknown.
-        usual: The least and the greatest usual value; infinite where unknown.
-    """
+    """One code or value."""
 
     feature: str
-    code: str
-    name: str
-    attribution: float
-    value: float = math.nan
-    unit: str = ""
-    usual: tuple[float, float] = (-math.inf, math.inf)
+    code: str  # or the column's name
+    name: str  # the code where there is none
+    attribution: float  # in units of the explained output
+    value: float = math.nan  # raw; NaN for codes
+    unit: str = ""  # empty where unknown
+    usual: tuple[float, float] = (-math.inf, math.inf)  # infinite where unknown
 
     @property
     def is_named(self) -> bool:
@@ -107,16 +97,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Step(Items):
-    """A step of a time series, or a visit of one feature or of all.
+    """A step of a time series, or a visit of one feature or of all."""
 
-    Args:
-        items: What stands in it.
-        visit: Its number, from 1; None where there are no visits.
-        time: In the units of the task; NaN where unknown.
-    """
-
-    visit: int | None
-    time: float
+    visit: int | None  # its number, from 1; None where there are no visits
+    time: float  # in the task's units; NaN where unknown
 
     @property
     def is_timed(self) -> bool:
@@ -126,32 +110,18 @@ class Step(Items):
 
 @dataclass(frozen=True)
 class Line(Items):
-    """One column of a time series.
+    """One column of a time series."""
 
-    Args:
-        items: The values, in the order of the steps.
-        places: Per value, the place of its step in the band.
-    """
-
-    places: tuple[int, ...]
+    places: tuple[int, ...]  # per value, the place of its step in the band
 
 
 @dataclass(frozen=True)
 class Band(Items):
-    """One feature of one patient.
-
-    Args:
-        items: All its codes or values.
-        feature: The feature key.
-        kind: ``"codes"`` for tokens, ``"series"`` for values with steps,
-            ``"columns"`` for values without.
-        steps: By time where it is known, else by visit; a band without either has
-            one step.
-    """
+    """One feature of one patient."""
 
     feature: str
-    kind: Kind
-    steps: tuple[Step, ...]
+    kind: Kind  # tokens, values with steps, or values without
+    steps: tuple[Step, ...]  # by time where it is known, else by visit; else one
 
     @property
     def is_timed(self) -> bool:

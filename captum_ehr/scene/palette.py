@@ -42,9 +42,6 @@ SIZE = 201
 def text_color(background: str) -> str:
     """The text colour with the higher contrast on a background, as WCAG 2 has it.
 
-    Args:
-        background: A colour as ``"#rrggbb"``.
-
     Example:
         >>> text_color("#ffffff"), text_color("#2166ac")
         ('#000000', '#ffffff')
@@ -75,16 +72,13 @@ TABLE = _table()
 class ColorScale:
     """Attributions to colours, symmetric about zero, which is white.
 
-    Args:
-        limit: The absolute attribution that has the deepest colour; not negative.
-
     Example:
         >>> scale = ColorScale(2.0)
         >>> scale.color(2.0), scale.color(0.0), scale.color(-2.0)
         ('#b2182b', '#ffffff', '#2166ac')
     """
 
-    limit: float
+    limit: float  # the absolute attribution that has the deepest colour
 
     @classmethod
     def of(cls, attributions: Iterable[float]) -> ColorScale:

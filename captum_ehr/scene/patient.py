@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .folding import Block, fold
-from .history import Band, Item, Ranges, Step, bands_of, visits_of
+from .history import Band, Ranges, Step, bands_of, visits_of
 from .palette import ColorScale
 from .verdict import Verdict, verdict_of
 from .wording import (
@@ -34,39 +34,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A step on the way from f(x0) to f(x).
-
-    Args:
-        name: What to call it.
-        kind: ``"output"`` at both ends, else a ``"feature"``.
-        start, end: The output before and after it; NaN where that is no number.
-        probability: Of an output, where it has one; else NaN.
-    """
+    """A step on the way from f(x0) to f(x)."""
 
     name: str
     kind: Literal["output", "feature"]
-    start: float
-    end: float
-    probability: float = math.nan
+    start: float  # the output before it; NaN where that is no number
+    end: float  # the output after it
+    probability: float = math.nan  # of an output that has one
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The x axis that all features share: times where any is known, else the order.
+    """The x axis that all features share: times where any is known, else the order."""
 
-    Args:
-        low, high: Its ends, with a margin.
-        only: The one place that there is; None where there are several, or none.
-        is_time: Places are times.
-        is_shown: False where nothing has a place.
-        label: What stands below it.
-    """
-
-    low: float
+    low: float  # its ends, with a margin
     high: float
-    only: float | None
-    is_time: bool
-    is_shown: bool
+    only: float | None  # the one place; None where there are several, or none
+    is_time: bool  # places are times
+    is_shown: bool  # False where nothing has a place
     label: str
 
     def places(self, band: Band) -> tuple[tuple[float, ...], str]:
@@ -92,55 +77,29 @@ class Axis:
 
 @dataclass(frozen=True)
 class PatientScene:
-    """All that is said of one patient.
-
-    Args:
-        patient_id: The identifier.
-        model: The model's name; empty where unknown.
-        output: ``"logit"``, ``"probability"`` or ``"output"``.
-        target: The name of the explained output.
-        baseline: The reference in words; empty where unknown.
-        f_input, f_baseline, delta, relative_delta, total: As in the explanation.
-        probabilities: At the baseline and at the input, where one logit is known to
-            have them; NaN where one is not known.
-        bands: Per feature, in the explanation's order; empty ones are left out.
-        visits: The codes of all features by visit, in order.
-        scale: The colours, shared by codes and values.
-        axis: The x axis that the features share.
-        verdict: Whether it adds up, and what is to be said of it.
-        head: A figure's heading.
-        remark: The first of what is to be said, if there is something.
-        time_label: What to call the time.
-        facts: More to say in a page's heading, as pairs of words.
-        is_right: Whether the prediction is; None where nothing is said of it.
-    """
+    """All that is said of one patient."""
 
     patient_id: str
-    model: str
-    output: str
-    target: str
-    baseline: str
+    model: str  # empty where unknown
+    output: str  # logit, probability or output
+    target: str  # the explained output's name
+    baseline: str  # in words; empty where unknown
     f_input: float
     f_baseline: float
     delta: float
     relative_delta: float
     total: float
-    probabilities: tuple[float, float] | None
-    bands: tuple[Band, ...]
-    visits: tuple[Step, ...]
-    scale: ColorScale
-    axis: Axis
+    probabilities: tuple[float, float] | None  # at f(x0) and f(x); NaN: unknown
+    bands: tuple[Band, ...]  # in the explanation's order; empty ones are left out
+    visits: tuple[Step, ...]  # the codes of all features, in order
+    scale: ColorScale  # shared by codes and values
+    axis: Axis  # shared by the features
     verdict: Verdict
-    head: str
-    remark: tuple[str, ...]
+    head: str  # a figure's heading
+    remark: tuple[str, ...]  # the first of what is to be said, if any
     time_label: str = "time"
-    facts: tuple[tuple[str, str], ...] = ()
-    is_right: bool | None = None
-
-    @property
-    def items(self) -> list[Item]:
-        """All codes and values of the patient."""
-        return [item for band in self.bands for item in band.items]
+    facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
+    is_right: bool | None = None  # the prediction; None where unknown
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -202,17 +161,6 @@ def patient_scene(
     adds_up: bool = True,
 ) -> PatientScene:
     """Work out what is said of one patient.
-
-    Args:
-        explanation: The explanation.
-        patient: The patient's index in it, or identifier.
-        ranges: The usual range of columns, by feature and column.
-        time_label: What to call the time, e.g. ``"days"``.
-        adds_up: Whether the method promises that attributions add up.
-
-    Raises:
-        IndexError: If there is no patient of that index.
-        KeyError: If there is none of that identifier.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR

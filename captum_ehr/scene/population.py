@@ -25,29 +25,19 @@ TOP = 20
 
 @dataclass(frozen=True)
 class TopCode:
-    """One code over all samples.
+    """One code over all samples."""
 
-    Args:
-        rank: From 1, by the mean absolute attribution.
-        feature, code, name, count, patients, mean, mean_abs: As in
-            :meth:`captum_ehr.Explanation.top`.
-        prevalence: The share of the samples that have it.
-        share: ``mean_abs`` over the strongest code's, 0 to 1; 0 where that is no
-            number.
-        is_planted: True for codes known to matter.
-    """
-
-    rank: int
+    rank: int  # from 1, by the mean absolute attribution
     feature: str
     code: str
     name: str
-    count: int
+    count: int  # this and what follows: as in Explanation.top
     patients: int
     mean: float
     mean_abs: float
-    prevalence: float
-    share: float
-    is_planted: bool = False
+    prevalence: float  # the share of the samples that have it
+    share: float  # mean_abs over the strongest code's; 0 where that is no number
+    is_planted: bool = False  # known to matter
 
     @property
     def is_named(self) -> bool:
@@ -63,29 +53,16 @@ class TopCode:
 
 @dataclass(frozen=True)
 class PopulationScene:
-    """All that is said of a cohort.
+    """All that is said of a cohort."""
 
-    Args:
-        samples: How many were explained.
-        codes: The strongest, strongest first.
-        code_count: How many codes and columns there are in all.
-        planted: Per code known to matter its best rank; None where no patient has it.
-        summary: What was explained, in a few words.
-        residuals: The median and the largest ``|delta| / |f(x) - f(x0)|``.
-        rescaled: How many samples' attributions were rescaled.
-        fallbacks: Operations without an exact rule.
-        remarks: What else is to be said.
-        model: The model's name; empty where unknown.
-    """
-
-    samples: int
-    codes: tuple[TopCode, ...]
-    code_count: int
-    planted: tuple[tuple[str, int | None], ...] = ()
+    samples: int  # how many were explained
+    codes: tuple[TopCode, ...]  # strongest first
+    code_count: int  # of codes and columns, in all
+    planted: tuple[tuple[str, int | None], ...] = ()  # best ranks, if any
     summary: tuple[str, ...] = ()
-    residuals: tuple[float, float] = (0.0, 0.0)
-    rescaled: int = 0
-    fallbacks: tuple[str, ...] = ()
+    residuals: tuple[float, float] = (0.0, 0.0)  # median, largest relative delta
+    rescaled: int = 0  # how many samples
+    fallbacks: tuple[str, ...] = ()  # operations without an exact rule
     remarks: tuple[str, ...] = ()
     model: str = ""
 
@@ -100,12 +77,7 @@ def top_codes(
 ) -> tuple[TopCode, ...]:
     """Rows as :meth:`captum_ehr.Explanation.top` has them, ranked as they come.
 
-    Args:
-        rows: With ``feature``, ``code``, ``name``, ``patients``, ``mean`` and
-            ``mean_abs`` (None or NaN where a patient has no answer); ``count`` and
-            ``samples`` where they are known.
-        samples: How many samples there are.
-        planted: Codes known to matter.
+    A mean is None or NaN where a patient has no answer.
     """
     known = [dict(row) for row in rows]
     for row in known:
@@ -136,11 +108,6 @@ def population_scene(
 ) -> PopulationScene:
     """Work out what is said of all patients of an explanation.
 
-    Args:
-        explanation: The explanation.
-        k: How many codes; None for all.
-        planted: Codes known to matter.
-
     Example:
         >>> from captum_ehr import DeepLiftEHR
         >>> from captum_ehr.datasets import tiny_model
@@ -168,17 +135,11 @@ def population_scene(
 
 @dataclass(frozen=True)
 class CodeSamples:
-    """One code over all samples.
+    """One code over all samples."""
 
-    Args:
-        sizes: ``(samples,)``, the sum of its attributions, 0 where it is absent.
-        has: ``(samples,)``, boolean: the sample has it.
-        values: ``(samples,)``, the mean value; None for a code.
-    """
-
-    sizes: np.ndarray
-    has: np.ndarray
-    values: np.ndarray | None
+    sizes: np.ndarray  # (samples,), its sums; 0 where it is absent
+    has: np.ndarray  # (samples,), boolean
+    values: np.ndarray | None  # (samples,), the mean values; None for a code
 
 
 def code_samples(
@@ -198,27 +159,16 @@ def code_samples(
 
 @dataclass(frozen=True)
 class Residuals:
-    """How much of the change each sample of an explanation misses.
-
-    Args:
-        name: What to call the explanation.
-        sizes: ``(samples,)``, the relative deltas; infinite where it is not a number.
-        beyond: ``(samples,)``, boolean: beyond the tolerance.
-        patients: Per sample, the identifier.
-    """
+    """How much of the change each sample of an explanation misses."""
 
     name: str
-    sizes: np.ndarray
-    beyond: np.ndarray
-    patients: tuple[str, ...]
+    sizes: np.ndarray  # (samples,), relative deltas; infinite for no number
+    beyond: np.ndarray  # (samples,), boolean: beyond the tolerance
+    patients: tuple[str, ...]  # per sample, the identifier
 
     @classmethod
     def of(cls, name: str, explanation: Explanation, tolerance: float) -> Residuals:
-        """Those of an explanation.
-
-        Raises:
-            ValueError: If it has no sample.
-        """
+        """Those of an explanation."""
         if not len(explanation):
             raise ValueError(
                 f"nothing to show: the explanation {name!r} has no sample."
@@ -228,11 +178,7 @@ class Residuals:
         return cls(name, sizes, sizes > tolerance, explanation.patient_ids)
 
     def account(self, most: int) -> str:
-        """The median, and who is beyond the tolerance, worst first.
-
-        Args:
-            most: How many to name before the others are counted.
-        """
+        """The median, and who is beyond the tolerance, worst first."""
         text = f"median {tiny(float(np.median(self.sizes)))}"
         order = np.argsort(-self.sizes, kind="stable")
         order = order[self.beyond[order]]

@@ -26,16 +26,10 @@ type _Place = tuple[int, str, float]
 
 @dataclass(frozen=True)
 class WaterfallBar:
-    """One bar of a waterfall.
-
-    Args:
-        label: What to call it.
-        attribution: How far it moves the output.
-        kind: A ``"sum"``, that of the ``"rest"``, or what is ``"missing"``.
-    """
+    """One bar of a waterfall."""
 
     label: str
-    attribution: float
+    attribution: float  # how far it moves the output
     kind: Literal["sum", "rest", "missing"] = "sum"
 
 
@@ -46,15 +40,7 @@ def waterfall_bars(
     k: int,
     time_label: str = "time",
 ) -> list[WaterfallBar]:
-    """The sums of one patient: the strongest, the rest, and what does not add up.
-
-    Args:
-        explanation: Of one patient.
-        by: What a bar is: a ``"code"``, ``"visit"`` or ``"feature"``.
-        mapping: Groups in place of codes.
-        k: The most bars before the rest is one.
-        time_label: What to call the time of a visit.
-    """
+    """The sums of one patient: the strongest, the rest, and what does not add up."""
     if mapping is not None:
         table = explanation.by_group(mapping)
         labels = code_labels(table)
@@ -76,10 +62,8 @@ def waterfall_bars(
     rest = [size for i, size in enumerate(sizes) if i not in places]
     if rest:
         bars.append(WaterfallBar(f"{len(rest)} more", math.fsum(rest), "rest"))
-    at_input, at_baseline = (
-        float(explanation.f_input[0]),
-        float(explanation.f_baseline[0]),
-    )
+    at_input = float(explanation.f_input[0])
+    at_baseline = float(explanation.f_baseline[0])
     change = at_input - at_baseline
     missing = change - math.fsum(sizes)
     scale = max(abs(at_input), abs(at_baseline))
@@ -103,35 +87,19 @@ def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Attributions by row and column.
+    """Attributions by row and column."""
 
-    Args:
-        cells: ``(rows, columns)``; NaN where the patient has nothing.
-        rows: What to call each row.
-        columns: What to call each column.
-        scale: The colours, of the cells that are not a sum of what is not shown.
-        is_timed: Columns are times.
-    """
-
-    cells: np.ndarray
+    cells: np.ndarray  # (rows, columns); NaN where the patient has nothing
     rows: list[str]
     columns: list[str]
-    scale: ColorScale
-    is_timed: bool
+    scale: ColorScale  # of the cells that sum nothing hidden
+    is_timed: bool  # columns are times
 
 
 def heatmap_grid(
     explanation: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
 ) -> Grid:
-    """One patient's table, with what is beyond the limits added up at its end.
-
-    Args:
-        explanation: Of one patient.
-        frame: Its rows that are to be shown.
-        by: What a row is: a ``"feature"`` or ``"code"``.
-        k: The most rows before the rest is one.
-        max_visits: The most columns before the rest is one.
-    """
+    """One patient's table, with what is beyond the limits added up at its end."""
     keys = ["feature", "code"] if by == "code" else ["feature"]
     places = _places(explanation, frame)
     columns = sorted(set(places))

@@ -15,6 +15,8 @@ TOLERANCE = 1e-3
 """The relative residual up to which attributions are said to add up."""
 
 type Status = Literal["exact", "noted", "approximate", "off", "unanswered", "none"]
+"""Noted is exact with messages, approximate adds up with operations that no exact rule
+served; unanswered is an output that is no number, and none a method without promise."""
 
 SIGNS: dict[Status, str] = {
     "exact": "✓",
@@ -29,22 +31,12 @@ SIGNS: dict[Status, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether attributions add up.
-
-    Args:
-        status: ``"exact"``, ``"noted"`` (exact, with messages), ``"approximate"``
-            (adds up, with operations that no exact rule served), ``"off"``,
-            ``"unanswered"`` where the output is no number, or ``"none"`` where nothing
-            is promised.
-        text: The same in words.
-        operations: Those without an exact rule.
-        messages: What else is to be said.
-    """
+    """Whether attributions add up."""
 
     status: Status
-    text: str
-    operations: tuple[str, ...]
-    messages: tuple[str, ...]
+    text: str  # the same in words
+    operations: tuple[str, ...]  # those without an exact rule
+    messages: tuple[str, ...]  # what else is to be said
 
     @property
     def sign(self) -> str:
@@ -53,12 +45,7 @@ class Verdict:
 
 
 def verdict_of(explanation: Explanation, adds_up: bool = True) -> Verdict:
-    """The verdict on an explanation of one patient.
-
-    Args:
-        explanation: Of one patient.
-        adds_up: Whether the method promises that attributions add up.
-    """
+    """The verdict on an explanation of one patient."""
     report = explanation.diagnostics
     cancelled = cancels(explanation) if adds_up else ""
     operations = tuple(dict.fromkeys(report.fallbacks))
@@ -72,11 +59,8 @@ def _status(
     explanation: Explanation, adds_up: bool, operations: str, has_messages: bool
 ) -> tuple[Status, str]:
     relative = float(explanation.relative_delta[0])
-    at_input, at_baseline = (
-        float(explanation.f_input[0]),
-        float(explanation.f_baseline[0]),
-    )
-    change = abs(at_input - at_baseline)
+    at_input = float(explanation.f_input[0])
+    change = abs(at_input - float(explanation.f_baseline[0]))
     # Of a change that is itself rounding, any residual is a large part.
     small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
     if not math.isfinite(change):

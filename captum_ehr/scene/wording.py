@@ -43,17 +43,14 @@ def signed(attribution: float, digits: int = 2) -> str:
         return NO_ANSWER
     if attribution == 0:
         return "0"
-    digits += abs(attribution) < 5 * 10**-digits
-    is_tiny = abs(attribution) < 0.5 * 10**-digits
+    size = abs(float(attribution))  # NumPy's would make its own integer of digits
+    digits += size < 5 * 10**-digits
+    is_tiny = size < 0.5 * 10**-digits
     return _written(attribution, "+.0e" if is_tiny else f"+.{digits}f")
 
 
 def rounded(values: Sequence[float], limit: float | None = None) -> list[str]:
     """Attributions with their signs, all with the digits that the largest needs.
-
-    Args:
-        values: The attributions.
-        limit: What to count as the largest absolute one; by default the largest.
 
     Example:
         >>> rounded([0.438, -0.0312, 0.001]), rounded([0.0438, -0.0312])

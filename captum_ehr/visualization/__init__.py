@@ -16,44 +16,29 @@ from typing import TYPE_CHECKING, Any
 from .report import write_report
 
 if TYPE_CHECKING:
-    from .bar_plot import cohort_bar
-    from .beeswarm_plot import cohort_beeswarm
-    from .heatmap_plot import heatmap
-    from .residual_plot import completeness
-    from .timeline_plot import timeline
-    from .waterfall_plot import waterfall
+    from .bar_plot import cohort_bar as cohort_bar
+    from .beeswarm_plot import cohort_beeswarm as cohort_beeswarm
+    from .heatmap_plot import heatmap as heatmap
+    from .residual_plot import completeness as completeness
+    from .timeline_plot import timeline as timeline
+    from .waterfall_plot import waterfall as waterfall
 
-__all__ = [
-    "cohort_bar",
-    "cohort_beeswarm",
-    "completeness",
-    "heatmap",
-    "timeline",
-    "waterfall",
-    "write_report",
-]
+_HOMES = {
+    "cohort_bar": "bar_plot",
+    "cohort_beeswarm": "beeswarm_plot",
+    "completeness": "residual_plot",
+    "heatmap": "heatmap_plot",
+    "timeline": "timeline_plot",
+    "waterfall": "waterfall_plot",
+}
+
+__all__ = [*_HOMES, "write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    home = {
-        "cohort_bar": "bar_plot",
-        "cohort_beeswarm": "beeswarm_plot",
-        "completeness": "residual_plot",
-        "heatmap": "heatmap_plot",
-        "timeline": "timeline_plot",
-        "waterfall": "waterfall_plot",
-    }.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f".{home}", __name__), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ImportError(
-            f"{name} draws with matplotlib, which is not installed: "
-            "pip install 'captum-ehr[plots]'"
-        ) from error
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -39,11 +39,7 @@ Margins = tuple[float, float, float, float]
 
 
 def figure_of(ax: Axes) -> Figure:
-    """The figure that axes are in.
-
-    Raises:
-        ValueError: If they are in none.
-    """
+    """The figure that axes are in; refuse axes that are in none."""
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("ax belongs to no figure; give axes of a figure.")

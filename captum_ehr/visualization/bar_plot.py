@@ -20,7 +20,6 @@ from captum_ehr.scene.wording import (
     rounded,
     signed,
 )
-from captum_ehr.visualization.arguments import at_least_one, check_finite, of_features
 from captum_ehr.visualization.axes import (
     EDGE,
     GREY,
@@ -35,6 +34,11 @@ from captum_ehr.visualization.axes import (
     own_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    at_least_one,
+    check_finite,
+    of_features,
 )
 
 _PANELS = ("mean", "mean absolute", "prevalence")

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import CodeSamples, code_samples
 from captum_ehr.scene.wording import code_labels, output_word, population_title, signed
-from captum_ehr.visualization.arguments import at_least_one, check_finite, of_features
 from captum_ehr.visualization.axes import (
     axes_size,
     figure_of,
@@ -25,6 +24,11 @@ from captum_ehr.visualization.axes import (
     one_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    at_least_one,
+    check_finite,
+    of_features,
 )
 
 PRESENT, ABSENT = "#404040", "#d0d0d0"
@@ -57,8 +61,7 @@ def cohort_beeswarm(
 
     Args:
         explanation: The explanation.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         k: How many codes, by the mean absolute attribution over all samples; the
             others are added up in a note below.
         features: The features to show; by default all.
@@ -178,11 +181,7 @@ def _presence_key(ax: Axes) -> None:
         Line2D([], [], marker="o", ls="", ms=size, color=color, label=label)
         for color, label in ((PRESENT, "has it"), (ABSENT, "has it not"))
     ]
-    place: dict[str, Any] = {
-        "loc": "lower left",
-        "bbox_to_anchor": (1.0, 0.0),
-        "borderaxespad": 0.0,
-    }
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (1, 0), "borderaxespad": 0}
     ax.legend(handles=dots, fontsize=7.5, frameon=False, handletextpad=0.1, **place)
 
 
@@ -191,15 +190,8 @@ def swarm(places: Sequence[float] | np.ndarray, size: float, room: float) -> np.
 
     Dots whose places fall into one bin of the dots' width stand in a stack about the
     row, the first in its middle; a stack that is taller than the room is pressed
-    together.
-
-    Args:
-        places: Along the row, in widths of the axes: 0 to 1.
-        size: The width of a dot, in widths of the axes.
-        room: The height of a stack, in rows.
-
-    Returns:
-        ``(dots,)``, in rows; within ``room / 2`` of 0.
+    together. Places, 0 to 1, and the dots' size are in widths of the axes, the room and
+    what is returned in rows.
 
     Example:
         >>> swarm([0.1, 0.1, 0.1, 0.9], 0.02, 0.8).round(2).tolist()

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
@@ -27,32 +26,20 @@ _NAMED = 26
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is drawn before the rest is folded and counted.
+    """How much is drawn before the rest is folded and counted."""
 
-    Args:
-        max_visits: The most visits per feature with chips.
-        max_codes: The most chips per visit.
-        max_values: The most lines per continuous feature.
-    """
-
-    max_visits: int
-    max_codes: int
-    max_values: int
+    max_visits: int  # with chips, per feature
+    max_codes: int  # chips per visit
+    max_values: int  # lines per continuous feature
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The x axis in inches; the y axis's unit is an inch, downwards.
+    """The x axis in inches; the y axis's unit is an inch, downwards."""
 
-    Args:
-        low: The axis's left end, in its own units.
-        span: Its length in its own units.
-        width: Its length in inches.
-    """
-
-    low: float
-    span: float
-    width: float
+    low: float  # the left end
+    span: float  # in the axis's own units
+    width: float  # in inches
 
     def to_inches(self, x: float) -> float:
         """Inches from the left end."""
@@ -65,23 +52,14 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Panel(ABC):
-    """A feature with a height that can be drawn below a given line.
-
-    Args:
-        band: The feature.
-        canvas: The x axis.
-        scale: The colours.
-        limits: How much is drawn.
-        places: Per step of the band, where it is on the x axis.
-        remark: What to know about the places, or nothing.
-    """
+    """A feature with a height that can be drawn below a given line."""
 
     band: Band
     canvas: Canvas
     scale: ColorScale
     limits: Limits
-    places: tuple[float, ...] = ()
-    remark: str = ""
+    places: tuple[float, ...] = ()  # per step, where it is on the x axis
+    remark: str = ""  # what to know about the places
 
     @property
     @abstractmethod
@@ -129,12 +107,8 @@ class ChipsOverTime(Panel):
         steps, rail, canvas = self.strongest, top + _RAIL, self.canvas
         ax.axhline(rail, color="#bbbbbb", lw=1, zorder=1)
         for place, step in zip(self.places, self.band.steps, strict=True):
-            look: Any = {
-                "mfc": self.scale.color(step.total),
-                "mec": "#555555",
-                "mew": 0.6,
-            }
-            ax.plot(place, rail, "o", ms=6, zorder=3, **look)
+            color = self.scale.color(step.total)
+            ax.plot(place, rail, "o", ms=6, mfc=color, mec="#555555", mew=0.6, zorder=3)
         gap = min(self._wanted_width(), canvas.width / len(steps))
         wanted = [canvas.to_inches(self.places[i]) for i in steps]
         centres = spread(wanted, gap, canvas.width)
@@ -207,11 +181,6 @@ class ChipRows(Panel):
 
 def spread(wanted: Sequence[float], gap: float, width: float) -> list[float]:
     """Move places as little as possible until they are ``gap`` apart.
-
-    Args:
-        wanted: Places in increasing order.
-        gap: The least distance.
-        width: Places stay ``gap / 2`` within 0 and this, if there is room.
 
     Example:
         >>> spread([1.0, 1.2, 5.0], 1.0, 6.0)

@@ -15,14 +15,6 @@ from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import patient_scene
 from captum_ehr.scene.tables import Grid, heatmap_grid
 from captum_ehr.scene.wording import rounded
-from captum_ehr.visualization.arguments import (
-    Patient,
-    at_least_one,
-    check_finite,
-    of_features,
-    one_of,
-    one_patient,
-)
 from captum_ehr.visualization.axes import (
     COLORMAP,
     MUTED,
@@ -35,6 +27,14 @@ from captum_ehr.visualization.axes import (
     one_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    Patient,
+    at_least_one,
+    check_finite,
+    of_features,
+    one_of,
+    one_patient,
 )
 
 _ABSENT = "#e4e4e4"
@@ -63,10 +63,8 @@ def heatmap(
 
     Args:
         explanation: The explanation.
-        patient: The patient's index in it, or identifier; not needed where there is
-            only one.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        patient: An index or identifier; needed where there are several.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         by: What a row is.
         k: The most rows before the rest is one.
         max_visits: The most columns before the rest is one; the strongest are shown,

@@ -22,18 +22,13 @@ visits and of a line of values, and the room for a number."""
 
 
 def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
-    """One patient: title, account, history, codes and values; all data is escaped.
+    """One patient, without the account and the drawings if ``compact``; all escaped.
+
+    A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
 
     Chips, dots and cells have ``data-feature``, ``data-code``, ``data-attribution``
     and ``data-value``, visits and their bars ``data-visit`` (from 1), and the whole
     ``data-limit``, the end of its colours, for the scripts of a page to work with.
-
-    Args:
-        scene: The patient.
-        compact: Without the account and the drawings, as for a notebook.
-
-    Returns:
-        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
     """
     macros: Any = environment().get_template("patient.html").module
     return str(macros.patient(scene, compact=compact))
@@ -46,14 +41,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def population_html(scene: PopulationScene) -> str:
-    """The table of the strongest codes of a cohort; all data is escaped.
-
-    Args:
-        scene: The cohort.
-
-    Returns:
-        A ``div`` of the class ``ehr`` that needs :func:`stylesheet`.
-    """
+    """The table of the strongest codes of a cohort; all data is escaped."""
     macros: Any = environment().get_template("patient.html").module
     return str(macros.codes(scene))
 
@@ -67,15 +55,21 @@ def stylesheet() -> str:
 
 
 @cache
-def environment() -> Environment:
-    """The templates; autoescape is on, so data stays text."""
-    jinja = Environment(
-        loader=PackageLoader("captum_ehr.visualization", "templates"),
+def templates(package: str, folder: str) -> Environment:
+    """A package's templates; autoescape is on, so data stays text."""
+    return Environment(
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def environment() -> Environment:
+    """The templates of patients and cohorts."""
+    jinja = templates("captum_ehr.visualization", "templates")
     for words in ("number", "output_value", "percent", "signed", "tiny"):
         jinja.filters[words] = getattr(wording, words)
     jinja.globals |= {

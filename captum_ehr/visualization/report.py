@@ -13,7 +13,7 @@ from captum_ehr.scene.population import population_scene
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
 
-_MOST_PATIENTS = 20
+_MOST_PATIENTS, _NOTEBOOK_PATIENTS = 20, 3
 
 
 def write_report(
@@ -66,7 +66,7 @@ def write_report(
     return write_text(path, _page(explanations, title, set(planted), patients, notes))
 
 
-def to_html(
+def page_html(
     explanation: Explanation, path: str | Path | None = None, *, title: str = ""
 ) -> str:
     """The page of one explanation; see :meth:`captum_ehr.Explanation.to_html`."""
@@ -77,6 +77,19 @@ def to_html(
     return page
 
 
+def notebook_html(explanation: Explanation) -> str:
+    """The first patients' visits as chips, self-contained, all data escaped."""
+    # Here and in _page: importing the package does not load jinja2.
+    from captum_ehr.visualization.html import render
+
+    patients = range(len(explanation))[:_NOTEBOOK_PATIENTS]
+    return render(
+        "notebook.html",
+        cohort=population_scene(explanation, k=0),
+        patients=[patient_scene(explanation, patient) for patient in patients],
+    )
+
+
 def _page(
     explanations: Mapping[str, Explanation],
     title: str,
@@ -84,22 +97,17 @@ def _page(
     patients: Sequence[int] | None,
     notes: Sequence[str],
 ) -> str:
-    # Here and not above: the package must import where jinja2 is not installed.
     from captum_ehr.visualization.html import render
 
-    models = [
-        {
-            "name": name,
-            "cohort": population_scene(explanation, planted=planted),
-            "patients": [
-                patient_scene(explanation, patient)
-                for patient in (
-                    range(len(explanation))[:_MOST_PATIENTS]
-                    if patients is None
-                    else patients
-                )
-            ],
-        }
-        for name, explanation in explanations.items()
-    ]
+    models = []
+    for name, explanation in explanations.items():
+        default = range(len(explanation))[:_MOST_PATIENTS]
+        places = default if patients is None else patients
+        models.append(
+            {
+                "name": name,
+                "cohort": population_scene(explanation, planted=planted),
+                "patients": [patient_scene(explanation, place) for place in places],
+            }
+        )
     return render("report.html", title=title, notes=notes, models=models)

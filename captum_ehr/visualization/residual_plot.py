@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import Residuals
 from captum_ehr.scene.wording import shorten
-from captum_ehr.visualization.arguments import at_least_one
 from captum_ehr.visualization.axes import (
     FRACTION,
     GREY,
@@ -27,6 +26,7 @@ from captum_ehr.visualization.axes import (
     write_title,
 )
 from captum_ehr.visualization.beeswarm_plot import swarm
+from captum_ehr.visualization.plot_arguments import at_least_one
 
 BEYOND = "#d55e00"
 """The colour of patients beyond the tolerance."""
@@ -51,8 +51,7 @@ def completeness(
 
     Args:
         explanations: One explanation, or several by the names to show.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         tolerance: The part of the change that may be missing. What is beyond it is
             beyond the rounding that ``completeness="rescale"`` will polish.
         max_named: The most samples named in each row; the others are counted.

@@ -11,13 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import Axis, PatientScene, patient_scene
 from captum_ehr.scene.wording import number, shorten
-from captum_ehr.visualization.arguments import (
-    Patient,
-    Ranges,
-    at_least_one,
-    one_patient,
-    ranges_of,
-)
 from captum_ehr.visualization.axes import (
     PLAIN,
     axes_size,
@@ -33,6 +26,13 @@ from captum_ehr.visualization.chips import (
     ChipsOverTime,
     Limits,
     Panel,
+)
+from captum_ehr.visualization.plot_arguments import (
+    Patient,
+    Ranges,
+    at_least_one,
+    one_patient,
+    ranges_of,
 )
 from captum_ehr.visualization.value_lines import ValueLines
 
@@ -63,10 +63,8 @@ def timeline(
 
     Args:
         explanation: The explanation.
-        patient: The patient's index in it, or identifier; not needed where there is
-            only one.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        patient: An index or identifier; needed where there are several.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         max_visits: The most visits per feature that get chips.
         max_codes: The most chips per visit.
         max_values: The most lines per continuous feature.

@@ -74,17 +74,12 @@ class ValueLines(Panel):
     ) -> None:
         """The values that have room, those of the strongest points first."""
         halo = [withStroke(linewidth=2, foreground="white")]
-        style: Any = {
-            "ha": "center",
-            "va": "bottom",
-            "fontsize": 6.5,
-            "zorder": 4,
-            **PLAIN,
-        }
+        style: Any = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 4}
+        style |= {"color": DARK, "path_effects": halo, **PLAIN}
         inches = [self.canvas.to_inches(place) for place in x]
         for i in with_room(inches, [item.strength for item in items], 0.5):
             place, words = (x[i], y[i] - 0.07), items[i].value_words
-            ax.text(*place, words, color=DARK, path_effects=halo, **style)
+            ax.text(*place, words, **style)
 
 
 def _scale_of(values: Sequence[float], middle: float) -> Callable[[float], float]:

@@ -22,14 +22,6 @@ from captum_ehr.scene.wording import (
     shorten,
     target_words,
 )
-from captum_ehr.visualization.arguments import (
-    Patient,
-    at_least_one,
-    check_finite,
-    of_features,
-    one_of,
-    one_patient,
-)
 from captum_ehr.visualization.axes import (
     EDGE,
     PLAIN,
@@ -42,6 +34,14 @@ from captum_ehr.visualization.axes import (
     one_axes,
     strip,
     write_title,
+)
+from captum_ehr.visualization.plot_arguments import (
+    Patient,
+    at_least_one,
+    check_finite,
+    of_features,
+    one_of,
+    one_patient,
 )
 
 _WIDTH = 6.2
@@ -72,10 +72,8 @@ def waterfall(
 
     Args:
         explanation: The explanation.
-        patient: The patient's index in it, or identifier; not needed where there is
-            only one.
-        ax: Where to draw. Without it a figure of fitting size is made, independent
-            of pyplot and its backends.
+        patient: An index or identifier; needed where there are several.
+        ax: Where to draw; by default a new figure of fitting size, without pyplot.
         k: The most bars before the rest is one.
         by: What a bar is: all of a ``"code"`` or column, of a ``"visit"``, or of a
             ``"feature"``; visits and features keep their order.

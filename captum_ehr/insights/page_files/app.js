@@ -113,7 +113,7 @@ function buildPanels() {
     replace(panels, shownSides().map((_, place) => buildPanel(place)));
   }
   // What is shown stays until what follows is there.
-  shownSides().forEach((_, place) => replace(controlsOf(place), buildControls(place)));
+  shownSides().forEach((_, place) => replace(document.querySelector(`.panel[data-side="${place}"] .head`), buildControls(place)));
   markActive();
 }
 
@@ -128,10 +128,6 @@ function buildPanel(place) {
     el("div", { class: "head" }), el("div", { class: "content" }));
 }
 
-function controlsOf(place) {
-  return document.querySelector(`.panel[data-side="${place}"] .head`);
-}
-
 function markActive() {
   document.querySelectorAll(".panel").forEach((panel, place) => {
     panel.classList.toggle("active", state.compare && !state.linked && place === state.active);
@@ -142,7 +138,8 @@ function contentOf(place) {
   return document.querySelector(`.panel[data-side="${place}"] .content`);
 }
 
-function draw() {
+// Draw all that depends on the state.
+function changed() {
   drawSidebar();
   document.querySelectorAll(".tab").forEach((tab) => {
     tab.setAttribute("aria-selected", String(tab.dataset.tab === state.tab));
@@ -178,7 +175,6 @@ function onKey(event) {
 
 function begin() {
   state.sides = [firstSetting(), firstSetting()];
-  listeners.push(draw);
   document.addEventListener("keydown", onKey);
   const panels = document.getElementById("panels");
   panels.addEventListener("click", jump);

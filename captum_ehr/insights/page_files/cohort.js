@@ -171,11 +171,14 @@ function sumAgain(content, setting) {
 // As captum_ehr.scene.wording has them.
 function signed(value) {
   if (value === null) return "no answer";
-  const words = Math.abs(value) < 0.0005 ? value.toExponential(0).replace(/(\d)$/, "0$1") : value.toFixed(3);
+  const size = Math.abs(value);
+  const exponent = () => value.toExponential(0).replace(/-(\d)$/, "-0$1");
+  const words = size < 0.00005 ? exponent() : value.toFixed(size < 0.005 ? 4 : 3);
   return value ? ((value > 0 ? "+" : "") + words).replaceAll("-", "−") : "0";
 }
 
 function percent(share) {
   const edge = Math.min(share, 1 - share);
-  return `${(100 * share).toFixed(edge > 0 && edge < 0.095 ? 1 : 0)} %`;
+  const digits = edge === 0 || edge >= 0.095 ? 0 : edge >= 0.0095 ? 1 : 2;
+  return `${(100 * share).toFixed(digits)} %`;
 }

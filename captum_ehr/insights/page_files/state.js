@@ -10,11 +10,6 @@ const state = {
   cursor: 0,
 };
 
-const listeners = [];
-function changed() {
-  for (const listener of listeners) listener();
-}
-
 function firstSetting() {
   const method = overview.methods[0].name;
   const target = overview.targets[0].length > 1 ? null : 0;
