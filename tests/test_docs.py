@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", 
 
 
 def public_names() -> dict[str, list[str]]:
-    """What each package lists in ``__all__``, read without importing it."""
+    """What each package lists in ``__all__``."""
     found = {}
     for path in sorted((ROOT / "captum_ehr").rglob("__init__.py")):
-        for node in ast.parse(path.read_text()).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else None
-            if isinstance(target, ast.Name) and target.id == "__all__":
-                module = ".".join(path.parent.relative_to(ROOT).parts)
-                found[module] = ast.literal_eval(node.value)
+        module = import_module(".".join(path.parent.relative_to(ROOT).parts))
+        if hasattr(module, "__all__"):
+            found[module.__name__] = list(module.__all__)
     return found
 
 

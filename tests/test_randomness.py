@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -106,21 +107,20 @@ def test_a_model_that_draws_beside_idle_threads_is_given_the_same_numbers() -> N
 
 def test_draws_that_another_thread_has_disturbed_are_said() -> None:
     x, x0 = sides((3, 4), 1)
-    drawing = threading.Event()
+    said: list[str] = []
+    with another_thread(lambda: None):
+        for when in range(6):  # of the runs of the function: one is the reference's
+            runs = count()
 
-    def disturbed(x: Tensor) -> Tensor:
-        y = _drawing(x)
-        if drawing.is_set():
-            drawing.clear()
-            random.random()  # as if by another
-        return y
+            def disturbed(
+                x: Tensor, when: int = when, runs: Iterator[int] = runs
+            ) -> Tensor:
+                y = _drawing(x)
+                if next(runs) == when:
+                    random.random()  # as if by another
+                return y
 
-    with another_thread(lambda: drawing.set()):
-        said = [
-            message
-            for _ in range(20)
-            for message in attributions(disturbed, (x,), (x0,)).diagnostics.messages
-        ]
+            said += attributions(disturbed, (x,), (x0,)).diagnostics.messages
     assert any("another thread meanwhile" in message for message in said)
 
 

@@ -48,13 +48,4 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "captum_ehr"):
-            raise
-        raise ImportError(
-            f"captum_ehr.insights.{name} needs {package}, which is not installed: "
-            "pip install 'captum-ehr[page]'"
-        ) from error
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

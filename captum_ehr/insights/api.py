@@ -8,14 +8,11 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from itertools import batched
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .explainer import Setting
 from .page import cohort_piece, patient_piece, saved
-from .views import sums_of
-
-if TYPE_CHECKING:
-    from .visualizer import AttributionVisualizer
+from .views import Viewable, sums_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +33,7 @@ _PAUSE = 0.3
 _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 
 
-def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
+def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
     """Answer one question.
 
     Its ``kind`` is ``"view"`` of a ``row``, the sums of a ``"cohort"`` of ``rows``,
@@ -55,9 +52,7 @@ def answer(visualizer: AttributionVisualizer, question: Any) -> dict[str, Any]:
         return {"error": told(error)}
 
 
-def progress(
-    visualizer: AttributionVisualizer, question: Any
-) -> Iterator[dict[str, Any]]:
+def progress(visualizer: Viewable, question: Any) -> Iterator[dict[str, Any]]:
     """Explain a cohort piece by piece; who has enough stops asking for the next.
 
     Yields:
@@ -118,7 +113,7 @@ def as_json(said: dict[str, Any]) -> str:
         return '{"error":"The answer has numbers that are none (NaN)."}'
 
 
-def _result(visualizer: AttributionVisualizer, question: Any) -> Any:
+def _result(visualizer: Viewable, question: Any) -> Any:
     kind = _checked(question).get("kind")
     if kind == "view":
         row = _row(question.get("row"))
@@ -139,7 +134,7 @@ def _checked(question: Any) -> Mapping[str, Any]:
     return question
 
 
-def _setting(visualizer: AttributionVisualizer, asked: Mapping[str, Any]) -> Setting:
+def _setting(visualizer: Viewable, asked: Mapping[str, Any]) -> Setting:
     model = asked.get("model", 0)
     if not isinstance(model, int):
         raise ValueError(f"A model is given by its place, got {model!r}.")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .page import LIMIT, saved
 from .server import serve
-
-if TYPE_CHECKING:
-    from .visualizer import AttributionVisualizer
+from .views import Viewable
 
 
 def render(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     *,
     live: bool = True,
     height: int = 900,

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -17,10 +17,7 @@ from ..scene.palette import LOWERS, RAISES
 from ..scene.wording import several
 from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
-from .views import remarks_of, rows_of, sums_of
-
-if TYPE_CHECKING:
-    from .visualizer import AttributionVisualizer
+from .views import Viewable, remarks_of, rows_of, sums_of
 
 #: One file after the other makes the page's script.
 SCRIPTS = (
@@ -52,7 +49,7 @@ class ExportLimitError(ValueError):
 
 
 def save(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     path: str | Path,
     *,
     patients: Iterable[int | str] | None = None,
@@ -100,7 +97,7 @@ def save(
 
 
 def saved(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     rows: Sequence[int],
     settings: Iterable[Setting],
     limit: int = LIMIT,
@@ -134,14 +131,12 @@ def saved(
     return _page(visualizer, overview, data)
 
 
-def live_page(visualizer: AttributionVisualizer) -> str:
+def live_page(visualizer: Viewable) -> str:
     """The page that asks its server for what it shows."""
     return _page(visualizer, visualizer.overview(), {}, "'self'")
 
 
-def patient_piece(
-    visualizer: AttributionVisualizer, row: int, setting: Setting
-) -> dict[str, Any]:
+def patient_piece(visualizer: Viewable, row: int, setting: Setting) -> dict[str, Any]:
     """What the page shows of one patient, drawn, and the same as rows of a table."""
     scene = visualizer.scene(row, setting)
     return {
@@ -152,7 +147,7 @@ def patient_piece(
 
 
 def cohort_piece(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     rows: Sequence[int],
     parts: Collection[Mapping[str, Any]],
     setting: Setting,
@@ -190,7 +185,7 @@ def embedded(data: Any) -> Markup:
 
 
 def _page(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     overview: Mapping[str, Any],
     data: Mapping[str, Any],
     connect: str = "'none'",

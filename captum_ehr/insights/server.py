@@ -21,21 +21,25 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, Response, StreamingResponse
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"The served page needs {error.name}, which is not installed: "
+        "pip install 'captum-ehr[page]'"
+    ) from error
 
 from .api import answer, as_json, progress
 from .guard import Guard
 from .page import live_page
-
-if TYPE_CHECKING:
-    from .visualizer import AttributionVisualizer
+from .views import Viewable
 
 _LOG = logging.getLogger(__name__)
 _ANSWERING = "insights-answer"
@@ -57,7 +61,7 @@ class Server:
 
     def __init__(
         self,
-        visualizer: AttributionVisualizer,
+        visualizer: Viewable,
         port: int = 0,
         address: str = "127.0.0.1",
         hosts: Sequence[str] = (),
@@ -234,7 +238,7 @@ class Server:
 
 
 def serve(
-    visualizer: AttributionVisualizer,
+    visualizer: Viewable,
     port: int = 0,
     address: str = "127.0.0.1",
     *,

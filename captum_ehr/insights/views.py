@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,39 @@ from ..scene import PatientScene, patient_scene, verdict_of
 from ..scene.history import Band, Item
 from ..scene.wording import tiny
 from .explainer import Setting
+from .methods import Method
+
+
+class Viewable(Protocol):
+    """What a page asks of an :class:`AttributionVisualizer`, which documents it."""
+
+    methods: dict[str, Method]
+    deidentified: bool
+
+    def __len__(self) -> int: ...
+
+    def rows(self, patients: Iterable[int | str] | None = None) -> list[int]:
+        """The places of patients."""
+
+    def setting(
+        self,
+        method: str | None = None,
+        target: int | str | None = None,
+        baseline: str | None = None,
+        model: int = 0,
+    ) -> Setting:
+        """How to explain."""
+
+    def overview(self) -> dict[str, Any]:
+        """Everything but attributions."""
+
+    def scene(self, patient: int | str, setting: Setting) -> PatientScene:
+        """What is said of a patient."""
+
+    def contributions(
+        self, patients: Iterable[int | str], setting: Setting
+    ) -> dict[int, dict[str, Any]]:
+        """What each patient adds to the cohort."""
 
 
 def plain(data: Any) -> Any:

@@ -253,7 +253,7 @@ class AttributionVisualizer:
             ``baselines`` by method, ``targets`` by model, ``classes``, ``groups``.
         """
         if self._overview is None:
-            self._overview = {
+            overview = {
                 "title": self.title,
                 "time_label": self.time_label,
                 "deidentified": self.deidentified,
@@ -270,8 +270,9 @@ class AttributionVisualizer:
             }
             self._places = {
                 (code["feature"], code["code"]): place
-                for place, code in enumerate(self._overview["codes"])
+                for place, code in enumerate(overview["codes"])
             }
+            self._overview = overview  # last, for other threads ask for it
         return self._overview
 
     def contributions(
@@ -357,13 +358,13 @@ class AttributionVisualizer:
 
     def serve(self, **options: Any) -> Server:
         """Serve the page on this machine; see :func:`captum_ehr.insights.serve`."""
-        from . import serve
+        from .server import serve
 
         return serve(self, **options)
 
     def render(self, **options: Any) -> Any:
         """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from . import render
+        from .inline_frame import render
 
         return render(self, **options)
 
