@@ -1,6 +1,5 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
-from ..explanation import FeatureKeyError, FeatureRecord
 from .adapter import PyHealthAdapter
 from .baselines import Baseline, reference_patients
 from .encoded import EncodedBatch, Pairs
@@ -11,9 +10,7 @@ from .schema import is_pyhealth_model
 __all__ = [
     "Baseline",
     "EncodedBatch",
-    "FeatureKeyError",
     "FeatureMask",
-    "FeatureRecord",
     "Pairs",
     "Player",
     "PyHealthAdapter",

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..adapter import (
     EncodedBatch,
-    FeatureRecord,
     Pairs,
     PyHealthAdapter,
     is_pyhealth_model,
 )
 from ..adapter.encoded import like
+from ..explanation import FeatureRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..adapter import FeatureKeyError, PyHealthAdapter
+from ..adapter import PyHealthAdapter
+from ..explanation import FeatureKeyError
 
 #: An index, a label, a tuple of indices, or one of these per patient; None is the
 #: predicted class.
