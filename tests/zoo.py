@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from medication import DRUG_CLASSES, tables
-from torch import nn
+from torch import Tensor, nn
 
 CODES = [f"I{n}" for n in range(10, 30)]
 DRUGS = [f"N02BE{n:02d}" for n in range(12)]
@@ -368,6 +368,10 @@ def train(model: nn.Module, batch: Mapping[str, Any], steps: int = 20) -> None:
         optimizer.zero_grad()
         model(**batch)["loss"].backward()
         optimizer.step()
+    for module in model.modules():  # what a forward has left cannot be copied
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                vars(module)[name] = value.detach()
 
 
 def _fill_unset(model: nn.Module) -> None:
