@@ -119,6 +119,7 @@ def test_a_large_number_that_is_added_to_all_takes_no_digits(name: str) -> None:
         assert apart(single, double) <= SINGLE, seed
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize(
     "name", [n for n in CASES if n not in {*COARSE, "elementwise exp2"}]
 )

@@ -406,6 +406,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.complete
 class TestCommand:
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
     def test_it_serves_prints_the_address_and_ends_when_told(

@@ -144,6 +144,7 @@ def test_scores_are_those_of_removing_by_hand(config: zoo.Config) -> None:
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("config", MEASURED, ids=str)
 @pytest.mark.parametrize("strategy", ["zero", "mean", "noise"])
 def test_a_whole_data_loader(config: zoo.Config, strategy: str) -> None:
@@ -307,6 +308,7 @@ def test_ensembles_with_pyhealths_methods(config: zoo.Config) -> None:
     assert bool(((consensus >= low - 1e-6) & (consensus <= high + 1e-6)).all())
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_ensembles_of_ours_alone(config: zoo.Config) -> None:
     # For models that PyHealth's own methods refuse there are no others.
@@ -317,6 +319,7 @@ def test_ensembles_of_ours_alone(config: zoo.Config) -> None:
     torch.testing.assert_close(flat(found), expected)
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("config", MEASURED, ids=str)
 def test_scores_of_an_ensemble_of_ours_alone(config: zoo.Config) -> None:
     model, _ = zoo.build(config)
