@@ -7,13 +7,18 @@ further instance of what the default tier has one of. Files that are named run w
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
+
+from captum_ehr.propagation import passes, runs
 
 #: The same examples in every run: a failure is a defect, never bad luck.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -79,4 +84,16 @@ def _quiet_models() -> Any:
     """PyHealth's models warn of missing masks; ours must not be drowned by it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="pyhealth")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_of_the_workers_draw_no_numbers() -> Iterator[None]:
+    """A process of pytest-xdist has a thread of its own, which is nobody's draws."""
+    idle = sys._current_frames().keys() - {threading.get_ident()}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (passes, runs):
+            patch.setattr(
+                module, "alone", lambda: len(sys._current_frames().keys() - idle) == 1
+            )
         yield
