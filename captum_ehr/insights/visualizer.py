@@ -220,6 +220,7 @@ class AttributionVisualizer:
         """
         row, setting = self.row(patient), self.setting(method, target, baseline, model)
         overview = self.overview()
+        probability = self._explanations.probability(row, setting)
         return {
             "row": row,
             "patient": overview["patients"][row],
@@ -227,20 +228,26 @@ class AttributionVisualizer:
             "model": overview["models"][setting.model],
             "method": setting.method,
             "baseline": setting.baseline,
-            "probability": plain(self._explanations.probability(row, setting)),
-            **view_of(self.scene(row, setting)),
+            "probability": plain(probability),
+            **view_of(self._scene(row, setting, probability)),
         }
 
     def scene(self, patient: int | str, setting: Setting) -> PatientScene:
         """All that is said of one patient, for what draws it."""
         row = self.row(patient)
+        probability = self._explanations.probability(row, setting)
+        return self._scene(row, setting, probability)
+
+    def _scene(
+        self, row: int, setting: Setting, probability: tuple[float, float] | None
+    ) -> PatientScene:
         return scene_of(
             self._explanations.one(row, setting),
             self.overview(),
             row,
             setting,
             self.methods[setting.method].adds_up,
-            self._explanations.probability(row, setting),
+            probability,
         )
 
     def overview(self) -> dict[str, Any]:
