@@ -166,4 +166,6 @@ class Tape:
 
 def _readable(count: int | Tensor) -> bool:
     """Whether there are any; a tensor without values has none."""
-    return not (isinstance(count, Tensor) and count.is_meta) and bool(count)
+    if not isinstance(count, Tensor):
+        return bool(count)
+    return not count.is_meta and bool(count != 0)  # of a plan, not how many

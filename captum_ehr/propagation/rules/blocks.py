@@ -9,11 +9,13 @@ its last layer sends none to the others, and padding gets none.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import tuning
+from ..recording import compiled, opaque, written_down
 
 
 def reached(upstream: Tensor, most: float = tuning.FEW_ROWS) -> Tensor | None:
@@ -45,7 +47,7 @@ def laid_out(part: Tensor, rows: Tensor, count: int, dim: int) -> Tensor:
 
 def _searchable(upstream: Tensor) -> bool:
     large = upstream.numel() >= tuning.BLOCK and upstream.device.type == "cpu"
-    return large and not upstream.is_complex()
+    return large and not upstream.is_complex() and not written_down()
 
 
 def _reach(upstream: Tensor) -> Tensor:
@@ -80,11 +82,19 @@ def in_blocks(
         True
     """
     first = tensors[0]
-    step = tuning.BLOCK * torch.get_num_threads()
-    if first.numel() <= 2 * step or first.device.type != "cpu":
+    large = first.numel() > 2 * tuning.BLOCK * torch.get_num_threads()
+    if not large or first.device.type != "cpu" or compiled():
         return function(*tensors)
     if not all(t.shape == first.shape and t.is_contiguous() for t in tensors):
         return function(*tensors)
+    return opaque(partial(_blockwise, function, row), *tensors)
+
+
+def _blockwise(
+    function: Callable[..., tuple[Tensor, ...]], row: int, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    first = tensors[0]
+    step = tuning.BLOCK * torch.get_num_threads()
     flat = [t.view(-1, row) for t in tensors]
     step = max(step // row, 1)
     wholes: list[Tensor] = []

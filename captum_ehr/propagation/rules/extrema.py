@@ -17,6 +17,7 @@ value holds rank k. The pieces end where two of the values cross.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ..declarations import rule
 from ..pairs import Multiplier, Pair, Rule, reduced_dims
+from ..recording import opaque, written_down
 
 #: Values along the sorted dimension up to which all crossings are computed.
 MAX_RANKED = 96
@@ -228,6 +230,18 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
         return NotImplemented
     # Where values differ by their last digits only, halfway between them is none left
     high, low = (torch.atleast_1d(s).movedim(dim, -1).double() for s in x.sides)
+    held = opaque(partial(_held, ranks), high, low).to(x.input.dtype)
+
+    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
+        m = torch.atleast_1d(upstream).movedim(dim, -1).unsqueeze(-2)
+        share = (held * m).sum(-1).movedim(-1, dim)
+        return ((x, share.reshape(x.input.shape)),)
+
+    return multiplier
+
+
+def _held(ranks: range, high: Tensor, low: Tensor) -> Tensor:
+    """On which part of the line each value holds each rank: ``(..., values, ranks)``."""
     cuts = _crossings(high, low)
     ends = high.new_zeros(*high.shape[:-1], 1)
     edges = torch.cat([ends, cuts], -1)
@@ -236,7 +250,8 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
     wanted = torch.arange(ranks.start, ranks.stop, ranks.step, device=high.device)
     for piece in range(edges.shape[-1]):
         width = lengths[..., piece : piece + 1]
-        if width.device.type == "cpu" and not bool((width > 0).any()):
+        known = width.device.type == "cpu" and not written_down()
+        if known and not bool((width > 0).any()):
             continue
         at = edges[..., piece : piece + 1] + width / 2
         # which is infinite where an end is; lerp has no number for that
@@ -247,15 +262,7 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
             holder.unsqueeze(-2),
             width.unsqueeze(-1).expand(*holder.shape[:-1], 1, len(ranks)),
         )
-
-    held = held.to(x.input.dtype)
-
-    def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
-        m = torch.atleast_1d(upstream).movedim(dim, -1).unsqueeze(-2)
-        share = (held * m).sum(-1).movedim(-1, dim)
-        return ((x, share.reshape(x.input.shape)),)
-
-    return multiplier
+    return held
 
 
 def _crossings(high: Tensor, low: Tensor) -> Tensor:

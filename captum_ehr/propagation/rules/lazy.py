@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import tuning
 from ..pairs import Operand, Pair
+from ..recording import opaque
 from .blocks import in_blocks, reached
 
 #: From x and x0, and y and y0 where they are kept, each ``(rows, row)``, to factors of
@@ -85,21 +87,35 @@ class Lazy:
             factors = self.group.factors()[self.place]
             return ((self.operand, self.share(upstream, *factors)),)
 
-        def shared(m: Tensor, *sides: Tensor) -> tuple[Tensor]:
-            return (self.share(m, *self.factors(*sides)),)
+        shared = partial(_shared, self.factors, self.share, self.row)
+        if upstream.numel() >= tuning.BLOCK:
+            return ((self.operand, opaque(shared, upstream, *self.sides)),)
+        return ((self.operand, shared(upstream, *self.sides)),)
 
-        rows = reached(upstream)
-        if rows is None:
-            operands = (upstream.contiguous(), *self.sides)
-            (share,) = in_blocks(shared, *operands, row=self.row)
-            return ((self.operand, share),)
-        flat = [t.reshape(-1, t.shape[-1]) for t in (upstream, *self.sides)]
-        share = torch.zeros_like(flat[0])
-        step = tuning.BLOCK * torch.get_num_threads() // flat[0].shape[1]
-        for block in rows.split(max(step, 1)):
-            (part,) = shared(*(t.index_select(0, block) for t in flat))
-            share.index_copy_(0, block, part.to(share.dtype))
-        return ((self.operand, share.view(upstream.shape)),)
+
+def _shared(
+    factors: Factors,
+    share: Callable[..., Tensor],
+    row: int,
+    upstream: Tensor,
+    *sides: Tensor,
+) -> Tensor:
+    """The operand's share, of the rows that the gradient reaches."""
+
+    def block(m: Tensor, *sides: Tensor) -> tuple[Tensor]:
+        return (share(m, *factors(*sides)),)
+
+    rows = reached(upstream)
+    if rows is None:
+        (whole,) = in_blocks(block, upstream.contiguous(), *sides, row=row)
+        return whole
+    flat = [t.reshape(-1, t.shape[-1]) for t in (upstream, *sides)]
+    whole = torch.zeros_like(flat[0])
+    step = tuning.BLOCK * torch.get_num_threads() // flat[0].shape[1]
+    for some in rows.split(max(step, 1)):
+        (part,) = block(*(t.index_select(0, some) for t in flat))
+        whole.index_copy_(0, some, part.to(whole.dtype))
+    return whole.view(upstream.shape)
 
 
 class Group:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import tuning
 from ..declarations import linear
 from ..pairs import Multiplier, Operand
+from ..recording import opaque
 from .blocks import laid_out, reached
 
 SHAPES = linear(
@@ -83,13 +84,18 @@ def linear_layer(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:
                 f"linear: its weight, of shape {tuple(weight.shape)}, was overwritten "
                 "after the call; give the layer a copy of what the model writes on."
             )
-        rows = reached(upstream, tuning.FEW_PRODUCTS)
         matrix = weight.to(upstream.dtype)  # under autocast it is another
-        if rows is None:
-            return ((operand, torch.matmul(upstream, matrix).to(operand.dtype)),)
-        flat = upstream.reshape(-1, upstream.shape[-1])
-        part = (flat.index_select(0, rows) @ matrix).to(operand.dtype)
-        share = laid_out(part, rows, len(flat), 0)
-        return ((operand, share.view(operand.shape)),)
+        return ((operand, opaque(_times, upstream, matrix).to(operand.dtype)),)
 
     return multiplier
+
+
+def _times(upstream: Tensor, matrix: Tensor) -> Tensor:
+    """M W, of the rows of M that are not 0."""
+    rows = reached(upstream, tuning.FEW_PRODUCTS)
+    if rows is None:
+        return torch.matmul(upstream, matrix)
+    flat = upstream.reshape(-1, upstream.shape[-1])
+    part = flat.index_select(0, rows) @ matrix
+    share = laid_out(part, rows, len(flat), 0)
+    return share.view(*upstream.shape[:-1], matrix.shape[1])
