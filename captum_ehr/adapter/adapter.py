@@ -157,15 +157,17 @@ class PyHealthAdapter(nn.Module):
                 f"The batch lacks {', '.join(map(repr, missing))}, which the model "
                 f"reads. It has: {', '.join(map(repr, batch))}."
             )
+        device = self.device
         inputs, rest, records = [], [], {}
         with torch.inference_mode(False), torch.no_grad():
             for feature in self.features:
-                parts = self._own(feature.read(batch[feature.source]))
+                parts = _own(feature.read(batch[feature.source]), device)
                 ids = parts["value"]
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
                 rest += packed(feature, parts)
                 records[feature.key] = feature.record(parts)
-            rest += [self._own({"": batch[key]})[""] for key in self.extra_keys]
+            extra = {key: batch[key] for key in self.extra_keys}
+            rest += _own(extra, device).values()
         sizes = {key: len(record.values) for key, record in records.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
@@ -368,16 +370,6 @@ class PyHealthAdapter(nn.Module):
             ) from None
         return score
 
-    def _own(self, parts: Mapping[str, Tensor | None]) -> dict[str, Any]:
-        """On the model's device, and ordinary tensors even under inference mode."""
-        device = self.device
-        return {
-            name: None
-            if part is None
-            else (part.clone() if part.is_inference() else part.detach()).to(device)
-            for name, part in parts.items()
-        }
-
     def assumed_args(self, pairs: Sequence[Any]) -> list[Tensor]:
         """The additional arguments of bare pairs; see :func:`.packing.assumed`."""
         if self.extra_keys:
@@ -386,6 +378,16 @@ class PyHealthAdapter(nn.Module):
                 "Pass additional_forward_args=enc.additional_forward_args."
             )
         return assumed(self.features, pairs)
+
+
+def _own(parts: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Any]:
+    """On the model's device, and ordinary tensors even under inference mode."""
+    return {
+        name: None
+        if part is None
+        else (part.clone() if part.is_inference() else part.detach()).to(device)
+        for name, part in parts.items()
+    }
 
 
 def _tracked(part: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from ..explanation.feature_record import column_names
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
 from .result import Result
+from .targets import indices
 
 _SAMPLED = 16
 
@@ -47,7 +49,7 @@ def assembled(
         f_baseline=result.f_baseline,
         delta=result.balance.delta,
         rescale_factor=result.factor,
-        target=tuple(i[0] if len(i) == 1 else i for i in result.index),
+        target=indices(result.index),
         diagnostics=report,
         patient_ids=encoded.patient_ids,
         model_name=type(inside).__name__,
@@ -106,9 +108,12 @@ def fingerprint(model: nn.Module) -> str:
         (True, False)
     """
     digest = hashlib.sha256(type(model).__qualname__.encode())
+    values = defaultdict(list)
     for name, tensor in model.named_parameters():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         step = max(flat.numel() // _SAMPLED, 1)
-        digest.update(repr(flat[::step][:_SAMPLED].tolist()).encode())
+        values[flat.dtype, flat.device].append(flat[::step][:_SAMPLED])
+    for same in values.values():  # read at once: a device is waited for each time
+        digest.update(torch.cat(same).cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

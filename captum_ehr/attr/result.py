@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .completeness import Balance, polish
-from .targets import Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +20,7 @@ class Result:
         attributions: One tensor per input; the mean over the references.
         f_input: ``(batch,)``.
         f_baseline: ``(batch,)``; the mean over the references.
-        index: Where the explained value of each patient stands in the output.
+        index: ``(batch, ...)``; where each patient's value stands in the output.
         balance: How they add up.
         diagnostics: What ran, and what is to be said of it.
         factor: ``(batch,)``; by what they were rescaled.
@@ -32,7 +31,7 @@ class Result:
     attributions: tuple[Tensor, ...]
     f_input: Tensor
     f_baseline: Tensor
-    index: list[Index]
+    index: Tensor
     balance: Balance
     diagnostics: Diagnostics = Diagnostics()
     factor: Tensor = field(default_factory=lambda: torch.ones(()))
@@ -98,7 +97,7 @@ def joined(parts: list[Result]) -> Result:
         columns("attributions"),
         column("f_input"),
         column("f_baseline"),
-        [index for p in parts for index in p.index],
+        column("index"),
         Balance(*columns("balance")),
         sum((p.diagnostics for p in parts), Diagnostics()),
         column("factor"),

@@ -27,7 +27,7 @@ from ..propagation import Diagnostics, Tape, multipliers
 from ..propagation.explain import settled
 from ..propagation.missing import missing, where_known
 from .contributions import Parts
-from .targets import Index, select_again
+from .targets import select_again
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Run:
 
     Args:
         value: ``(batch,)``, the explained output of each patient.
-        index: Where each stands in the output.
+        index: ``(batch, ...)``, where each stands in the output.
         against: From references to f(x0).
         record: Records an input pass over other inputs.
         row: The only patient whose value counts, or None for all.
@@ -45,7 +45,7 @@ class Run:
     """
 
     value: Tensor
-    index: list[Index]
+    index: Tensor
     against: Callable[[Sequence[Tensor]], Tensor]
     record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
     row: int | None

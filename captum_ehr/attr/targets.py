@@ -24,36 +24,45 @@ type Index = tuple[int, ...]
 
 def select(
     output: Tensor, target: Target, labels: Mapping[Any, int] | None = None
-) -> tuple[Tensor, list[Index]]:
+) -> tuple[Tensor, Tensor]:
     """The explained value of each patient, and where it stands in the output.
 
+    Returns:
+        ``(batch,)``, and integers of shape ``(batch, dimensions of the output - 1)``.
+
     Example:
-        >>> values, index = select(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)
-        >>> values, index
-        (tensor([3., 2.]), [(1,), (0,)])
+        >>> select(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)
+        (tensor([3., 2.]), tensor([[1],
+                [0]]))
     """
     if output.dim() == 0:
         raise ValueError("The model returned one number for the batch, not one each.")
-    rows, shape = output.shape[0], tuple(output.shape[1:])
     if target is None:
         index = _predicted(output)
     else:
-        each = per_patient(target, rows)
-        index = [_index(wanted, shape, labels or {}) for wanted in each]
-    if not shape:
-        return output, index
-    if math.prod(shape) == 1:
-        return output.reshape(rows), index
-    columns = [
-        torch.tensor(list(column), device=output.device) for column in zip(*index)
-    ]
-    return output[(torch.arange(rows, device=output.device), *columns)], index
+        each = per_patient(target, output.shape[0])
+        index = _indexed(each, output, labels or {})
+    return select_again(output, index), index
 
 
-def select_again(output: Tensor, index: list[Index]) -> Tensor:
+def select_again(output: Tensor, index: Tensor) -> Tensor:
     """The values that stand in another output where :func:`select` found the first."""
-    several = math.prod(output.shape[1:]) > 1
-    return select(output, index if several else None)[0]
+    rows = output.shape[0]
+    if math.prod(output.shape[1:]) == 1:
+        return output.reshape(rows)
+    return output[(torch.arange(rows, device=output.device), *index.unbind(1))]
+
+
+def indices(index: Tensor) -> tuple[int | Index, ...]:
+    """Where each patient's value stands, as people write it.
+
+    Example:
+        >>> indices(torch.tensor([[1], [0]])), indices(torch.tensor([[1, 0]]))
+        ((1, 0), ((1, 0),))
+    """
+    if index.shape[1] == 1:
+        return tuple(index[:, 0].tolist())
+    return tuple(map(tuple, index.tolist()))
 
 
 def per_patient(target: Target, rows: int) -> list[Any]:
@@ -89,17 +98,26 @@ def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
     return "; ".join(sorted(said))
 
 
-def _predicted(output: Tensor) -> list[Index]:
-    if output.dim() == 1:
-        return [()] * output.shape[0]
-    if output[0].numel() == 1:
-        return [(0,) * (output.dim() - 1)] * output.shape[0]
-    if output.dim() > 2:
+def _predicted(output: Tensor) -> Tensor:
+    rows, size = output.shape[0], output.dim() - 1
+    if math.prod(output.shape[1:]) == 1:
+        return torch.zeros(rows, size, dtype=torch.long, device=output.device)
+    if size > 1:
         raise ValueError(
             f"The output has shape {tuple(output.shape)}; give a target of "
-            f"{output.dim() - 1} indices."
+            f"{size} indices."
         )
-    return [(index,) for index in output.detach().argmax(1).tolist()]
+    return output.detach().argmax(1, keepdim=True)
+
+
+def _indexed(each: Sequence[Any], output: Tensor, labels: Mapping[Any, int]) -> Tensor:
+    """One target per patient as indices; the same for all is looked at once."""
+    shape = tuple(output.shape[1:])
+    if all(wanted is each[0] for wanted in each):
+        each = each[:1]
+    index = [_index(wanted, shape, labels) for wanted in each]
+    known = torch.tensor(index, dtype=torch.long, device=output.device)
+    return known.view(len(index), len(shape)).expand(output.shape[0], -1)
 
 
 def _index(target: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:

@@ -58,7 +58,7 @@ def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
     columns["visit"] = pd.arrays.IntegerArray(rows["visit"], rows["_no_visit"])
     known = np.zeros(rows["position"].size, dtype=bool)
     columns["position"] = pd.arrays.IntegerArray(rows["position"], known)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, copy=False)  # nobody else has them
 
 
 _NOTHING = torch.zeros(0)
@@ -84,17 +84,18 @@ def _feature_rows(
         value = np.full(count, np.nan)
         place, codes = integer, record.vocabulary
     name_of, unit_of = words_for(key, names), words_for(key, units)
+    titles = [name_of.get(code, code) for code in codes] if name_of else codes
     return {
         "sample": index[0].astype(np.int64),
-        "feature": np.full(count, key, dtype=object),
+        "feature": _objects([key]).repeat(count),
         "visit": np.zeros(count, dtype=np.int64) if visit is None else visit,
         "_no_visit": np.full(count, visit is None),
         "position": position,
         "time": np.where(_is_clock(record)[index[0]], times, np.nan),
         "_time": times,
         "code": _objects(codes)[place],
-        "name": _objects([name_of.get(code, code) for code in codes])[place],
-        "unit": _objects([unit_of.get(code) for code in codes])[place],
+        "name": _objects(titles)[place],
+        "unit": _objects(list(map(unit_of.get, codes)))[place],
         "value": value,
         "attribution": _array(attribution, torch.float64).reshape(-1)[flat],
         "_index": flat,

@@ -243,7 +243,7 @@ def _checked(
         parts,
         f_input,
         f_baseline,
-        [(target,) for target in case.target],
+        torch.tensor(case.target).unsqueeze(1),
         sums,
         Diagnostics((), messages),
         torch.ones_like(f_input),

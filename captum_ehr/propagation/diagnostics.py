@@ -103,14 +103,8 @@ class Diagnostics:
         if not isinstance(other, Diagnostics):
             return NotImplemented
         both = self, other
-        calls: Counter[tuple[str, str, bool]] = Counter()
-        for op in (*self.operations, *other.operations):
-            calls[op.name, op.rule, op.exact] += op.calls
         return Diagnostics(
-            tuple(
-                Operation(name, rule, count, exact)
-                for (name, rule, exact), count in sorted(calls.items())
-            ),
+            _counted(self.operations, other.operations),
             tuple(dict.fromkeys(m for report in both for m in report.messages)),
             tuple(dict.fromkeys(note for report in both for note in report.notes)),
             tuple(dict.fromkeys(kept for report in both for kept in report.structure)),
@@ -133,3 +127,18 @@ class Diagnostics:
             float(data.get("cancellation", 0.0)),
             tuple(data.get("rewrites", ())),
         )
+
+
+def _counted(
+    some: tuple[Operation, ...], others: tuple[Operation, ...]
+) -> tuple[Operation, ...]:
+    """The calls of both, by name."""
+    if not (some and others):
+        return some or others
+    calls: Counter[tuple[str, str, bool]] = Counter()
+    for op in (*some, *others):
+        calls[op.name, op.rule, op.exact] += op.calls
+    return tuple(
+        Operation(name, rule, count, exact)
+        for (name, rule, exact), count in sorted(calls.items())
+    )
