@@ -166,8 +166,7 @@ class PyHealthAdapter(nn.Module):
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
                 rest += packed(feature, parts)
                 records[feature.key] = feature.record(parts)
-            extra = {key: batch[key] for key in self.extra_keys}
-            rest += _own(extra, device).values()
+            rest += [_own({"": batch[key]}, device)[""] for key in self.extra_keys]
         sizes = {key: len(record.values) for key, record in records.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(

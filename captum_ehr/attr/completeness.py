@@ -150,10 +150,10 @@ APART = (
 )
 
 
-def noted(report: Diagnostics, message: str) -> Diagnostics:
-    """The report with a message put first, in place of what it explains."""
+def noted(report: Diagnostics, *first: str) -> Diagnostics:
+    """The report without what sums are off, and with these messages in front."""
     rest = tuple(m for m in report.messages if not m.startswith(_SUMS))
-    return replace(report, messages=(message, *rest))
+    return replace(report, messages=(*first, *rest))
 
 
 _SUMS = "the attributions of patient(s)"

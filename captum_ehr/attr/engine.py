@@ -45,7 +45,9 @@ from .inputs import Prepared, explained, prepare
 from .result import Result, averaged, joined
 from .segments import Run, multipliers_along
 from .slicing import sliced
+from .stacking import in_stacks, rows_together
 from .targets import (
+    Chosen,
     Target,
     confusion,
     per_patient,
@@ -206,13 +208,30 @@ class Engine(DeepLift):
         In a model whose patients influence each other (a recurrence over the batch,
         clusters) the sums are right for the slice and wrong for its patients.
         """
-        together = self._slice(prepared, target, custom, each)
+        together = self._together(prepared, target, custom, each)
         if custom is not None or not mixes(together.balance):
             return together
         if self.mixing == "together":
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
-        apart = self._slice(prepared, together.index, custom, each, apart=True)
+        chosen = Chosen(together.index)
+        apart = self._slice(prepared, chosen, custom, each, apart=True)
         return replace(apart, diagnostics=noted(apart.diagnostics, APART))
+
+    def _together(
+        self, prepared: Prepared, target: Any, custom: Any, each: bool
+    ) -> Result:
+        """A slice, against several references at a time where that is the same."""
+        most = rows_together(self.model, prepared, self.internal_batch_size)
+        if custom is None and self.segments == 1 and most:
+            explain = partial(self._slice, custom=None, each=False)
+            result = in_stacks(prepared, target, most, each, explain, self._output)
+            if result is not None:
+                sides = result.f_input, result.f_baseline
+                checked = self.completeness != "off"
+                bare, output = result.diagnostics, result.f_input
+                report = told(bare, result.balance, *sides, output, checked)
+                return replace(result, diagnostics=report)
+        return self._slice(prepared, target, custom, each)
 
     def _slice(
         self,
@@ -248,7 +267,8 @@ class Engine(DeepLift):
             outputs = result.f_input, result.f_baseline, output
             report = told(report, result.balance, *outputs, checked)
             report += Diagnostics(rewrites=view.rewrites)
-            return replace(result, diagnostics=report)
+            drawn = bool(tape.drawn_from)
+            return replace(result, diagnostics=report, drawn=drawn)
 
         result = settled(tape, attempt) or settled(tape, attempt)
         assert result is not None

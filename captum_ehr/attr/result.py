@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ class Result:
         factor: ``(batch,)``; by what they were rescaled.
         deltas: ``(batch, references)``; the residual against each.
         each: Where asked for, ``(batch, references, ...)`` per input.
+        drawn: Whether the model draws random numbers.
     """
 
     attributions: tuple[Tensor, ...]
@@ -37,6 +39,7 @@ class Result:
     factor: Tensor = field(default_factory=lambda: torch.ones(()))
     deltas: Tensor = field(default_factory=lambda: torch.empty(0))
     each: tuple[Tensor, ...] = ()
+    drawn: bool = False
 
     @property
     def finite(self) -> bool:
@@ -60,25 +63,36 @@ class Result:
 
 
 def averaged(parts: list[Result], each: bool) -> Result:
-    """The mean over several references, which may also be kept one by one."""
-    deltas = torch.stack([p.balance.delta for p in parts], 1)
-    columns = list(zip(*(p.attributions for p in parts)))
-    first = replace(
-        parts[0],
-        deltas=deltas,
-        each=tuple(torch.stack(column, 1) for column in columns) if each else (),
-        factor=torch.ones_like(parts[0].f_input),
-        diagnostics=sum((p.diagnostics for p in parts), Diagnostics()),
-    )
+    """The mean over several references, which may also be kept one by one.
+
+    Each part is the batch against one reference; all but the first may be that against
+    several, one after the other.
+    """
+    first = parts[0]
+    size = len(first.f_input)
+
+    def column(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(tensors)).unflatten(0, (-1, size))
+
     if len(parts) == 1:
-        return first
-    _, bound, off, gross = map(torch.stack, zip(*(p.balance for p in parts)))
-    delta = deltas.double().mean(1).to(deltas.dtype)
+        return replace(
+            first,
+            deltas=first.balance.delta.unsqueeze(1),
+            each=tuple(a.unsqueeze(1).clone() for a in first.attributions if each),
+            factor=torch.ones_like(first.f_input),
+        )
+    columns = [column(c) for c in zip(*(p.attributions for p in parts))]
+    deltas, bound, off, gross = map(column, zip(*(p.balance for p in parts)))
+    delta = deltas.double().mean(0).to(deltas.dtype)
     return replace(
         first,
-        attributions=tuple(torch.stack(column).mean(0) for column in columns),
-        f_baseline=torch.stack([p.f_baseline for p in parts]).mean(0),
+        attributions=tuple(c.mean(0) for c in columns),
+        f_baseline=column(p.f_baseline for p in parts).mean(0),
         balance=Balance(delta, bound.mean(0), off.any(0), gross.mean(0)),
+        diagnostics=sum((p.diagnostics for p in parts), Diagnostics()),
+        factor=torch.ones_like(first.f_input),
+        deltas=deltas.T.contiguous(),
+        each=tuple(c.transpose(0, 1).contiguous() for c in columns if each),
     )
 
 
@@ -103,4 +117,5 @@ def joined(parts: list[Result]) -> Result:
         column("factor"),
         column("deltas"),
         columns("each"),
+        any(p.drawn for p in parts),
     )

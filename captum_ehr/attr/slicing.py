@@ -33,12 +33,19 @@ def sliced(
     size = len(prepared.inputs[0])
     if step >= size:
         return [(0, prepared)]
-    follow = tuple(_entries(a) == size for a in prepared.args)
-    if any(follow) and prepared.encoded is None:
-        follow = _decided(prepared, step, follow, forward)
+    follow = following(prepared, step, forward)
     return [
         (k, _piece(prepared, slice(k, k + step), follow)) for k in range(0, size, step)
     ]
+
+
+def following(prepared: Prepared, step: int, forward: Forward) -> Follow:
+    """Which arguments are one per patient; where in doubt, slices of ``step`` tell."""
+    size = len(prepared.inputs[0])
+    follow = tuple(_entries(a) == size for a in prepared.args)
+    if any(follow) and prepared.encoded is None:
+        return _decided(prepared, step, follow, forward)
+    return follow
 
 
 def _decided(prepared: Prepared, step: int, follow: Follow, forward: Forward) -> Follow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from ..adapter import PyHealthAdapter
 from ..explanation import FeatureKeyError
 
+
+class Chosen(NamedTuple):
+    """Where the values stand that :func:`select` has found; a target like others."""
+
+    places: Tensor
+
+
 #: An index, a label, a tuple of indices, or one of these per patient; None is the
 #: predicted class.
-type Target = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor
+type Target = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor | Chosen
 
 #: One index per output dimension after the batch.
 type Index = tuple[int, ...]
@@ -39,6 +46,8 @@ def select(
         raise ValueError("The model returned one number for the batch, not one each.")
     if target is None:
         index = _predicted(output)
+    elif isinstance(target, Chosen):
+        index = target.places
     else:
         each = per_patient(target, output.shape[0])
         index = _indexed(each, output, labels or {})
