@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics, foreign_functions
+from ..propagation.recording import compiled, opaque
 
 #: What to do about completeness; see :class:`captum_ehr.DeepLiftEHR`.
 type Completeness = Literal["rescale", "check", "raise", "off"]
@@ -66,8 +68,9 @@ def balance(
     attributions: tuple[Tensor, ...],
     f_input: Tensor,
     f_baseline: Tensor,
-    gross: Callable[[], Tensor] | None = None,
+    gross: Callable[..., Tensor] | None = None,
     size: Tensor | None = None,
+    parts: tuple[Tensor, ...] = (),
 ) -> Balance:
     """Measure Σ attributions against the change f(x) - f(x0) of each row.
 
@@ -99,14 +102,26 @@ def balance(
     size = f_input.abs() + f_baseline.abs() if size is None else size
     last = torch.finfo(change.dtype).eps * size.double()
     bound = rough * change.abs().double() + DIGITS * last
-    absolute = torch.zeros_like(total)
-    if bool((delta.abs() <= bound).logical_not_().any()):
-        sizes = [_row_sum(a.abs()) for a in attributions] if gross is None else []
-        absolute = torch.stack(sizes).sum(0) if gross is None else gross()
-        bound = torch.maximum(bound, rough * absolute + DIGITS * last)
+    if gross is None:
+        gross, parts = _absolute, attributions
+    absolute = opaque(partial(_where_beyond, gross), delta, bound, *parts)
+    bound = torch.maximum(bound, rough * absolute + DIGITS * last)
     within = torch.minimum(bound, torch.maximum(LARGE * change.abs(), 2 * last))
     off = ~(delta.abs() <= within) & torch.isfinite(change)
     return Balance(delta.to(change.dtype), bound.to(change.dtype), off, absolute)
+
+
+def _where_beyond(
+    gross: Callable[..., Tensor], delta: Tensor, bound: Tensor, *parts: Tensor
+) -> Tensor:
+    """Absolute sums, if a residual is beyond its bound; else zeros."""
+    if compiled() or bool((delta.abs() <= bound).logical_not_().any()):
+        return gross(*parts)
+    return torch.zeros_like(delta)
+
+
+def _absolute(*attributions: Tensor) -> Tensor:
+    return torch.stack([_row_sum(a.abs()) for a in attributions]).sum(0)
 
 
 def _row_sum(a: Tensor) -> Tensor:

@@ -32,10 +32,11 @@ def times_change(
     )
 
 
-def absolute_sums(multipliers: Parts, inputs: Parts, baselines: Parts) -> Tensor:
-    """``(batch,)`` in float64: Σ|m·(x - x0)| over all inputs."""
-    total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
-    for sides in zip(multipliers, inputs, baselines):
+def absolute_sums(*parts: Tensor) -> Tensor:
+    """``(batch,)`` in float64: Σ|m·(x - x0)| of multipliers, inputs and baselines."""
+    total = torch.zeros((), dtype=torch.float64, device=parts[0].device)
+    count = len(parts) // 3
+    for sides in zip(parts[:count], parts[count : 2 * count], parts[2 * count :]):
         rows = [part.abs().flatten(1).double().sum(1) for part in _products(*sides)]
         total = total + torch.cat(rows)
     return total

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import chain
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from ..propagation import (
 )
 from ..propagation.explain import settled
 from ..propagation.missing import nan_without_answer
+from ..propagation.plans import Plans, PlanState
 from ..propagation.registry import Table
 from .completeness import (
     APART,
@@ -42,6 +44,7 @@ from .completeness import (
 )
 from .contributions import Parts, absolute_sums, known, times_change
 from .inputs import Prepared, explained, prepare
+from .planned import planned
 from .result import Result, averaged, joined
 from .segments import Run, multipliers_along
 from .slicing import sliced
@@ -100,6 +103,7 @@ class Engine(DeepLift):
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.segments = segments
+        self._plans = Plans()
 
     def _tabulate(self) -> None:
         """Look up the table of rules: the model's, and the user's on top."""
@@ -221,17 +225,48 @@ class Engine(DeepLift):
         self, prepared: Prepared, target: Any, custom: Any, each: bool
     ) -> Result:
         """A slice, against several references at a time where that is the same."""
+        if custom is None and not each and len(prepared.references) == 1:
+            return self._single(prepared, target)
         most = rows_together(self.model, prepared, self.internal_batch_size)
         if custom is None and self.segments == 1 and most:
-            explain = partial(self._slice, custom=None, each=False)
-            result = in_stacks(prepared, target, most, each, explain, self._output)
+            single, output = self._single, self._output
+            result = in_stacks(prepared, target, most, each, single, output)
             if result is not None:
                 sides = result.f_input, result.f_baseline
                 checked = self.completeness != "off"
-                bare, output = result.diagnostics, result.f_input
-                report = told(bare, result.balance, *sides, output, checked)
+                bare, tensor = result.diagnostics, result.f_input
+                report = told(bare, result.balance, *sides, tensor, checked)
                 return replace(result, diagnostics=report)
         return self._slice(prepared, target, custom, each)
+
+    def _single(self, prepared: Prepared, target: Any) -> Result:
+        """A slice against one reference, by its plan if there is one."""
+        if any(not getattr(rule, "pure", False) for rule in self.rules.values()):
+            self._plans.refuse(
+                "there are rules of your own; captum_ehr.propagation.pure says of one "
+                "that it computes from its arguments alone"
+            )
+            return self._slice(prepared, target, None, False)
+        scale = self.output, self.multiplies_by_inputs
+        options = *scale, self.segments, self.completeness == "off"
+        passes = partial(self._slice, custom=None, each=False)
+        return planned(self._plans, self.model, options, prepared, target, passes)
+
+    @property
+    def plans(self) -> tuple[PlanState, ...]:
+        """What has become of the plans: a state per shapes of batches, and why.
+
+        Example:
+            >>> from captum_ehr import DeepLiftEHR
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> dl = DeepLiftEHR(model)
+            >>> for _ in range(3):
+            ...     _ = dl.attribute(batch)
+            >>> [(plan.state, plan.replays) for plan in dl.plans]
+            [('ready', 1)]
+        """
+        return self._plans.states()
 
     def _slice(
         self,
@@ -268,7 +303,8 @@ class Engine(DeepLift):
             report = told(report, result.balance, *outputs, checked)
             report += Diagnostics(rewrites=view.rewrites)
             drawn = bool(tape.drawn_from)
-            return replace(result, diagnostics=report, drawn=drawn)
+            shape = tuple(output.shape[1:])
+            return replace(result, diagnostics=report, drawn=drawn, shape=shape)
 
         result = settled(tape, attempt) or settled(tape, attempt)
         assert result is not None
@@ -308,9 +344,10 @@ class Engine(DeepLift):
                 attributions, measured = _rows(attributions, row), _rows(measured, row)
                 sides = _rows(sides[0], row), _rows(sides[1], row), _rows(sides[2], row)
             # of what was not summed yet, if it is asked for at all
-            gross = partial(absolute_sums, *sides) if prepared.summed else None
+            gross = absolute_sums if prepared.summed else None
+            parts = tuple(chain(*sides)) if gross else ()
             size = rounded_at(self.model, self.output, f_input, f_baseline)
-            sums = balance(measured, f_input, f_baseline, gross, size)
+            sums = balance(measured, f_input, f_baseline, gross, size, parts)
         detached = tuple(a.detach() for a in attributions)
         answered = nan_without_answer(detached, f_input, f_baseline)
         return Result(answered, f_input, f_baseline, index, sums, report)

@@ -28,6 +28,7 @@ class Result:
         deltas: ``(batch, references)``; the residual against each.
         each: Where asked for, ``(batch, references, ...)`` per input.
         drawn: Whether the model draws random numbers.
+        shape: That of the model's output for one patient.
     """
 
     attributions: tuple[Tensor, ...]
@@ -40,6 +41,7 @@ class Result:
     deltas: Tensor = field(default_factory=lambda: torch.empty(0))
     each: tuple[Tensor, ...] = ()
     drawn: bool = False
+    shape: tuple[int, ...] = ()
 
     @property
     def finite(self) -> bool:

@@ -107,6 +107,14 @@ def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
     return "; ".join(sorted(said))
 
 
+def chosen(
+    targets: Sequence[Any], shape: Sequence[int], labels: Mapping[Any, int]
+) -> Chosen:
+    """Targets of a model whose output for a patient has this shape."""
+    output = torch.empty(()).expand(len(targets), *shape)
+    return Chosen(_indexed(targets, output, labels))
+
+
 def _predicted(output: Tensor) -> Tensor:
     rows, size = output.shape[0], output.dim() - 1
     if math.prod(output.shape[1:]) == 1:

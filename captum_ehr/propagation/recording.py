@@ -66,7 +66,7 @@ def recorded_program(
         >>> program.run(2 * x)
         [tensor([[6., 6.]])]
     """
-    tensors = [x.detach() for x in tensors]  # each an object of its own
+    tensors = _separate(tensors, constants)
     recorder, drawn = Recorder(tensors, constants), global_states()
     with _Escapes(recorder), recorder:
         outputs = list(function(*tensors))
@@ -277,6 +277,20 @@ _ESCAPES = frozenset(
 
 #: What gives its argument itself.
 _SAME = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})
+
+
+def _separate(tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
+    """The same, none in another's memory, which it will not be in the next time."""
+    taken, separate = set(map(_storage, constants)), []
+    for x in tensors:
+        own = x.detach()
+        if _storage(x) in taken:
+            own = own.clone()
+            if own.stride() != x.stride():
+                raise PlanRefused("two of its tensors are one in memory")
+        taken.add(_storage(own))
+        separate.append(own)
+    return separate
 
 
 def _place(tensor: Tensor) -> Place:

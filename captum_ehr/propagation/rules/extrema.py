@@ -241,7 +241,7 @@ def _ranked(x: Pair, dim: int, ranks: range) -> Any:
 
 
 def _held(ranks: range, high: Tensor, low: Tensor) -> Tensor:
-    """On which part of the line each value holds each rank: ``(..., values, ranks)``."""
+    """``(..., values, ranks)``: on which part of the line each value holds each."""
     cuts = _crossings(high, low)
     ends = high.new_zeros(*high.shape[:-1], 1)
     edges = torch.cat([ends, cuts], -1)

@@ -1,0 +1,187 @@
+"""A batch by its plan: of what there is one, and how tensors go in and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+
+from ..adapter import PyHealthAdapter
+from ..propagation.plans import Plans
+from ..propagation.recording import PlanRefused
+from ..propagation.watch import UnwatchableError, Watched, watched
+from .completeness import Balance
+from .inputs import Prepared
+from .result import Result
+from .targets import Chosen, chosen
+
+#: Explains a slice of patients, each with a target, by the passes.
+type Passes = Callable[[Prepared, Any], Result]
+
+
+class _NoPlanError(Exception):
+    """Why there can be no plan."""
+
+
+def planned(
+    plans: Plans,
+    model: nn.Module,
+    options: Hashable,
+    prepared: Prepared,
+    targets: list[Any] | Chosen | None,
+    passes: Passes,
+) -> Result:
+    """What the passes give, by a plan where there is one.
+
+    Args:
+        plans: The explainer's.
+        model: What it explains.
+        options: What the passes depend on beside their arguments and the model.
+        prepared: A slice of patients, with one reference.
+        targets: One for each; or None for the predicted classes, or where they are.
+        passes: The passes.
+    """
+    try:
+        plans.of(_watched(model))
+        given = _given(prepared)
+        target, way = _target(targets, model, plans.known)
+    except (_NoPlanError, UnwatchableError) as reason:
+        plans.refuse(str(reason))
+        return passes(prepared, targets)
+    if isinstance(target, Chosen):
+        given = [*given, target.places]
+
+    def by_passes() -> Result:
+        result = passes(prepared, target)
+        plans.known = result.shape
+        return result
+
+    def core(*tensors: Tensor) -> tuple[list[Tensor], Result]:
+        piece, rest = _filled(prepared, tensors)
+        result = passes(piece, Chosen(rest[0]) if rest else target)
+        if result.diagnostics.structure:
+            raise PlanRefused("structure of the input is kept for the reference")
+        return _tensors(result), _emptied(result)
+
+    plain = tuple(a for a in prepared.args if not isinstance(a, Tensor))
+    key = (*map(_form, given), prepared.summed, plain, options, way, _surroundings())
+    return plans.run(key, given, by_passes, core, _completed)
+
+
+def _watched(model: nn.Module) -> Watched:
+    """The model as it is, but for its data."""
+    for hooks in ("_global_forward_hooks", "_global_forward_pre_hooks"):
+        if getattr(modules, hooks):
+            raise _NoPlanError("there are forward hooks for all modules")
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        raise _NoPlanError("a mode of torch's is active, which would see no calls")
+    if not isinstance(model, PyHealthAdapter):
+        return watched(model)
+    inside = model.model
+    parts = (inside, model.features, model.score, model.extra_keys)
+    return watched(*parts, apart=[getattr(inside, "dataset", None)])
+
+
+def _given(prepared: Prepared) -> list[Tensor]:
+    """All tensors that an explanation starts from."""
+    plain = (bool, int, float, str, type(None))
+    for value in prepared.args:
+        if not isinstance(value, (Tensor, *plain)):
+            raise _NoPlanError(f"an additional argument is a {type(value).__name__}")
+    tensors = [a for a in prepared.args if isinstance(a, Tensor)]
+    tensors = [*prepared.inputs, *prepared.references[0], *tensors]
+    for x in tensors:
+        if type(x) not in (Tensor, nn.Parameter) or x.layout is not torch.strided:
+            raise _NoPlanError(f"it is given a {type(x).__name__} of {x.layout}")
+    return tensors
+
+
+def _filled(
+    like: Prepared, tensors: Sequence[Tensor]
+) -> tuple[Prepared, Sequence[Tensor]]:
+    """The slice with other tensors, and those that are left."""
+    count = len(like.inputs)
+    rest = iter(tensors[2 * count :])
+    args = tuple(next(rest) if isinstance(a, Tensor) else a for a in like.args)
+    piece = replace(
+        like,
+        inputs=tuple(tensors[:count]),
+        references=(tuple(tensors[count : 2 * count]),),
+        args=args,
+        encoded=None,
+        masks=None,
+    )
+    return piece, list(rest)
+
+
+def _target(
+    targets: list[Any] | Chosen | None, model: nn.Module, shape: Any
+) -> tuple[Any, Hashable]:
+    """The targets as the passes take them, and what a plan is bound to of them."""
+    if targets is None:
+        return None, None
+    if isinstance(targets, Chosen):
+        return targets, "each"
+    if all(t is targets[0] for t in targets) and isinstance(targets[0], Hashable):
+        return targets, (type(targets[0]), targets[0])
+    if shape is None:
+        return targets, "each"  # the first batch, which no plan is for
+    return chosen(targets, shape, getattr(model, "labels", {})), "each"
+
+
+def _form(x: Tensor) -> Hashable:
+    """All of a tensor but its values."""
+    flags = x.requires_grad, x.is_inference(), x.is_conj(), x.is_neg()
+    return x.shape, x.stride(), x.dtype, x.device, flags
+
+
+def _surroundings() -> Hashable:
+    """What torch's functions depend on beside their arguments."""
+    devices = {"cpu", torch.get_default_device().type}
+    casts = (
+        (d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d))
+        for d in sorted(devices)
+    )
+    modes = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    return torch.get_default_dtype(), *casts, *modes
+
+
+def _tensors(result: Result) -> list[Tensor]:
+    """The tensors of a result."""
+    sums = result.f_input, result.f_baseline, result.index, result.factor
+    return [*result.attributions, *sums, result.deltas, *result.balance]
+
+
+def _emptied(result: Result) -> Result:
+    """The rest of it."""
+    none = torch.empty(0)
+    return replace(
+        result,
+        attributions=(none,) * len(result.attributions),
+        f_input=none,
+        f_baseline=none,
+        index=none,
+        factor=none,
+        deltas=none,
+        balance=Balance(none, none, none, none),
+    )
+
+
+def _completed(tensors: Sequence[Tensor], rest: Result) -> Result:
+    """Both together."""
+    count = len(rest.attributions)
+    f_input, f_baseline, index, factor, deltas, *sums = tensors[count:]
+    return replace(
+        rest,
+        attributions=tuple(tensors[:count]),
+        f_input=f_input,
+        f_baseline=f_baseline,
+        index=index,
+        factor=factor,
+        deltas=deltas,
+        balance=Balance(*sums),
+    )

@@ -1,0 +1,204 @@
+"""Plans: what an explanation did once, done again on the next batch of its shapes.
+
+The first batch of a key runs the passes, the second writes down what they do
+(:mod:`.recording`), the third runs what was written. A plan that is no faster is
+dropped; a batch on which a guard changes takes the passes. The key is all that the
+computation depends on but values; what the model is made of is watched (:mod:`.watch`),
+and a model of which something was exchanged starts anew.
+
+A plan holds its code, some kilobytes for a hundred calls, and by reference the model's
+tensors, not those of any batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, NamedTuple
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor
+
+from .program import PlanChanged, Program
+from .recording import PlanRefused, recorded_program
+from .watch import Watched
+
+#: Plans of one explainer; the one that was not used for longest makes room.
+MOST = 64
+
+#: Batches on which guards have changed, more than not, before a plan is dropped.
+CHANGES = 3
+
+
+class PlanState(NamedTuple):
+    """What has become of one key.
+
+    Args:
+        shapes: The shapes of the tensors that it is for.
+        state: ``"seen"`` (once, by the passes), ``"ready"``, ``"refused"`` or
+            ``"dropped"``.
+        reason: Why it was refused or dropped.
+        replays: Batches that it has served.
+        changes: Batches on which a guard changed.
+        calls: The aten calls of a replay.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    state: str
+    reason: str
+    replays: int
+    changes: int
+    calls: int
+
+
+@dataclass
+class _Entry:
+    shapes: tuple[tuple[int, ...], ...]
+    state: str = "seen"
+    reason: str = ""
+    program: Program | None = None
+    extra: Any = None
+    replays: int = 0
+    changes: int = 0
+    passes: list[float] = field(default_factory=list)
+    fastest: float = float("inf")
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether the passes, warm by now, are to be timed once more."""
+        return self.replays == 1 and len(self.passes) < 2
+
+    def give_up(self, state: str, reason: str) -> None:
+        self.state, self.reason = state, reason
+        self.program = self.extra = None
+
+
+class Plans:
+    """The plans of one explainer, which several threads may use at once."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._entries: LRUCache[Hashable, _Entry] = LRUCache(most)
+        self._model: Watched | None = None
+        #: What the passes have told of the model; forgotten with it.
+        self.known: Any = None
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: Any) -> Plans:
+        return Plans(int(self._entries.maxsize))
+
+    def __reduce__(self) -> Any:  # plans hold code and the model's tensors
+        return Plans, (int(self._entries.maxsize),)
+
+    def states(self) -> tuple[PlanState, ...]:
+        """What has become of each key, the one that was used last at the end."""
+        with self._lock:
+            return tuple(
+                PlanState(
+                    *(e.shapes, e.state, e.reason, e.replays, e.changes),
+                    0 if e.program is None else e.program.calls,
+                )
+                for e in self._entries.values()
+            )
+
+    def run[T](
+        self,
+        key: Hashable,
+        tensors: Sequence[Tensor],
+        passes: Callable[[], T],
+        core: Callable[..., tuple[Sequence[Tensor], Any]],
+        finish: Callable[[Sequence[Tensor], Any], T | None],
+    ) -> T:
+        """By the passes, by a plan, or by both.
+
+        Args:
+            key: All that the computation depends on, but the model and values.
+            tensors: What the computation starts from.
+            passes: The computation, without any plan.
+            core: The same from the tensors to tensors, and what else there is to know
+                of the result; that is the same each time.
+            finish: From these to the result; None where it takes the passes.
+        """
+        entry, constants = self._entry(key, tensors)
+        result = None
+        if entry.program is not None and not entry.unmeasured:
+            result = _replayed(entry, entry.program, tensors, finish)
+        elif entry.state == "seen" and entry.passes:
+            result = _recorded(entry, constants, tensors, core, finish)
+        if result is None:
+            start = time.perf_counter()
+            result = passes()
+            entry.passes = [*entry.passes[:1], time.perf_counter() - start]
+        return result
+
+    def refuse(self, reason: str) -> None:
+        """Note why there is no plan at all."""
+        with self._lock:
+            self._entries[reason] = _Entry((), "refused", reason)
+
+    def of(self, model: Watched) -> None:
+        """Those of this model: all begins anew where something of it was exchanged."""
+        with self._lock:
+            if self._model is None or self._model.facts != model.facts:
+                self._entries.clear()
+                self._model, self.known = model, None
+
+    def _entry(
+        self, key: Hashable, tensors: Sequence[Tensor]
+    ) -> tuple[_Entry, Sequence[Tensor]]:
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = _Entry(tuple(tuple(x.shape) for x in tensors))
+            constants = () if self._model is None else self._model.tensors
+            return self._entries[key], constants
+
+
+def _recorded[T](
+    entry: _Entry,
+    constants: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    core: Callable[..., tuple[Sequence[Tensor], Any]],
+    finish: Callable[[Sequence[Tensor], Any], T | None],
+) -> T | None:
+    extra: Any = None
+
+    def outputs(*given: Tensor) -> Sequence[Tensor]:
+        nonlocal extra
+        results, extra = core(*given)
+        return results
+
+    try:
+        results, program = recorded_program(outputs, tensors, constants)
+    except PlanRefused as refusal:
+        entry.give_up("refused", str(refusal))
+        return None
+    entry.extra, entry.program, entry.state = extra, program, "ready"
+    return finish(results, extra)
+
+
+def _replayed[T](
+    entry: _Entry,
+    program: Program,
+    tensors: Sequence[Tensor],
+    finish: Callable[[Sequence[Tensor], Any], T | None],
+) -> T | None:
+    start, extra = time.perf_counter(), entry.extra
+    result = None
+    try:
+        with torch.no_grad():
+            outputs = program.run(*(x.detach() for x in tensors))
+        result = finish(outputs, extra)
+    except PlanChanged:
+        pass
+    if result is None:
+        entry.changes += 1
+        if entry.changes > entry.replays + CHANGES:
+            entry.give_up("dropped", "on most batches the model takes another way")
+        return None
+    entry.replays += 1
+    entry.fastest = min(entry.fastest, time.perf_counter() - start)
+    if entry.replays > 1 and entry.fastest >= min(entry.passes):
+        entry.give_up("dropped", "it is no faster than the passes")
+    return result
