@@ -13,7 +13,7 @@ from torch.nn.modules import module as modules
 from ..adapter import PyHealthAdapter
 from ..propagation.plans import Plans
 from ..propagation.recording import PlanRefused
-from ..propagation.watch import UnwatchableError, Watched, watched
+from ..propagation.watch import UnwatchableError
 from .completeness import Balance
 from .inputs import Prepared
 from .result import Result
@@ -46,7 +46,7 @@ def planned(
         passes: The passes.
     """
     try:
-        plans.of(_watched(model))
+        plans.of(*_parts(model))
         given = _given(prepared)
         target, way = _target(targets, model, plans.known)
     except (_NoPlanError, UnwatchableError) as reason:
@@ -72,18 +72,20 @@ def planned(
     return plans.run(key, given, by_passes, core, _completed)
 
 
-def _watched(model: nn.Module) -> Watched:
-    """The model as it is, but for its data."""
+def _parts(model: nn.Module) -> tuple[list[Any], list[Any]]:
+    """What the model's answer depends on, and what it does not: its data."""
     for hooks in ("_global_forward_hooks", "_global_forward_pre_hooks"):
         if getattr(modules, hooks):
             raise _NoPlanError("there are forward hooks for all modules")
     if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
         raise _NoPlanError("a mode of torch's is active, which would see no calls")
     if not isinstance(model, PyHealthAdapter):
-        return watched(model)
+        return [model], []
     inside = model.model
-    parts = (inside, model.features, model.score, model.extra_keys)
-    return watched(*parts, apart=[getattr(inside, "dataset", None)])
+    parts = [inside, model.features, model.score, model.extra_keys]
+    dataset = getattr(inside, "dataset", None)
+    processors = getattr(dataset, "input_processors", {})
+    return parts, [dataset, *processors.values()]
 
 
 def _given(prepared: Prepared) -> list[Tensor]:

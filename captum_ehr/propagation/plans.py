@@ -138,12 +138,16 @@ class Plans:
         with self._lock:
             self._entries[reason] = _Entry((), "refused", reason)
 
-    def of(self, model: Watched) -> None:
-        """Those of this model: all begins anew where something of it was exchanged."""
+    def of(self, parts: Sequence[Any], apart: Sequence[Any] = ()) -> None:
+        """Those of this model: all begins anew where something of it was exchanged.
+
+        Takes what :class:`.watch.Watched` takes, and raises what it raises.
+        """
         with self._lock:
-            if self._model is None or self._model.facts != model.facts:
+            if self._model is None or not self._model.same(parts):
                 self._entries.clear()
-                self._model, self.known = model, None
+                self._model = self.known = None
+                self._model = Watched(parts, apart)
 
     def _entry(
         self, key: Hashable, tensors: Sequence[Tensor]

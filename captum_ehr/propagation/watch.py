@@ -4,16 +4,21 @@ A plan is what a model did once. It may be run again as long as the model would 
 same: modules, parameters, hooks, flags and plain attributes, the methods of its
 classes, and what the user's own code reads of closures and globals have to be what
 they were. The values *in* tensors may change, since a plan reads them where they are.
+
+The model is walked once; then it is only seen whether each place still holds the same
+object, which takes microseconds.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from operator import is_
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,166 +31,180 @@ class UnwatchableError(Exception):
     """The model holds what no change can be seen of."""
 
 
-class Watched(NamedTuple):
-    """A model at one time.
-
-    Args:
-        facts: Equal for the same model, as long as nothing of it was exchanged.
-        held: The objects that these speak of, which so keep their identity.
-        tensors: Those among them that are tensors.
-    """
-
-    facts: list[Any]
-    held: list[Any]
-    tensors: list[Tensor]
-
-
-def watched(*roots: Any, apart: Iterable[Any] = ()) -> Watched:
-    """All that a model is made of.
+class Watched:
+    """All that a model is made of, at one time.
 
     Args:
         roots: The model, and whatever else the answer depends on.
         apart: What is looked at no closer, such as its dataset.
 
+    Attributes:
+        tensors: All tensors of it.
+
     Raises:
-        UnwatchableError: If there is too much of it, or a generator of random numbers.
+        UnwatchableError: If there is too much of it, a generator of random numbers, or
+            a module with forward hooks.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
-        >>> before = watched(model)
+        >>> seen = Watched([model])
         >>> _ = nn.init.zeros_(model[0].weight)
-        >>> watched(model).facts == before.facts
+        >>> seen.same([model])
         True
         >>> model[1] = nn.Tanh()
-        >>> watched(model).facts == before.facts
+        >>> seen.same([model])
         False
     """
-    walk = _Walk(apart)
-    walk.todo += roots
-    while walk.todo:
-        if len(walk.facts) > MOST:
-            raise UnwatchableError(f"the model consists of more than {MOST} values")
-        walk.see(walk.todo.pop())
-    return Watched(walk.facts, walk.held, walk.tensors)
 
-
-class _Walk:
-    """A walk over objects, in the same order for the same ones."""
-
-    def __init__(self, apart: Iterable[Any]) -> None:
-        self.facts: list[Any] = []
-        self.held: list[Any] = []
+    def __init__(self, roots: Sequence[Any], apart: Iterable[Any] = ()) -> None:
         self.tensors: list[Tensor] = []
-        self.todo: list[Any] = []
-        self.seen = set(map(id, apart))
+        self._empty: list[Any] = []
+        self._mappings: list[Mapping[Any, Any]] = []
+        self._collections: list[Any] = []
+        self._arrays: list[np.ndarray] = []
+        self._functions: list[FunctionType] = []
+        self._cells: list[CellType] = []
+        self._globals: list[tuple[dict[str, Any], list[str]]] = []
+        self._todo: list[Any] = list(roots)
+        self._seen = {id(each): each for each in apart}
+        while self._todo:
+            self._see(self._todo.pop())
+            if len(self._seen) > MOST:
+                raise UnwatchableError(f"the model consists of more than {MOST} parts")
+        self._state = self._now(roots)
 
-    def see(self, value: Any) -> None:
-        """Take a value's facts, and put what it leads to on the list."""
+    def same(self, roots: Sequence[Any]) -> bool:
+        """Whether the model is still made of the same."""
+        if any(self._empty):
+            return False
+        objects, facts = self._now(roots)
+        then, facts_then = self._state
+        return facts == facts_then and all(map(is_, objects, then))
+
+    def _now(self, roots: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """What has to be identical, and what equal."""
+        found = list(roots)
+        for mapping in self._mappings:
+            found += mapping
+            found += mapping.values()
+        for items in self._collections:
+            found += items
+        for function in self._functions:
+            found += (function.__code__, function.__defaults__)
+        for cell in self._cells:
+            found += take_cell(cell)
+        for space, names in self._globals:
+            found += map(space.get, names)
+        sizes = *map(len, self._mappings), *map(len, self._collections), len(found)
+        layouts = [
+            (x.data_ptr(), x.shape, x.dtype) if x.layout is torch.strided else x.layout
+            for x in self.tensors
+        ]
+        return found, [sizes, layouts, [a.tobytes() for a in self._arrays]]
+
+    def _see(self, value: Any) -> None:
         kind = type(value)
-        if kind in _PLAIN:
-            self.facts.append(value)
+        if kind in _PLAIN or id(value) in self._seen:
             return
+        self._seen[id(value)] = value
         look = _look(kind)  # type: ignore[arg-type]
-        self.facts.append(kind if look in _CONTENTS else id(value))
-        if id(value) not in self.seen:
-            self.seen.add(id(value))
-            self.held.append(value)
-            if look is not None:
-                look(self, value)
+        if look is not None:
+            look(self, value)
 
-    def tensor(self, value: Tensor) -> None:
+    def _tensor(self, value: Tensor) -> None:
         self.tensors.append(value)
-        self.facts += (value.shape, value.dtype, value.device)
-        if value.layout is torch.strided and not value.is_meta:
-            self.facts += (value.data_ptr(), value.stride())
 
-    def array(self, value: np.ndarray) -> None:
+    def _array(self, value: np.ndarray) -> None:
         if value.nbytes > LARGEST or value.dtype == object:
             raise UnwatchableError(f"it holds a NumPy array of {value.nbytes} bytes")
-        self.facts += (value.shape, value.dtype, value.tobytes())
+        self._arrays.append(value)
 
-    def mapping(self, value: dict[Any, Any]) -> None:
-        self.items(value)
-        self.items(value.values())
+    def _mapping(self, value: Mapping[Any, Any]) -> None:
+        (self._mappings if value else self._empty).append(value)
+        self._todo += value.values()
 
-    def items(self, value: Any) -> None:
-        facts, later = self.facts, self.todo
-        facts.append(len(value))
-        facts += map(type, value)  # 1, 1.0 and True are equal
-        for item in value:
-            (facts if type(item) in _PLAIN else later).append(item)
+    def _items(self, value: Any) -> None:
+        (self._collections if value else self._empty).append(value)
+        self._todo += value
 
-    def module(self, value: nn.Module) -> None:
+    def _module(self, value: nn.Module) -> None:
         content = value.__dict__
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):
             if content[hooks]:
                 raise UnwatchableError(f"a {type(value).__name__} has forward hooks")
-        for name in ("_parameters", "_buffers", "_modules"):
-            if content[name]:
-                self.mapping(content[name])
-        self.mapping({k: v for k, v in content.items() if k not in _OF_ALL_MODULES})
-        self.todo.append(type(value))
+            self._empty.append(content[hooks])
+        self._mappings.append(content)
+        self._todo += (v for k, v in content.items() if k not in _HOOKS)
+        self._todo.append(type(value))
 
-    def plain(self, value: Any) -> None:
+    def _plain(self, value: Any) -> None:
         """An object of a class that is written in Python."""
         if hasattr(value, "__dict__"):
-            self.mapping(vars(value))
+            self._mapping(vars(value))
         slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
         for names in slots:
             for name in (names,) if isinstance(names, str) else names:
-                self.todo.append(getattr(value, name, None))
-        self.todo.append(type(value))
+                self._todo.append(getattr(value, name, None))
+        self._todo.append(type(value))
 
-    def kind(self, value: type) -> None:
+    def _class(self, value: type) -> None:
         for base in value.__mro__:
-            fixed = base is object or base.__module__.startswith("torch.")
-            if fixed or (id(base) in self.seen and base is not value):
+            if base is object or base.__module__.startswith("torch."):
                 continue
-            self.seen.add(id(base))
-            content = list(vars(base).values())
-            if _installed(base.__module__):  # where methods may be exchanged
-                self.held += content
-                self.facts += map(id, content)
-            else:
-                self.todo += content
+            if id(base) in self._seen and base is not value:
+                continue
+            self._seen[id(base)] = base
+            self._mappings.append(vars(base))  # whose methods may be exchanged
+            if not _installed(base.__module__):
+                self._todo += vars(base).values()
 
-    def function(self, value: FunctionType) -> None:
-        self.todo += (take_cell(cell) for cell in value.__closure__ or ())
+    def _function(self, value: FunctionType) -> None:
+        for cell in value.__closure__ or ():
+            self._cells.append(cell)
+            self._todo += take_cell(cell)
         if _installed(value.__module__):
             return
-        self.todo += (value.__code__, value.__defaults__, value.__kwdefaults__)
-        names, space = _names_of(value.__code__), value.__globals__
-        found = [space[name] for name in names if name in space]
-        self.todo += found
-        for each in found:
-            if isinstance(each, ModuleType) and not _installed(each.__name__):
-                self.todo += [vars(each)[n] for n in names if n in vars(each)]
+        self._functions.append(value)
+        self._todo += value.__defaults__ or ()
+        self._todo += (value.__kwdefaults__ or {}).values()
+        self._read(value.__globals__, _names_of(value.__code__))
 
-    def method(self, value: MethodType) -> None:
-        self.todo += (value.__func__, value.__self__)
+    def _read(self, space: dict[str, Any], names: Iterable[str]) -> None:
+        """What code reads of a module's globals, and of modules among these."""
+        there = [name for name in names if name in space]
+        self._globals.append((space, there))
+        for value in map(space.get, there):
+            self._todo.append(value)
+            if isinstance(value, ModuleType) and not _installed(value.__name__):
+                if id(value) not in self._seen:
+                    self._seen[id(value)] = value
+                    self._read(vars(value), names)
 
-    def partial(self, value: partial[Any]) -> None:
-        self.todo += (value.func, value.args, value.keywords)
+    def _method(self, value: MethodType) -> None:
+        self._todo += (value.__func__, value.__self__)
 
-    def wrapper(self, value: Any) -> None:
-        self.todo.append(value.__func__)
+    def _partial(self, value: partial[Any]) -> None:
+        self._todo += (value.func, value.args, value.keywords)
 
-    def property(self, value: Any) -> None:
-        self.todo.append(value.fget)
+    def _wrapper(self, value: Any) -> None:
+        self._todo.append(value.__func__)
 
-    def generator(self, value: Any) -> None:
+    def _property(self, value: Any) -> None:
+        self._todo.append(value.fget)
+
+    def _generator(self, value: Any) -> None:
         raise UnwatchableError(f"it holds a {type(value).__name__} of its own")
 
 
 @cache
-def _look(kind: type) -> Callable[[_Walk, Any], None] | None:
+def _look(kind: type) -> Callable[[Watched, Any], None] | None:
     """How to look at objects of a type; None: of these it only counts which one."""
     for base, look in _BY_BASE.items():
         if issubclass(kind, base):
             return look
     root = kind.__module__.partition(".")[0]
     settled = root in sys.stdlib_module_names or root in ("torch", "numpy")
-    return None if settled and root != "__main__" else _Walk.plain
+    return None if settled and root != "__main__" else Watched._plain
 
 
 @cache
@@ -208,7 +227,7 @@ def _installed(module: str) -> bool:
     return "site-packages" in file
 
 
-#: So many facts at most, which take some milliseconds.
+#: So many parts at most.
 MOST = 50_000
 
 #: Bytes of a NumPy array that are compared each time.
@@ -218,30 +237,28 @@ _PLAIN = frozenset(
     {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device}
 )
 
-#: What every module has, and what is looked at by itself; a class's default is not.
-_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
+#: The attributes of every module that are dicts of hooks.
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
-_BY_BASE: dict[type, Callable[[_Walk, Any], None] | None] = {
-    Tensor: _Walk.tensor,
-    nn.Module: _Walk.module,
-    dict: _Walk.mapping,
-    list: _Walk.items,
-    tuple: _Walk.items,
-    set: _Walk.items,
-    frozenset: _Walk.items,
-    type: _Walk.kind,
-    FunctionType: _Walk.function,
-    MethodType: _Walk.method,
-    partial: _Walk.partial,
-    staticmethod: _Walk.wrapper,
-    classmethod: _Walk.wrapper,
-    property: _Walk.property,
-    np.ndarray: _Walk.array,
-    np.random.Generator: _Walk.generator,
-    np.random.RandomState: _Walk.generator,
-    torch.Generator: _Walk.generator,
-    random.Random: _Walk.generator,
+_BY_BASE: dict[type, Callable[[Watched, Any], None] | None] = {
+    Tensor: Watched._tensor,
+    nn.Module: Watched._module,
+    dict: Watched._mapping,
+    list: Watched._items,
+    tuple: Watched._items,
+    set: Watched._items,
+    frozenset: Watched._items,
+    deque: Watched._items,
+    type: Watched._class,
+    FunctionType: Watched._function,
+    MethodType: Watched._method,
+    partial: Watched._partial,
+    staticmethod: Watched._wrapper,
+    classmethod: Watched._wrapper,
+    property: Watched._property,
+    np.ndarray: Watched._array,
+    np.random.Generator: Watched._generator,
+    np.random.RandomState: Watched._generator,
+    torch.Generator: Watched._generator,
+    random.Random: Watched._generator,
 }
-
-#: What is compared by what is in it, not by which one it is.
-_CONTENTS = frozenset({_Walk.mapping, _Walk.items})
