@@ -87,6 +87,7 @@ def balance(
             only if a row would be out of tolerance without.
         size: ``(batch,)``, what both outputs were rounded at together, where that is
             not their own size.
+        parts: What ``gross`` is called with.
 
     Example:
         >>> attributions = (torch.tensor([[1.0, 2.0]]),)

@@ -6,7 +6,7 @@ Torch alone; nothing here knows of Captum, of PyHealth or of patients.
 from .calls import DivergenceError
 from .diagnostics import Diagnostics, Operation, Structure
 from .explain import Attributions, attributions, multipliers
-from .pairs import Multiplier, Pair, Rule, middle, sum_to
+from .pairs import Multiplier, Pair, Rule, middle, pure, sum_to
 from .rules.elementwise import elementwise, secant_rule
 from .rules.handlers import captum_handler
 from .rules.integral import path_integral
@@ -45,6 +45,7 @@ __all__ = [
     "multipliers",
     "path_integral",
     "product",
+    "pure",
     "secant_rule",
     "sparsemax",
     "sum_to",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -78,6 +79,24 @@ type Multiplier = Callable[..., Shares]
 #: A rule: called like the torch function it serves, with the output in front and
 #: every attributed tensor as a :class:`Pair`.
 type Rule = Callable[..., Multiplier]
+
+
+def pure(rule: Rule) -> Rule:
+    """Say of a rule that it computes from its arguments alone.
+
+    What it then did for one batch may be done again for the next without calling it:
+    see :attr:`captum_ehr.DeepLiftEHR.plans`. It reads no values of tensors (but by
+    torch's own calls), and nothing that changes.
+
+    Example:
+        >>> from captum_ehr.propagation import elementwise
+        >>> softsign = pure(elementwise(lambda x: (1 + x.abs()) ** -2))
+        >>> softsign.pure
+        True
+    """
+    marked: Any = partial(rule)
+    marked.__name__, marked.pure = getattr(rule, "__name__", "rule"), True
+    return marked
 
 
 def pairs_in(value: Any) -> Iterator[Pair]:
