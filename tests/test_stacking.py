@@ -124,6 +124,13 @@ class Crossed(Net):
         return out @ weights[:3, :3]
 
 
+class Listed(Net):
+    """Takes a list with an entry per patient."""
+
+    def weighed(self, out: Tensor, weights: Any) -> Tensor:
+        return out * torch.tensor(weights).unsqueeze(1)
+
+
 class Mixing(Net):
     """Each patient has a part in the others' outputs."""
 
@@ -186,6 +193,7 @@ X = torch.linspace(-1, 1, 12).view(3, 4)
         (Net, torch.tensor([1.0, 2.0, 3.0]), True),  # one per output, as may be
         (Net, torch.tensor(2.0), True),
         (Crossed, torch.eye(3) + 1, True),
+        (Listed, [1.0, 2.0, 3.0], False),
         (Mixing, (), False),
         (Counting, (), False),
         (Fixed, (), False),
