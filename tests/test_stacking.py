@@ -56,7 +56,7 @@ def both(
     """The same with several references at a time, and with one after the other."""
     ours = explained(explain)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "rows_together", lambda *_: 0)
+        patch.setattr(engine, "how_many", lambda *_: 0)
         return ours, explained(explain)
 
 

@@ -45,7 +45,7 @@ from .inputs import Prepared, explained, prepare
 from .result import Result, averaged, joined
 from .segments import Run, multipliers_along
 from .slicing import sliced
-from .stacking import in_stacks, rows_together
+from .stacking import how_many, in_stacks
 from .targets import (
     Chosen,
     Target,
@@ -221,7 +221,7 @@ class Engine(DeepLift):
         self, prepared: Prepared, target: Any, custom: Any, each: bool
     ) -> Result:
         """A slice, against several references at a time where that is the same."""
-        most = rows_together(self.model, prepared, self.internal_batch_size)
+        most = how_many(self.model, prepared, self.internal_batch_size)
         if custom is None and self.segments == 1 and most:
             explain = partial(self._slice, custom=None, each=False)
             result = in_stacks(prepared, target, most, each, explain, self._output)

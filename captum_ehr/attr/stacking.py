@@ -29,7 +29,7 @@ type Explain = Callable[[Prepared, Target], Result]
 _LEAST = 3
 
 
-def rows_together(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
+def how_many(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
     """How many references at a time; 0 where one after the other is as quick.
 
     ``limit`` bounds the rows (``internal_batch_size``). Else numbers are bounded: a
