@@ -56,7 +56,15 @@ def test_every_reference_and_their_mean() -> None:
     torch.testing.assert_close(each.mean(1), dl.attribute(x, references, target=2))
 
 
-def test_the_input_pass_runs_once() -> None:
+@pytest.mark.parametrize(
+    ("most", "seen"),
+    [
+        (None, [5, 5, 30, 30]),  # the first alone, then all others at once
+        (15, [5, 5, 15, 15, 15, 15]),
+        (5, [5] * 8),  # one input pass, seven references
+    ],
+)
+def test_how_often_the_model_runs(most: int | None, seen: list[int]) -> None:
     model, x, references = plain()
     rows: list[int] = []
 
@@ -69,8 +77,9 @@ def test_the_input_pass_runs_once() -> None:
             rows.append(len(x))
             return self.inner(x)
 
-    DeepLiftShapEHR(Counted()).attribute(x, references, target=0)
-    assert rows == [5] * 8  # one input pass, seven references
+    dl = DeepLiftShapEHR(Counted(), internal_batch_size=most)
+    dl.attribute(x, references, target=0)
+    assert rows == seen
 
 
 @pytest.mark.parametrize("config", PATIENTS, ids=str)

@@ -61,7 +61,9 @@ class DeepLiftEHR(Engine):
             ``"apart"`` explains each with the others held fixed, at the price of a
             run per patient; ``"together"`` gives each one's part in all of the
             batch's scores, which add up over the batch alone.
-        internal_batch_size: Explain so many patients at a time, to bound memory.
+        internal_batch_size: Explain so many patients at a time, to bound memory;
+            with several references so many rows, a patient having one for each that is
+            taken at the same time.
         segments: Take the line from reference to input in so many pieces, each exact.
             More come nearer to Integrated Gradients' limit, at as many times the
             price; see :mod:`captum_ehr.attr.segments`.

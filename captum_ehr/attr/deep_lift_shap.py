@@ -24,7 +24,8 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
     .. math:: \mathbb{E}_{x_0}\left[m(x, x_0)\,(x - x_0)\right]
 
     adds up to :math:`f(x) - \mathbb{E}_{x_0} f(x_0)`. All references share one input
-    pass. Takes the options of :class:`DeepLiftEHR`.
+    pass, or small batches go through the model against several references at a time,
+    where that gives the same. Takes the options of :class:`DeepLiftEHR`.
 
     A reference patient's codes and values stand at the explained patient's positions,
     for which positions there are belongs to the explained patient: where the

@@ -48,7 +48,7 @@ from .planned import planned
 from .result import Result, averaged, joined
 from .segments import Run, multipliers_along
 from .slicing import sliced
-from .stacking import in_stacks, rows_together
+from .stacking import how_many, in_stacks
 from .targets import (
     Chosen,
     Target,
@@ -227,7 +227,7 @@ class Engine(DeepLift):
         """A slice, against several references at a time where that is the same."""
         if custom is None and not each and len(prepared.references) == 1:
             return self._single(prepared, target)
-        most = rows_together(self.model, prepared, self.internal_batch_size)
+        most = how_many(self.model, prepared, self.internal_batch_size)
         if custom is None and self.segments == 1 and most:
             single, output = self._single, self._output
             result = in_stacks(prepared, target, most, each, single, output)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ type Explain = Callable[[Prepared, Target], Result]
 _LEAST = 3
 
 
-def rows_together(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
+def how_many(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
     """How many references at a time; 0 where one after the other is as quick.
 
     ``limit`` bounds the rows (``internal_batch_size``). Else numbers are bounded: a
@@ -49,7 +50,7 @@ def rows_together(model: nn.Module, prepared: Prepared, limit: int | None) -> in
     numbers = sum(
         x.shape[1:-1].numel() * max(widest, x.shape[-1]) for x in prepared.inputs
     )
-    rows = tuning.TOGETHER // numbers if limit is None else limit
+    rows = tuning.TOGETHER // max(numbers, 1) if limit is None else limit
     most = min(rows // size, len(prepared.references) - 1)
     return most if most >= _LEAST else 0
 
@@ -86,8 +87,8 @@ def in_stacks(
             if not _same(part.f_input.view(count, size), first):
                 return None
             parts.append(part)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
-        return None
+    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError):
+        return None  # one after the other raises it again, if it is not of the stacking
     return replace(averaged(parts, each), diagnostics=report)
 
 
@@ -97,7 +98,9 @@ def _stacked(
     """A batch once for each of some references, as one batch."""
     count = len(references)
 
-    def again(value: Tensor) -> Tensor:
+    def again(value: Any) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"Only tensors are repeated, not {type(value).__name__}.")
         return value.detach().repeat(count, *[1] * (value.dim() - 1))
 
     return replace(

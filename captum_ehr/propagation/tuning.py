@@ -45,5 +45,8 @@ DEVICE_PORTIONS = 64
 #: memory: L takes 140 ms with 1, 107 with 2, 111 with 5, 134 with 10, 148 with 20.
 LEAST_PORTIONS = 5
 
-#: Numbers of a batch up to which it is explained against several references at once.
+#: Numbers that a layer may have for a batch and several references at a time. A net of
+#: one hidden layer (64 patients, 20 values, 2,000 references) takes 1,751 ms one by one
+#: and 1,110, 420, 263, 198, 162, 137 ms with 2¹⁴, 2¹⁶, 2¹⁷, 2¹⁸, 2¹⁹, 2²⁰ where it is
+#: 64 wide; 2,147, 454, 155, 115, 96, 84, 79 where 16. More hold more memory.
 TOGETHER = 1 << 18
