@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 #: Where each of some generators of torch's stands.
 type States = dict[torch.Generator, Tensor]
@@ -25,18 +26,22 @@ def torchs_own() -> tuple[torch.Generator, ...]:
 
 def states(generators: Iterable[torch.Generator]) -> States:
     """Where they stand now."""
-    return {generator: generator.get_state() for generator in generators}
+    with _disable_current_modes():  # these tensors are no part of what is computed
+        return {generator: generator.get_state() for generator in generators}
 
 
 def put_back(before: States) -> None:
     """Where they stood."""
-    for generator, state in before.items():
-        generator.set_state(state)
+    with _disable_current_modes():
+        for generator, state in before.items():
+            generator.set_state(state)
 
 
 def moved(before: States) -> bool:
     """Whether anything was drawn since."""
-    return not all(map(torch.equal, before.values(), states(before).values()))
+    now = states(before)
+    with _disable_current_modes():
+        return not all(map(torch.equal, before.values(), now.values()))
 
 
 def replaying(func: Callable[..., Any], state: States) -> Callable[..., Any]:

@@ -138,6 +138,8 @@ class Recorder(TorchDispatchMode):
             number = self.writer.hold(args[0].clone())
             self.writer.add([self.name(args[0])], f"{number}.clone()", ())
             return args[0]
+        if func in _VIEWED:
+            return self._viewed(func, args)
         if why := _impossible(func, args, kwargs):
             self.refuse(f"{func.name()} {why}")
         reads: list[Tensor] = []
@@ -182,6 +184,15 @@ class Recorder(TorchDispatchMode):
         if isinstance(value, (torch.Generator, torch.UntypedStorage)):
             self.refuse(f"it uses a {type(value).__name__}")
         return self.writer.hold(value)
+
+    def _viewed(self, func: Any, args: Any) -> Tensor:
+        """A tensor that is given another shape in its place: a view, from now on."""
+        words = [self.word(value, []) for value in args]
+        reads = [self.names[_place(args[0])]] if _place(args[0]) in self.names else []
+        output: Tensor = func(*args)
+        text = f"{self.writer.hold(_VIEWED[func])}({', '.join(words)})"
+        self.writer.add([self.name(output)], text, reads)
+        return output
 
     def _stranger(self, tensor: Tensor) -> str:
         """A tensor that came from no call."""
@@ -274,6 +285,15 @@ class _Escapes(TorchFunctionMode):
 _ESCAPES = frozenset(
     "numpy tolist __array__ __dlpack__ __cuda_array_interface__".split()
 )
+
+#: In-place changes of a shape, and the views that do the same.
+_VIEWED = {
+    torch.ops.aten.transpose_.default: torch.ops.aten.transpose.int,
+    torch.ops.aten.t_.default: torch.ops.aten.t.default,
+    torch.ops.aten.squeeze_.default: torch.ops.aten.squeeze.default,
+    torch.ops.aten.squeeze_.dim: torch.ops.aten.squeeze.dim,
+    torch.ops.aten.unsqueeze_.default: torch.ops.aten.unsqueeze.default,
+}
 
 #: What gives its argument itself.
 _SAME = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})
