@@ -331,7 +331,7 @@ class PyHealthAdapter(nn.Module):
                 "enc.additional_forward_args."
             )
         more = dict(zip(self.extra_keys, rest))
-        more |= zero_labels(self.model, len(inputs[0]), inputs[0].device)
+        more |= zero_labels(self.model, inputs[0].shape[0], inputs[0].device)
         return entries, more
 
     def _run(self, entries: Sequence[Entry], more: Mapping[str, Any]) -> Any:

@@ -35,7 +35,7 @@ def packed(feature: Feature, parts: Mapping[str, Any]) -> list[Tensor]:
     tensors = [value] if feature.embedding else []
     for name in feature.companions:
         part = parts.get(name)
-        tensors.append(value.new_empty(len(value), 0) if part is None else part)
+        tensors.append(value.new_empty(value.shape[0], 0) if part is None else part)
     return tensors
 
 

@@ -128,7 +128,7 @@ def _absolute(*attributions: Tensor) -> Tensor:
 def _row_sum(a: Tensor) -> Tensor:
     """Per patient in float64, of tokens as they are reported: summed as they come."""
     tokens = a.sum(-1) if a.dim() > 2 else a
-    return tokens.reshape(len(a), -1).double().sum(1)
+    return tokens.reshape(a.shape[0], -1).double().sum(1)
 
 
 def polish(sums: Balance, change: Tensor) -> Tensor:

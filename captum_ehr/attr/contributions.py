@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..propagation.missing import missing, where_known
+from ..propagation.recording import compiled
 
 #: Tensors in step: multipliers, inputs and baselines.
 type Parts = tuple[Tensor, ...]
@@ -63,6 +64,9 @@ def _sums(m: Tensor, x: Tensor, b: Tensor) -> Tensor:
 def _products(m: Tensor, x: Tensor, b: Tensor) -> Iterator[Tensor]:
     """m·(x - b) of some patients after the other, each in the same small memory."""
     x = x.detach()
+    if compiled():
+        yield (x - b) * m
+        return
     rows = max(1, _BLOCK * len(x) // max(x.numel(), 1))
     for ms, xs, bs in zip(m.split(rows), x.split(rows), b.split(rows)):
         yield (xs - bs).mul_(ms)

@@ -282,7 +282,7 @@ class Engine(DeepLift):
         """
         fresh = prepared.fresh()
         view = self.forward_view()
-        rows = range(len(fresh.inputs[0])) if apart else (None,)
+        rows = range(fresh.inputs[0].shape[0]) if apart else (None,)
         again = len(fresh.references) * len(rows) > 1
         tape = Tape(self.table, lasting=again, seeks_missing=False)
         record = partial(recorded, view.forward, args=fresh.args)

@@ -16,6 +16,7 @@ from .containers import mapped, tensors_in
 from .declarations import Entry, Kind, label
 from .generators import undisturbed
 from .pairs import Multiplier, Operand, Pair
+from .recording import compiled
 from .rules.integral import path_integral
 
 #: Nodes of the quadrature that serves operations without a rule.
@@ -118,7 +119,9 @@ def _lies_in(tensor: Tensor, memory: int) -> bool:
 
 def _shape_of(output: Any) -> Any:
     """What stands for an output of which a rule needs no more, and keeps no memory."""
-    if isinstance(output, Tensor) and output.numel() > tuning.LITTLE:
+    if compiled() or not isinstance(output, Tensor):
+        return output
+    if output.numel() > tuning.LITTLE:
         return output.new_empty(1).expand(output.shape)
     return output
 

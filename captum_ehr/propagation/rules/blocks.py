@@ -46,8 +46,9 @@ def laid_out(part: Tensor, rows: Tensor, count: int, dim: int) -> Tensor:
 
 
 def _searchable(upstream: Tensor) -> bool:
-    large = upstream.numel() >= tuning.BLOCK and upstream.device.type == "cpu"
-    return large and not upstream.is_complex() and not written_down()
+    if written_down() or upstream.device.type != "cpu" or upstream.is_complex():
+        return False
+    return upstream.numel() >= tuning.BLOCK
 
 
 def _reach(upstream: Tensor) -> Tensor:
@@ -82,8 +83,9 @@ def in_blocks(
         True
     """
     first = tensors[0]
-    large = first.numel() > 2 * tuning.BLOCK * torch.get_num_threads()
-    if not large or first.device.type != "cpu" or compiled():
+    if compiled() or first.device.type != "cpu":
+        return function(*tensors)
+    if first.numel() <= 2 * tuning.BLOCK * torch.get_num_threads():
         return function(*tensors)
     if not all(t.shape == first.shape and t.is_contiguous() for t in tensors):
         return function(*tensors)

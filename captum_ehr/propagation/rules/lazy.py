@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import tuning
 from ..pairs import Operand, Pair
-from ..recording import opaque
+from ..recording import compiled, opaque
 from .blocks import in_blocks, reached
 
 #: From x and x0, and y and y0 where they are kept, each ``(rows, row)``, to factors of
@@ -73,7 +73,9 @@ class Lazy:
     def small(self) -> bool:
         """Whether it is worth its while to wait for others."""
         x = self.sides[0]
-        return self.kind is not None and x.dim() > 1 and x.numel() <= tuning.SMALL
+        if self.kind is None or x.dim() < 2 or compiled():
+            return False
+        return x.numel() <= tuning.SMALL
 
     def join(self, group: Group) -> None:
         """Leave the factors to be found with those of others."""
@@ -88,7 +90,7 @@ class Lazy:
             return ((self.operand, self.share(upstream, *factors)),)
 
         shared = partial(_shared, self.factors, self.share, self.row)
-        if upstream.numel() >= tuning.BLOCK:
+        if not compiled() and upstream.numel() >= tuning.BLOCK:
             return ((self.operand, opaque(shared, upstream, *self.sides)),)
         return ((self.operand, shared(upstream, *self.sides)),)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import tuning
 from ..declarations import linear
 from ..pairs import Multiplier, Operand
-from ..recording import opaque
+from ..recording import compiled, opaque
 from .blocks import laid_out, reached
 
 SHAPES = linear(
@@ -69,8 +69,9 @@ DRAWN = linear(
 
 def large(x: Tensor, weight: Tensor) -> bool:
     """Whether a linear layer's input is large enough to look for empty rows."""
-    shaped = x.dim() > 2 and weight.dim() == 2 and x.numel() >= tuning.BLOCK
-    return shaped and x.device.type == "cpu" and x.is_floating_point()
+    if x.dim() < 3 or weight.dim() != 2 or x.device.type != "cpu" or compiled():
+        return False
+    return x.is_floating_point() and x.numel() >= tuning.BLOCK
 
 
 def linear_layer(x: Tensor, weight: Tensor, *_: Tensor | None) -> Multiplier:

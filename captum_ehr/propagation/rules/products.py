@@ -29,7 +29,7 @@ from torch import Tensor
 from .. import tuning
 from ..declarations import Kind, rule
 from ..pairs import Multiplier, Pair, Shares, middle, sum_to
-from ..recording import opaque
+from ..recording import compiled, opaque
 from .blocks import laid_out, reached_positions
 from .elementwise import exp, log
 from .integral import multilinear
@@ -123,7 +123,7 @@ def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
             left, m = left.unsqueeze(0), m.unsqueeze(-2 if b_mean.dim() > 1 else -1)
         if right.dim() == 1:
             right, m = right.unsqueeze(-1), m.unsqueeze(-1)
-        searched = m.numel() >= tuning.BLOCK and m.dim() > 2
+        searched = m.dim() > 2 and not compiled() and m.numel() >= tuning.BLOCK
         shares = partial(opaque, _matrix_shares) if searched else _matrix_shares
         share_a, share_b = shares(left, right, m)
         share_a = share_a.squeeze(-2) if a_mean.dim() == 1 else share_a
