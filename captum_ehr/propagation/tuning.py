@@ -44,3 +44,6 @@ DEVICE_PORTIONS = 64
 #: At least so many blocks for a scan, so that no more than a fifth of its factors is in
 #: memory: L takes 140 ms with 1, 107 with 2, 111 with 5, 134 with 10, 148 with 20.
 LEAST_PORTIONS = 5
+
+#: Scores of fused attention that are worked out at once.
+SCORES = BLOCK
