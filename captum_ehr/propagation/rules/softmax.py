@@ -19,6 +19,7 @@ one side it carries its part of the change.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -86,15 +87,17 @@ def logarithmic_means(x: Pair, dim: int) -> tuple[Tensor, Tensor]:
     """L(y, y0) of the probabilities of logits, and y + y0.
 
     Δy/Δ ln y; where the two are close, the mean times what the series of the hyperbolic
-    tangent says, 1 - (Δ ln y)²/12, faded in so that nothing jumps.
+    tangent says, 1 - (Δ ln y)²/12 + (Δ ln y)⁴/120, faded in so that nothing jumps.
     """
     (y, log_y), (y0, log_y0) = (_probabilities(side, dim) for side in x.sides)
-    near = 2 * torch.finfo(y.dtype).eps ** 0.2
+    # A power of 2, so that nothing is left of the series at its end
+    near = 2.0 ** (round(math.log2(torch.finfo(y.dtype).eps) / 7) + 1)
     twice = y + y0
     gap = log_y.sub_(log_y0).abs_()
     secant = y.sub_(y0).abs_().div_(gap.clamp_min(near))
     gap.clamp_max_(near)
-    bend = torch.square(gap).mul_(-1 / 24).add_(0.5)
+    square = gap * gap
+    bend = torch.mul(square, 1 / 240).sub_(1 / 24).mul_(square).add_(0.5)
     closeness = gap.mul_(-1 / near).add_(1)
     return secant.addcmul_(twice, closeness.mul_(bend)), twice
 
