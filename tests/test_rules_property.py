@@ -86,13 +86,13 @@ def used() -> frozenset[Any]:
     def noting(entry: Entry) -> Entry:
         def noted(rule: Any) -> Any:
             @wraps(rule)
-            def noting(*args: Any, **kwargs: Any) -> Any:
+            def watched(*args: Any, **kwargs: Any) -> Any:
                 result = rule(*args, **kwargs)
                 if result is not NotImplemented and result is not None:
                     found.add(rule)
                 return result
 
-            return rule and noting
+            return rule and watched
 
         return entry._replace(rule=noted(entry.rule), whole=noted(entry.whole))
 

@@ -1,8 +1,7 @@
 """Attention in its fused forms, expanded into matmul, softmax and linear maps.
 
-Where only queries, keys and values are attributed, in one step: :mod:`.fused_attention`.
-
-(Vaswani et al., Attention Is All You Need, 2017, eq. 1.)
+(Vaswani et al., Attention Is All You Need, 2017, eq. 1.) In one step, in
+:mod:`.fused_attention`, where no more than queries, keys and values are attributed.
 """
 
 from __future__ import annotations

@@ -74,7 +74,6 @@ def mask_of(
     positions = torch.arange(query.shape[-2], device=query.device)
     if mask is None:
         return Mask(None, None, positions)
-    mask = torch.atleast_2d(mask)
     for dim, stride in enumerate(mask.stride()):  # what is repeated is needed once
         mask = mask.narrow(dim, 0, 1) if stride == 0 else mask
     count, numbers = math.prod(mask.shape[:-2]), None

@@ -86,7 +86,6 @@ def attention(
                 heads(v.mean, groups),
                 mask_of(attn_mask, is_causal, lead, q.input),
                 heads(upstream),
-                q.slot >= 0 or k.slot >= 0,
             )
         shares[0].mul_(scale)
         for pair, share, repeats in zip((q, k, v), shares, (1, groups, groups)):
@@ -100,17 +99,11 @@ def attention(
 
 
 def _shares(
-    query: Pair,
-    key: Pair,
-    value: Tensor,
-    mask: Mask | None,
-    upstream: Tensor,
-    of_scores: bool,
+    query: Pair, key: Pair, value: Tensor, mask: Mask | None, upstream: Tensor
 ) -> list[Tensor]:
     """What M comes to at queries, keys and values, each ``(heads, length, width)``.
 
-    The queries are scaled, the values the mean of both sides. Shares of the first two
-    are 0 if those of scores are not wanted.
+    The queries are scaled, the values the mean of both sides.
     """
     rows, count = reached_positions(upstream), upstream.shape[1]
     if rows is not None:
@@ -118,43 +111,38 @@ def _shares(
         upstream = upstream.index_select(1, rows)
         mask = mask and mask.of_queries(rows)
     behind = mask is not None and mask.given is None and rows is None
-    query_mean, key_mean = query.mean, key.mean
-    shares = [torch.zeros_like(t) for t in (query_mean, key_mean, value)]
-    for queries, portions in _blocks(query_mean, key_mean):
+    means = query.mean, key.mean, value
+    shares = [torch.zeros_like(mean) for mean in means]
+    for queries, portions in _blocks(means[0], means[1]):
         keys = slice(queries.stop if behind else None)  # that any of them may see
-        added = mask and mask.added(queries, key_mean[:, keys])
+        added = mask and mask.added(queries, means[1][:, keys])
         for some in portions:
-            m, bias = upstream[some, queries], None
+            at, on = (some, queries), (some, keys)
+            m, bias = upstream[at], None
             if mask and added:
                 bias, blind = (mask.of_heads(each, some) for each in added)
                 m = m.masked_fill(blind, 0.0)
-            ends = query.each(lambda q: q[some, queries]), key.each(lambda k: k[some, keys])
-            m_scores, twice = _block(*ends, value[some, keys], m, bias)
-            shares[2][some, keys].baddbmm_(twice.transpose(1, 2), m, alpha=0.5)
-            if of_scores:
-                shares[0][some, queries] = torch.bmm(m_scores, key_mean[some, keys])
-                shares[1][some, keys].baddbmm_(m_scores.transpose(1, 2), query_mean[some, queries])
+            scores, scores0 = (
+                torch.bmm(q[at], k[on].mT) for q, k in zip(query.sides, key.sides)
+            )
+            m_scores, twice = _block(Pair(scores, scores0), value[on], m, bias)
+            shares[0][at] = torch.bmm(m_scores, means[1][on])
+            shares[1][on].baddbmm_(m_scores.mT, means[0][at])
+            shares[2][on].baddbmm_(twice.mT, m, alpha=0.5)
     if rows is not None:
         shares[0] = laid_out(shares[0], rows, count, 1)
     return shares
 
 
 def _block(
-    query: Pair, key: Pair, value: Tensor, m: Tensor, bias: Tensor | None
+    scores: Pair, value: Tensor, m: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """m_S of some queries, and their weights' sum over both sides."""
-    ends = zip(query.sides, key.sides)
-    scores = Pair(*(_products(q, k) for q, k in ends))
     if bias is not None:
         scores = scores.each(lambda side: side.add_(bias))
     means, twice = logarithmic_means(scores, -1)
-    s = _products(m, value).mul_(means)
+    s = torch.bmm(m, value.mT).mul_(means)
     return less_their_sum(s, weights_of(means, -1), -1), twice
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """ABᵀ."""
-    return torch.bmm(a, b.transpose(1, 2))
 
 
 def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, list[slice]]]:
@@ -163,8 +151,10 @@ def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, list[slice]]]:
     wanted = tuning.SCORES * torch.get_num_threads()
     if query.device.type != "cpu":
         wanted *= tuning.DEVICE_PORTIONS
-    rows = min(max(wanted // max(keys, 1), 1), max(queries, 1))
-    step = max(wanted // max(rows * keys, 1), 1)
+    if not queries * keys:
+        return
+    rows = min(max(wanted // keys, 1), queries)
+    step = max(wanted // (rows * keys), 1)
     portions = [slice(first, first + step) for first in range(0, heads, step)]
     for first in range(0, queries, rows):
         yield slice(first, min(first + rows, queries)), portions

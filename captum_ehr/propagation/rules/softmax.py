@@ -89,6 +89,8 @@ def logarithmic_means(x: Pair, dim: int) -> tuple[Tensor, Tensor]:
     Δy/Δ ln y; where the two are close, the mean times what the series of the hyperbolic
     tangent says, 1 - (Δ ln y)²/12 + (Δ ln y)⁴/120, faded in so that nothing jumps.
     """
+    if not x.input.numel():
+        return x.input, x.input
     (y, log_y), (y0, log_y0) = (_probabilities(side, dim) for side in x.sides)
     # A power of 2, so that nothing is left of the series at its end
     near = 2.0 ** (round(math.log2(torch.finfo(y.dtype).eps) / 7) + 1)
