@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.memory import peak
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.live_memory import peak
 from captum_ehr.propagation import attributions, tuning, two_passes
 from captum_ehr.propagation.explain import recorded
 from captum_ehr.propagation.registry import default_table
