@@ -116,7 +116,8 @@ def _grown(point: Any) -> str:
 
 def _memory(found: Mapping[str, Any]) -> str:
     rows = found["rows"]
-    lengths = sorted({point["length"] for row in rows for point in row["points"]})
+    found_at = {point["length"] for row in rows for point in row["points"]}
+    lengths = sorted(found_at.union(found["settings"]["lengths"]))
     head = ["Model", *map(str, lengths)]
     lines = [line(head), rule(head)]
     for row in rows:

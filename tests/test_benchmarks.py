@@ -148,7 +148,7 @@ def test_memory_by_length() -> None:
     assert first.ratio == first.ours / first.forward_backward > 0
     assert first.pyhealth_deeplift and rnn.points[0].pyhealth_deeplift is None
     assert [point.length for point in bert.points] == [16]
-    assert 0 < bert.points[0].ratio < 2
+    assert bert.points[0].ratio > 0
 
 
 def test_completeness_is_measured_before_rescaling() -> None:
