@@ -83,7 +83,7 @@ def attention(
             shares = _shares(
                 q.each(lambda side: heads(side) * scale),
                 k.each(lambda side: heads(side, groups)),
-                heads(v.mean, groups),
+                v.each(lambda side: heads(side, groups)).mean,
                 mask_of(attn_mask, is_causal, lead, q.input),
                 heads(upstream),
             )
