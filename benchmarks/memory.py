@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from . import peers
+from . import bert, peers
 from .families import FULL, MEASURED, TINY, Family, Size, named
+from .live_memory import peak
 from .peers import Case
 from .scaling import case_of
 from .speed import forward_backward
@@ -31,6 +26,7 @@ class Settings:
         size: Sizes of the models.
         batch: Patients.
         lengths: Codes of a history.
+        berts: Layers and tokens of one patient, of a BERT with fused attention.
         seconds: How long one measurement may take; what is expected to take longer,
             in proportion to the one before, is left out.
     """
@@ -39,6 +35,7 @@ class Settings:
     size: Size = FULL
     batch: int = 16
     lengths: tuple[int, ...] = (20, 60, 200, 1000)
+    berts: tuple[tuple[int, int], ...] = ((12, 512), (2, 2048))
     seconds: float = 100.0
 
 
@@ -74,12 +71,21 @@ class Row:
 
 def quick() -> Settings:
     """Settings that take seconds."""
-    return Settings(("MLP (ReLU)", "RNN (GRU)"), TINY, 4, (5, 8))
+    return Settings(("MLP (ReLU)", "RNN (GRU)"), TINY, 4, (5, 8), ((1, 16),))
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
     """One per model."""
-    return {f.name: partial(_row, f, settings) for f in named(*settings.models)}
+    rows = {f.name: partial(_row, f, settings) for f in named(*settings.models)}
+    berts = (partial(_bert, *size) for size in settings.berts)
+    return rows | {f"BERT, {job.args[0]} layers, 1 patient": job for job in berts}
+
+
+def _bert(layers: int, length: int) -> Row:
+    case = bert.Case.of(layers, length)
+    bert.ours(case)
+    sides = (peak(partial(f, case)) / MIB for f in (bert.forward_backward, bert.ours))
+    return Row(f"BERT, {layers} layers, 1 patient", [Point(length, *sides, None)], {})
 
 
 def _row(family: Family, settings: Settings) -> Row:
@@ -113,53 +119,3 @@ def _point(case: Case, length: int) -> Point:
         peak(lambda: peers.ours(case)) / MIB,
         theirs,
     )
-
-
-def peak(run: Callable[[], Any]) -> int:
-    """Bytes that tensors held at most while this ran, beyond those from before.
-
-    Every storage counts from the operation that makes it until nobody holds it; what
-    an operation holds only inside of itself does not.
-    """
-    with _Live() as live:
-        run()
-    return live.most
-
-
-class _Live(TorchDispatchMode):
-    """Follows the storages that operations make, of the backward pass too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = self.most = 0
-        self.known: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the operation, and count what it made that was not given to it."""
-        kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):
-            self._see(tensor, 0)
-        found = func(*args, **kwargs)
-        for tensor in _tensors(found):
-            self._see(tensor, tensor.untyped_storage().nbytes())
-        return found
-
-    def _see(self, tensor: Tensor, size: int) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.known:
-            return
-
-        def gone(_: Any) -> None:
-            self.held -= size
-            del self.known[key]
-
-        self.known[key] = weakref.ref(storage, gone)
-        self.held += size
-        self.most = max(self.most, self.held)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [v for v in tree_leaves(values) if isinstance(v, Tensor)]

@@ -284,6 +284,11 @@ CELLS: dict[str, Case] = {
         ((2, 2), (3, 2), (3, 1)),
         scales=(1e-30, 1e-6, 1.0, 10.0),
     ),
+    "scaled_dot_product_attention with an attributed mask": Case(
+        F.scaled_dot_product_attention,
+        oracles.attention,
+        ((2, 2), (3, 2), (3, 1), (2, 3)),
+    ),
     "multi_head_attention_forward": Case(
         _multi_head, _heads, ((3, 1, 4),), scales=(1e-30, 1e-6, 1.0)
     ),

@@ -141,12 +141,14 @@ def test_peak_memory_of_known_allocations() -> None:
 
 
 def test_memory_by_length() -> None:
-    mlp, rnn = rows(memory, memory.quick())
+    mlp, rnn, bert = rows(memory, memory.quick())
     assert [point.length for point in mlp.points] == [5, 8]
     first, second = mlp.points
     assert 0 < first.forward_backward < second.forward_backward
     assert first.ratio == first.ours / first.forward_backward > 0
     assert first.pyhealth_deeplift and rnn.points[0].pyhealth_deeplift is None
+    assert [point.length for point in bert.points] == [16]
+    assert bert.points[0].ratio > 0
 
 
 def test_completeness_is_measured_before_rescaling() -> None:

@@ -66,6 +66,8 @@ def served() -> dict[str, Any]:
     for function, entry in default_table().items():
         if entry.kind in RULED:
             labels[entry.rule].add(label(function))
+        if entry.whole is not None:
+            labels[entry.whole].add(label(function))
     return {
         f"{' '.join(sorted(names))} #{k}": rule
         for k, (rule, names) in enumerate(labels.items())
@@ -82,14 +84,17 @@ def used() -> frozenset[Any]:
     found: set[Any] = set()
 
     def noting(entry: Entry) -> Entry:
-        @wraps(entry.rule)  # type: ignore[arg-type]
-        def rule(*args: Any, **kwargs: Any) -> Any:
-            result = entry.rule(*args, **kwargs)  # type: ignore[misc]
-            if result is not NotImplemented:
-                found.add(entry.rule)
-            return result
+        def noted(rule: Any) -> Any:
+            @wraps(rule)
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                result = rule(*args, **kwargs)
+                if result is not NotImplemented and result is not None:
+                    found.add(rule)
+                return result
 
-        return entry._replace(rule=rule)
+            return rule and watched
+
+        return entry._replace(rule=noted(entry.rule), whole=noted(entry.whole))
 
     table = {f: noting(e) if e.kind in RULED else e for f, e in default_table().items()}
     for case in CASES.values():

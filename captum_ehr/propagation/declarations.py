@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .pairs import Rule
+
 
 class Kind(Enum):
     """How the passes treat a call with an attributed operand."""
@@ -55,6 +57,8 @@ class Entry(NamedTuple):
         random: Whether it draws from torch's generators.
         output: Whether the rule reads the values of the result.
         tags: What else is known of it; see :data:`TAGS`.
+        whole: For EXPAND, given a call's attributed tensors and its arguments, the rule
+            for it as one operation, which reads the operands' values alone; or None.
     """
 
     kind: Kind
@@ -63,6 +67,7 @@ class Entry(NamedTuple):
     random: bool = False
     output: bool = True
     tags: frozenset[str] = frozenset()
+    whole: Callable[..., Rule | None] | None = None
 
     @property
     def name(self) -> str:
@@ -110,6 +115,7 @@ def rule(
     random: bool = False,
     tags: str = "",
     twins: bool = True,
+    whole: Callable[..., Rule | None] | None = None,
 ) -> Declaration:
     """A rule for some functions; without ``using``, a decorator of the rule.
 
@@ -124,10 +130,11 @@ def rule(
         random: Whether they draw from torch's generators.
         tags: Of :data:`TAGS`, with commas between.
         twins: Whether it serves the functions that do the same in place, too.
+        whole: Of what is run as others, the rule for calls that need not be.
     """
     labels = frozenset(filter(None, tags.split(", ")))
     assert keeps in ("both", "operands") and labels <= TAGS.keys()
-    entry = Entry(kind, using, None, random, keeps == "both", labels)
+    entry = Entry(kind, using, None, random, keeps == "both", labels, whole)
     listed = tuple(names.split()) if isinstance(names, str) else (names,)
     return Declaration(listed, entry, make, twins)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -99,6 +100,11 @@ def pure(rule: Rule) -> Rule:
     return marked
 
 
+def paired(operand: Pair | Tensor) -> Pair:
+    """A pair; a constant is the same on both sides."""
+    return operand if isinstance(operand, Pair) else Pair(operand, operand)
+
+
 def pairs_in(value: Any) -> Iterator[Pair]:
     """Every pair in an argument, however nested, in order."""
     return leaves(value, Pair)
@@ -141,3 +147,9 @@ def widened(pair: Pair) -> Pair:
     """The pair in float32 at least."""
     half = pair.input.dtype in (torch.float16, torch.bfloat16)
     return pair.each(Tensor.float) if half else pair
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """For what is worked out in the dtype that it has; where the device knows it."""
+    known = torch.amp.autocast_mode.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()

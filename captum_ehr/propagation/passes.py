@@ -119,6 +119,10 @@ class InputPass(TorchFunctionMode):
         if entry.kind is Kind.RULE or is_product(entry, args, kwargs, live):
             return self.record(entry, plain, args, rest, live, target)
         if entry.kind is Kind.EXPAND:
+            whole = entry.whole and entry.whole(live, *args, **rest)
+            if whole:
+                entry = Entry(Kind.RULE, whole, output=False)
+                return self.record(entry, plain, args, rest, live, target)
             return self._expand(entry, plain, args, rest, live, target)
         if "out" in kwargs:
             return self._write(target, self.dispatch(entry, func, args, rest))

@@ -1,6 +1,7 @@
 """Attention in its fused forms, expanded into matmul, softmax and linear maps.
 
-(Vaswani et al., Attention Is All You Need, 2017, eq. 1.)
+(Vaswani et al., Attention Is All You Need, 2017, eq. 1.) In one step, in
+:mod:`.fused_attention`, where no more than queries, keys and values are attributed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ..declarations import composite
 from ..pairs import float32_at_least
+from .fused_attention import as_one
 
 
-@composite("scaled_dot_product_attention")
+@composite("scaled_dot_product_attention", whole=as_one)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -38,7 +40,7 @@ def scaled_dot_product_attention(
         groups = query.size(-3) // key.size(-3)
         key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
-    scores = torch.matmul(query, key.transpose(-2, -1)) * scale
+    scores = torch.matmul(query * scale, key.transpose(-2, -1))
     if is_causal:
         shape = scores.shape[-2:]
         attn_mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril()

@@ -21,7 +21,6 @@ kept. Nobody else can write on these: W x and the outputs are the scan's own
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from typing import Any
 
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import tuning
-from ..pairs import Multiplier, Pair, Rule, Shares, widened
+from ..pairs import Multiplier, Pair, Rule, Shares, paired, widened, without_autocast
 from .cells import Cell, Weights
 
 Sizes = tuple[int, ...]
@@ -70,16 +69,16 @@ def scan_rule(cell: Cell, name: str, pieces: int = 1) -> Rule:
     def rule(y: Any, data: Any, sizes: Sizes, *rest: Any) -> Multiplier:
         if any(isinstance(w, Pair) for w in rest[-3:]):
             return NotImplemented
-        ys, data, weights = y if isinstance(y, list) else [y], _pair(data), rest[-3:]
+        ys, data, weights = y if isinstance(y, list) else [y], paired(data), rest[-3:]
         states = [
             Pair(s.input.clone(), s.reference.clone(), s.slot)
-            for s in map(_pair, rest[:-3])
+            for s in map(paired, rest[:-3])
         ]
 
         def multiplier(*upstream: Tensor) -> Shares:
             """Share the gradients of all states out, block by block."""
             dtype = torch.promote_types(upstream[0].dtype, torch.float32)
-            with _without_autocast(upstream[0].device.type):
+            with without_autocast(upstream[0].device.type):
                 scan = _Scan(cell, pieces, sizes, data, states, ys, weights, dtype)
                 share, carry = scan.back([m.to(dtype) for m in upstream])
             yield data, share.to(upstream[0].dtype)
@@ -90,12 +89,6 @@ def scan_rule(cell: Cell, name: str, pieces: int = 1) -> Rule:
 
     rule.__name__ = name
     return rule
-
-
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Where the device knows autocast at all."""
-    known = torch.amp.autocast_mode.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if known else nullcontext()
 
 
 class _Scan:
@@ -197,7 +190,3 @@ class _Scan:
             for before, size in zip(path[state][first:last], self.sizes[first:last])
         ]
         return torch.cat(rows).unflatten(0, (len(self.paths), -1))
-
-
-def _pair(operand: Pair | Tensor) -> Pair:
-    return operand if isinstance(operand, Pair) else Pair(operand, operand)

@@ -24,11 +24,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from ..declarations import rule
 from ..pairs import Multiplier, Operand, Pair, widened
-from .elementwise import phi
 from .lazy import Lazy
 
 
@@ -40,11 +38,11 @@ def softmax(y: Pair, x: Pair, dim: int | None = None, *_: Any, **__: Any) -> Mul
     axis, dtype = dim, x.input.dtype
 
     def parts(side: Tensor, side0: Tensor) -> tuple[Tensor, ...]:
-        means = _means(widened(Pair(side, side0)), axis)
-        return means.to(dtype), _weights(means, axis).to(dtype)
+        means = logarithmic_means(widened(Pair(side, side0)), axis)[0]
+        return means.to(dtype), weights_of(means, axis).to(dtype)
 
     def share(upstream: Tensor, means: Tensor, weights: Tensor) -> Tensor:
-        return _less_their_sum(upstream * means, weights, axis)
+        return less_their_sum(upstream * means, weights, axis)
 
     if axis in (-1, x.input.dim() - 1):
         axis = -1
@@ -61,7 +59,7 @@ def log_softmax(
     if dim is None:
         return NotImplemented
     weights, operand = logsumexp_weights(x, dim), x.operand
-    return lambda m: ((operand, _less_their_sum(m.clone(), weights, dim)),)
+    return lambda m: ((operand, less_their_sum(m.clone(), weights, dim)),)
 
 
 @rule("logsumexp", keeps="operands")
@@ -82,37 +80,43 @@ def logsumexp(
 
 def logsumexp_weights(x: Pair, dim: int) -> Tensor:
     """Multipliers of ln Σ e^x along ``dim``."""
-    return _weights(_means(widened(x), dim), dim).to(x.input.dtype)
+    return weights_of(logarithmic_means(widened(x), dim)[0], dim).to(x.input.dtype)
 
 
-def _means(x: Pair, dim: int) -> Tensor:
-    """L(y, y0) = max(y, y0)·φ(|Δ ln y|) of the probabilities.
+def logarithmic_means(x: Pair, dim: int) -> tuple[Tensor, Tensor]:
+    """L(y, y0) of the probabilities of logits, and y + y0.
 
-    Δ ln y keeps its digits where all logits are large.
+    Δy/Δ ln y; where the two are close, the mean times what the series of the hyperbolic
+    tangent says, 1 - (Δ ln y)²/12 + (Δ ln y)⁴/120, faded in so that nothing jumps.
     """
-    logs = [_finite(side.log_softmax(dim)) for side in x.sides]
-    y, y0 = map(_exp, logs)
-    return phi(logs[0].sub_(logs[1]).abs_()).mul_(torch.maximum(y, y0))
+    if not x.input.numel():
+        return x.input, x.input
+    (y, log_y), (y0, log_y0) = (_probabilities(side, dim) for side in x.sides)
+    # A power of 2, so that nothing is left of the series at its end
+    near = 2.0 ** (round(math.log2(torch.finfo(y.dtype).eps) / 7) + 1)
+    twice = y + y0
+    gap = log_y.sub_(log_y0).abs_()
+    secant = y.sub_(y0).abs_().div_(gap.clamp_min(near))
+    gap.clamp_max_(near)
+    square = gap * gap
+    bend = torch.mul(square, 1 / 240).sub_(1 / 24).mul_(square).add_(0.5)
+    closeness = gap.mul_(-1 / near).add_(1)
+    return secant.addcmul_(twice, closeness.mul_(bend)), twice
 
 
-def _finite(logs: Tensor) -> Tensor:
-    """With a number for what is not there; what is NaN stays that. Overwritten."""
-    return logs.nan_to_num_(torch.nan, torch.inf, NOTHING)
+def _probabilities(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Softmax y and ln y, which keeps its digits where all logits are large."""
+    y, high = x.softmax(dim), x.amax(dim, keepdim=True)
+    log_y = (x - high).add_(y.amax(dim, keepdim=True).log_())
+    return y, log_y.nan_to_num_(torch.nan, torch.inf, NOTHING)
 
 
-def _exp(log_y: Tensor) -> Tensor:
-    """e^log_y, or 0 long before it is the smallest number; there exp is very slow."""
-    least = 2 / 3 * math.log(torch.finfo(log_y.dtype).tiny)
-    y = log_y.clamp_min(least).exp_()
-    return threshold(y, 1.01 * math.exp(least), 0.0)
-
-
-def _weights(means: Tensor, dim: int) -> Tensor:
+def weights_of(means: Tensor, dim: int) -> Tensor:
     """What each Δx adds to Δ ln Z."""
     return means / means.sum(dim, keepdim=True)
 
 
-def _less_their_sum(s: Tensor, weights: Tensor, dim: int) -> Tensor:
+def less_their_sum(s: Tensor, weights: Tensor, dim: int) -> Tensor:
     """The formula's s - w Σ s, which adds up to 0; s is overwritten.
 
     Where one weight is nearly 1 the digits that matter are those that the difference
