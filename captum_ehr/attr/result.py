@@ -71,11 +71,6 @@ def averaged(parts: list[Result], each: bool) -> Result:
     several, one after the other.
     """
     first = parts[0]
-    size = len(first.f_input)
-
-    def column(tensors: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(tensors)).unflatten(0, (-1, size))
-
     if len(parts) == 1:
         return replace(
             first,
@@ -83,6 +78,11 @@ def averaged(parts: list[Result], each: bool) -> Result:
             each=tuple(a.unsqueeze(1).clone() for a in first.attributions if each),
             factor=torch.ones_like(first.f_input),
         )
+    size = len(first.f_input)
+
+    def column(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(tensors)).unflatten(0, (-1, size))
+
     columns = [column(c) for c in zip(*(p.attributions for p in parts))]
     deltas, bound, off, gross = map(column, zip(*(p.balance for p in parts)))
     delta = deltas.double().mean(0).to(deltas.dtype)

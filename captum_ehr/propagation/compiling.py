@@ -1,21 +1,20 @@
 """A computation for batches of all shapes, traced once and compiled by Inductor.
 
-The same calls that a plan writes down (:mod:`.recording`), traced with symbolic shapes
-(:func:`torch.fx.experimental.proxy_tensor.make_fx`) below autograd. What the model asks
-of values is answered as on the traced batch, and the answers are guards. The shapes on
-which the trace depends are guards as well.
+The calls that a plan writes down (:mod:`.recording`), traced with symbolic shapes by
+:func:`torch.fx.experimental.proxy_tensor.make_fx`, below autograd. What was asked of
+values is answered as on the traced batch, and the answers are guards; so are the
+relations of shapes that the trace depends on.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -25,9 +24,7 @@ from torch.fx.experimental.symbolic_shapes import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .program import Program
-
-_log = logging.getLogger(__name__)
+from .program import PlanChanged, Program
 
 
 class CompileError(Exception):
@@ -42,32 +39,46 @@ def compiled_program(
     Args:
         function: Of the tensors alone; nothing else that it reads may change, but the
             values of tensors.
-        tensors: Its arguments, an example.
+        tensors: Its arguments, an example. A size that is 0 or 1 stays so.
 
     Returns:
-        A program that raises :class:`PlanChanged` for what it was not compiled for.
+        A program that raises :class:`PlanChanged` for what it does not serve.
 
     Raises:
         CompileError: If it cannot be traced or compiled.
     """
-    with _Followed(), _asked() as real:
+    with _Followed(), _Asked() as real:
         function(*tensors)
     shapes = ShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     symbolic = [_symbolic(fake, x) for x in tensors]
 
     def traced(*given: Tensor) -> list[Tensor]:
-        with _asked(real.answers) as asked:
+        with _Asked(real.answers) as asked:
             outputs = list(function(*given))
-        return [*outputs, asked.unchanged(given[0].device)]
+        return [*outputs, asked.unchanged(given[0])]
 
     try:
-        graph = make_fx(traced, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-            *symbolic
-        )
-    except Exception as error:
-        raise CompileError(f"it cannot be traced: {_first_line(error)}") from error
-    return graph, shapes, symbolic
+        graph: GraphModule = make_fx(
+            traced, tracing_mode="symbolic", _allow_non_fake_inputs=True
+        )(*symbolic)
+        fast = torch.compile(graph, dynamic=True, fullgraph=True)
+        with torch.no_grad():
+            fast(*tensors)
+    except Exception as error:  # torch's, of many kinds
+        raise CompileError(f"{type(error).__name__}: {_first(error)}") from error
+    valid = shapes.produce_guards_expression(symbolic, ignore_static=False)
+
+    def run(*given: Tensor) -> list[Tensor]:
+        sizes = None if valid is None else given
+        if sizes is not None and not shapes.evaluate_guards_expression(valid, sizes):
+            raise PlanChanged("its shapes")
+        *outputs, unchanged = fast(*given)
+        if not unchanged:
+            raise PlanChanged("what was asked of values")
+        return outputs
+
+    return Program(run, len(graph.graph.nodes), len(real.answers))
 
 
 class _Followed(TorchDispatchMode):
@@ -80,63 +91,46 @@ class _Followed(TorchDispatchMode):
 
 
 class _Asked(TorchFunctionMode):
-    """Keeps what was asked of values, or answers it as before."""
+    """Keeps what is asked of values; or answers it, if it is given the answers."""
 
-    def __init__(self, answers: list[Any] | None) -> None:
+    def __init__(self, given: Sequence[Any] | None = None) -> None:
         super().__init__()
-        self.given = answers
+        self.given = given
         self.answers: list[Any] = []
         self.tensors: list[Tensor] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if func not in _ASKING or not isinstance(args[0], Tensor):
-            return func(*args, **(kwargs or {}))
         if func is torch.equal:
             if args[0].shape != args[1].shape:
                 return False
-            tensor, ask = (args[0] == args[1]).all(), torch.Tensor.__bool__
-        else:
-            tensor, ask = args[0].detach(), func
-        value = self.given[len(self.answers)] if self.given is not None else ask(tensor)
-        self.answers.append(value)
+            func, args = torch.Tensor.__bool__, ((args[0] == args[1]).all(),)
+        if func not in _ASKING:
+            return func(*args, **(kwargs or {}))
+        tensor = args[0].detach()
+        answer = func(tensor) if self.given is None else self.given[len(self.answers)]
+        self.answers.append(answer)
         self.tensors.append(tensor)
-        return value
+        return answer
 
-    def unchanged(self, device: torch.device) -> Tensor:
+    def unchanged(self, like: Tensor) -> Tensor:
         """Whether all answers are what they were."""
-        same = [
-            (t.reshape(()) == value)
-            for t, value in zip(self.tensors, self.answers, strict=True)
-        ]
-        return torch.stack(same).all() if same else torch.ones((), dtype=torch.bool)
-
-
-@contextmanager
-def _asked(answers: list[Any] | None = None) -> Iterator[_Asked]:
-    with _Asked(answers) as mode:
-        yield mode
+        same = [t.reshape(()) == a for t, a in zip(self.tensors, self.answers)]
+        return torch.stack([like.new_ones((), dtype=torch.bool), *same]).all()
 
 
 def _symbolic(fake: FakeTensorMode, x: Tensor) -> Tensor:
     """A tensor of any size in each of its dimensions."""
-    context = StatelessSymbolicContext([DimDynamic.DYNAMIC] * x.dim())
-    return fake.from_tensor(x.detach(), symbolic_context=context)
+    sizes: Any = StatelessSymbolicContext([DimDynamic.DYNAMIC] * x.dim())
+    return fake.from_tensor(x.detach(), symbolic_context=sizes)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _first(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 _ASKING = frozenset(
-    {
-        torch.Tensor.__bool__,
-        torch.Tensor.__int__,
-        torch.Tensor.__float__,
-        torch.Tensor.__index__,
-        torch.Tensor.item,
-        torch.equal,
-    }
+    getattr(torch.Tensor, name)
+    for name in "__bool__ __int__ __float__ __index__ item".split()
 )

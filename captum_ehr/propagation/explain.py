@@ -21,6 +21,7 @@ from .passes import InputPass
 from .reference import ReferencePass
 from .registry import Table, default_table, module_types, with_rules
 from .runs import Runs, memory_of
+from .state import address_of
 from .tape import Tape
 from .view import call_module, private_view
 
@@ -103,7 +104,7 @@ def recorded(
     runs = Runs(forward, args, tape)
     with runs.kept():
         output = runs.first(inputs, FlaggedInputPass if tape.flagged else InputPass)
-        if output.untyped_storage().data_ptr() in tape.borrowed:
+        if address_of(output) in tape.borrowed:
             output = output.clone()
 
         def at_reference(references: Sequence[Tensor]) -> Tensor:
@@ -121,7 +122,7 @@ def recorded(
             if tape.kept:
                 shift = partial(_shift, runs, references, f_reference.detach())
                 tape.own_outputs.append(shift)
-            ours = f_reference.untyped_storage().data_ptr() in memory_of(known)
+            ours = address_of(f_reference) in memory_of(known)
             return f_reference.detach().clone() if ours else f_reference.detach()
 
         yield output, at_reference

@@ -254,7 +254,7 @@ class InputPass(TorchFunctionMode):
         """Copy what is recorded in memory that is about to be overwritten."""
         for tensor in tensors_in(target):
             self._check_borrowed(tensor)
-            memory = tensor.untyped_storage().data_ptr()
+            memory = address_of(tensor)
             for call in self.tape.calls.values():
                 call.protect(memory)
 

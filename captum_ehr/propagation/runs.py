@@ -20,6 +20,7 @@ from .generators import (
 )
 from .passes import BeginAgain, InputPass
 from .reference import ReferencePass
+from .state import address_of
 from .tape import Tape
 from .view import private_args
 
@@ -162,7 +163,7 @@ class Runs:
 
 def memory_of(tensors: Sequence[Tensor]) -> frozenset[int]:
     """Where tensors lie."""
-    return frozenset(x.untyped_storage().data_ptr() for x in tensors)
+    return frozenset(map(address_of, tensors))
 
 
 _DISTURBED = (

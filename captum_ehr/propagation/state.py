@@ -19,6 +19,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class State:
@@ -136,9 +137,13 @@ class State:
 
 
 def address_of(tensor: Tensor) -> int:
-    """Where a tensor's memory begins; 0 if it has none, or none that is told."""
+    """Where a tensor's memory begins; 0 if it has none, or none that is told.
+
+    Where there are only shapes, what stands for the memory.
+    """
     try:
-        return tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()
+        return storage._cdata if isinstance(tensor, FakeTensor) else storage.data_ptr()
     except (NotImplementedError, RuntimeError):
         return 0
 

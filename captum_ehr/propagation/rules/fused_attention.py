@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from ..pairs import (
     sum_to,
     without_autocast,
 )
+from ..recording import compiled, opaque
 from .attention_masks import Mask, mask_of
 from .blocks import laid_out, reached_positions
 from .softmax import less_their_sum, logarithmic_means, weights_of
@@ -80,12 +82,15 @@ def attention(
             return x.expand(*lead, *x.shape[-2:]).flatten(0, -3)
 
         with without_autocast(upstream.device.type):
-            shares = _shares(
-                q.each(lambda side: heads(side) * scale),
-                k.each(lambda side: heads(side, groups)),
+            mask = mask_of(attn_mask, is_causal, lead, q.input)
+            present = mask and tuple(part is not None for part in mask)
+            shares = opaque(
+                partial(_of_tensors, present),
+                *q.each(lambda side: heads(side) * scale).sides,
+                *k.each(lambda side: heads(side, groups)).sides,
                 v.each(lambda side: heads(side, groups)).mean,
-                mask_of(attn_mask, is_causal, lead, q.input),
                 heads(upstream),
+                *(part for part in mask or () if part is not None),
             )
         shares[0].mul_(scale)
         for pair, share, repeats in zip((q, k, v), shares, (1, groups, groups)):
@@ -96,6 +101,22 @@ def attention(
                 yield pair.operand, sum_to(share, pair.operand).to(pair.input.dtype)
 
     return multiplier
+
+
+def _of_tensors(
+    present: Sequence[bool] | None,
+    q: Tensor,
+    q0: Tensor,
+    k: Tensor,
+    k0: Tensor,
+    v: Tensor,
+    m: Tensor,
+    *of_mask: Tensor,
+) -> tuple[Tensor, ...]:
+    """The shares, from all that they depend on; which parts of a mask are ``present``."""
+    parts = iter(of_mask)
+    mask = present and Mask(*(next(parts) if there else None for there in present))
+    return tuple(_shares(Pair(q, q0), Pair(k, k0), v, mask or None, m))
 
 
 def _shares(
@@ -151,6 +172,9 @@ def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, list[slice]]]:
     wanted = tuning.SCORES * torch.get_num_threads()
     if query.device.type != "cpu":
         wanted *= tuning.DEVICE_PORTIONS
+    if compiled():
+        yield slice(0, queries), [slice(0, heads)]
+        return
     if not queries * keys:
         return
     rows = min(max(wanted // keys, 1), queries)
