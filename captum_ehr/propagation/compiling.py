@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
+    SYMPY_INTERP,
     DimDynamic,
     ShapeEnv,
     StatelessSymbolicContext,
@@ -67,11 +68,10 @@ def compiled_program(
             fast(*tensors)
     except Exception as error:  # torch's, of many kinds
         raise CompileError(f"{type(error).__name__}: {_first(error)}") from error
-    valid = shapes.produce_guards_expression(symbolic, ignore_static=False)
+    fit = _fit(shapes, symbolic)
 
     def run(*given: Tensor) -> list[Tensor]:
-        sizes = None if valid is None else given
-        if sizes is not None and not shapes.evaluate_guards_expression(valid, sizes):
+        if not fit(given):
             raise PlanChanged("its shapes")
         *outputs, unchanged = fast(*given)
         if not unchanged:
@@ -124,6 +124,16 @@ def _symbolic(fake: FakeTensorMode, x: Tensor) -> Tensor:
     """A tensor of any size in each of its dimensions."""
     sizes: Any = StatelessSymbolicContext([DimDynamic.DYNAMIC] * x.dim())
     return fake.from_tensor(x.detach(), symbolic_context=sizes)
+
+
+def _fit(
+    shapes: ShapeEnv, symbolic: Sequence[Any]
+) -> Callable[[Sequence[Tensor]], bool]:
+    """Whether tensors have shapes for which the trace holds."""
+    guards = shapes.produce_guards_expression(symbolic, ignore_static=False) or "True"
+    code = compile(guards, "<shapes>", "eval")
+    names = [f"t{k}" for k in range(len(symbolic))]  # as torch calls them
+    return lambda given: eval(code, SYMPY_INTERP, {"L": dict(zip(names, given))})
 
 
 def _first(error: Exception) -> str:

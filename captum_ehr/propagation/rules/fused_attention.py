@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,10 +114,11 @@ def _of_tensors(
     m: Tensor,
     *of_mask: Tensor,
 ) -> tuple[Tensor, ...]:
-    """The shares, from all that they depend on; which parts of a mask are ``present``."""
+    """The shares, from all that they depend on; of a mask parts are ``present``."""
     parts = iter(of_mask)
-    mask = present and Mask(*(next(parts) if there else None for there in present))
-    return tuple(_shares(Pair(q, q0), Pair(k, k0), v, mask or None, m))
+    masks: Any = [next(parts) if there else None for there in present or ()]
+    mask = Mask(*masks) if masks else None
+    return tuple(_shares(Pair(q, q0), Pair(k, k0), v, mask, m))
 
 
 def _shares(
