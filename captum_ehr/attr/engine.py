@@ -91,6 +91,7 @@ class Engine(DeepLift):
         mixing: Literal["apart", "together"] = "apart",
         internal_batch_size: int | None = None,
         segments: int = 1,
+        compile: bool = False,
     ) -> None:
         _check(output, completeness, mixing, internal_batch_size, segments, rules)
         model = explained(model, output, attribute_time)
@@ -103,6 +104,7 @@ class Engine(DeepLift):
         self.mixing = mixing
         self.internal_batch_size = internal_batch_size
         self.segments = segments
+        self.compile = compile
         self._plans = Plans()
 
     def _tabulate(self) -> None:
@@ -250,7 +252,8 @@ class Engine(DeepLift):
         scale = self.output, self.multiplies_by_inputs
         options = *scale, self.segments, self.completeness == "off"
         passes = partial(self._slice, custom=None, each=False)
-        return planned(self._plans, self.model, options, prepared, target, passes)
+        slice = options, prepared, target
+        return planned(self._plans, self.model, *slice, passes, self.compile)
 
     @property
     def plans(self) -> tuple[PlanState, ...]:

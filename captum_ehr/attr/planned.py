@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from ..adapter import PyHealthAdapter
-from ..propagation.plans import Plans
+from ..propagation import Diagnostics
+from ..propagation.plans import Plans, compiled_for_all
 from ..propagation.recording import PlanRefused
 from ..propagation.watch import UnwatchableError
 from .completeness import Balance
@@ -34,6 +36,7 @@ def planned(
     prepared: Prepared,
     targets: list[Any] | Chosen | None,
     passes: Passes,
+    compile: bool = False,
 ) -> Result:
     """What the passes give, by a plan where there is one.
 
@@ -44,6 +47,7 @@ def planned(
         prepared: A slice of patients, with one reference.
         targets: One for each; or None for the predicted classes, or where they are.
         passes: The passes.
+        compile: Whether one program for all sizes is made first.
     """
     try:
         plans.of(*_parts(model))
@@ -68,8 +72,17 @@ def planned(
         return _tensors(result), _emptied(result)
 
     plain = tuple(a for a in prepared.args if not isinstance(a, Tensor))
-    key = (*map(_form, given), prepared.summed, plain, options, way, _surroundings())
-    return plans.run(key, given, by_passes, core, _completed)
+    key = prepared.summed, plain, options, way, _surroundings()
+    sized = *map(_form, given), *key
+    by_plan = partial(plans.run, sized, given, by_passes, core, _completed)
+    if not compile:
+        return by_plan()
+    general = *((x.dim(), x.dtype, x.device) for x in given), *key
+    result = plans.run(general, given, by_plan, core, _completed, compiled_for_all)
+    if without := plans.reason(general):
+        note = Diagnostics(notes=(f"compile=True has no effect: {without}",))
+        result = replace(result, diagnostics=result.diagnostics + note)
+    return result
 
 
 def _parts(model: nn.Module) -> tuple[list[Any], list[Any]]:

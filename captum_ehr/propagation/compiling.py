@@ -23,9 +23,9 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .program import PlanChanged, Program
+from .recording import Traced
 
 
 class CompileError(Exception):
@@ -48,14 +48,14 @@ def compiled_program(
     Raises:
         CompileError: If it cannot be traced or compiled.
     """
-    with _Followed(), _Asked() as real:
+    with _Asked() as real, Traced():
         function(*tensors)
     shapes = ShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     symbolic = [_symbolic(fake, x) for x in tensors]
 
     def traced(*given: Tensor) -> list[Tensor]:
-        with _Asked(real.answers) as asked:
+        with _Asked(real.answers) as asked, Traced():
             outputs = list(function(*given))
         return [*outputs, asked.unchanged(given[0])]
 
@@ -79,15 +79,6 @@ def compiled_program(
         return outputs
 
     return Program(run, len(graph.graph.nodes), len(real.answers))
-
-
-class _Followed(TorchDispatchMode):
-    """Changes nothing, but that :func:`.recording.compiled` is true."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 class _Asked(TorchFunctionMode):

@@ -6,6 +6,9 @@ dropped; a batch on which a guard changes takes the passes. The key is all that 
 computation depends on but values; what the model is made of is watched (:mod:`.watch`),
 and a model of which something was exchanged starts anew.
 
+With a compiler one program serves all shapes (:mod:`.compiling`): the second batch of
+whatever shapes makes it, and what it does not serve takes the way above.
+
 A plan holds its code, some kilobytes for a hundred calls, and by reference the model's
 tensors, not those of any batch.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -29,6 +33,12 @@ from .watch import Watched
 #: Plans of one explainer; the one that was not used for longest makes room.
 MOST = 64
 
+#: Calls of a graph that is compiled, at most.
+LARGEST = 4000
+
+#: Makes a program of a function and tensors, and runs it on them.
+type Make = Callable[..., tuple[Sequence[Tensor], Program]]
+
 #: Batches on which guards have changed, more than not, before a plan is dropped.
 CHANGES = 3
 
@@ -37,7 +47,7 @@ class PlanState(NamedTuple):
     """What has become of one key.
 
     Args:
-        shapes: The shapes of the tensors that it is for.
+        shapes: Of the tensors that it is for; None if it is compiled for all.
         state: ``"seen"`` (once, by the passes), ``"ready"``, ``"refused"`` or
             ``"dropped"``.
         reason: Why it was refused or dropped.
@@ -46,7 +56,7 @@ class PlanState(NamedTuple):
         calls: The aten calls of a replay.
     """
 
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...] | None
     state: str
     reason: str
     replays: int
@@ -56,7 +66,7 @@ class PlanState(NamedTuple):
 
 @dataclass
 class _Entry:
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...] | None
     state: str = "seen"
     reason: str = ""
     program: Program | None = None
@@ -69,7 +79,8 @@ class _Entry:
     @property
     def unmeasured(self) -> bool:
         """Whether the passes, warm by now, are to be timed once more."""
-        return self.replays == 1 and len(self.passes) < 2
+        once = self.replays == 1 and len(self.passes) < 2
+        return once and self.shapes is not None
 
     def give_up(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason
@@ -110,6 +121,7 @@ class Plans:
         passes: Callable[[], T],
         core: Callable[..., tuple[Sequence[Tensor], Any]],
         finish: Callable[[Sequence[Tensor], Any], T | None],
+        make: Make | None = None,
     ) -> T:
         """By the passes, by a plan, or by both.
 
@@ -120,13 +132,15 @@ class Plans:
             core: The same from the tensors to tensors, and what else there is to know
                 of the result; that is the same each time.
             finish: From these to the result; None where it takes the passes.
+            make: :func:`compiled_for_all`, where the key says nothing of sizes.
         """
-        entry, constants = self._entry(key, tensors)
+        entry, constants = self._entry(key, None if make else tensors)
         result = None
         if entry.program is not None and not entry.unmeasured:
             result = _replayed(entry, entry.program, tensors, finish)
         elif entry.state == "seen" and entry.passes:
-            result = _recorded(entry, constants, tensors, core, finish)
+            make = partial(make or recorded_program, constants=constants)
+            result = _made(entry, make, tensors, core, finish)
         if result is None:
             start = time.perf_counter()
             result = passes()
@@ -149,37 +163,71 @@ class Plans:
                 self._model = self.known = None
                 self._model = Watched(parts, apart)
 
+    def reason(self, key: Hashable) -> str:
+        """Why a key has no plan; empty if it has, or may yet have."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return "" if entry is None else entry.reason
+
     def _entry(
-        self, key: Hashable, tensors: Sequence[Tensor]
+        self, key: Hashable, tensors: Sequence[Tensor] | None
     ) -> tuple[_Entry, Sequence[Tensor]]:
         with self._lock:
             if key not in self._entries:
-                self._entries[key] = _Entry(tuple(tuple(x.shape) for x in tensors))
+                sized = tensors is not None
+                shapes = tuple(tuple(x.shape) for x in tensors or ())
+                self._entries[key] = _Entry(shapes if sized else None)
             constants = () if self._model is None else self._model.tensors
             return self._entries[key], constants
 
 
-def _recorded[T](
+def compiled_for_all(
+    function: Callable[..., Sequence[Tensor]],
+    tensors: Sequence[Tensor],
+    constants: Sequence[Tensor] = (),
+) -> tuple[Sequence[Tensor], Program]:
+    """As :func:`.recording.recorded_program`, for tensors of other sizes too.
+
+    Raises:
+        PlanRefused: If it cannot be written down or compiled, or is too large.
+    """
+    from .compiling import CompileError, compiled_program
+
+    _, plan = recorded_program(function, tensors, constants)
+    if plan.calls > LARGEST:
+        raise PlanRefused(
+            f"its graph of {plan.calls} calls is too large to compile; {LARGEST} are "
+            "the most"
+        )
+    try:
+        program = compiled_program(function, tensors)
+    except CompileError as error:
+        raise PlanRefused(f"it was not compiled: {error}") from error
+    with torch.no_grad():
+        return program.run(*tensors), program
+
+
+def _made[T](
     entry: _Entry,
-    constants: Sequence[Tensor],
+    make: Make,
     tensors: Sequence[Tensor],
     core: Callable[..., tuple[Sequence[Tensor], Any]],
     finish: Callable[[Sequence[Tensor], Any], T | None],
 ) -> T | None:
-    extra: Any = None
+    extras: list[Any] = []
 
     def outputs(*given: Tensor) -> Sequence[Tensor]:
-        nonlocal extra
         results, extra = core(*given)
+        extras.append(extra)
         return results
 
     try:
-        results, program = recorded_program(outputs, tensors, constants)
+        results, program = make(outputs, tensors)
     except PlanRefused as refusal:
         entry.give_up("refused", str(refusal))
         return None
-    entry.extra, entry.program, entry.state = extra, program, "ready"
-    return finish(results, extra)
+    entry.extra, entry.program, entry.state = extras[0], program, "ready"
+    return finish(results, extras[0])
 
 
 def _replayed[T](
@@ -203,6 +251,7 @@ def _replayed[T](
         return None
     entry.replays += 1
     entry.fastest = min(entry.fastest, time.perf_counter() - start)
-    if entry.replays > 1 and entry.fastest >= min(entry.passes):
+    slow = entry.replays > 1 and entry.fastest >= min(entry.passes)
+    if slow and entry.shapes is not None:
         entry.give_up("dropped", "it is no faster than the passes")
     return result

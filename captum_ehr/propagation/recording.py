@@ -82,13 +82,12 @@ def written_down() -> bool:
 
     Then no values are to be asked for that would only save time.
     """
-    mode = _get_current_dispatch_mode()
-    return mode is not None and not isinstance(mode, _Inside)
+    return isinstance(_get_current_dispatch_mode(), (Recorder, Traced))
 
 
 def compiled() -> bool:
     """Whether it is written down by a compiler, which has no values at all."""
-    return written_down() and not isinstance(_get_current_dispatch_mode(), Recorder)
+    return isinstance(_get_current_dispatch_mode(), Traced)
 
 
 def opaque[T](function: Callable[..., T], *tensors: Tensor) -> T:
@@ -100,6 +99,15 @@ def opaque[T](function: Callable[..., T], *tensors: Tensor) -> T:
     if isinstance(mode, Recorder):
         return mode.opaque(function, tensors)
     return function(*tensors)
+
+
+class Traced(TorchDispatchMode):
+    """Within it a compiler traces; it changes nothing but :func:`compiled`."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 class Recorder(TorchDispatchMode):
