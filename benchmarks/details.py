@@ -76,7 +76,18 @@ def _times(found: Mapping[str, Any]) -> list[str]:
         over = row["over_floor"]
         cells = [_ratio(over[name]) if name in over else "" for name in names]
         lines.append(line([row["model"], str(row["threads"]), f"{floor:.1f}", *cells]))
-    return lines
+    return [*lines, *(_compiling(row) for row in found["rows"] if _compiled(row))]
+
+
+def _compiled(row: Mapping[str, Any]) -> bool:
+    return row.get("compile_seconds") is not None
+
+
+def _compiling(row: Mapping[str, Any]) -> str:
+    after = row["pays_after"]
+    paid = "never pays" if after is None else f"pays after {after:.0f} batches"
+    taken = f"{row['compile_seconds']:.0f} s"
+    return f"\n{row['model']}: compiling takes {taken} and {paid}."
 
 
 def _ratio(spread: Mapping[str, float]) -> str:

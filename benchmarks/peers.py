@@ -75,6 +75,16 @@ class Case:
         return PyHealthAdapter(self.model)
 
     @cached_property
+    def explainer(self) -> DeepLiftEHR:
+        """One explainer for all calls, which makes plans."""
+        return DeepLiftEHR(self.model)
+
+    @cached_property
+    def compiling(self) -> DeepLiftEHR:
+        """The same, which compiles one program for batches of all sizes."""
+        return DeepLiftEHR(self.model, compile=True)
+
+    @cached_property
     def function(self) -> Any:
         """The same, which may be given variations of a patient as a batch."""
         return RowByRow(self.adapter) if self.mixes else self.adapter
@@ -139,7 +149,12 @@ class RawPyHealthDeepLift(PyHealthDeepLift):
 
 def ours(case: Case) -> Attributions:
     """DeepLiftEHR, as it is delivered."""
-    return DeepLiftEHR(case.model).attribute(case.batch, "unk")
+    return case.explainer.attribute(case.batch, "unk")
+
+
+def ours_compiled(case: Case) -> Attributions:
+    """DeepLiftEHR with compile=True."""
+    return case.compiling.attribute(case.batch, "unk")
 
 
 def ours_in_3(case: Case) -> Attributions:

@@ -13,7 +13,15 @@ from . import peers
 from .data import batch_of, long_histories
 from .families import FULL, MEASURED, TINY, Family, Size, named
 from .peers import Case
-from .speed import FLOOR, Spread, one_round, over_floor, quick_methods, spread
+from .speed import (
+    FLOOR,
+    WARM,
+    Spread,
+    one_round,
+    over_floor,
+    quick_methods,
+    spread,
+)
 
 #: How many different patients there are; larger batches repeat them.
 PATIENTS = 32
@@ -136,7 +144,8 @@ def _total(point: Point) -> float:
 
 def _point(case: Case, length: int, settings: Settings) -> Point:
     methods = {name: quick_methods()[name] for name in (*FLOOR, "ours")}
-    first: dict[str, Any] = one_round(methods, case)
+    for _ in range(WARM):
+        first: dict[str, Any] = one_round(methods, case)
     taken = sum(first.values())
     count = int(np.clip(settings.seconds / taken, settings.fewest, settings.most))
     rounds = [one_round(methods, case) for _ in range(count)]

@@ -21,6 +21,10 @@ from .peers import Case
 
 FLOOR = ("forward", "forward_backward")
 
+#: Batches that do not count: the passes, the recording of a plan, its first run, and
+#: the passes once more.
+WARM = 5
+
 type Method = Callable[[Case], Any]
 type Round = dict[str, float]
 
@@ -52,6 +56,8 @@ class Settings:
         sampling: The methods that evaluate the model many times, by name.
         slow: Rounds in which such a method takes part, at most.
         slow_seconds: After so long, such a method takes part no more.
+        compiled: Models of which compile=True is timed as well, on the first number of
+            threads.
         device: Where model and batch are.
     """
 
@@ -67,6 +73,7 @@ class Settings:
     slow: int = 3
     slow_seconds: float = 5.0
     device: str = "cpu"
+    compiled: tuple[str, ...] = ("MLP (ReLU)", "Transformer")
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Row:
         over_floor: A method's time over that of one plain forward and one plain
             forward-and-backward in the same round.
         refused: Why methods did not take the model.
+        compile_seconds: What compile=True took before the first round that counts.
+        pays_after: After how many batches that is made up for.
     """
 
     model: str
@@ -97,12 +106,14 @@ class Row:
     milliseconds: dict[str, Spread]
     over_floor: dict[str, Spread]
     refused: dict[str, str]
+    compile_seconds: float | None = None
+    pays_after: float | None = None
 
 
 def quick() -> Settings:
     """Settings that take seconds."""
     models = ("MLP (ReLU)", "RNN (GRU)")
-    return Settings(models, (1, 2), TINY, 4, (6, 9), 0.2, 2, 5, slow=1)
+    return Settings(models, (1, 2), TINY, 4, (6, 9), 0.2, 2, 5, slow=1, compiled=())
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
@@ -137,20 +148,28 @@ def _row(family: Family, threads: int, settings: Settings) -> Row:
     with on_threads(threads):
         fast, refused = willing(quick_methods(), pair)
         slow, more = willing(slow, pair)
+        if first and family.name in settings.compiled:
+            fast["ours_compiled"] = peers.ours_compiled
+        warm = [one_round(fast, case) for _ in range(WARM)]
         rounds = _rounds(fast, slow, case, settings, family.name)
+    taken = {
+        name: spread([1e3 * r[name] for r in rounds if name in r])
+        for name in (*fast, *slow)
+    }
+    compiling = sum(one.get("ours_compiled", 0.0) for one in warm) or None
+    gain = taken["ours"].median - taken.get("ours_compiled", taken["ours"]).median
     return Row(
         family.name,
         threads,
-        {
-            name: spread([1e3 * r[name] for r in rounds if name in r])
-            for name in (*fast, *slow)
-        },
+        taken,
         {
             name: over_floor(name, rounds)
             for name in (*fast, *slow)
             if name not in FLOOR
         },
         refused | more,
+        compiling,
+        1e3 * compiling / gain if compiling and gain > 0 else None,
     )
 
 

@@ -553,3 +553,65 @@ def test_watched_parts_of_a_class_and_of_globals() -> None:
     finally:
         Net.forward = original  # type: ignore
     assert seen.same([net]) and not seen.same([Net()])
+
+
+# compile=True -------------------------------------------------------------------------
+
+
+@pytest.mark.complete
+def test_one_program_serves_all_sizes() -> None:
+    pytest.importorskip("torch._inductor")
+    net = Net().eval()
+    explainer = DeepLiftEHR(net, compile=True)
+    for rows in (4, 6, 9, 2, 33):
+        x, x0 = torch.randn(rows, 4), torch.randn(rows, 4)
+        fresh = DeepLiftEHR(net).attribute(x, x0)
+        torch.testing.assert_close(explainer.attribute(x, x0), fresh)
+    (plan,) = [plan for plan in explainer.plans if plan.shapes is None]
+    assert plan.state == "ready" and plan.replays == 3
+    train_a_step(net)
+    x = torch.randn(5, 4)
+    got, fresh = explainer.attribute(x), DeepLiftEHR(net).attribute(x)
+    torch.testing.assert_close(got, fresh)
+    net.act = nn.Sigmoid()
+    for _ in range(3):
+        fresh = DeepLiftEHR(net).attribute(x)
+        torch.testing.assert_close(explainer.attribute(x), fresh)
+
+
+@pytest.mark.complete
+@pytest.mark.parametrize("name", ["bool", "item", "equal"])
+def test_a_branch_on_values_stops_a_compiled_program(name: str) -> None:
+    net = Asking(GUARDED[name]).eval()
+    explainer = DeepLiftEHR(net, completeness="off", compile=True)
+    x = torch.linspace(-1, 1, 12).view(4, 3)
+    for each in (x, x, -x, x + 5, x[:1].expand(4, -1).clone()):
+        got = explainer.attribute(each, each.flip(0))
+        fresh = DeepLiftEHR(net, completeness="off").attribute(each, each.flip(0))
+        torch.testing.assert_close(got, fresh)
+    (plan,) = [plan for plan in explainer.plans if plan.shapes is None]
+    assert plan.replays and plan.changes
+
+
+def test_what_is_not_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny_model()
+    monkeypatch.setattr("captum_ehr.propagation.plans.LARGEST", 10)
+    explainer = DeepLiftEHR(model, compile=True)
+    notes = [explainer.explain(batch).diagnostics.notes for _ in range(4)]
+    assert "compile" not in str(notes[0])
+    assert "too large to compile" in notes[1][-1]
+    assert notes[3] == notes[1]
+    shaped = [plan for plan in explainer.plans if plan.shapes is not None]
+    assert [plan.state for plan in shaped] == ["ready"]
+
+
+def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler was found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model, batch = tiny_model()
+    explainer = DeepLiftEHR(model, compile=True)
+    for _ in range(2):
+        notes = explainer.explain(batch).diagnostics.notes
+    assert "RuntimeError: no C++ compiler was found" in notes[-1]

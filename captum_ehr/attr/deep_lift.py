@@ -67,6 +67,12 @@ class DeepLiftEHR(Engine):
         segments: Take the line from reference to input in so many pieces, each exact.
             More come nearer to Integrated Gradients' limit, at as many times the
             price; see :mod:`captum_ehr.attr.segments`.
+        compile: Make one program for batches of all sizes, by :func:`torch.compile`;
+            for many batches, as it takes from half a minute to some minutes. Where
+            that cannot be, ``diagnostics.notes`` say why, and plans are used.
+
+    From the third batch of the same shapes on, a plan is run in place of the passes,
+    with the same results: see :attr:`plans`.
 
     Raises:
         TypeError: If the model is no ``nn.Module``, or a rule not callable.

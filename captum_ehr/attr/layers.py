@@ -187,6 +187,10 @@ def _refuse(completeness: str, options: Mapping[str, Any]) -> None:
             "sum_tokens=True: a layer's tensors keep their shape; sum them over the "
             "dimension that you mean."
         )
+    if options.get("compile"):
+        raise ValueError(
+            "compile=True: an explanation of a layer has no plan; leave it out."
+        )
     if options.get("segments", 1) != 1:
         raise ValueError(
             f"segments={options['segments']}: a layer's values do not follow the "
