@@ -348,6 +348,17 @@ def test_plans_are_bounded_and_the_last_used_stay() -> None:
     assert min(plan.shapes[0][0] for plan in explainer.plans) == 16
 
 
+def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captum_ehr.propagation.plans.MOST_CALLS", 500)
+    explainer = DeepLiftEHR(Net().eval())
+    for rows in (1, 2, 3, 4, 5):
+        for _ in range(2):
+            explainer.attribute(torch.randn(rows, 4), target=0)
+    plans = explainer.plans
+    assert sum(plan.calls for plan in plans) <= 500
+    assert plans and plans[-1].shapes[0] == (5, 4)
+
+
 def test_a_plan_holds_no_batch() -> None:
     net = Net().eval()
     explainer = DeepLiftEHR(net)

@@ -9,8 +9,8 @@ and a model of which something was exchanged starts anew.
 With a compiler one program serves all shapes (:mod:`.compiling`): the second batch of
 whatever shapes makes it, and what it does not serve takes the way above.
 
-A plan holds its code, some kilobytes for a hundred calls, and by reference the model's
-tensors, not those of any batch.
+A plan holds its code, some 350 bytes a call, and by reference the model's tensors, not
+those of any batch.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from .watch import Watched
 
 #: Plans of one explainer; the one that was not used for longest makes room.
 MOST = 64
+
+#: Calls of all plans of one explainer, of some 350 bytes each: 90 MB.
+MOST_CALLS = 1 << 18
 
 #: Calls of a graph that is compiled, at most.
 LARGEST = 4000
@@ -77,6 +80,11 @@ class _Entry:
     fastest: float = float("inf")
 
     @property
+    def calls(self) -> int:
+        """The aten calls of a replay."""
+        return 0 if self.program is None else self.program.calls
+
+    @property
     def unmeasured(self) -> bool:
         """Whether the passes, warm by now, are to be timed once more."""
         once = self.replays == 1 and len(self.passes) < 2
@@ -107,10 +115,7 @@ class Plans:
         """What has become of each key, the one that was used last at the end."""
         with self._lock:
             return tuple(
-                PlanState(
-                    *(e.shapes, e.state, e.reason, e.replays, e.changes),
-                    0 if e.program is None else e.program.calls,
-                )
+                PlanState(e.shapes, e.state, e.reason, e.replays, e.changes, e.calls)
                 for e in self._entries.values()
             )
 
@@ -141,11 +146,17 @@ class Plans:
         elif entry.state == "seen" and entry.passes:
             make = partial(make or recorded_program, constants=constants)
             result = _made(entry, make, tensors, core, finish)
+            self._make_room()
         if result is None:
             start = time.perf_counter()
             result = passes()
             entry.passes = [*entry.passes[:1], time.perf_counter() - start]
         return result
+
+    def _make_room(self) -> None:
+        with self._lock:
+            while sum(e.calls for e in self._entries.values()) > MOST_CALLS:
+                self._entries.popitem()
 
     def refuse(self, reason: str) -> None:
         """Note why there is no plan at all."""
