@@ -610,7 +610,7 @@ def test_what_is_not_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = DeepLiftEHR(model, compile=True)
     notes = [explainer.explain(batch).diagnostics.notes for _ in range(4)]
     assert "compile" not in str(notes[0])
-    assert "too large to compile" in notes[1][-1]
+    assert "too large to compile" in str(notes[1])
     assert notes[3] == notes[1]
     shaped = [plan for plan in explainer.plans if plan.shapes is not None]
     assert [plan.state for plan in shaped] == ["ready"]
@@ -625,4 +625,4 @@ def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = DeepLiftEHR(model, compile=True)
     for _ in range(2):
         notes = explainer.explain(batch).diagnostics.notes
-    assert "RuntimeError: no C++ compiler was found" in notes[-1]
+    assert "RuntimeError: no C++ compiler was found" in str(notes)
