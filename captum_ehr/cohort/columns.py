@@ -1,10 +1,10 @@
 """Explanations as the tables of a cohort, and back.
 
 ``rows.parquet`` has a row per token or value, with the numbers of
-:meth:`captum_ehr.Explanation.to_frame`; ``patients.parquet`` one per sample. What is the
-same for all of them (vocabularies, names, the model) is said once, in ``cohort.json``,
-as :func:`header_of` gives it. ``sample`` is the index in the dataset: a patient may have
-several samples.
+:meth:`captum_ehr.Explanation.to_frame`; ``patients.parquet`` one per sample. What is
+the same for all of them (vocabularies, names, the model) is said once, in
+``cohort.json``, as :func:`header_of` gives it. ``sample`` is the index in the dataset:
+a patient may have several samples.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _PLAIN = (
 def rows_schema() -> pa.Schema:
     """The columns of ``rows.parquet``.
 
-    ``visit`` is null where a feature has no visits, ``time`` where it is unknown or does
-    not run forward, ``value`` for tokens and for values that are missing, ``attribution``
-    where the model has no answer.
+    ``visit`` is null where a feature has no visits, ``time`` where it is unknown or
+    does not run forward, ``value`` for tokens and for values that are missing,
+    ``attribution`` where the model has no answer.
     """
     import pyarrow as pa
 
@@ -208,11 +208,12 @@ def _one(
             ) from error
         features[described["key"]], shares[described["key"]] = record, share
     dtype = getattr(torch, header["dtype"])
-    numbers = {name: _number(patient[name], dtype) for name in PER_PATIENT}
+    fields: dict[str, Any] = {n: _number(patient[n], dtype) for n in PER_PATIENT}
     target, names = patient["target"], header["target_names"]
-    change = numbers["f_input"] - numbers["f_baseline"]
+    change = fields["f_input"] - fields["f_baseline"]
     times = cancellation(shares.values(), change)
-    words = {name: header[name] for name in _PLAIN}
+    fields |= {name: header[name] for name in _PLAIN}
+    fields["target_names"] = None if names is None else tuple(names)
     return Explanation(
         attributions=shares,
         features=features,
@@ -223,8 +224,7 @@ def _one(
             cancellation=float(times.nan_to_num(0.0)),
         ),
         patient_ids=(patient["patient_id"],),
-        **{**words, "target_names": None if names is None else tuple(names)},
-        **numbers,
+        **fields,
     )
 
 
@@ -270,16 +270,16 @@ def _feature(
 def _layout(record: FeatureRecord, row: int) -> dict[str, Any]:
     """The shape of one patient's tensor without the batch's padding, and its times."""
     shape = list(record.values.shape[1:])
-    time = None if record.time is None else record.time[row].tolist()
+    time: list[float] = [] if record.time is None else record.time[row].tolist()
     steps = record.is_token or record.is_series or len(shape) > 1
     if shape and steps:
-        real = record.mask[row].reshape(shape[0], -1).any(1).tolist()
-        timed = time if time is not None and len(time) == shape[0] else []
-        used = [k + 1 for k, flag in enumerate(real) if flag]
-        used += [k + 1 for k, t in enumerate(timed) if t]
-        shape[0] = max(used, default=1)
+        used = record.mask[row].reshape(shape[0], -1).any(1).tolist()
+        timed = len(time) == len(used)
+        if timed:
+            used = [flag or t != 0 for flag, t in zip(used, time)]
+        shape[0] = max((k for k, flag in enumerate(used, 1) if flag), default=1)
         time = time[: shape[0]] if timed else time
-    return {"shape": shape, "time": time}
+    return {"shape": shape, "time": None if record.time is None else time}
 
 
 def _nullable(numbers: Tensor) -> Iterable[float | None]:
