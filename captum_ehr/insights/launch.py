@@ -21,17 +21,15 @@ class StartError(Exception):
     """What cannot be shown, in words for the person who asked for it."""
 
 
-def load(spec: str) -> AttributionVisualizer:
-    """Call a function that gives a model and a dataset, and show those.
+def called(spec: str) -> Any:
+    """What a function returns that is named on the command line.
 
     Args:
         spec: ``module:function``; the module is looked for in the working folder too.
-            The function takes nothing and returns an
-            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
-            arguments: a model and a dataset.
+            The function takes nothing.
 
     Example:
-        >>> load("math")
+        >>> called("math")
         Traceback (most recent call last):
         captum_ehr.insights.launch.StartError: 'math' names no function; write
         module:function, e.g. study:show.
@@ -51,12 +49,23 @@ def load(spec: str) -> AttributionVisualizer:
         raise StartError(
             f"There is no module {name!r} in {Path.cwd()} or the Python environment."
         ) from None
-    show: Any = module
+    found: Any = module
     for part in function.split("."):
-        show = getattr(show, part, None)
-    if not callable(show):
+        found = getattr(found, part, None)
+    if not callable(found):
         raise StartError(f"{name} has no function {function!r}.")
-    study = show()
+    return found()
+
+
+def load(spec: str) -> AttributionVisualizer:
+    """Call a function that gives a model and a dataset, and show those.
+
+    Args:
+        spec: See :func:`called`. The function returns an
+            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
+            arguments: a model and a dataset.
+    """
+    study = called(spec)
     if isinstance(study, AttributionVisualizer):
         return study
     if not isinstance(study, tuple) or len(study) != 2:
