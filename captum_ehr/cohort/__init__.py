@@ -1,0 +1,1 @@
+"""Cohorts: any number of patients, explained into Parquet files."""
