@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ..explanation.feature_record import FeatureKeyError, words_for
+from ..explanation.feature_record import words_for
 from ..explanation.labels import Grouping, group_labels
 from ..explanation.words import caution, unlike, without_answer
 from .aggregates import SAMPLE, Places, Population, found, statistics
 from .resampling import Resampling
-from .stored import StoredCohort
+from .stored import StoredCohort, targets_of
 from .subgroups import differences, strata_of
 
 if TYPE_CHECKING:
@@ -92,14 +92,9 @@ def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
         patients = patients.filter(among)
     people = patients.collect()
     if among is not None and not isinstance(among, pl.Expr):
-        ids = {among} if isinstance(among, str) else set(among)
-        unknown = ids - set(people["patient_id"])
-        if unknown:
-            raise FeatureKeyError(
-                f"there is no patient {min(unknown)!r} in this cohort, of "
-                f"{len(unknown)} unknown in among."
-            )
-        people = people.filter(pl.col("patient_id").is_in(list(ids)))
+        ids = [among] if isinstance(among, str) else list(among)
+        mine = stored.of_patients(ids).select(SAMPLE)
+        people = people.join(mine, SAMPLE, "semi")
     if people.is_empty():
         raise ValueError("among leaves none of this cohort's patients to count.")
     return people
@@ -136,7 +131,10 @@ def code_places(
         words = [names[key].get(code, code) for key, code in pairs]
         labels = lines.select(*keys, name=pl.Series(words, dtype=pl.String))
         return Places(rows, lines.with_row_index("place"), labels)
-    groups = group_labels(stored.nobody(), mapping)
+    codes: dict[str, list[str]] = {}
+    for key, code in pairs:
+        codes.setdefault(key, []).append(code)
+    groups = group_labels(stored.nobody(codes), mapping)
     words = [groups.get(key, {}).get(code, rest) for key, code in pairs]
     lines = lines.with_columns(group=pl.Series(words, dtype=pl.String))
     labels = lines.select("group").unique().sort("group")
@@ -166,8 +164,7 @@ def _note(
 ) -> None:
     """Add a note, and warn, of what the sums are not good for."""
     samples = population.samples
-    targets = {stored.header.target_label(t) for t in samples["target"].unique()}
-    words = [unlike(targets)]
+    words = [unlike({*map(stored.header.target_label, targets_of(samples))})]
     if places.lines["missed"].sum():
         lost = places.rows.filter(pl.col("attribution").is_null()).select(SAMPLE)
         mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())

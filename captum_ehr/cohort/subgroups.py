@@ -62,22 +62,22 @@ def differences(
         how: How patients are drawn again.
 
     Returns:
-        ``place``, ``group``, ``reference``; ``samples``, ``patients``, ``prevalence``
+        ``place``, ``value``, ``reference``; ``samples``, ``patients``, ``prevalence``
         and ``mean`` of both, the reference's with ``_reference``; and ``difference``
         of the means, with ``_low`` and ``_high``.
     """
-    named = strata.rename({strata.columns[0]: "group"})
+    named = strata.rename({strata.columns[0]: "value"})
     sizes = named.with_columns(size=pl.Series(population.sizes))
     weights = population.weights(how)
     parts = []
     for block in blocks(places, population, how):
         means = block.sums[0] / weights
         table = block.exact.join(sizes, "stratum", maintain_order="left").select(
-            *("place", "stratum", "group", "samples", "patients"),
+            *("place", "stratum", "value", "samples", "patients"),
             prevalence=pl.col("samples") / pl.col("size"),
             mean=pl.col("total") / pl.col("size"),
         )
-        first = table.filter(stratum=0).rename({"group": "reference"})
+        first = table.filter(stratum=0).rename({"value": "reference"})
         for stratum in range(1, population.strata):
             both = (
                 table.filter(stratum=stratum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
@@ -26,7 +26,7 @@ class Decision:
     negative_value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Performance:
     """One output against what was observed, over samples where both are known.
 
@@ -41,10 +41,10 @@ class Performance:
     auroc: float
     auprc: float
     brier: float
-    roc: Curve | None  # false positive rate, sensitivity
-    precision: Curve | None  # recall, precision
-    calibration: Curve | None  # mean probability, share observed
     decision: Decision | None
+    roc: Curve | None = field(repr=False)  # 1 - specificity, sensitivity
+    precision: Curve | None = field(repr=False)  # sensitivity, precision
+    calibration: Curve | None = field(repr=False)  # mean probability, share observed
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,15 @@ class Errors:
     mean_absolute: float
     root_mean_square: float
     r2: float  # NaN where all observations are the same
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The classes explained against those observed, over samples where both are known."""
+
+    samples: int
+    unknown: int
+    right: int
 
 
 def performance_of(
@@ -109,10 +118,10 @@ def performance_of(
         float(metrics.roc_auc_score(truth, score)) if has_both else np.nan,
         float(metrics.average_precision_score(truth, score)) if has_both else np.nan,
         float(np.mean((score - truth) ** 2)) if is_judged else np.nan,
+        _decision(truth, score, threshold) if is_judged else None,
         metrics.roc_curve(truth, score)[:2] if has_both else None,
         metrics.precision_recall_curve(truth, score)[1::-1] if has_both else None,
         _calibration(truth, score) if is_judged else None,
-        _decision(truth, score, threshold) if is_judged else None,
     )
 
 

@@ -72,6 +72,11 @@ class PopulationScene:
         """True where it is known how often each code stands in the records."""
         return any(code.count for code in self.codes)
 
+    @property
+    def has_intervals(self) -> bool:
+        """True where it is known how sure means are."""
+        return any(code.interval for code in self.codes)
+
 
 def top_codes(
     rows: Iterable[Mapping[str, Any]], samples: int, planted: Collection[str] = ()
