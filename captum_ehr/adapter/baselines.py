@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..explanation import FeatureKeyError
-from .encoded import EncodedBatch, batched
+from .encoded import EncodedBatch, batched, collated
 from .features import Feature
 
 #: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
@@ -258,15 +258,11 @@ def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any
         >>> len(sample["patient_id"])
         3
     """
-    from pyhealth.datasets.utils import collate_fn_dict_with_padding
-
     size = len(dataset)
     if not 0 < count <= size:
         raise ValueError(f"{count} reference patients of a dataset that has {size}.")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    samples = [dataset[int(k)] for k in order[:count]]
-    batch: dict[str, Any] = collate_fn_dict_with_padding(samples)
-    return batch
+    return collated([dataset[int(k)] for k in order[:count]])
 
 
 def at_positions(

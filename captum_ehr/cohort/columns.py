@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 WORDS = ("patient_id", "feature", "code")
 """The columns of the rows that are words, kept as dictionaries."""
 
+TAKEN = (
+    *("patient_id", "sample", *PER_PATIENT),
+    *("target", "observed", "messages", "layout"),
+)
+"""The columns of the patients besides those that were asked for."""
+
 _PLAIN = (
     "model_name output target_names baseline names units mode fingerprint"
 ).split()
@@ -299,3 +305,20 @@ def _floats(column: pa.ChunkedArray) -> Tensor:
 
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def observed_of(samples: Sequence[Mapping[str, Any]], adapter: Any) -> pa.Array:
+    """The true label of each sample: 0 or 1, the index of a class, a number.
+
+    Of several labels at once a list with 0 or 1 for each; null where it is unknown.
+    """
+    import pyarrow as pa
+
+    keys = getattr(adapter.model, "label_keys", ())
+    several = adapter.mode == "multilabel"
+    labels = []
+    for sample in samples:
+        label = sample.get(keys[0]) if len(keys) == 1 else None
+        flat = [] if label is None else np.asarray(label, dtype=float).ravel().tolist()
+        labels.append(flat or None if several else flat[0] if len(flat) == 1 else None)
+    return pa.array(labels, pa.list_(pa.float64()) if several else pa.float64())

@@ -1,0 +1,199 @@
+"""In which order patients are explained, and in which partitions: worked out once.
+
+Batches of patients of one length have little padding, so patients are sorted by length.
+A partition has at most so many patients, and at most so many tokens as that many
+average patients have: no partition is much larger than others. The longest come first,
+for what is begun last is what all wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from ..adapter.features import Feature
+from .durable import whole_file, write_table
+from .manifest import ORDER
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PLACED = ("patient_id", "sample", "length", "partition")
+"""The columns of the order besides those that were asked for."""
+
+#: Names of entries of the samples, or values by name, one per sample.
+type Columns = Sequence[str] | Mapping[str, Sequence[Any]]
+
+
+def measured(
+    dataset: Any, features: Sequence[Feature], names: Sequence[str], rows: range
+) -> pa.Table:
+    """Read some samples: whose they are, their length and the entries asked for.
+
+    A sample that cannot be read has length 0; why will be said where it is explained.
+
+    Returns:
+        ``patient_id``, ``sample`` (the index), ``length`` (tokens and values of all
+        features together) and the columns asked for.
+
+    Raises:
+        KeyError: If samples have no such entry.
+        TypeError: If an entry is not a single value.
+        OSError: If the dataset is not there.
+    """
+    import pyarrow as pa
+
+    lines = []
+    for row in rows:
+        try:
+            sample = dataset[row]
+            length = sum(_length(feature, sample) for feature in features)
+        except OSError:
+            raise
+        except Exception:
+            sample, length = {"patient_id": _owner(dataset, row)}, 0
+            sample |= dict.fromkeys(names)
+        line = {"patient_id": str(sample.get("patient_id", row)), "sample": row}
+        line |= {name: _entry(sample, name) for name in names}
+        lines.append({**line, "length": length})
+    table = pa.Table.from_pylist(lines)
+    for name, kind in (("sample", pa.int32()), ("length", pa.int64())):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table[name].cast(kind))
+    return table.select(["patient_id", "sample", "length", *names])
+
+
+def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.Table:
+    """All samples, the longest first, each with the number of its partition.
+
+    Args:
+        tables: What :func:`measured` read, of all samples.
+        columns: What was asked for; values by name are put beside the samples.
+        partition: How many patients a partition has at most.
+
+    Raises:
+        ValueError: If values are not one per sample, or of several types.
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowTypeError as error:
+        raise ValueError(f"columns: an entry has values of several types: {error}")
+    for name, values in columns.items() if isinstance(columns, Mapping) else ():
+        table = table.append_column(name, _given(name, values, table.num_rows))
+    lengths = table["length"].to_numpy()
+    longest_first = np.argsort(-lengths, kind="stable")
+    numbers = partitions_of(lengths[longest_first], partition)
+    table = table.take(longest_first)
+    return table.add_column(3, "partition", pa.array(numbers, pa.int32()))
+
+
+def partitions_of(lengths: np.ndarray, most: int) -> np.ndarray:
+    """The number of each sample's partition; lengths are sorted.
+
+    Example:
+        >>> partitions_of(np.array([8, 2, 1, 1]), 2).tolist()
+        [0, 1, 1, 2]
+    """
+    budget = most * max(float(lengths.mean()), 1.0)
+    numbers = np.zeros(len(lengths), dtype=np.int32)
+    number, patients, tokens = 0, 0, 0
+    for place, length in enumerate(lengths.tolist()):
+        if patients and (patients == most or tokens + length > budget):
+            number, patients, tokens = number + 1, 0, 0
+        numbers[place] = number
+        patients, tokens = patients + 1, tokens + length
+    return numbers
+
+
+def write_order(out: Path, table: pa.Table) -> None:
+    """Write ``order.parquet``, whole or not at all."""
+    with whole_file(out / ORDER) as path:
+        write_table(path, table)
+
+
+def read_order(
+    out: Path, partition: int | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The order, or one partition of it, or some columns."""
+    import pyarrow.parquet as pq
+
+    only = None if partition is None else [("partition", "=", partition)]
+    return pq.read_table(out / ORDER, columns=columns, filters=only)
+
+
+def asked(table: pa.Table) -> list[str]:
+    """The columns of an order that were asked for."""
+    return [name for name in table.schema.names if name not in _PLACED]
+
+
+def check_columns(columns: Columns) -> None:
+    """Refuse names that cohorts have columns of already.
+
+    Raises:
+        TypeError: If it is a single name.
+        ValueError: If a name is taken, or comes twice.
+    """
+    from .columns import TAKEN
+
+    if isinstance(columns, str):
+        raise TypeError(f"columns={columns!r}; give a list of names: [{columns!r}].")
+    taken = [name for name in columns if name in (*TAKEN, *_PLACED)]
+    if taken or len({*columns}) < len(columns):
+        raise ValueError(
+            f"columns: {', '.join(map(repr, taken or columns))}: the tables have "
+            "columns of these names already, or one comes twice."
+        )
+
+
+def _owner(dataset: Any, row: int) -> str:
+    """Whose a sample is, as far as the dataset knows without reading it."""
+    by_patient = getattr(dataset, "patient_to_index", None) or {}
+    return next((str(one) for one, rows in by_patient.items() if row in rows), str(row))
+
+
+def _length(feature: Feature, sample: Mapping[str, Any]) -> int:
+    """How many tokens or values a sample has in a feature, padding of visits included."""
+    entry = sample[feature.source]
+    parts = entry if isinstance(entry, (tuple, list)) else (entry,)
+    value = parts[feature.schema.index("value")] if len(parts) > 1 else parts[0]
+    return int(value.numel())
+
+
+def _entry(sample: Mapping[str, Any], name: str) -> Any:
+    """A single value of a sample as Python's own."""
+    if name not in sample:
+        raise KeyError(
+            f"columns: the samples have no {name!r}; they have "
+            f"{', '.join(map(repr, sample))}."
+        )
+    value = sample[name]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.item() if _numel(value) == 1 else value
+    if value is None or isinstance(value, (str, bool, int, float, date)):
+        return value
+    raise TypeError(
+        f"columns: {name!r} is a {type(value).__name__}, expected a word, number, truth "
+        "value or date of each sample. Give values yourself: columns={name: values}."
+    )
+
+
+def _numel(value: Any) -> int:
+    return int(value.numel()) if isinstance(value, Tensor) else int(np.size(value))
+
+
+def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
+    import pyarrow as pa
+
+    if len(values) != count:
+        raise ValueError(
+            f"columns[{name!r}] has {len(values)} values, expected {count}: one for each "
+            "sample of the dataset, in its order."
+        )
+    return pa.array(values)
