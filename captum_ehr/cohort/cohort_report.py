@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,33 +79,41 @@ def _output(judged: Performance | Errors | Hits) -> dict[str, Any]:
         facts.append(("left out, not known", str(judged.unknown)))
     if isinstance(judged, Hits):
         share = judged.right / judged.samples if judged.samples else nan
-        facts.append(("explained class is the observed one", percent(share)))
+        facts.append(("explained class is the observed one", _share(share)))
         return {"title": "Predicted classes", "facts": facts, "curves": ""}
     if isinstance(judged, Errors):
         facts += [
             ("mean absolute error", number(judged.mean_absolute)),
             ("root mean square error", number(judged.root_mean_square)),
-            ("R²", number(judged.r2, 3)),
+            ("R²", _score(judged.r2)),
         ]
         return {"title": judged.target, "facts": facts, "curves": ""}
     from ..visualization.performance_plot import performance_curves
 
     facts += [
-        ("observed", f"{judged.positives}"),
-        ("AUROC", number(judged.auroc, 3)),
-        ("AUPRC", number(judged.auprc, 3)),
-        ("Brier score", number(judged.brier, 3)),
+        ("observed", str(judged.positives)),
+        ("AUROC", _score(judged.auroc)),
+        ("AUPRC", _score(judged.auprc)),
+        ("Brier score", _score(judged.brier)),
     ]
     if (decision := judged.decision) is not None:
         facts += [
             (f"at {decision.threshold:g} or more", several(decision.called, "sample")),
-            ("sensitivity", percent(decision.sensitivity)),
-            ("specificity", percent(decision.specificity)),
-            ("positive predictive value", percent(decision.positive_value)),
-            ("negative predictive value", percent(decision.negative_value)),
+            ("sensitivity", _share(decision.sensitivity)),
+            ("specificity", _share(decision.specificity)),
+            ("positive predictive value", _share(decision.positive_value)),
+            ("negative predictive value", _share(decision.negative_value)),
         ]
     curves = _picture(performance_curves(judged)[0])
     return {"title": judged.target, "facts": facts, "curves": curves}
+
+
+def _score(value: float) -> str:
+    return "not defined" if isnan(value) else f"{value:.3f}"
+
+
+def _share(value: float) -> str:
+    return "not defined" if isnan(value) else percent(value)
 
 
 def _target(
