@@ -65,8 +65,20 @@ def write_cohort(
     observed: Sequence[Any] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
     parts: int = 3,
+    failed: Sequence[dict[str, Any]] = (),
+    target: Any = 0,
 ) -> Path:
-    """A finished cohort; a patient's samples come to stand in several parts."""
+    """A finished cohort; a patient's samples come to stand in several parts.
+
+    Args:
+        folder: Where to.
+        explanation: What is in it.
+        observed: Of each sample what came to pass.
+        columns: More of each sample, by name.
+        parts: Samples are dealt out to so many.
+        failed: Who could not be explained, in the first part.
+        target: What was asked for.
+    """
     seen = pa.array([None] * len(explanation) if observed is None else observed)
     for number in range(parts):
         rows = list(range(number, len(explanation), parts))
@@ -83,12 +95,19 @@ def write_cohort(
         said = {
             "patients": len(rows),
             "rows": len(table),
-            "failed": [],
+            "failed": [] if number else list(failed),
             "fingerprint": "x",
             "diagnostics": Diagnostics().to_dict(),
             "bytes": {name: (part / name).stat().st_size for name in files},
         }
         (part / "part.json").write_text(json.dumps(said))
-    header = {"format": 1, "fingerprint": "x", "partitions": parts, "explanation": header_of(explanation)}
+    header = {
+        "format": 1,
+        "fingerprint": "x",
+        "samples": len(explanation) + len(failed),
+        "partitions": parts,
+        "identity": {"options": {"target": target}},
+        "explanation": header_of(explanation),
+    }
     (folder / "cohort.json").write_text(json.dumps(header))
     return folder

@@ -107,9 +107,9 @@ def _counted(
     total, by = pl.col("total"), ["place", "stratum"]
     quartiles = {"q25": 0.25, "median": 0.5, "q75": 0.75}
     exact = totals.group_by(by).agg(
-        count=pl.col("count").sum(),
-        samples=pl.len(),
-        patients=pl.col("patient").n_unique(),
+        count=pl.col("count").sum().cast(pl.Int64),
+        samples=pl.len().cast(pl.Int64),
+        patients=pl.col("patient").n_unique().cast(pl.Int64),
         total=total.sum(),
         absolute=total.abs().sum(),
         **{

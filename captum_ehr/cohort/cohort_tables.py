@@ -56,7 +56,7 @@ def visit_table(stored: StoredCohort, among: Among, how: Resampling) -> pd.DataF
     lines = found(rows, keys, population)
     lines = lines.sort(keys, nulls_last=[False, True]).with_row_index("place")
     places = Places(rows, lines, lines.select(keys))
-    return _table(stored, population, places, how)
+    return _table(stored, population, places, how).astype({"visit": "Int64"})
 
 
 def group_table(

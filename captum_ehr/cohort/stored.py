@@ -125,19 +125,21 @@ class StoredCohort:
         return pl.concat(parts).collect().sort("sample")
 
     def explanation(self, samples: pl.DataFrame) -> Explanation:
-        """The explanation of some rows of the index, in their order."""
-        import pyarrow.parquet as pq
+        """The explanation of some rows of the index, in their order.
 
+        Raises:
+            CohortError: If a file of theirs is damaged; it is named.
+        """
+        held = self.manifest["explanation"]
         pieces, place = [], {}
-        for (number,), mine in samples.group_by("part"):
+        for (number,), mine in samples.group_by("part", maintain_order=True):
             folder, only = part_folder(self.path, number), mine["sample"].to_list()
-            rows, people = (
-                pq.read_table(folder / name, filters=[("sample", "in", only)])
-                for name in (ROWS, PATIENTS)
-            )
+            rows, people = (_read(folder / name, only) for name in (ROWS, PATIENTS))
             report = Diagnostics.from_dict(self.reports[number]["diagnostics"])
-            held = self.manifest["explanation"]
-            pieces.append(explanation_of(rows, people, held, report))
+            try:
+                pieces.append(explanation_of(rows, people, held, report))
+            except ValueError as error:
+                raise CohortError(f"{folder} is damaged: {error}") from error
             for sample in people["sample"].to_pylist():
                 place[sample] = len(place)
         return Explanation.concat(pieces)[[place[one] for one in samples["sample"]]]
@@ -313,6 +315,17 @@ def _check_columns(path: Path, wanted: Mapping[str, pa.DataType]) -> None:
         if came != [str(kind)]:
             words = " and ".join(came) or "missing"
             raise CohortError(f"{path}: column {name!r} is {words}, expected {kind}.")
+
+
+def _read(path: Path, samples: Sequence[int]) -> pa.Table:
+    """What a file has of some samples."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, filters=[("sample", "in", samples)])
+    except (pa.ArrowException, OSError) as error:
+        raise CohortError(f"{path} is damaged: {error}") from error
 
 
 def _check_pages(path: Path) -> None:
