@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from explanations import explain
 
 from captum_ehr.cohort.columns import header_of, patients_table, rows_table
 from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation import Diagnostics
-from explanations import explain
 
 CODES = ("<pad>", "<unk>", *(f"C{k:03d}" for k in range(40)))
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cohort_files import write_cohort
+from explanations import explain
 
 from captum_ehr.cohort import Cohort
 from captum_ehr.explanation import Explanation, FeatureRecord
-from cohort_files import write_cohort
-from explanations import explain
 
 PATIENTS, CODES, COHORTS, LEVEL = 200, 400, 5, 0.95
 TRUTH = {"mean": 0.2, "mean_present": 0.5, "prevalence": 0.4}

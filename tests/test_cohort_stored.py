@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cohort_files import synthetic, write_cohort
 
 from captum_ehr.cohort import Cohort, CohortError
 from captum_ehr.explanation import Explanation
-from cohort_files import synthetic, write_cohort
 
 FAILED = [{"patient_id": "p9", "sample": 30, "reason": "ValueError: <odd>"}]
 
@@ -121,7 +121,9 @@ def manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
             "explanation.output is 'odds'",
         ),
         (
-            manifest(lambda said: said["explanation"]["features"][0].update(dtype="load")),
+            manifest(
+                lambda said: said["explanation"]["features"][0].update(dtype="load")
+            ),
             "dtype is 'load'",
         ),
         (lambda folder: (folder / "cohort.json").write_text("[1"), "not a cohort's"),

@@ -1,4 +1,4 @@
-"""The tables of a cohort: those of one explanation of all, and what they are sure of."""
+"""The tables of a cohort: those of one explanation of all, and how sure they are."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from cohort_files import synthetic, write_cohort
+from explanations import cohorts
 from hypothesis import given, settings
 
 from captum_ehr.cohort import Cohort, aggregates
-from captum_ehr.explanation import Explanation, FeatureRecord
-from cohort_files import synthetic, write_cohort
-from explanations import cohorts, explain
+from captum_ehr.explanation import Explanation
 
 ENDS = ("_low", "_high")
 
@@ -188,7 +188,9 @@ def test_intervals_go_by_the_seed_and_hold_the_mean(cohort: Cohort) -> None:
 
 @pytest.mark.parametrize("wrong", [{"level": 1.0}, {"replicates": -1}, {"seed": -1}])
 def test_wrong_numbers_are_refused(cohort: Cohort, wrong: dict) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"
+    ):
         cohort.codes(**wrong)
 
 
@@ -214,13 +216,17 @@ def test_groups_are_compared_with_the_largest(
     for value, end in (("F", "_reference"), ("M", "")):
         mine = [k % 10 < 6 if value == "F" else 6 <= k % 10 < 9 for k in range(1_000)]
         top = whole[mine].top(None).set_index(["feature", "code"]).loc[table.index]
-        np.testing.assert_allclose(table[f"mean{end}"], top["mean"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            table[f"mean{end}"], top["mean"], rtol=1e-4, atol=1e-6
+        )
         assert (table[f"patients{end}"] == top["patients"]).all()
         shares = top["samples"] / sum(mine)
         np.testing.assert_allclose(table[f"prevalence{end}"], shares)
     gap = table["mean"] - table["mean_reference"]
     np.testing.assert_allclose(table["difference"], gap)
-    assert table["difference_low"].lt(gap).all() and table["difference_high"].gt(gap).all()
+    assert (
+        table["difference_low"].lt(gap).all() and table["difference_high"].gt(gap).all()
+    )
 
 
 def test_several_groups_and_groups_of_codes(cohort: Cohort) -> None:
@@ -240,5 +246,3 @@ def test_what_cannot_be_compared_is_said(cohort: Cohort) -> None:
         cohort.groups("sex", among=pl.col("sex") == "F")
     with pytest.raises(ValueError, match="reference is 'X'; 'sex' has 'F', 'M'"):
         cohort.groups("sex", reference="X")
-
-

@@ -89,7 +89,7 @@ def blocks(places: Places, population: Population, how: Resampling) -> Iterator[
     lines = lines.select(*keys, "place").join(sizes, "place")
     parts = lines.sort("place").partition_by("block", maintain_order=True)
     for block in parts or [lines]:
-        totals = (
+        found = (
             places.rows.join(block.lazy(), keys, nulls_equal=True)
             .group_by(SAMPLE, "place")
             .agg(count=pl.len(), total=_TOTAL)
@@ -97,7 +97,7 @@ def blocks(places: Places, population: Population, how: Resampling) -> Iterator[
             .collect(engine="streaming")
         )
         numbers = block["place"].unique().sort()
-        yield _counted(totals, numbers, population.strata, how)
+        yield _counted(found, numbers, population.strata, how)
 
 
 def _counted(
@@ -132,14 +132,13 @@ def _counted(
     return Block(exact, sums.unflatten(1, (len(places), strata)))
 
 
-def statistics(
-    places: Places, population: Population, how: Resampling
-) -> pl.DataFrame:
+def statistics(places: Places, population: Population, how: Resampling) -> pl.DataFrame:
     """A row per place, in order, of a population that is not split.
 
     Returns:
-        ``count``, ``samples``, ``patients``; ``prevalence``, ``mean``, ``mean_abs`` and
-        ``mean_present``, each with ``_low`` and ``_high``; ``q25``, ``median``, ``q75``.
+        ``count``, ``samples`` and ``patients``; ``prevalence``, ``mean``, ``mean_abs``
+        and ``mean_present``, each also with ``_low`` and ``_high``; ``q25``, ``median``
+        and ``q75``.
     """
     size, weights = population.sizes[0], population.weights(how)[0]
     parts = []

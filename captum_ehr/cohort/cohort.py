@@ -46,8 +46,8 @@ class Cohort:
     number. Where samples are explained for different outputs ``attrs["note"]`` says so,
     and a warning: choose one with ``among``. All tables take
 
-    - ``among``: who is counted: identifiers of patients, or an expression of polars over
-      :attr:`patients`, as ``pl.col("sex") == "F"`` or ``pl.col("target") == 2``;
+    - ``among``: who is counted: identifiers of patients, or an expression of polars
+      over :attr:`patients`, as ``pl.col("sex") == "F"`` or ``pl.col("target") == 2``;
     - ``replicates`` (0 for no intervals), ``level`` and ``seed`` of the bootstrap.
 
     Args:
@@ -56,7 +56,7 @@ class Cohort:
 
     Raises:
         FileNotFoundError: If there is no cohort.
-        CohortError: If it is of another format, or a file is damaged; the file is named.
+        CohortError: If it is of another format, or a file is damaged, which is named.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -127,7 +127,7 @@ class Cohort:
         level: float = 0.95,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """The statistics of each ``feature``, in the features' order; as :meth:`codes`."""
+        """The statistics of each ``feature``, in their order; as :meth:`codes`."""
         how = Resampling(replicates, level, seed)
         with self._stored.reading():
             return tables.feature_table(self._stored, among, how)
@@ -199,7 +199,7 @@ class Cohort:
 
     @property
     def failed(self) -> pd.DataFrame:
-        """Samples that could not be explained: ``patient_id``, ``sample``, ``reason``."""
+        """Who could not be explained: ``patient_id``, ``sample`` and ``reason``."""
         import pandas as pd
 
         columns = ["patient_id", "sample", "reason"]

@@ -9,11 +9,11 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
-from ..explanation.data import PER_PATIENT
 from ..explanation.writing import write_text
-from ..scene.patient import patient_scene
+from ..scene.patient import PatientScene, patient_scene
 from ..scene.performance import Errors, Hits, Performance
 from ..scene.population import PopulationScene, top_codes
 from ..scene.wording import number, percent, several
@@ -44,12 +44,13 @@ def write_cohort_report(
 
     at_least_one(k=k)
     how, judgement = Resampling(), judged(stored, threshold)
-    shown = stored.explanation(stored.of_patients(patients)) if patients else ()
     counts = targets_of(stored.patients().select("target").collect())
     targets = [target for target, _ in counts.most_common()]
     notes = [" · ".join(stored.summary())]
     if len(targets) > _TARGETS:
-        notes.append(f"Codes of {_TARGETS} of {len(targets)} explained outputs are shown.")
+        notes.append(
+            f"Codes of {_TARGETS} of {len(targets)} explained outputs are shown."
+        )
     page = render(
         "cohort_report.html",
         title=title or stored.header.model_name or "Cohort",
@@ -60,9 +61,17 @@ def write_cohort_report(
         level=_level(how),
         failed=stored.failures[:_FAILED],
         failed_words=_failed(len(stored.failures)),
-        patients=[patient_scene(shown, row) for row in range(len(shown))],
+        patients=_patients(stored, patients),
     )
     return write_text(path, page)
+
+
+def _patients(stored: StoredCohort, ids: Sequence[str]) -> list[PatientScene]:
+    """What is said of some patients' samples."""
+    if not ids:
+        return []
+    shown = stored.explanation(stored.of_patients(ids))
+    return [patient_scene(shown, row) for row in range(len(shown))]
 
 
 def _failed(count: int) -> str:
@@ -124,24 +133,30 @@ def _target(
 
     only = explained_for(target)
     table = code_table(stored, None, "", only, how)
-    people = stored.patients().filter(only).select(*PER_PATIENT, "messages").collect()
-    delta, change = pl.col("delta"), pl.col("f_input") - pl.col("f_baseline")
-    missed = pl.when(delta == 0).then(0.0).otherwise(delta.abs() / change.abs())
-    relative = people.select(relative=missed.fill_nan(None))["relative"].drop_nulls()
-    account = stored.account()
+    people = stored.patients().filter(only).collect()
+    account, note = stored.account(), table.attrs.get("note")
+    said = (*_messages(people["messages"]), *account.notes, *([note] if note else []))
     scene = PopulationScene(
         len(people),
         top_codes(table.head(k).to_dict("records"), len(people)),
         len(table),
-        residuals=(relative.median(), relative.max()) if len(relative) else (nan, nan),
+        residuals=_residuals(people),
         rescaled=people.filter(pl.col("rescale_factor") != 1).height,
         fallbacks=account.fallbacks,
-        remarks=(*_messages(people["messages"]), *account.notes),
+        remarks=said,
     )
     name = stored.header.target_label(target)
     lines = [f"{several(len(people), 'sample')}; lines: {_level(how)} intervals"]
     figure = mean_intervals(scene.codes, f"Strongest codes: {name}", lines)[0]
     return {"name": name, "cohort": scene, "figure": _picture(figure)}
+
+
+def _residuals(people: pl.DataFrame) -> tuple[float, float]:
+    """The median and the largest relative delta of those with an answer."""
+    delta, change = pl.col("delta"), pl.col("f_input") - pl.col("f_baseline")
+    missed = pl.when(delta == 0).then(0.0).otherwise(delta.abs() / change.abs())
+    sizes = people.select(size=missed)["size"].drop_nulls().to_numpy()
+    return (float(np.median(sizes)), float(sizes.max())) if len(sizes) else (nan, nan)
 
 
 def _messages(messages: pl.Series) -> list[str]:

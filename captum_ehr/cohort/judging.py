@@ -11,7 +11,7 @@ from ..scene.performance import Errors, Hits, Performance, errors_of, performanc
 from .stored import StoredCohort, targets_of
 
 _APART = (
-    "Each output is judged on those samples alone that were explained for it; where the "
+    "Each output is judged on the samples alone that were explained for it; where the "
     "predicted one is explained, these are no sample of all."
 )
 
@@ -39,8 +39,9 @@ def judged(stored: StoredCohort, threshold: float) -> Judgement:
         target = header.target_label(people["target"][0])
         return Judgement((errors_of(target, *_columns(people)),))
     sizes = targets_of(people)
+    places = [target for target, _ in sizes.most_common() if isinstance(target, int)]
     known = mode in ("binary", "multiclass", "multilabel")
-    if not known or not all(isinstance(target, int) for target in sizes):
+    if not known or len(places) < len(sizes):
         return Judgement((), "It is not known how to compare the outputs with labels.")
     if mode == "multiclass" and len(sizes) > 1:
         observed = people.drop_nulls("observed")
@@ -49,7 +50,7 @@ def judged(stored: StoredCohort, threshold: float) -> Judgement:
         return Judgement((hits,))
     outputs = [
         _output(stored, people.filter(target=target), target, threshold)
-        for target, _ in sizes.most_common()
+        for target in places
     ]
     return Judgement(tuple(outputs), _APART if len(outputs) > 1 else "")
 

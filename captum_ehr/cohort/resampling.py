@@ -86,7 +86,9 @@ def resampled(
         weights = torch.from_numpy(
             draw.standard_exponential((_TOGETHER, how.replicates))
         )
-        start, end = torch.searchsorted(people, torch.tensor([first, first + _TOGETHER]))
+        start, end = torch.searchsorted(
+            people, torch.tensor([first, first + _TOGETHER])
+        )
         index = torch.stack([places[start:end], people[start:end] - first])
         for total, values in zip(sums, numbers, strict=True):
             matrix = torch.sparse_coo_tensor(

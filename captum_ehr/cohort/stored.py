@@ -31,6 +31,9 @@ from .manifest import (
     read_manifest,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 type _Float = Literal["float16", "bfloat16", "float32", "float64"]
 type _Number = Literal[_Float, "uint8", "int8", "int16", "int32", "int64", "bool"]
 
@@ -131,7 +134,8 @@ class StoredCohort:
             CohortError: If a file of theirs is damaged; it is named.
         """
         held = self.manifest["explanation"]
-        pieces, place = [], {}
+        pieces: list[Explanation] = []
+        place: dict[int, int] = {}
         for (number,), mine in samples.group_by("part", maintain_order=True):
             folder, only = part_folder(self.path, number), mine["sample"].to_list()
             rows, people = (_read(folder / name, only) for name in (ROWS, PATIENTS))
@@ -153,11 +157,15 @@ class StoredCohort:
         asked = pl.DataFrame({"patient_id": ids}, {"patient_id": pl.String}).unique(
             maintain_order=True
         )
-        found = asked.join(self.index, "patient_id", "left", maintain_order="left_right")
+        found = asked.join(
+            self.index, "patient_id", "left", maintain_order="left_right"
+        )
         unknown = found.filter(pl.col("sample").is_null())["patient_id"].to_list()
         if unknown:
             failed = {one["patient_id"] for one in self.failures}
-            aside = "; could not be explained, see failed" if unknown[0] in failed else ""
+            aside = (
+                "; could not be explained, see failed" if unknown[0] in failed else ""
+            )
             raise FeatureKeyError(
                 f"there is no patient {unknown[0]!r} in this cohort{aside}."
             )
@@ -179,7 +187,9 @@ class StoredCohort:
         failed, parts = len(self.failures), self.manifest["partitions"]
         targets = targets_of(self.patients().select("target").collect())
         labels = {header.target_label(target) for target in targets}
-        explained = f"{len(labels)} targets" if len(labels) != 1 else f"target {labels.pop()}"
+        explained = (
+            f"{len(labels)} targets" if len(labels) != 1 else f"target {labels.pop()}"
+        )
         return [
             f"{several(len(index), 'sample')} of "
             f"{several(index['patient_id'].n_unique(), 'patient')}",
@@ -196,7 +206,6 @@ class StoredCohort:
         Args:
             codes: Per feature the codes in use, for those without a vocabulary.
         """
-        none = torch.zeros(0)
         records = {}
         for feature in self.header.features:
             names = tuple(codes.get(feature.key, ()))
@@ -207,13 +216,15 @@ class StoredCohort:
                 values = torch.zeros(0, len(names))
                 record = FeatureRecord(values, values > 0, None, None, names)
             records[feature.key] = record
+        shares = {key: torch.zeros(r.values.shape) for key, r in records.items()}
+        numbers: dict[str, Any] = dict.fromkeys(PER_PATIENT, torch.zeros(0))
         return Explanation(
-            attributions={k: torch.zeros(r.values.shape) for k, r in records.items()},
+            attributions=shares,
             features=records,
-            **dict.fromkeys(PER_PATIENT, none),
             target=(),
             diagnostics=Diagnostics(),
             patient_ids=(),
+            **numbers,
         )
 
     @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from ..explanation.feature_record import FeatureKeyError
-from .aggregates import Block, Places, Population, blocks
+from .aggregates import Places, Population, blocks
 from .resampling import Resampling
 
 _MOST = 50
@@ -33,8 +32,10 @@ def strata_of(people: pl.DataFrame, column: str, reference: Any) -> pl.DataFrame
             f"there is no column {column!r} in this cohort's patients; there are "
             f"{words}. Columns are taken along with explain_cohort(columns=[...])."
         )
-    sizes = people.drop_nulls(column)[column].value_counts().sort(
-        ["count", column], descending=[True, False]
+    sizes = (
+        people.drop_nulls(column)[column]
+        .value_counts()
+        .sort(["count", column], descending=[True, False])
     )
     values = sizes[column].to_list()
     if not 2 <= len(values) <= _MOST:

@@ -1,4 +1,4 @@
-"""How well a model's outputs fit what was observed: numbers and curves, worked out once."""
+"""How well a model's outputs fit what was observed, in numbers and curves."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Hits:
-    """The classes explained against those observed, over samples where both are known."""
+    """The classes explained against those observed, where both are known."""
 
     samples: int
     unknown: int

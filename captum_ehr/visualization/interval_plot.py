@@ -55,7 +55,9 @@ def mean_intervals(
     label_rows(ax, words)
     strip(ax, "top", "right", "left")
     ax.margins(x=0.12)
-    ax.set_xlabel("mean attribution over all samples (raises →, ← lowers)", fontsize=8.5)
+    ax.set_xlabel(
+        "mean attribution over all samples (raises →, ← lowers)", fontsize=8.5
+    )
     write_title(ax, title, lines)
     return figure, ax
 

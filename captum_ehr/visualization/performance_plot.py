@@ -38,7 +38,7 @@ def performance_curves(judged: Performance) -> tuple[Figure, list[Axes]]:
         ax.set_ylabel(up, fontsize=8.5)
         strip(ax, "top", "right")
         if curve is None:
-            place = {"ha": "center", "va": "center", "transform": ax.transAxes}
+            place: Any = {"ha": "center", "va": "center", "transform": ax.transAxes}
             ax.text(0.5, 0.5, "not defined", color=GREY, fontsize=9, **place, **PLAIN)
             continue
         ax.plot(*chance, color="#bbbbbb", lw=0.9, ls="--")
