@@ -314,7 +314,7 @@ def observed_of(samples: Sequence[Mapping[str, Any]], adapter: Any) -> pa.Array:
     """
     import pyarrow as pa
 
-    keys = getattr(adapter.model, "label_keys", ())
+    keys: Sequence[str] = getattr(adapter.model, "label_keys", ())
     several = adapter.mode == "multilabel"
     labels = []
     for sample in samples:

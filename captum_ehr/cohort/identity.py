@@ -26,7 +26,7 @@ _RECORDS = 16
 """How many records of a dataset are compared, evenly spread."""
 
 _FREE = ("internal_batch_size",)
-"""Options of an explainer that change memory alone, so that a run may go on with less."""
+"""Options of an explainer that change memory alone: a run may go on with less."""
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -122,7 +122,8 @@ def dataset_identity(dataset: Any) -> dict[str, Any]:
     """A dataset's size, patients, schema and vocabularies, and some of its records."""
     size = len(dataset)
     step = max(1, -(-size // _RECORDS))
-    schemas, vocabularies = {}, {}
+    schemas: dict[str, Any] = {}
+    vocabularies: dict[str, str] = {}
     for side in ("input", "output"):
         schemas[side] = getattr(dataset, f"{side}_schema", {})
         processors = getattr(dataset, f"{side}_processors", {})
@@ -179,7 +180,7 @@ def differences(here: Any, there: Any, path: str = "") -> list[str]:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Plain attributes that are part of the interface, but for what is set in passing."""
+    """Plain public attributes, but for what is set in passing."""
     return {
         name: value
         for name, value in sorted(vars(owner).items())

@@ -69,8 +69,9 @@ def part_report(out: Path, number: int, fingerprint: str) -> dict[str, Any] | No
         sizes = {name: os.stat(folder / name).st_size for name in (ROWS, PATIENTS)}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    whole = report is not None and report.get("bytes") == sizes
-    return report if whole and report["fingerprint"] == fingerprint else None
+    if report is None or report.get("bytes") != sizes:
+        return None
+    return report if report.get("fingerprint") == fingerprint else None
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,9 @@ for what is begun last is what all wait for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from .manifest import ORDER
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PLACED = ("patient_id", "sample", "length", "partition")
+_PLACED = ("patient_id", "sample", "length", "shape", "partition")
 """The columns of the order besides those that were asked for."""
 
 #: Names of entries of the samples, or values by name, one per sample.
@@ -39,7 +41,8 @@ def measured(
 
     Returns:
         ``patient_id``, ``sample`` (the index), ``length`` (tokens and values of all
-        features together) and the columns asked for.
+        features together), ``shape`` (a number that tells the shapes of their tensors
+        from others) and the columns asked for.
 
     Raises:
         KeyError: If samples have no such entry.
@@ -52,20 +55,21 @@ def measured(
     for row in rows:
         try:
             sample = dataset[row]
-            length = sum(_length(feature, sample) for feature in features)
+            shapes = [_shape(feature, sample) for feature in features]
         except OSError:
             raise
         except Exception:
-            sample, length = {"patient_id": _owner(dataset, row)}, 0
+            sample, shapes = {"patient_id": _owner(dataset, row)}, []
             sample |= dict.fromkeys(names)
         line = {"patient_id": str(sample.get("patient_id", row)), "sample": row}
-        line |= {name: _entry(sample, name) for name in names}
-        lines.append({**line, "length": length})
-    table = pa.Table.from_pylist(lines)
-    for name, kind in (("sample", pa.int32()), ("length", pa.int64())):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, table[name].cast(kind))
-    return table.select(["patient_id", "sample", "length", *names])
+        line |= {"length": sum(map(math.prod, shapes)), "shape": _hashed(shapes)}
+        lines.append(line | {name: _entry(sample, name) for name in names})
+    placed = [("patient_id", pa.string()), ("sample", pa.int32())]
+    placed += [("length", pa.int64()), ("shape", pa.uint32())]
+    given = [(name, pa.array([line[name] for line in lines])) for name in names]
+    arrays = [pa.array([line[name] for line in lines], kind) for name, kind in placed]
+    arrays += [array for _, array in given]
+    return pa.Table.from_arrays(arrays, [name for name, _ in [*placed, *given]])
 
 
 def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.Table:
@@ -84,14 +88,16 @@ def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowTypeError as error:
-        raise ValueError(f"columns: an entry has values of several types: {error}")
+        raise ValueError(
+            f"columns: an entry has values of several types ({error})."
+        ) from error
     for name, values in columns.items() if isinstance(columns, Mapping) else ():
         table = table.append_column(name, _given(name, values, table.num_rows))
-    lengths = table["length"].to_numpy()
-    longest_first = np.argsort(-lengths, kind="stable")
+    lengths, shapes = table["length"].to_numpy(), table["shape"].to_numpy()
+    longest_first = np.lexsort((shapes, -lengths))
     numbers = partitions_of(lengths[longest_first], partition)
     table = table.take(longest_first)
-    return table.add_column(3, "partition", pa.array(numbers, pa.int32()))
+    return table.add_column(4, "partition", pa.array(numbers, pa.int32()))
 
 
 def partitions_of(lengths: np.ndarray, most: int) -> np.ndarray:
@@ -110,6 +116,17 @@ def partitions_of(lengths: np.ndarray, most: int) -> np.ndarray:
         numbers[place] = number
         patients, tokens = patients + 1, tokens + length
     return numbers
+
+
+def batches(members: pa.Table, size: int, alike: bool) -> Iterator[pa.Table]:
+    """A partition in batches of ``size``; if ``alike``, each of one shape."""
+    start = 0
+    shapes = members["shape"].to_pylist()
+    for end in range(1, len(members) + 1):
+        full = end - start == size or end == len(members)
+        if full or (alike and shapes[end] != shapes[start]):
+            yield members.slice(start, end - start)
+            start = end
 
 
 def write_order(out: Path, table: pa.Table) -> None:
@@ -158,12 +175,16 @@ def _owner(dataset: Any, row: int) -> str:
     return next((str(one) for one, rows in by_patient.items() if row in rows), str(row))
 
 
-def _length(feature: Feature, sample: Mapping[str, Any]) -> int:
-    """How many tokens or values a sample has in a feature, padding of visits included."""
+def _shape(feature: Feature, sample: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of a sample's tokens or values in a feature, padding within visits included."""
     entry = sample[feature.source]
     parts = entry if isinstance(entry, (tuple, list)) else (entry,)
     value = parts[feature.schema.index("value")] if len(parts) > 1 else parts[0]
-    return int(value.numel())
+    return tuple(value.shape)
+
+
+def _hashed(shapes: Sequence[tuple[int, ...]]) -> int:
+    return zlib.crc32(repr(shapes).encode())
 
 
 def _entry(sample: Mapping[str, Any], name: str) -> Any:
@@ -179,8 +200,8 @@ def _entry(sample: Mapping[str, Any], name: str) -> Any:
     if value is None or isinstance(value, (str, bool, int, float, date)):
         return value
     raise TypeError(
-        f"columns: {name!r} is a {type(value).__name__}, expected a word, number, truth "
-        "value or date of each sample. Give values yourself: columns={name: values}."
+        f"columns: {name!r} is a {type(value).__name__}, expected a word, number, date "
+        "or truth value of each sample. Or give the values: columns={name: values}."
     )
 
 
@@ -193,7 +214,7 @@ def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
 
     if len(values) != count:
         raise ValueError(
-            f"columns[{name!r}] has {len(values)} values, expected {count}: one for each "
-            "sample of the dataset, in its order."
+            f"columns[{name!r}] has {len(values)} values, expected {count}: one for "
+            "each sample of the dataset, in its order."
         )
     return pa.array(values)

@@ -21,8 +21,16 @@ from ..explanation import Explanation
 from ..propagation import Diagnostics, Structure
 from .columns import observed_of, patients_table, rows_table
 from .durable import whole_folder, write_json, write_table
-from .manifest import PART, PATIENTS, ROWS, CohortError, part_folder, part_report
-from .order import asked
+from .manifest import (
+    PART,
+    PATIENTS,
+    ROWS,
+    CohortError,
+    part_folder,
+    part_report,
+    read_manifest,
+)
+from .order import asked, batches, read_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,16 +80,17 @@ def explain_samples(
 
 
 def explain_partition(
-    job: Job, out: Path, number: int, fingerprint: str, members: pa.Table, told: Told
+    job: Job,
+    out: Path,
+    number: int,
+    told: Told = lambda samples, tokens: None,
 ) -> dict[str, Any]:
     """Explain a partition and put it into its place, if it is not there already.
 
     Args:
         job: What to do.
-        out: The cohort's folder.
+        out: The cohort's folder, begun.
         number: Of the partition.
-        fingerprint: Of the cohort.
-        members: The partition's rows of the order.
         told: Called after each batch.
 
     Returns:
@@ -91,13 +100,15 @@ def explain_partition(
         CohortError: If it is not the patients' fault that they cannot be explained.
         OSError: If the dataset cannot be read, or the partition not written.
     """
+    manifest = read_manifest(out)
+    fingerprint = manifest["fingerprint"]
     if report := part_report(out, number, fingerprint):
         return report
+    members = read_order(out, number)
     clocks = time.perf_counter(), time.process_time()
     pieces: list[_Piece] = []
     failed: list[dict[str, Any]] = []
-    for start in range(0, len(members), job.batch_size):
-        batch = members.slice(start, job.batch_size)
+    for batch in batches(members, job.batch_size, manifest["alike"]):
         pieces += _explained(job, batch, failed)
         told(len(batch), sum(batch["length"].to_pylist()))
     rows, patients, account = _joined(job, pieces, failed, members)

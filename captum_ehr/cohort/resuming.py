@@ -78,15 +78,23 @@ def check_folder(out: Path) -> None:
 
 
 def begin(
-    out: Path, identity: Mapping[str, Any], header: Mapping[str, Any]
+    out: Path, identity: Mapping[str, Any], header: Mapping[str, Any], alike: bool
 ) -> dict[str, Any]:
-    """Write ``cohort.json``, once there is an order; what it says."""
+    """Write ``cohort.json``, once there is an order; what it says.
+
+    Args:
+        out: The cohort's folder.
+        identity: What makes it this cohort.
+        header: What all its explanations have in common.
+        alike: Whether only samples of one shape are explained together.
+    """
     order = read_order(out, columns=["partition"])["partition"].to_pylist()
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint_of(identity),
         "samples": len(order),
         "partitions": max(order) + 1,
+        "alike": alike,
         "identity": identity,
         "explanation": header,
     }
@@ -119,7 +127,7 @@ def discard_broken(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _check_order(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise a CohortError if the order is not the one that the cohort was begun with."""
+    """Raise a CohortError if the order is not that of the cohort."""
     try:
         numbers = read_order(out, columns=["partition"])["partition"].to_pylist()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Explaining a cohort: in this process, or on dask's workers, partition by partition."""
+"""Explaining a cohort: here or on dask's workers, partition by partition."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .durable import make_private, sweep
 from .identity import identity_of, versions, vocabulary
 from .manifest import PARTS, CohortError, finished_parts
 from .order import Columns, check_columns, measured, ordered, read_order, write_order
+from .padding import depends_on_padding
 from .partition import Job, explain_partition, explain_samples, refuse
 from .progress import logger, progress
 from .resuming import begin, check_folder, discard_broken, found
@@ -128,8 +129,10 @@ def explain_cohort(
         if manifest is None:
             if names is not None:
                 explanation = explanation.with_names(names)
-            write_order(out, _order(job, columns, partition, workers))
-            manifest = begin(out, identity, header_of(explanation))
+            order = _order(job, columns, partition, workers)
+            write_order(out, order)
+            alike = depends_on_padding(job, order)
+            manifest = begin(out, identity, header_of(explanation), alike)
         _explain_missing(job, out, manifest, workers)
     _conclude(out, manifest)
     return Cohort(out)
@@ -150,14 +153,12 @@ def _explain_missing(
     so_far = sum(sizes[n] for n in done), sum(tokens[n] for n in done)
     with progress(len(order), sum(tokens.values()), so_far) as told:
         if workers is not None:
-            for report in workers.explain(missing, manifest["fingerprint"], order):
+            for report in workers.explain(missing, order):
                 number = report["partition"]
                 told(sizes[number], tokens[number])
             return
         for number in missing:
-            members = read_order(out, number)
-            fingerprint = manifest["fingerprint"]
-            explain_partition(job, out, number, fingerprint, members, told)
+            explain_partition(job, out, number, told)
 
 
 def _order(
@@ -231,7 +232,7 @@ def _probe(
 
 def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
     """An explainer of a PyHealth model."""
-    options = {"compile": True} if compile else {}
+    options: dict[str, Any] = {"compile": True} if compile else {}
     if isinstance(model, DeepLiftEHR):
         if compile:
             raise ValueError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .durable import make_private, owner, private_file, whole_file
 from .identity import differences, digest, versions
 from .manifest import CohortError
-from .order import measured, read_order
+from .order import measured
 from .partition import Job, explain_partition
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ def seal(path: Path, content: Any) -> Sealed:
     """Write a pickle that :func:`unsealed` reads; what it replaces is gone."""
     import cloudpickle
 
-    class Light(cloudpickle.Pickler):  # type: ignore[misc]
+    class Light(cloudpickle.Pickler):
         """Leaves out the samples of datasets in memory; models hold theirs."""
 
         def reducer_override(self, thing: Any) -> Any:
             samples = getattr(thing, "_data", None)
             if isinstance(samples, list) and hasattr(thing, "input_processors"):
-                bare = {"_data": [], "patient_to_index": {}, "record_to_index": {}}
-                return type(thing).__new__, (type(thing),), {**vars(thing), **bare}
+                state = {**vars(thing), "_data": []}
+                state |= dict.fromkeys(("patient_to_index", "record_to_index"), {})
+                return type(thing).__new__, (type(thing),), state
             return super().reducer_override(thing)
 
     buffer = io.BytesIO()
@@ -134,7 +135,6 @@ def explain_on(
     caller: str,
     out: str,
     number: int,
-    fingerprint: str,
     samples: Sealed | None,
 ) -> dict[str, Any]:
     """:func:`.partition.explain_partition` on a worker.
@@ -144,13 +144,9 @@ def explain_on(
         caller: The process that sent it.
         out: The cohort's folder.
         number: Of the partition.
-        fingerprint: Of the cohort.
         samples: The partition's samples by index, where the dataset is in no file.
     """
     job = _job(sealed, caller)
     if samples is not None:
         job = replace(job, dataset=unsealed(samples))
-    members = read_order(Path(out), number)
-    return explain_partition(
-        job, Path(out), number, fingerprint, members, lambda patients, tokens: None
-    )
+    return explain_partition(job, Path(out), number)

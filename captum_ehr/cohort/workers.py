@@ -49,7 +49,7 @@ class Workers:
         return sorted(tables, key=lambda table: table["sample"][0].as_py())
 
     def explain(
-        self, numbers: Sequence[int], fingerprint: str, order: pa.Table
+        self, numbers: Sequence[int], order: pa.Table
     ) -> Iterator[dict[str, Any]]:
         """The reports of partitions, as they are done; the first ones begin first."""
         first = numbers[:1] if self._compiles else []
@@ -57,7 +57,7 @@ class Workers:
             futures = []
             for number in some:
                 samples = None if self.read else self._samples(number, order)
-                args = str(self.out), number, fingerprint, samples
+                args = str(self.out), number, samples
                 futures.append(self._submit(explain_on, *args))
             yield from self._results(futures)
 
@@ -80,7 +80,7 @@ class Workers:
         from concurrent.futures import CancelledError
 
         from dask.distributed import as_completed
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
         try:
