@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .viewer import Viewer
 from .visualizer import AttributionVisualizer
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def load(spec: str) -> AttributionVisualizer:
 
 def show(
     console: Console,
-    source: str | AbstractContextManager[AttributionVisualizer],
+    source: str | AbstractContextManager[Viewer],
     *,
     port: int,
     address: str,
