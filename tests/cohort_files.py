@@ -106,7 +106,10 @@ def write_cohort(
         "fingerprint": "x",
         "samples": len(explanation) + len(failed),
         "partitions": parts,
-        "identity": {"options": {"target": target}},
+        "identity": {
+            "options": {"target": target},
+            "explainer": {"class": "captum_ehr.attr.deep_lift.DeepLiftEHR"},
+        },
         "explanation": header_of(explanation),
     }
     (folder / "cohort.json").write_text(json.dumps(header))

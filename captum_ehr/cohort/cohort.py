@@ -280,7 +280,8 @@ class Cohort:
                 f"{patients!r}."
             )
         with self._stored.reading():
-            return self._stored.explanation(self._stored.of_patients(ids))
+            parts = self._stored.explanations(self._stored.of_patients(ids))
+        return Explanation.concat(parts)
 
     def __len__(self) -> int:
         """The number of samples explained."""

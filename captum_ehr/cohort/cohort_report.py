@@ -68,10 +68,7 @@ def write_cohort_report(
 
 def _patients(stored: StoredCohort, ids: Sequence[str]) -> list[PatientScene]:
     """What is said of some patients' samples."""
-    if not ids:
-        return []
-    shown = stored.explanation(stored.of_patients(ids))
-    return [patient_scene(shown, row) for row in range(len(shown))]
+    return [patient_scene(one) for one in stored.explanations(stored.of_patients(ids))]
 
 
 def _failed(count: int) -> str:

@@ -127,26 +127,24 @@ class StoredCohort:
         ]
         return pl.concat(parts).collect().sort("sample")
 
-    def explanation(self, samples: pl.DataFrame) -> Explanation:
-        """The explanation of some rows of the index, in their order.
+    def explanations(self, samples: pl.DataFrame) -> list[Explanation]:
+        """One explanation per row of the index, each with its own messages.
 
         Raises:
             CohortError: If a file of theirs is damaged; it is named.
         """
-        held = self.manifest["explanation"]
-        pieces: list[Explanation] = []
-        place: dict[int, int] = {}
-        for (number,), mine in samples.group_by("part", maintain_order=True):
+        held, found = self.manifest["explanation"], {}
+        for (number,), mine in samples.group_by("part"):
             folder, only = part_folder(self.path, number), mine["sample"].to_list()
             rows, people = (_read(folder / name, only) for name in (ROWS, PATIENTS))
             report = Diagnostics.from_dict(self.reports[number]["diagnostics"])
-            try:
-                pieces.append(explanation_of(rows, people, held, report))
-            except ValueError as error:
-                raise CohortError(f"{folder} is damaged: {error}") from error
-            for sample in people["sample"].to_pylist():
-                place[sample] = len(place)
-        return Explanation.concat(pieces)[[place[one] for one in samples["sample"]]]
+            for row, sample in enumerate(people["sample"].to_pylist()):
+                try:
+                    one = explanation_of(rows, people.slice(row, 1), held, report)
+                except ValueError as error:
+                    raise CohortError(f"{folder} is damaged: {error}") from error
+                found[sample] = one
+        return [found[sample] for sample in samples["sample"]]
 
     def of_patients(self, ids: Sequence[str]) -> pl.DataFrame:
         """The rows of the index of some patients, in the order asked for.

@@ -22,14 +22,15 @@ class StartError(Exception):
     """What cannot be shown, in words for the person who asked for it."""
 
 
-def load(spec: str) -> AttributionVisualizer:
-    """Call a function that gives a model and a dataset, and show those.
+def load(spec: str, most: int = 500) -> Viewer:
+    """Call a function that gives a model and a dataset, and show those, or a cohort.
 
     Args:
         spec: ``module:function``; the module is looked for in the working folder too.
             The function takes nothing and returns an
             :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
-            arguments: a model and a dataset.
+            arguments: a model and a dataset. Or the folder of a cohort.
+        most: How many samples of a cohort are shown.
 
     Example:
         >>> load("math")
@@ -37,6 +38,8 @@ def load(spec: str) -> AttributionVisualizer:
         captum_ehr.insights.launch.StartError: 'math' names no function; write
         module:function, e.g. study:show.
     """
+    if Path(spec).is_dir():
+        return _cohort(spec, most)
     name, _, function = spec.partition(":")
     if not name or not function:
         raise StartError(
@@ -68,6 +71,20 @@ def load(spec: str) -> AttributionVisualizer:
     return AttributionVisualizer(*study)
 
 
+def _cohort(folder: str, most: int) -> Viewer:
+    from ..cohort import CohortError
+    from .cohort_viewer import CohortViewer
+
+    try:
+        return CohortViewer(folder, max_patients=most)
+    except FileNotFoundError as error:
+        raise StartError(
+            f"{folder} is no cohort's folder: it has no {Path(error.filename).name}."
+        ) from None
+    except CohortError as error:
+        raise StartError(str(error)) from None
+
+
 def show(
     console: Console,
     source: str | AbstractContextManager[Viewer],
@@ -75,15 +92,16 @@ def show(
     port: int,
     address: str,
     hosts: Sequence[str] = (),
+    most: int = 500,
 ) -> None:
-    """Serve patients until the process is told to end."""
+    """Serve patients, so many of a cohort at most, until the process is told to end."""
     from .server import probe
 
     # Before minutes of training, not after.
     probe(address, port)
     with ExitStack() as stack:
         if isinstance(source, str):
-            visualizer = load(source)
+            visualizer = load(source, most)
         else:
             visualizer = stack.enter_context(source)
         # The page says what is not exact; libraries' warnings would bury the address.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..explanation import Explanation
 from ..scene import PatientScene
 from .explainer import Setting
-from .methods import Method
+from .methods import Offer
 from .sources import Cache
 from .views import part_of, plain, remarks_of, scene_of, sums_of, view_of
 
@@ -48,7 +48,7 @@ class Viewer(ABC):
     def __init__(
         self,
         explanations: Explained,
-        methods: Mapping[str, Method],
+        methods: Mapping[str, Offer],
         *,
         title: str,
         time_label: str,
@@ -57,7 +57,7 @@ class Viewer(ABC):
     ) -> None:
         self.title = title
         self.time_label = time_label
-        self.methods = dict(methods)
+        self.methods = methods
         self.deidentified = deidentified
         self._explained = explanations
         self._parts = Cache[tuple[int, Setting], dict[str, Any]](kept)
