@@ -231,6 +231,112 @@ def insights(
 
 
 @app.command(
+    epilog="Example: captum-ehr explain study:show --out cohort --keep sex --keep age, "
+    "where study.py has a function show() that returns (model, dataset).",
+)
+def explain(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that takes nothing and returns (model, dataset), a "
+            "PyHealth model, or an explainer of one, and a sample dataset.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            file_okay=False,
+            help="The folder to write into; it is made. If it has an interrupted run, "
+            "that is gone on with.",
+        ),
+    ],
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Of a dask scheduler, such as tcp://host:8786."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Or so many worker processes on this machine."),
+    ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the explanation; needs a C++ compiler."
+        ),
+    ] = False,
+    baseline: Annotated[
+        str, typer.Option(help="The reference: unk, pad, mean, median or pyhealth.")
+    ] = "unk",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="What is explained: a label, or the index of an output; by default "
+            "the predicted class of each.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="How many samples at a time.")
+    ] = 32,
+    partition: Annotated[
+        int, typer.Option(min=1, help="How many samples are written at a time.")
+    ] = 2048,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An entry of the samples to keep beside the numbers, such as sex or "
+            "age; may be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """Explain every sample of a dataset into Parquet files.
+
+    May be interrupted at any moment, and given again goes on where it was. Samples
+    that cannot be explained are set aside with the reason. The folder is for its owner
+    alone: it holds patients.
+    """
+    if scheduler is not None and workers is not None:
+        raise typer.BadParameter(
+            "give one of --scheduler and --workers.", param_hint="explain"
+        )
+    import logging
+
+    from rich.console import Console
+
+    from captum_ehr.cohort import CohortError, explain_cohort
+    from captum_ehr.insights.launch import StartError, called
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("captum_ehr").setLevel(logging.INFO)
+    index = int(target) if target is not None and target.isdecimal() else target
+    try:
+        study = called(source)
+        if not isinstance(study, tuple) or len(study) != 2:
+            raise StartError(
+                f"{source} returned {type(study).__name__}, expected (model, dataset)."
+            )
+        explain_cohort(
+            *study,
+            out,
+            baselines=baseline,
+            target=index,
+            batch_size=batch_size,
+            partition=partition,
+            client=scheduler or workers,
+            compile=compile,
+            columns=keep or (),
+        )
+    except (CohortError, StartError, OSError, ValueError, LookupError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    Console(file=sys.stdout).print(f"Explained: {out}", highlight=False)
+
+
+@app.command(
     epilog="Example: captum-ehr report results --threshold 0.2 --patient p00017",
 )
 def report(

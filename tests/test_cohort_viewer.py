@@ -49,12 +49,9 @@ def test_patients_are_those_of_the_cohort(shown: CohortViewer) -> None:
     frame = WHOLE.to_frame()
     for row in (0, 17, 39):
         mine = frame[frame["sample"] == row]
-        codes = overview["patients"][row]["codes"]
-        held = {
-            (overview["codes"][k]["feature"], overview["codes"][k]["code"])
-            for k in codes
-        }
-        assert held == {*zip(mine["feature"], mine["code"])}
+        held = [overview["codes"][k] for k in overview["patients"][row]["codes"]]
+        codes = {(one["feature"], one["code"]) for one in held}
+        assert codes == {*zip(mine["feature"], mine["code"])}
 
 
 def test_a_view_is_the_saved_explanation(shown: CohortViewer) -> None:

@@ -22,24 +22,19 @@ class StartError(Exception):
     """What cannot be shown, in words for the person who asked for it."""
 
 
-def load(spec: str, most: int = 500) -> Viewer:
-    """Call a function that gives a model and a dataset, and show those, or a cohort.
+def called(spec: str) -> Any:
+    """What a function returns that is named on the command line.
 
     Args:
         spec: ``module:function``; the module is looked for in the working folder too.
-            The function takes nothing and returns an
-            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
-            arguments: a model and a dataset. Or the folder of a cohort.
-        most: How many samples of a cohort are shown.
+            The function takes nothing.
 
     Example:
-        >>> load("math")
+        >>> called("math")
         Traceback (most recent call last):
         captum_ehr.insights.launch.StartError: 'math' names no function; write
         module:function, e.g. study:show.
     """
-    if Path(spec).is_dir():
-        return _cohort(spec, most)
     name, _, function = spec.partition(":")
     if not name or not function:
         raise StartError(
@@ -55,13 +50,27 @@ def load(spec: str, most: int = 500) -> Viewer:
         raise StartError(
             f"There is no module {name!r} in {Path.cwd()} or the Python environment."
         ) from None
-    show: Any = module
+    found: Any = module
     for part in function.split("."):
-        show = getattr(show, part, None)
-    if not callable(show):
+        found = getattr(found, part, None)
+    if not callable(found):
         raise StartError(f"{name} has no function {function!r}.")
-    study = show()
-    if isinstance(study, AttributionVisualizer):
+    return found()
+
+
+def load(spec: str, most: int = 500) -> Viewer:
+    """Open a cohort, or call a function that gives a model and a dataset.
+
+    Args:
+        spec: A cohort's folder; or see :func:`called`. The function returns an
+            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
+            arguments: a model and a dataset.
+        most: How many samples of a cohort are shown.
+    """
+    if Path(spec).is_dir():
+        return _cohort(spec, most)
+    study = called(spec)
+    if isinstance(study, Viewer):
         return study
     if not isinstance(study, tuple) or len(study) != 2:
         raise StartError(
