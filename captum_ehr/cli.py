@@ -149,9 +149,10 @@ def insights(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODULE:FUNCTION",
+            metavar="MODULE:FUNCTION | DIR",
             help="A function that takes nothing and returns (model, dataset), a "
-            "PyHealth model and its sample dataset, or an AttributionVisualizer.",
+            "PyHealth model and its sample dataset, or an AttributionVisualizer; or "
+            "the folder of an explained cohort, which needs no model.",
         ),
     ] = None,
     demo: Annotated[
@@ -180,7 +181,8 @@ def insights(
         ),
     ] = None,
     patients: Annotated[
-        int, typer.Option(min=1, help="With --demo or --mimic3: how many to show.")
+        int,
+        typer.Option(min=1, help="With --demo, --mimic3 or DIR: how many to show."),
     ] = 500,
     epochs: Annotated[
         int | None,
@@ -199,7 +201,8 @@ def insights(
     """
     if (source is not None) + demo + (mimic3 is not None) != 1:
         raise typer.BadParameter(
-            "give one of MODULE:FUNCTION, --demo and --mimic3.", param_hint="insights"
+            "give one of MODULE:FUNCTION, DIR, --demo and --mimic3.",
+            param_hint="insights",
         )
     from rich.console import Console
 
@@ -211,7 +214,14 @@ def insights(
         console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
     )
     try:
-        show(console, content, port=port, address=address, hosts=host or ())
+        show(
+            console,
+            content,
+            port=port,
+            address=address,
+            hosts=host or (),
+            most=patients,
+        )
     except (DemoError, StartError, OSError) as error:
         words = error.strerror if isinstance(error, OSError) else None
         Console(stderr=True).print(
@@ -324,6 +334,64 @@ def explain(
         Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
     Console(file=sys.stdout).print(f"Explained: {out}", highlight=False)
+
+
+@app.command(
+    epilog="Example: captum-ehr report results --threshold 0.2 --patient p00017",
+)
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="A cohort's folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="The file to write; by default report.html in DIR."
+        ),
+    ] = None,
+    title: Annotated[
+        str, typer.Option(help="The heading; by default the model's name.")
+    ] = "",
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="From which probability on a sample is called positive."
+        ),
+    ] = 0.5,
+    codes: Annotated[int, typer.Option(min=1, help="How many codes to show.")] = 20,
+    patient: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="A patient to show with all visits; may be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """Write an explained cohort as one HTML page that needs nothing else.
+
+    The model's performance, the strongest codes with bootstrap intervals, whether the
+    attributions add up, and who could not be explained. Of single patients it shows
+    those that are asked for.
+    """
+    from rich.console import Console
+
+    from captum_ehr.cohort import Cohort, CohortError
+
+    try:
+        path = Cohort(folder).report(
+            out or folder / "report.html",
+            title=title,
+            threshold=threshold,
+            k=codes,
+            patients=patient or (),
+        )
+    except (CohortError, ImportError, KeyError, OSError, ValueError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    Console(file=sys.stdout).print("Written:", str(path), highlight=False)
 
 
 if __name__ == "__main__":
