@@ -126,7 +126,7 @@ def workers(patients: int = 4_000, counts: list[int] | None = None) -> None:
 
     dataset = records(patients)
     model = transformer(dataset)
-    options = {"threads_per_worker": 1, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "dashboard_address": "localhost:0"}
     for count in counts or (1, 2):
         with LocalCluster(count, **options) as cluster, Client(cluster) as client:
             for name in ("cold", "warm"):

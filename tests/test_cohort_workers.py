@@ -55,7 +55,7 @@ def threads() -> Iterator[Any]:
     """A cluster of two workers in this process: no start, the same messages."""
     from dask.distributed import Client, LocalCluster
 
-    options = {"processes": False, "dashboard_address": None}
+    options = {"processes": False, "dashboard_address": "localhost:0"}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
         Client(cluster) as client,
@@ -199,7 +199,9 @@ def processes(count: int) -> Iterator[Any]:
     how = {"distributed.worker.multiprocessing-method": "forkserver"}
     with (
         dask.config.set(how),
-        LocalCluster(count, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            count, threads_per_worker=1, dashboard_address="localhost:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client

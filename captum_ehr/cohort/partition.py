@@ -261,8 +261,8 @@ def refuse(error: Exception, samples: int) -> None:
     if isinstance(error, OSError):
         raise OSError(
             error.errno,
-            f"the dataset cannot be read ({error}); what is done stays, run again "
-            "when it is there",
+            f"the dataset, or what else is needed, cannot be read ({error}); what is "
+            "done stays, run again when it is there",
         ) from error
     if isinstance(error, (ImportError, _BROKEN)):
         raise CohortError(
