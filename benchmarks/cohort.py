@@ -29,6 +29,8 @@ from captum_ehr.cohort.manifest import finished_parts, read_manifest
 from captum_ehr.datasets import synthetic_samples
 from captum_ehr.datasets.synthetic import INPUT_SCHEMA, OUTPUT_SCHEMA
 
+from .data import long_histories
+
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -183,11 +185,14 @@ def rates(patients: int = 2_048, compile: bool = False) -> None:
     dataset = records(patients)
     torch.manual_seed(0)
     flat = skewed(patients)
+    long = long_histories("codes", patients // 4, (40, 60))
     models = {
         "Transformer, built-in cohort": (transformer(dataset), dataset),
         "StageNet, built-in cohort": (StageNet(dataset, 64, 32).eval(), dataset),
         "Transformer, 24 codes in the median": (transformer(flat), flat),
         "MLP, 24 codes in the median": (MLP(flat).eval(), flat),
+        "Transformer, twice 40 to 60 codes": (transformer(long), long),
+        "MLP, twice 40 to 60 codes": (MLP(long).eval(), long),
     }
     for name, (model, data) in models.items():
         with folder() as out:
@@ -198,14 +203,14 @@ def rates(patients: int = 2_048, compile: bool = False) -> None:
             parts = finished_parts(out, read_manifest(out)).values()
             rows = sum(part["rows"] for part in parts)
             explaining = sum(part["cpu_seconds"] for part in parts)
-        each = seconds / patients
+        each = seconds / len(data)
         hours = {n: round(300_000 * each / n / 60, 1) for n in (1, 8, 64)}
         tell(
             cohort=name,
             ms_a_patient=round(1e3 * each, 2),
-            of_which_in_partitions=round(1e3 * explaining / patients, 2),
+            of_which_in_partitions=round(1e3 * explaining / len(data), 2),
             bytes_a_row=round(size / rows, 1),
-            bytes_a_patient=round(size / patients),
+            bytes_a_patient=round(size / len(data)),
             minutes_for_300_000=hours,
         )
 

@@ -409,3 +409,61 @@ def test_importing_it_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "set()"
+
+
+STUDY = """
+def show():
+    from cohort_cases import dataset, mlp
+    data = dataset(12)
+    return mlp(data), data
+
+def nothing():
+    return None
+"""
+
+
+class TestCommand:
+    @pytest.fixture
+    def call(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        from typer.testing import CliRunner
+
+        from captum_ehr.cli import app
+
+        (tmp_path / "cohort_study.py").write_text(STUDY)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        monkeypatch.delitem(sys.modules, "cohort_study", raising=False)
+        return lambda *words: CliRunner().invoke(app, ["explain", *words])
+
+    def test_it_explains_and_goes_on(self, call: Any, tmp_path: Path) -> None:
+        words = ("cohort_study:show", "--out", "out", "--keep", "sex", "--target", "0")
+        for _ in range(2):
+            done = call(*words)
+            assert done.exit_code == 0 and "Explained: out" in done.stdout
+        patients = held(tmp_path / "out", "patients.parquet")
+        assert {*patients["sex"]} == {"F", "M"} and len(patients) == 12
+        done = call(*words[:-2], "--target", "1")
+        assert done.exit_code == 1 and "options.target: 0, now 1" in " ".join(
+            done.stderr.split()
+        )
+
+    @pytest.mark.parametrize(
+        "words, said",
+        [
+            (("cohort_study:nothing",), "returned NoneType, expected (model, dataset)"),
+            (("cohort_study:none",), "has no function 'none'"),
+            (("cohort_study:show", "--target", "5"), "target 5 is out of range"),
+            (("cohort_study:show", "--keep", "hair"), "no 'hair'"),
+        ],
+    )
+    def test_what_is_wrong_is_said_in_a_line(
+        self, call: Any, tmp_path: Path, words: tuple[str, ...], said: str
+    ) -> None:
+        done = call(*words, "--out", "out")
+        assert done.exit_code == 1 and "Traceback" not in done.stderr
+        assert said in " ".join(done.stderr.split())
+        assert not [*tmp_path.rglob("part-*")]
+
+    def test_one_place_to_run(self, call: Any) -> None:
+        done = call("a:b", "--out", "out", "--workers", "2", "--scheduler", "tcp://h:1")
+        assert done.exit_code == 2 and "one of --scheduler and --workers" in done.stderr

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from cohort_cases import Wrapped, assert_same, dataset, held, mlp, raising, repo
 
 from captum_ehr import CohortError, DeepLiftEHR, explain_cohort
 from captum_ehr.cohort import worker
+from captum_ehr.cohort.durable import owner
 from captum_ehr.cohort.manifest import part_folder
 from captum_ehr.cohort.partition import Job
-from captum_ehr.cohort.worker import Sealed, check, seal, unsealed
-from captum_ehr.cohort.workers import is_on_disk
+from captum_ehr.cohort.worker import Sealed, check, explain_on, seal, unsealed
+from captum_ehr.cohort.workers import Workers, is_on_disk
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {"batch_size": 4, "partition": 8}
@@ -178,6 +180,52 @@ def test_a_worker_that_sees_something_else_is_named(
     sealed = seal(tmp_path / "job.pkl", job(disk, **changes))
     with pytest.raises(CohortError, match=words):
         check(sealed, "elsewhere_1")
+
+
+def test_workers_take_one_thread_and_the_callers_process_keeps_its_own(
+    disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    sealed = seal(tmp_path / "job.pkl", job(disk))
+    check(sealed, owner())
+    assert counts == []
+    check(sealed, "elsewhere_1")
+    assert counts == [1]
+
+
+def test_a_task_that_runs_several_times_at_once_leaves_one_partition(
+    disk: Any, tmp_path: Path, undisturbed: Path
+) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    shutil.rmtree(part_folder(out, 0))
+    sealed = seal(tmp_path / "job.pkl", job(disk))
+    args = (sealed, owner(), str(out), 0, None)
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(explain_on, *args) for _ in range(4)]
+        assert len({str(future.result()) for future in made}) == 1
+    assert_undisturbed(out, undisturbed)
+
+
+def test_what_is_compiled_is_compiled_once_before_the_others_begin(
+    threads: Any, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waves: list[int] = []
+    results = Workers._results
+
+    def counted(self: Workers, futures: Any) -> Any:
+        waves.append(len(futures))
+        return results(self, futures)
+
+    monkeypatch.setattr(Workers, "_results", counted)
+    for compiles, first in ((False, []), (True, [1])):
+        explainer = DeepLiftEHR(mlp(memory))
+        explainer.compile = compiles  # type: ignore[attr-defined]
+        out = tmp_path / str(compiles)
+        waves.clear()
+        explain_cohort(explainer, memory, out, client=threads, **SMALL)
+        count = len(reports(out))
+        assert [n for n in waves[1:] if n] == [*first, count - len(first)]
 
 
 def test_datasets_on_disk_are_told_from_those_in_memory(memory: Any, disk: Any) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..adapter.features import Feature
+from ..explanation import FeatureKeyError
 from .durable import whole_file, write_table
 from .manifest import ORDER
 
@@ -190,7 +191,7 @@ def _hashed(shapes: Sequence[tuple[int, ...]]) -> int:
 def _entry(sample: Mapping[str, Any], name: str) -> Any:
     """A single value of a sample as Python's own."""
     if name not in sample:
-        raise KeyError(
+        raise FeatureKeyError(
             f"columns: the samples have no {name!r}; they have "
             f"{', '.join(map(repr, sample))}."
         )
