@@ -24,14 +24,21 @@ from cohort_cases import Wrapped, assert_same, dataset, held, mlp, raising, repo
 
 from captum_ehr import CohortError, DeepLiftEHR, explain_cohort
 from captum_ehr.cohort import worker
-from captum_ehr.cohort.durable import owner
-from captum_ehr.cohort.manifest import part_folder
+from captum_ehr.cohort.manifest import part_folder, read_manifest
 from captum_ehr.cohort.partition import Job
-from captum_ehr.cohort.worker import Sealed, check, explain_on, seal, unsealed
+from captum_ehr.cohort.worker import (
+    Caller,
+    Sealed,
+    check,
+    explain_on,
+    seal,
+    unsealed,
+)
 from captum_ehr.cohort.workers import Workers, is_on_disk
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {"batch_size": 4, "partition": 8}
+ELSEWHERE = Caller("elsewhere_1", Caller.here().versions)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +81,7 @@ def assert_undisturbed(out: Path, undisturbed: Path) -> None:
     assert not [p for p in out.rglob("*") if p.name.startswith(".")]
 
 
-def job(data: Any, **changes: Any) -> Job:
+def job(data: Any, out: Path | None = None, **changes: Any) -> Job:
     fields: dict[str, Any] = {
         "explainer": DeepLiftEHR(mlp(data)),
         "dataset": data,
@@ -82,7 +89,7 @@ def job(data: Any, **changes: Any) -> Job:
         "target": None,
         "batch_size": 4,
         "probe": (0, data[0]),
-        "versions": worker.versions(),
+        "fingerprint": read_manifest(out)["fingerprint"] if out else "",
     }
     return Job(**{**fields, **changes})
 
@@ -164,7 +171,7 @@ def test_what_is_sent_is_small_private_and_read_only_if_unchanged(
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"versions": {"torch": "1.0"}}, r"other versions.*torch: '1\.0', now"),
+        ({"versions": {"torch": "1"}}, r"other versions.*torch: '1', now"),
         ({"dataset": "missing"}, "cannot read the dataset.*the folder is gone"),
         ({"probe": (1, {"patient_id": "p0"})}, "finds another sample 1"),
     ],
@@ -175,11 +182,12 @@ def test_a_worker_that_sees_something_else_is_named(
     gone = Wrapped([{}], {0: raising(FileNotFoundError("the folder is gone"))})
     if "dataset" in changes:
         changes = {"dataset": gone}
+    caller = ELSEWHERE
     if "versions" in changes:
-        changes = {"versions": {**worker.versions(), **changes["versions"]}}
+        caller = ELSEWHERE._replace(versions=tuple(changes.pop("versions").items()))
     sealed = seal(tmp_path / "job.pkl", job(disk, **changes))
     with pytest.raises(CohortError, match=words):
-        check(sealed, "elsewhere_1")
+        check(sealed, caller)
 
 
 def test_workers_take_one_thread_and_the_callers_process_keeps_its_own(
@@ -188,9 +196,9 @@ def test_workers_take_one_thread_and_the_callers_process_keeps_its_own(
     counts: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
     sealed = seal(tmp_path / "job.pkl", job(disk))
-    check(sealed, owner())
+    check(sealed, Caller.here())
     assert counts == []
-    check(sealed, "elsewhere_1")
+    check(sealed, ELSEWHERE)
     assert counts == [1]
 
 
@@ -199,8 +207,8 @@ def test_a_task_that_runs_several_times_at_once_leaves_one_partition(
 ) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "out"))
     shutil.rmtree(part_folder(out, 0))
-    sealed = seal(tmp_path / "job.pkl", job(disk))
-    args = (sealed, owner(), str(out), 0, None)
+    sealed = seal(tmp_path / "job.pkl", job(disk, out))
+    args = (sealed, Caller.here(), str(out), 0, None)
     with ThreadPoolExecutor(4) as pool:
         made = [pool.submit(explain_on, *args) for _ in range(4)]
         assert len({str(future.result()) for future in made}) == 1

@@ -13,7 +13,9 @@ import pickle
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -66,18 +68,31 @@ def _pieces(content: Any) -> Iterator[bytes]:
             yield from _pieces(value)
     elif isinstance(content, _PLAIN):
         yield repr(content).encode()
-    elif isinstance(content, type) or callable(content):
-        yield function_words(content).encode()
+    elif callable(content):
+        yield name_of(content).encode()
+        yield from _pieces(_inside(content))
     else:
         yield pickle.dumps(content)
 
 
-def function_words(function: Any) -> str:
-    """The name of a function or class, and its code where it has no name of its own."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    code = getattr(function, "__code__", None)
-    body = "" if code is None else digest([code.co_code.hex(), repr(code.co_names)])
-    return f"{getattr(function, '__module__', '')}.{name} {body}".strip()
+def name_of(thing: Any) -> str:
+    """The qualified name of a function or class; of an object, that of its class."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _inside(function: Any) -> list[Any]:
+    """What a function does besides its name: code, constants, what it holds on to."""
+    if isinstance(function, partial):
+        return [function.func, function.args, function.keywords]
+    if not isinstance(function, FunctionType):
+        is_object = not hasattr(function, "__qualname__")
+        return [vars(function)] if is_object and hasattr(function, "__dict__") else []
+    code, cells = function.__code__, function.__closure__ or ()
+    constants = [c for c in code.co_consts if isinstance(c, _PLAIN)]
+    held = [cell.cell_contents for cell in cells]
+    names = [*code.co_names, *code.co_varnames]
+    return [code.co_code.hex(), names, constants, function.__defaults__, held]
 
 
 def identity_of(
@@ -95,7 +110,7 @@ def identity_of(
         "model": model_identity(adapter.model),
         "dataset": dataset_identity(dataset),
         "explainer": {
-            "class": function_words(type(explainer)),
+            "class": name_of(type(explainer)),
             "multiply_by_inputs": explainer.multiplies_by_inputs,
             "features": list(adapter.feature_keys),
             "embeddings": [feature.embedding for feature in adapter.features],
@@ -112,7 +127,7 @@ def model_identity(model: nn.Module) -> dict[str, Any]:
     """A model's class, its modules with their plain attributes, and its numbers."""
     modules = {name: _attributes(module) for name, module in model.named_modules()}
     return {
-        "class": function_words(type(model)),
+        "class": name_of(type(model)),
         "structure": digest([re.sub(" at 0x[0-9a-f]+", "", repr(model)), modules]),
         "numbers": {name: digest(part) for name, part in model.state_dict().items()},
     }

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -50,7 +51,7 @@ class Job:
         target: What is explained; the same for all.
         batch_size: How many samples at a time.
         probe: The index of a sample that can be explained, and the sample.
-        versions: Of what the numbers depend on.
+        fingerprint: Of the cohort.
     """
 
     explainer: DeepLiftEHR
@@ -59,7 +60,7 @@ class Job:
     target: Any
     batch_size: int
     probe: tuple[int, Any]
-    versions: Mapping[str, str]
+    fingerprint: str
 
 
 class _Piece(NamedTuple):
@@ -101,8 +102,12 @@ def explain_partition(
         OSError: If the dataset cannot be read, or the partition not written.
     """
     manifest = read_manifest(out)
-    fingerprint = manifest["fingerprint"]
-    if report := part_report(out, number, fingerprint):
+    if manifest["fingerprint"] != job.fingerprint:
+        raise CohortError(
+            f"{out} has become another cohort's since this run was begun. Give each a "
+            "folder of its own."
+        )
+    if report := part_report(out, number, job.fingerprint):
         return report
     members = read_order(out, number)
     clocks = time.perf_counter(), time.process_time()
@@ -113,7 +118,7 @@ def explain_partition(
         told(len(batch), sum(batch["length"].to_pylist()))
     rows, patients, account = _joined(job, pieces, failed, members)
     report = {
-        "fingerprint": fingerprint,
+        "fingerprint": job.fingerprint,
         "partition": number,
         "patients": len(patients),
         "failed": failed,
@@ -124,7 +129,7 @@ def explain_partition(
         "cpu_seconds": round(time.process_time() - clocks[1], 3),
     }
     _write(out, number, rows, patients, report)
-    written = part_report(out, number, fingerprint)
+    written = part_report(out, number, job.fingerprint)
     if written is None:
         raise CohortError(
             f"{part_folder(out, number)} is there already but not whole, or of another "
@@ -234,18 +239,21 @@ def _joined(
     return _Piece(
         pa.concat_tables([piece.rows for piece in pieces]).unify_dictionaries(),
         pa.concat_tables([piece.patients for piece in pieces]),
-        replace(account, structure=_kept(account.structure)),
+        replace(account, structure=_kept(piece.report for piece in pieces)),
     )
 
 
-def _kept(structures: Sequence[Structure]) -> tuple[Structure, ...]:
+def _kept(reports: Iterable[Diagnostics]) -> tuple[Structure, ...]:
     """What was kept in all batches, an entry per operation."""
     merged: dict[str, Structure] = {}
-    for one in structures:
-        other = merged.get(one.operation, one)
-        places = one.places + (other.places if other is not one else 0)
-        shift, without = max(one.shift, other.shift), one.without or other.without
-        merged[one.operation] = Structure(one.operation, places, shift, without)
+    for one in chain.from_iterable(report.structure for report in reports):
+        other = merged.get(one.operation, Structure(one.operation, 0))
+        merged[one.operation] = Structure(
+            one.operation,
+            one.places + other.places,
+            max(one.shift, other.shift),
+            one.without or other.without,
+        )
     return tuple(merged.values())
 
 

@@ -16,7 +16,7 @@ from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .columns import header_of
 from .durable import make_private, sweep
-from .identity import identity_of, versions, vocabulary
+from .identity import fingerprint_of, identity_of, vocabulary
 from .manifest import PARTS, CohortError, finished_parts
 from .order import Columns, check_columns, measured, ordered, read_order, write_order
 from .padding import depends_on_padding
@@ -116,15 +116,9 @@ def explain_cohort(
     check_folder(out)
     index, explanation = _probe(explainer, dataset, baselines, target)
     make_private(out / PARTS)
-    job = Job(
-        explainer,
-        dataset,
-        baselines,
-        target,
-        batch_size,
-        (index, dataset[index]),
-        versions(),
-    )
+    probe = index, dataset[index]
+    fingerprint = fingerprint_of(identity)
+    job = Job(explainer, dataset, baselines, target, batch_size, probe, fingerprint)
     with connected(client, job, out) as workers:
         if manifest is None:
             if names is not None:
@@ -198,16 +192,15 @@ def _conclude(out: Path, manifest: Mapping[str, Any]) -> None:
             f"{out}: of {manifest['samples']} samples {explained} are explained and "
             f"{len(failed)} set aside. Something else changes this folder; run again."
         )
-    logger.info(
-        "%d samples: %d explained, %d set aside", explained + len(failed), explained,
-        len(failed),
-    )  # fmt: skip
+    said = f"{manifest['samples']:,} samples: {explained:,} explained"
+    logger.info("%s, %s set aside", said, f"{len(failed):,}")
     if failed:
-        first = failed[0]
         logger.warning(
-            "%d sample(s) could not be explained, such as patient %s: %s. See "
-            "Cohort.failed.", len(failed), first["patient_id"], first["reason"],
-        )  # fmt: skip
+            "%d sample(s) could not be explained, such as %d: %s. See Cohort.failed.",
+            len(failed),
+            failed[0]["sample"],
+            failed[0]["reason"],
+        )
 
 
 def _probe(
@@ -215,7 +208,7 @@ def _probe(
 ) -> tuple[int, Explanation]:
     """Explain one sample before anything is begun; if need be another."""
     last = len(dataset) - 1
-    job = Job(explainer, dataset, baselines, target, 1, (0, None), {})
+    job = Job(explainer, dataset, baselines, target, 1, (0, None), "")
     errors: list[Exception] = []
     for index in dict.fromkeys((0, last // 2, last)):
         try:

@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class Caller(NamedTuple):
+    """The process that sends tasks, and its versions of what numbers depend on."""
+
+    process: str
+    versions: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def here(cls) -> Caller:
+        """This process."""
+        return cls(owner(), tuple(versions().items()))
+
+
 class Sealed(NamedTuple):
     """A pickle in a file, and the hash of its bytes."""
 
@@ -80,20 +92,20 @@ def unsealed(sealed: Sealed) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _job(sealed: Sealed, caller: str) -> Job:
+def _job(sealed: Sealed, caller: Caller) -> Job:
     """The job, checked once in each process: versions, dataset, threads."""
     import torch
 
-    job: Job = unsealed(sealed)
     here = socket.gethostname()
-    if said := differences(versions(), job.versions):
+    if said := differences(versions(), dict(caller.versions)):
         raise CohortError(
             f"the worker on {here} has other versions than the caller: "
             f"{'; '.join(said)}. Install the same."
         )
+    job: Job = unsealed(sealed)
     if job.dataset is not None:
         _check_dataset(job, here)
-    if owner() != caller:
+    if owner() != caller.process:
         torch.set_num_threads(1)  # a worker beside others, one for each core
     return job
 
@@ -116,14 +128,14 @@ def _check_dataset(job: Job, here: str) -> None:
         )
 
 
-def check(sealed: Sealed, caller: str) -> str:
+def check(sealed: Sealed, caller: Caller) -> str:
     """Whether this worker can do the job; its host."""
     _job(sealed, caller)
     return socket.gethostname()
 
 
 def measure_on(
-    sealed: Sealed, caller: str, names: Sequence[str], rows: range
+    sealed: Sealed, caller: Caller, names: Sequence[str], rows: range
 ) -> pa.Table:
     """:func:`.order.measured` on a worker."""
     job = _job(sealed, caller)
@@ -132,7 +144,7 @@ def measure_on(
 
 def explain_on(
     sealed: Sealed,
-    caller: str,
+    caller: Caller,
     out: str,
     number: int,
     samples: Sealed | None,

@@ -14,7 +14,7 @@ from .durable import owner
 from .manifest import CohortError
 from .partition import Job
 from .progress import logger
-from .worker import Sealed, check, explain_on, measure_on, seal
+from .worker import Caller, Sealed, check, explain_on, measure_on, seal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ class Workers:
     def _submit(self, task: Any, *args: Any) -> Any:
         name = f"{task.__name__}-{uuid.uuid4().hex}"
         return self.client.submit(
-            task, self.sealed, owner(), *args, key=name, pure=False
+            task, self.sealed, Caller.here(), *args, key=name, pure=False
         )
 
     def _results(self, futures: Sequence[Any]) -> Iterator[Any]:
