@@ -167,7 +167,7 @@ def test_blocks_make_no_difference(
 ) -> None:
     at_once = cohort.codes(replicates=50), cohort.groups("sex", replicates=50)
     monkeypatch.setattr(aggregates, "_MOST_TOTALS", 700)
-    monkeypatch.setattr(aggregates, "_MOST_PLACES", 7)
+    monkeypatch.setattr(aggregates, "_MOST_SUMS", 350)
     in_blocks = cohort.codes(replicates=50), cohort.groups("sex", replicates=50)
     for one, other in zip(at_once, in_blocks, strict=True):
         pd.testing.assert_frame_equal(one, other)

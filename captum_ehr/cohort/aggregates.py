@@ -20,8 +20,8 @@ from .resampling import Resampling, resampled
 SAMPLE = "sample"
 """The column that tells samples apart; a patient may have several."""
 
-_MOST_TOTALS, _MOST_PLACES = 4_000_000, 2_000
-"""What a block has at most, unless it is one place."""
+_MOST_TOTALS, _MOST_SUMS = 4_000_000, 4_000_000
+"""What a block has at most, unless it is one place: totals, and replicates of sums."""
 
 _MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
 
@@ -56,7 +56,7 @@ class Population:
 class Places:
     """Where attributions are added up."""
 
-    rows: pl.LazyFrame
+    rows: Sequence[pl.LazyFrame]  # of each part; all of a sample are in one
     lines: pl.DataFrame  # what rows are joined by, place from 0, rows, missed
     labels: pl.DataFrame  # a row per place, in order
 
@@ -70,34 +70,45 @@ class Block:
 
 
 def found(
-    rows: pl.LazyFrame, keys: Sequence[str], population: Population
+    rows: Sequence[pl.LazyFrame], keys: Sequence[str], population: Population
 ) -> pl.DataFrame:
     """The keys that anybody counted has, how many rows, and those without a number."""
-    mine = rows.join(population.samples.lazy().select(SAMPLE), SAMPLE, "semi")
-    counted = mine.group_by(keys).agg(rows=pl.len(), missed=_MISSED.sum())
-    return counted.collect(engine="streaming").sort(keys, nulls_last=True)
+    mine = population.samples.lazy().select(SAMPLE)
+    parts = [
+        part.join(mine, SAMPLE, "semi")
+        .group_by(keys)
+        .agg(rows=pl.len().cast(pl.Int64), missed=_MISSED.sum().cast(pl.Int64))
+        .collect()
+        for part in rows
+    ]
+    whole = pl.concat(parts).group_by(keys).agg(pl.col("rows", "missed").sum())
+    return whole.sort(keys, nulls_last=True)
 
 
 def blocks(places: Places, population: Population, how: Resampling) -> Iterator[Block]:
     """The statistics of all places, block by block, in order."""
     lines, most = places.lines, len(population.samples)
+    people = population.samples.lazy().select(SAMPLE, "patient", "stratum")
     keys = [name for name in lines.columns if name not in ("place", "rows", "missed")]
     sizes = lines.group_by("place").agg(pl.col("rows").sum()).sort("place")
     totals = sizes["rows"].clip(upper_bound=most)
-    cost = (totals / _MOST_TOTALS + 1 / _MOST_PLACES).cum_sum()
+    drawn = population.strata * how.replicates
+    cost = (totals / _MOST_TOTALS + drawn / _MOST_SUMS).cum_sum()
     sizes = sizes.select("place", block=cost.floor().cast(pl.Int64))
     lines = lines.select(*keys, "place").join(sizes, "place")
     parts = lines.sort("place").partition_by("block", maintain_order=True)
     for block in parts or [lines]:
-        found = (
-            places.rows.join(block.lazy(), keys, nulls_equal=True)
+        # Part by part: a scan of all would hold more of them than it needs.
+        found = [
+            part.join(block.lazy(), keys, nulls_equal=True)
             .group_by(SAMPLE, "place")
             .agg(count=pl.len(), total=_TOTAL)
-            .join(population.samples.lazy(), SAMPLE)
-            .collect(engine="streaming")
-        )
+            .join(people, SAMPLE)
+            .collect()
+            for part in places.rows
+        ]
         numbers = block["place"].unique().sort()
-        yield _counted(found, numbers, population.strata, how)
+        yield _counted(pl.concat(found), numbers, population.strata, how)
 
 
 def _counted(

@@ -109,10 +109,10 @@ class StoredCohort:
         """That file of each finished part."""
         return [part_folder(self.path, number) / name for number in self.reports]
 
-    def rows(self) -> pl.LazyFrame:
-        """All rows, words as strings."""
+    def rows(self) -> list[pl.LazyFrame]:
+        """The rows of each part, words as strings; all of a sample are in one."""
         words = pl.col("patient_id", "feature", "code").cast(pl.String)
-        return pl.scan_parquet(self.files(ROWS)).with_columns(words)
+        return [pl.scan_parquet(f).with_columns(words) for f in self.files(ROWS)]
 
     def patients(self) -> pl.LazyFrame:
         """A row per sample."""

@@ -227,7 +227,8 @@ class SavedExplanations:
     def codes(self) -> tuple[list[dict[str, str]], list[list[int]]]:
         """Every code and column that any patient has, and per patient their places."""
         keys, names = ["feature", "code"], self.stored.header.names
-        rows = self.stored.rows().join(self.index.lazy().select("sample"), "sample")
+        mine = self.index.lazy().select("sample")
+        rows = pl.concat(self.stored.rows()).join(mine, "sample")
         with self.stored.reading():
             held = rows.select("sample", *keys).unique().collect(engine="streaming")
         held = held.sort("sample", *keys)
