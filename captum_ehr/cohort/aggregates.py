@@ -134,12 +134,10 @@ def _counted(
     exact = each.join(exact, by, "left", maintain_order="left").with_columns(
         pl.col("count", "samples", "patients", "total", "absolute").fill_null(0)
     )
-    theirs = totals.group_by(*by, "patient").agg(
-        total=total.sum(), absolute=total.abs().sum(), samples=pl.len()
-    )
-    row = places.search_sorted(theirs["place"]) * strata + theirs["stratum"]
-    numbers = [theirs[name] for name in ("total", "absolute", "samples")]
-    sums = resampled(row, theirs["patient"], numbers, len(places) * strata, how)
+    row = places.search_sorted(totals["place"]) * strata + totals["stratum"]
+    size = totals["total"]
+    numbers = [size, size.abs(), pl.repeat(1.0, len(totals), eager=True)]
+    sums = resampled(row, totals["patient"], numbers, len(places) * strata, how)
     return Block(exact, sums.unflatten(1, (len(places), strata)))
 
 
