@@ -212,23 +212,24 @@ def _joined(
 ) -> _Piece:
     """The pieces as one; of nobody where nobody could be explained.
 
-    Where that is so, the sample that could be explained at the start has to be able to
-    still, or it is this process that cannot explain.
+    Where some could not be, the sample that could be explained at the start has to be
+    explained still, or it is this process that cannot explain.
     """
     import pyarrow as pa
 
-    if not pieces:
+    if failed:
         index, sample = job.probe
         alone = members.slice(0, 1)
         try:
             piece = _piece(job, alone, [sample], explain_samples(job, [sample]))
         except Exception as error:
             raise CohortError(
-                f"none of {len(members)} samples could be explained, nor sample "
-                f"{index}, which could be at the start: {_words(error)}. The first "
-                f"said: {failed[0]['reason']}"
+                f"{len(failed)} of {len(members)} samples could not be explained, nor "
+                f"sample {index}, which could be at the start: {_words(error)}. The "
+                f"first said: {failed[0]['reason']}. What is done stays; run again."
             ) from error
-        return _Piece(piece.rows.slice(0, 0), piece.patients.slice(0, 0), Diagnostics())
+        nobody = piece.rows.slice(0, 0), piece.patients.slice(0, 0), Diagnostics()
+        pieces = [*pieces, _Piece(*nobody)]
     account = sum((piece.report for piece in pieces), Diagnostics())
     return _Piece(
         pa.concat_tables([piece.rows for piece in pieces]).unify_dictionaries(),
@@ -260,8 +261,8 @@ def refuse(error: Exception, samples: int) -> None:
     if isinstance(error, OSError):
         raise OSError(
             error.errno,
-            f"the dataset cannot be read ({error}); what is done stays, run again "
-            "when it is there",
+            f"the dataset, or what else is needed, cannot be read ({error}); what is "
+            "done stays, run again when it is there",
         ) from error
     if isinstance(error, (ImportError, _BROKEN)):
         raise CohortError(

@@ -63,7 +63,7 @@ def check_folder(out: Path) -> None:
     Raises:
         CohortError: Naming some of it.
     """
-    if (out / COHORT).exists():
+    if not out.exists() or (out / COHORT).exists():
         return
     mine = {ORDER, PARTS}
     others = sorted(p.name for p in out.iterdir() if p.name not in mine)

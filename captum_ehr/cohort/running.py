@@ -113,9 +113,9 @@ def explain_cohort(
     manifest = found(out, identity, resume)
     if manifest is not None and _is_whole(out, manifest):
         return Cohort(out)
-    make_private(out / PARTS)
     check_folder(out)
     index, explanation = _probe(explainer, dataset, baselines, target)
+    make_private(out / PARTS)
     job = Job(
         explainer,
         dataset,

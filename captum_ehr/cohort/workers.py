@@ -126,7 +126,9 @@ def _client(client: Any, stack: ExitStack) -> Any:
     if isinstance(client, int) and not isinstance(client, bool):
         try:
             cluster = LocalCluster(
-                n_workers=client, threads_per_worker=1, dashboard_address=None
+                n_workers=client,
+                threads_per_worker=1,
+                dashboard_address="localhost:0",  # else on every address
             )
         except RuntimeError as error:
             raise CohortError(
