@@ -125,6 +125,8 @@ def test_some_patients_are_counted_as_if_they_were_all(
     assert_top(cohort.codes(among=ids), some.top(None))
     women = whole[[k % 10 < 6 for k in range(1_000)]]
     assert_top(cohort.codes(among=pl.col("sex") == "F"), women.top(None))
+    everybody = pl.col("messages").list.len() == 0
+    assert_top(cohort.codes(among=everybody, replicates=0), whole.top(None))
     with pytest.raises(KeyError, match="no patient 'nobody'"):
         cohort.codes(among=["nobody"])
     with pytest.raises(ValueError, match="among leaves none"):

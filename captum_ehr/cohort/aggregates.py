@@ -2,8 +2,8 @@
 
 What is counted is a sample's total at a *place*: the sum of its attributions at a code,
 a group of codes, a feature or a visit. Places are worked through in blocks of a bounded
-number of totals, each in one lazy query over all parts; so quartiles and numbers of
-patients are exact, and memory depends on a block and on the number of patients alone.
+number of totals, part by part of the cohort; so quartiles and numbers of patients are
+exact, and memory depends on a block, a part and the number of patients alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .resampling import Resampling, resampled
 SAMPLE = "sample"
 """The column that tells samples apart; a patient may have several."""
 
-_MOST_TOTALS, _MOST_SUMS = 4_000_000, 4_000_000
+_MOST_TOTALS, _MOST_SUMS = 2_000_000, 4_000_000
 """What a block has at most, unless it is one place: totals, and replicates of sums."""
 
 _MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
@@ -99,7 +99,7 @@ def blocks(places: Places, population: Population, how: Resampling) -> Iterator[
     parts = lines.sort("place").partition_by("block", maintain_order=True)
     for block in parts or [lines]:
         # Part by part: a scan of all would hold more of them than it needs.
-        found = [
+        totals_of = [
             part.join(block.lazy(), keys, nulls_equal=True)
             .group_by(SAMPLE, "place")
             .agg(count=pl.len(), total=_TOTAL)
@@ -108,7 +108,7 @@ def blocks(places: Places, population: Population, how: Resampling) -> Iterator[
             for part in places.rows
         ]
         numbers = block["place"].unique().sort()
-        yield _counted(pl.concat(found), numbers, population.strata, how)
+        yield _counted(pl.concat(totals_of), numbers, population.strata, how)
 
 
 def _counted(

@@ -88,10 +88,10 @@ def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
         KeyError: If there is no patient of an identifier.
         ValueError: If nobody is left.
     """
-    patients = stored.patients().drop("messages", "layout")
+    patients = stored.patients()
     if isinstance(among, pl.Expr):
         patients = patients.filter(among)
-    people = patients.collect()
+    people = patients.drop("messages", "layout").collect()
     if among is not None and not isinstance(among, pl.Expr):
         ids = [among] if isinstance(among, str) else list(among)
         mine = stored.of_patients(ids).select(SAMPLE)

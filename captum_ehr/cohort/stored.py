@@ -28,6 +28,7 @@ from .manifest import (
     CohortError,
     finished_parts,
     part_folder,
+    part_report,
     read_manifest,
 )
 
@@ -266,9 +267,11 @@ def open_cohort(path: Path) -> StoredCohort:
     manifest = read_manifest(path)
     header = _checked(manifest, path)
     reports = finished_parts(path, manifest)
-    for number in range(manifest["partitions"]):
+    for number in {*range(manifest["partitions"])} - {*reports}:
         folder = part_folder(path, number)
-        if number not in reports and (folder / PART).exists():
+        is_there = (folder / PART).exists()
+        # Looked at again: it may have been finished just now.
+        if is_there and part_report(path, number, manifest["fingerprint"]) is None:
             raise CohortError(
                 f"{folder} is damaged, or of another run: its files are not those that "
                 f"its {PART} names. Explain the cohort again with resume=True, which "

@@ -130,8 +130,8 @@ class SavedExplanations:
         labels = [header.target_label(target) for target in targets]
         several = "predicted class" if self.is_predicted else "as explained"
         self.target = labels[0] if len(labels) == 1 else several
-        most = max((t for t in targets if isinstance(t, int)), default=0)
-        classes = _classes(header.mode, header.target_names, most)
+        last = max((t for t in targets if isinstance(t, int)), default=0)
+        classes = _classes(header.mode, header.target_names, last)
         self.head = Head(header.mode or "regression", classes, header.output)
         self._kept = Cache[int, Explanation](most)
 
