@@ -125,6 +125,8 @@ def test_some_patients_are_counted_as_if_they_were_all(
     assert_top(cohort.codes(among=ids), some.top(None))
     women = whole[[k % 10 < 6 for k in range(1_000)]]
     assert_top(cohort.codes(among=pl.col("sex") == "F"), women.top(None))
+    everybody = pl.col("messages").list.len() == 0
+    assert_top(cohort.codes(among=everybody, replicates=0), whole.top(None))
     with pytest.raises(KeyError, match="no patient 'nobody'"):
         cohort.codes(among=["nobody"])
     with pytest.raises(ValueError, match="among leaves none"):
@@ -167,7 +169,7 @@ def test_blocks_make_no_difference(
 ) -> None:
     at_once = cohort.codes(replicates=50), cohort.groups("sex", replicates=50)
     monkeypatch.setattr(aggregates, "_MOST_TOTALS", 700)
-    monkeypatch.setattr(aggregates, "_MOST_PLACES", 7)
+    monkeypatch.setattr(aggregates, "_MOST_SUMS", 350)
     in_blocks = cohort.codes(replicates=50), cohort.groups("sex", replicates=50)
     for one, other in zip(at_once, in_blocks, strict=True):
         pd.testing.assert_frame_equal(one, other)

@@ -61,6 +61,9 @@ def test_a_view_is_the_saved_explanation(shown: CohortViewer) -> None:
     ends = torch.sigmoid(torch.stack([WHOLE.f_baseline[17], WHOLE.f_input[17]]))
     assert view["probability"] == pytest.approx(ends.tolist())
     assert view["method"] == "DeepLiftEHR" and view["baseline"] == "unk"
+    (one,) = shown._saved.many([17], shown.setting())
+    shown.view(18)
+    assert shown._saved.many([17], shown.setting())[0] is one  # kept
     assert view["complete"]["status"] in ("exact", "noted")
 
 

@@ -10,13 +10,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..scene.performance import Decision, Errors, Hits, Performance
     from .cohort import Cohort
+    from .judging import Judgement
     from .manifest import CohortError
     from .running import explain_cohort
 
-__all__ = ["Cohort", "CohortError", "explain_cohort"]
+__all__ = [
+    "Cohort",
+    "CohortError",
+    "Decision",
+    "Errors",
+    "Hits",
+    "Judgement",
+    "Performance",
+    "explain_cohort",
+]
 
-_HOMES = {"Cohort": "cohort", "CohortError": "manifest", "explain_cohort": "running"}
+_HOMES = {
+    "Cohort": "cohort",
+    "CohortError": "manifest",
+    "Judgement": "judging",
+    "explain_cohort": "running",
+    **dict.fromkeys(
+        ("Decision", "Errors", "Hits", "Performance"), ".scene.performance"
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:

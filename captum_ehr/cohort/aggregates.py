@@ -2,8 +2,8 @@
 
 What is counted is a sample's total at a *place*: the sum of its attributions at a code,
 a group of codes, a feature or a visit. Places are worked through in blocks of a bounded
-number of totals, each in one lazy query over all parts; so quartiles and numbers of
-patients are exact, and memory depends on a block and on the number of patients alone.
+number of totals, part by part of the cohort; so quartiles and numbers of patients are
+exact, and memory depends on a block, a part and the number of patients alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .resampling import Resampling, resampled
 SAMPLE = "sample"
 """The column that tells samples apart; a patient may have several."""
 
-_MOST_TOTALS, _MOST_PLACES = 4_000_000, 2_000
-"""What a block has at most, unless it is one place."""
+_MOST_TOTALS, _MOST_SUMS = 2_000_000, 4_000_000
+"""What a block has at most, unless it is one place: totals, and replicates of sums."""
 
 _MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
 
@@ -56,7 +56,7 @@ class Population:
 class Places:
     """Where attributions are added up."""
 
-    rows: pl.LazyFrame
+    rows: Sequence[pl.LazyFrame]  # of each part; all of a sample are in one
     lines: pl.DataFrame  # what rows are joined by, place from 0, rows, missed
     labels: pl.DataFrame  # a row per place, in order
 
@@ -70,34 +70,45 @@ class Block:
 
 
 def found(
-    rows: pl.LazyFrame, keys: Sequence[str], population: Population
+    rows: Sequence[pl.LazyFrame], keys: Sequence[str], population: Population
 ) -> pl.DataFrame:
     """The keys that anybody counted has, how many rows, and those without a number."""
-    mine = rows.join(population.samples.lazy().select(SAMPLE), SAMPLE, "semi")
-    counted = mine.group_by(keys).agg(rows=pl.len(), missed=_MISSED.sum())
-    return counted.collect(engine="streaming").sort(keys, nulls_last=True)
+    mine = population.samples.lazy().select(SAMPLE)
+    parts = [
+        part.join(mine, SAMPLE, "semi")
+        .group_by(keys)
+        .agg(rows=pl.len().cast(pl.Int64), missed=_MISSED.sum().cast(pl.Int64))
+        .collect()
+        for part in rows
+    ]
+    whole = pl.concat(parts).group_by(keys).agg(pl.col("rows", "missed").sum())
+    return whole.sort(keys, nulls_last=True)
 
 
 def blocks(places: Places, population: Population, how: Resampling) -> Iterator[Block]:
     """The statistics of all places, block by block, in order."""
     lines, most = places.lines, len(population.samples)
+    people = population.samples.lazy().select(SAMPLE, "patient", "stratum")
     keys = [name for name in lines.columns if name not in ("place", "rows", "missed")]
     sizes = lines.group_by("place").agg(pl.col("rows").sum()).sort("place")
     totals = sizes["rows"].clip(upper_bound=most)
-    cost = (totals / _MOST_TOTALS + 1 / _MOST_PLACES).cum_sum()
+    drawn = population.strata * how.replicates
+    cost = (totals / _MOST_TOTALS + drawn / _MOST_SUMS).cum_sum()
     sizes = sizes.select("place", block=cost.floor().cast(pl.Int64))
     lines = lines.select(*keys, "place").join(sizes, "place")
     parts = lines.sort("place").partition_by("block", maintain_order=True)
     for block in parts or [lines]:
-        found = (
-            places.rows.join(block.lazy(), keys, nulls_equal=True)
+        # Part by part: a scan of all would hold more of them than it needs.
+        totals_of = [
+            part.join(block.lazy(), keys, nulls_equal=True)
             .group_by(SAMPLE, "place")
             .agg(count=pl.len(), total=_TOTAL)
-            .join(population.samples.lazy(), SAMPLE)
-            .collect(engine="streaming")
-        )
+            .join(people, SAMPLE)
+            .collect()
+            for part in places.rows
+        ]
         numbers = block["place"].unique().sort()
-        yield _counted(found, numbers, population.strata, how)
+        yield _counted(pl.concat(totals_of), numbers, population.strata, how)
 
 
 def _counted(
@@ -123,12 +134,10 @@ def _counted(
     exact = each.join(exact, by, "left", maintain_order="left").with_columns(
         pl.col("count", "samples", "patients", "total", "absolute").fill_null(0)
     )
-    theirs = totals.group_by(*by, "patient").agg(
-        total=total.sum(), absolute=total.abs().sum(), samples=pl.len()
-    )
-    row = places.search_sorted(theirs["place"]) * strata + theirs["stratum"]
-    numbers = [theirs[name] for name in ("total", "absolute", "samples")]
-    sums = resampled(row, theirs["patient"], numbers, len(places) * strata, how)
+    row = places.search_sorted(totals["place"]) * strata + totals["stratum"]
+    size = totals["total"]
+    numbers = [size, size.abs(), pl.repeat(1.0, len(totals), eager=True)]
+    sums = resampled(row, totals["patient"], numbers, len(places) * strata, how)
     return Block(exact, sums.unflatten(1, (len(places), strata)))
 
 

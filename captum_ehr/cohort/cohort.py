@@ -57,6 +57,17 @@ class Cohort:
     Raises:
         FileNotFoundError: If there is no cohort.
         CohortError: If it is of another format, or a file is damaged, which is named.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from captum_ehr import explain_cohort
+        >>> from captum_ehr.datasets import tiny_model
+        >>> model, _ = tiny_model()
+        >>> cohort = explain_cohort(model, model.dataset, mkdtemp())
+        >>> len(cohort), cohort["p2"].patient_ids
+        (4, ('p2',))
+        >>> cohort.codes(replicates=0)["code"].tolist()[:2]
+        ['E11.9', 'I50.9']
     """
 
     def __init__(self, path: str | Path) -> None:

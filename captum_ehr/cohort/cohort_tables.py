@@ -52,7 +52,8 @@ def visit_table(stored: StoredCohort, among: Among, how: Resampling) -> pd.DataF
     untimed = [f.key for f in stored.header.features if f.is_untimed_series]
     # Steps of an untimed series are no visits: number 3 is not the third admission.
     is_own = pl.col("feature").is_in(untimed) & pl.col("visit").is_not_null()
-    rows = stored.rows().with_columns(series=pl.when(is_own).then(pl.col("feature")))
+    series = pl.when(is_own).then(pl.col("feature"))
+    rows = [part.with_columns(series=series) for part in stored.rows()]
     lines = found(rows, keys, population)
     lines = lines.sort(keys, nulls_last=[False, True]).with_row_index("place")
     places = Places(rows, lines, lines.select(keys))
@@ -87,10 +88,10 @@ def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
         KeyError: If there is no patient of an identifier.
         ValueError: If nobody is left.
     """
-    patients = stored.patients().drop("messages", "layout")
+    patients = stored.patients()
     if isinstance(among, pl.Expr):
         patients = patients.filter(among)
-    people = patients.collect()
+    people = patients.drop("messages", "layout").collect()
     if among is not None and not isinstance(among, pl.Expr):
         ids = [among] if isinstance(among, str) else list(among)
         mine = stored.of_patients(ids).select(SAMPLE)
@@ -166,7 +167,8 @@ def _note(
     samples = population.samples
     words = [unlike({*map(stored.header.target_label, targets_of(samples))})]
     if places.lines["missed"].sum():
-        lost = places.rows.filter(pl.col("attribution").is_null()).select(SAMPLE)
+        missed = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
+        lost = pl.concat(places.rows).filter(missed).select(SAMPLE)
         mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())
         words.append(without_answer(mine.collect().item(), len(samples)))
     note = " ".join(word[0].upper() + word[1:] for word in words if word)

@@ -75,11 +75,13 @@ def resampled(
         rows: How many sums there are.
         how: How many replicates, and the seed of their weights.
     """
+    sums = torch.zeros(len(columns), rows, how.replicates, dtype=torch.float64)
+    if not how.replicates:
+        return sums
     order = np.argsort(patient.to_numpy(), kind="stable")
     people = torch.from_numpy(patient.to_numpy()[order].astype(np.int64))
     places = torch.from_numpy(row.to_numpy()[order].astype(np.int64))
     numbers = [torch.from_numpy(c.to_numpy()[order].astype(float)) for c in columns]
-    sums = torch.zeros(len(columns), rows, how.replicates, dtype=torch.float64)
     draw = np.random.default_rng(how.seed)
     last = int(people[-1]) if len(people) else -1
     for first in range(0, last + 1, _TOGETHER):

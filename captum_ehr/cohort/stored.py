@@ -28,6 +28,7 @@ from .manifest import (
     CohortError,
     finished_parts,
     part_folder,
+    part_report,
     read_manifest,
 )
 
@@ -109,10 +110,10 @@ class StoredCohort:
         """That file of each finished part."""
         return [part_folder(self.path, number) / name for number in self.reports]
 
-    def rows(self) -> pl.LazyFrame:
-        """All rows, words as strings."""
+    def rows(self) -> list[pl.LazyFrame]:
+        """The rows of each part, words as strings; all of a sample are in one."""
         words = pl.col("patient_id", "feature", "code").cast(pl.String)
-        return pl.scan_parquet(self.files(ROWS)).with_columns(words)
+        return [pl.scan_parquet(f).with_columns(words) for f in self.files(ROWS)]
 
     def patients(self) -> pl.LazyFrame:
         """A row per sample."""
@@ -266,9 +267,11 @@ def open_cohort(path: Path) -> StoredCohort:
     manifest = read_manifest(path)
     header = _checked(manifest, path)
     reports = finished_parts(path, manifest)
-    for number in range(manifest["partitions"]):
+    for number in {*range(manifest["partitions"])} - {*reports}:
         folder = part_folder(path, number)
-        if number not in reports and (folder / PART).exists():
+        is_there = (folder / PART).exists()
+        # Looked at again: it may have been finished just now.
+        if is_there and part_report(path, number, manifest["fingerprint"]) is None:
             raise CohortError(
                 f"{folder} is damaged, or of another run: its files are not those that "
                 f"its {PART} names. Explain the cohort again with resume=True, which "

@@ -130,8 +130,8 @@ class SavedExplanations:
         labels = [header.target_label(target) for target in targets]
         several = "predicted class" if self.is_predicted else "as explained"
         self.target = labels[0] if len(labels) == 1 else several
-        most = max((t for t in targets if isinstance(t, int)), default=0)
-        classes = _classes(header.mode, header.target_names, most)
+        last = max((t for t in targets if isinstance(t, int)), default=0)
+        classes = _classes(header.mode, header.target_names, last)
         self.head = Head(header.mode or "regression", classes, header.output)
         self._kept = Cache[int, Explanation](most)
 
@@ -227,7 +227,8 @@ class SavedExplanations:
     def codes(self) -> tuple[list[dict[str, str]], list[list[int]]]:
         """Every code and column that any patient has, and per patient their places."""
         keys, names = ["feature", "code"], self.stored.header.names
-        rows = self.stored.rows().join(self.index.lazy().select("sample"), "sample")
+        mine = self.index.lazy().select("sample")
+        rows = pl.concat(self.stored.rows()).join(mine, "sample")
         with self.stored.reading():
             held = rows.select("sample", *keys).unique().collect(engine="streaming")
         held = held.sort("sample", *keys)
