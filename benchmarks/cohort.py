@@ -130,7 +130,10 @@ def workers(patients: int = 4_000, counts: list[int] | None = None) -> None:
     model = transformer(dataset)
     options = {"threads_per_worker": 1, "dashboard_address": "localhost:0"}
     for count in counts or (1, 2):
-        with LocalCluster(count, **options) as cluster, Client(cluster) as client:
+        with (
+            LocalCluster(n_workers=count, **options) as cluster,
+            Client(cluster) as client,
+        ):
             for name in ("cold", "warm"):
                 with folder() as out:
                     begun = time.perf_counter()
