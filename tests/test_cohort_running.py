@@ -21,7 +21,7 @@ import pytest
 import torch
 import zoo
 from cohort_cases import Wrapped, dataset, held, mlp, raising, reports
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_ehr import (
@@ -36,6 +36,7 @@ from captum_ehr.cohort import partition as parts
 from captum_ehr.cohort.columns import explanation_of
 from captum_ehr.cohort.manifest import read_manifest
 from captum_ehr.cohort.order import batches, partitions_of, read_order
+from captum_ehr.cohort.progress import progress
 from captum_ehr.propagation import Diagnostics
 
 SMALL: dict[str, Any] = {"batch_size": 4, "partition": 16}
@@ -163,6 +164,7 @@ class TestOptions:
         explainer = DeepLiftEHR(model)
         assert_rows_are_those_of_single_patients(tmp_path / "out", explainer, data)
 
+    @pytest.mark.complete
     def test_an_explainer_with_options_of_its_own(
         self, model: Any, data: Any, tmp_path: Path
     ) -> None:
@@ -176,6 +178,7 @@ class TestOptions:
             tmp_path / "out", explainer, data, **options
         )
 
+    @pytest.mark.complete
     def test_reference_patients_are_drawn_once(
         self, model: Any, data: Any, tmp_path: Path
     ) -> None:
@@ -268,8 +271,17 @@ class TestOptions:
     ) -> None:
         with caplog.at_level(logging.INFO, "captum_ehr.cohort"):
             explain_cohort(model, data, tmp_path / "out", **SMALL)
-        assert "40 of 40 samples" in caplog.text and "00:00 left" in caplog.text
+        assert "40 of 40 samples" in caplog.text and "0:00:00 left" in caplog.text
         assert "40 samples: 40 explained, 0 set aside" in caplog.text
+
+    def test_progress_is_a_bar_in_a_terminal(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        with progress(40, 1000, (10, 400)) as told:
+            told(30, 600)
+        shown = capsys.readouterr().err
+        assert "100%" in shown and "40 of 40 samples" in shown and "/s" in shown
 
 
 class TestWhoCannotBeExplained:
@@ -378,6 +390,7 @@ class TestWhoCannotBeExplained:
         pd.testing.assert_frame_equal(held(where), held(out), rtol=0, atol=1e-6)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=60), st.integers(1, 9))
 def test_partitions_are_bounded_and_complete(lengths: list[int], most: int) -> None:
     ordered = np.array(sorted(lengths, reverse=True))
@@ -390,6 +403,7 @@ def test_partitions_are_bounded_and_complete(lengths: list[int], most: int) -> N
         assert len(mine) == 1 or mine.sum() <= budget
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 9))
 def test_batches_are_all_samples_once(shapes: list[int], size: int) -> None:
     members = pa.table({"shape": shapes, "sample": [*range(len(shapes))]})

@@ -63,6 +63,7 @@ def undisturbed(memory: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def threads() -> Iterator[Any]:
     """A cluster of two workers in this process: no start, the same messages."""
     from dask.distributed import Client, LocalCluster
+    from distributed import utils
 
     options = {"processes": False, "dashboard_address": "localhost:0"}
     with (
@@ -70,6 +71,8 @@ def threads() -> Iterator[Any]:
         Client(cluster) as client,
     ):
         yield client
+    # To the tests that come after, its thread would be somebody who draws numbers.
+    utils._offload_executor.shutdown()
 
 
 def assert_undisturbed(out: Path, undisturbed: Path) -> None:

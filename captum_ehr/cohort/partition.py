@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -32,12 +32,10 @@ from .manifest import (
     read_manifest,
 )
 from .order import asked, batches, read_order
+from .progress import Told
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: Told how many samples and tokens more are done.
-type Told = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
