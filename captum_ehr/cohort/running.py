@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .cohort import Cohort
 
-_READ = 4096
+_READ = 1024
 """How many samples are read at a time for their lengths."""
 
 
