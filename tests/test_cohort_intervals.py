@@ -59,7 +59,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(tmp_path: Path) -> None:
         whole, sex = drawn(seed)
         folder = write_cohort(tmp_path / str(seed), whole, columns={"sex": sex})
         cohort = Cohort(folder)
-        codes, groups = cohort.codes(level=LEVEL), cohort.groups("sex", level=LEVEL)
+        codes = cohort.codes(level=LEVEL, seed=seed)
+        groups = cohort.groups("sex", level=LEVEL, seed=seed)
         for name, truth in TRUTH.items():
             ends = codes[f"{name}_low"], codes[f"{name}_high"]
             shares.setdefault(name, []).append(held(*ends, truth))

@@ -183,6 +183,17 @@ def test_columns_that_are_missing_or_others_are_named(folder: Path) -> None:
         Cohort(folder)
 
 
+def test_a_shape_larger_than_any_record_is_refused(folder: Path) -> None:
+    file = part(folder) / "patients.parquet"
+    people = pq.read_table(file)
+    huge = [[{"shape": [2**30, 2**20], "time": None}] * 4] * len(people)
+    place, kind = people.schema.get_field_index("layout"), people.schema.field("layout")
+    pq.write_table(people.set_column(place, kind, pa.array(huge, kind.type)), file)
+    resized(file)
+    with pytest.raises(CohortError, match="part-00000 is damaged: .* shape"):
+        Cohort(folder)["p00000"]
+
+
 def test_rows_that_fit_no_patient_are_named(folder: Path) -> None:
     file = part(folder) / "rows.parquet"
     table = pq.read_table(file)

@@ -15,7 +15,9 @@ from cohort_files import synthetic, write_cohort
 from explanations import cohorts
 from hypothesis import given, settings
 
+from captum_ehr import DeepLiftEHR, explain_cohort
 from captum_ehr.cohort import Cohort, aggregates
+from captum_ehr.datasets import tiny_model
 from captum_ehr.explanation import Explanation
 
 ENDS = ("_low", "_high")
@@ -23,8 +25,9 @@ ENDS = ("_low", "_high")
 
 @pytest.fixture(scope="module")
 def whole() -> Explanation:
-    """A thousand samples of five hundred patients."""
-    return synthetic(1_000)
+    """A thousand samples of five hundred patients, explained in ten batches."""
+    drawn = synthetic(1_000)
+    return Explanation.concat(drawn[k : k + 100] for k in range(0, 1_000, 100))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,15 @@ def test_codes_are_those_of_one_explanation_of_all(
     )
     np.testing.assert_allclose(by_code["prevalence"], by_code["samples"] / len(whole))
     assert by_code.loc[("conditions", "C001"), "name"] == "heart failure"
+
+
+def test_codes_of_a_model_are_those_of_its_explanation(tmp_path: Path) -> None:
+    model, batch = tiny_model()
+    cohort = explain_cohort(model, model.dataset, tmp_path)
+    explanation = DeepLiftEHR(model).explain(batch)
+    assert_top(cohort.codes(), explanation.top(None))
+    back, wanted = cohort["p2"].by_visit(), explanation["p2"].by_visit()
+    pd.testing.assert_frame_equal(back, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

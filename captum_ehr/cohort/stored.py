@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 type _Float = Literal["float16", "bfloat16", "float32", "float64"]
 type _Number = Literal[_Float, "uint8", "int8", "int16", "int32", "int64", "bool"]
+
+_MOST_PLACES = 2**26
+"""How many codes or values a feature of one sample has at most."""
 
 #: The index of an explained output, or several where outputs have more dimensions.
 type Target = int | tuple[int, ...]
@@ -138,6 +142,7 @@ class StoredCohort:
         for (number,), mine in samples.group_by("part"):
             folder, only = part_folder(self.path, number), mine["sample"].to_list()
             rows, people = (_read(folder / name, only) for name in (ROWS, PATIENTS))
+            _check_layouts(folder, people)
             report = Diagnostics.from_dict(self.reports[number]["diagnostics"])
             for row, sample in enumerate(people["sample"].to_pylist()):
                 try:
@@ -338,6 +343,16 @@ def _read(path: Path, samples: Sequence[int]) -> pa.Table:
         return pq.read_table(path, filters=[("sample", "in", samples)])
     except (pa.ArrowException, OSError) as error:
         raise CohortError(f"{path} is damaged: {error}") from error
+
+
+def _check_layouts(folder: Path, people: pa.Table) -> None:
+    """Refuse what would need more room than any record."""
+    for layouts in people["layout"].to_pylist():
+        for layout in layouts:
+            if math.prod(layout["shape"]) > _MOST_PLACES:
+                raise CohortError(
+                    f"{folder} is damaged: a feature has the shape {layout['shape']}."
+                )
 
 
 def _check_pages(path: Path) -> None:
