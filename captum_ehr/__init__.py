@@ -19,12 +19,15 @@ if TYPE_CHECKING:
         LayerDeepLiftEHR,
         NeuronDeepLiftEHR,
     )
+    from .cohort import Cohort, CohortError, explain_cohort
     from .explanation import Explanation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttributionWarning",
+    "Cohort",
+    "CohortError",
     "CompletenessError",
     "DeepLiftEHR",
     "DeepLiftShapEHR",
@@ -33,13 +36,17 @@ __all__ = [
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",
+    "explain_cohort",
     "reference_patients",
 ]
+
+_HOMES = ("explanation", "cohort", "adapter", "attr")
+"""Where names are looked for, in this order; cohort has its own loaded lazily too."""
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("explanation", "adapter", "attr"):  # each needs those before it
+        for home in _HOMES:
             module = import_module(f".{home}", __name__)
             if hasattr(module, name):
                 return getattr(module, name)

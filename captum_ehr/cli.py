@@ -149,9 +149,10 @@ def insights(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODULE:FUNCTION",
+            metavar="MODULE:FUNCTION | DIR",
             help="A function that takes nothing and returns (model, dataset), a "
-            "PyHealth model and its sample dataset, or an AttributionVisualizer.",
+            "PyHealth model and its sample dataset, or an AttributionVisualizer; or "
+            "the folder of an explained cohort, which needs no model.",
         ),
     ] = None,
     demo: Annotated[
@@ -180,7 +181,8 @@ def insights(
         ),
     ] = None,
     patients: Annotated[
-        int, typer.Option(min=1, help="With --demo or --mimic3: how many to show.")
+        int,
+        typer.Option(min=1, help="With --demo, --mimic3 or DIR: how many to show."),
     ] = 500,
     epochs: Annotated[
         int | None,
@@ -199,7 +201,8 @@ def insights(
     """
     if (source is not None) + demo + (mimic3 is not None) != 1:
         raise typer.BadParameter(
-            "give one of MODULE:FUNCTION, --demo and --mimic3.", param_hint="insights"
+            "give one of MODULE:FUNCTION, DIR, --demo and --mimic3.",
+            param_hint="insights",
         )
     from rich.console import Console
 
@@ -211,13 +214,184 @@ def insights(
         console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
     )
     try:
-        show(console, content, port=port, address=address, hosts=host or ())
+        show(
+            console,
+            content,
+            port=port,
+            address=address,
+            hosts=host or (),
+            most=patients,
+        )
     except (DemoError, StartError, OSError) as error:
         words = error.strerror if isinstance(error, OSError) else None
         Console(stderr=True).print(
             f"Error: {words or error}", style="red", markup=False
         )
         raise typer.Exit(1) from None
+
+
+@app.command(
+    epilog="Example: captum-ehr explain study:show --out cohort --keep sex --keep age, "
+    "where study.py has a function show() that returns (model, dataset).",
+)
+def explain(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that takes nothing and returns (model, dataset), a "
+            "PyHealth model, or an explainer of one, and a sample dataset.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            file_okay=False,
+            help="The folder to write into; it is made. If it has an interrupted run, "
+            "that is gone on with.",
+        ),
+    ],
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Of a dask scheduler, such as tcp://host:8786."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Or so many worker processes on this machine."),
+    ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the explanation; needs a C++ compiler."
+        ),
+    ] = False,
+    baseline: Annotated[
+        str, typer.Option(help="The reference: unk, pad, mean, median or pyhealth.")
+    ] = "unk",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="What is explained: a label, or the index of an output; by default "
+            "the predicted class of each.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="How many samples at a time.")
+    ] = 32,
+    partition: Annotated[
+        int, typer.Option(min=1, help="How many samples are written at a time.")
+    ] = 2048,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An entry of the samples to keep beside the numbers, such as sex or "
+            "age; may be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """Explain every sample of a dataset into Parquet files.
+
+    May be interrupted at any moment, and given again goes on where it was. Samples
+    that cannot be explained are set aside with the reason. The folder is for its owner
+    alone: it holds patients.
+    """
+    if scheduler is not None and workers is not None:
+        raise typer.BadParameter(
+            "give one of --scheduler and --workers.", param_hint="explain"
+        )
+    import logging
+
+    from rich.console import Console
+
+    from captum_ehr.cohort import CohortError, explain_cohort
+    from captum_ehr.insights.launch import StartError, called
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("captum_ehr").setLevel(logging.INFO)
+    index = int(target) if target is not None and target.isdecimal() else target
+    try:
+        study = called(source)
+        if not isinstance(study, tuple) or len(study) != 2:
+            raise StartError(
+                f"{source} returned {type(study).__name__}, expected (model, dataset)."
+            )
+        explain_cohort(
+            *study,
+            out,
+            baselines=baseline,
+            target=index,
+            batch_size=batch_size,
+            partition=partition,
+            client=scheduler or workers,
+            compile=compile,
+            columns=keep or (),
+        )
+    except (CohortError, StartError, OSError, ValueError, LookupError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    Console(file=sys.stdout).print(f"Explained: {out}", highlight=False)
+
+
+@app.command(
+    epilog="Example: captum-ehr report results --threshold 0.2 --patient p00017",
+)
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="A cohort's folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="The file to write; by default report.html in DIR."
+        ),
+    ] = None,
+    title: Annotated[
+        str, typer.Option(help="The heading; by default the model's name.")
+    ] = "",
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="From which probability on a sample is called positive."
+        ),
+    ] = 0.5,
+    codes: Annotated[int, typer.Option(min=1, help="How many codes to show.")] = 20,
+    patient: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="A patient to show with all visits; may be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """Write an explained cohort as one HTML page that needs nothing else.
+
+    The model's performance, the strongest codes with bootstrap intervals, whether the
+    attributions add up, and who could not be explained. Of single patients it shows
+    those that are asked for.
+    """
+    from rich.console import Console
+
+    from captum_ehr.cohort import Cohort, CohortError
+
+    try:
+        path = Cohort(folder).report(
+            out or folder / "report.html",
+            title=title,
+            threshold=threshold,
+            k=codes,
+            patients=patient or (),
+        )
+    except (CohortError, ImportError, KeyError, OSError, ValueError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from None
+    Console(file=sys.stdout).print("Written:", str(path), highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from cohort_files import synthetic, write_cohort
+from typer.testing import CliRunner
 
 import captum_ehr
+from captum_ehr.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "captum", "pyhealth", "matplotlib", "pandas", "numpy")
@@ -90,3 +93,35 @@ def test_bad_options_are_named(arguments: tuple[str, str]) -> None:
     done = captum_ehr_cli("demo", *arguments)
     assert done.returncode == 2
     assert arguments[0] in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    whole = synthetic(12)
+    observed = [float(k % 2) for k in range(12)]
+    return write_cohort(tmp_path_factory.mktemp("cohort"), whole, observed=observed)
+
+
+def test_a_cohort_is_reported(cohort: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    asked = ["report", str(cohort), "--out", str(path), "--patient", "p00002"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert path.name in done.output and "p00002" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("report", "{cohort}", "--patient", "nobody"), "no patient 'nobody'"),
+        (("report", "{empty}"), "cohort.json"),
+        (("insights", "{empty}"), "it has no cohort.json"),
+    ],
+)
+def test_what_is_no_cohort_or_patient_is_said(
+    cohort: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    asked = [word.format(cohort=cohort, empty=tmp_path) for word in arguments]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 1
+    assert words in " ".join(done.output.split())

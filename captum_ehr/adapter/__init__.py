@@ -2,7 +2,7 @@
 
 from .adapter import PyHealthAdapter
 from .baselines import Baseline, reference_patients
-from .encoded import EncodedBatch, Pairs
+from .encoded import EncodedBatch, Pairs, collated
 from .feature_masks import FeatureMask, Player
 from .known_models import module_rules
 from .schema import is_pyhealth_model
@@ -14,6 +14,7 @@ __all__ = [
     "Pairs",
     "Player",
     "PyHealthAdapter",
+    "collated",
     "is_pyhealth_model",
     "module_rules",
     "reference_patients",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..explanation import FeatureKeyError
 from ..propagation import private_view
-from .baselines import Baseline, ValueRange, at_positions, reference, value_ranges
+from .baselines import Baseline, Observations, ValueRange, at_positions, reference
 from .encoded import EncodedBatch, as_batch, patient_ids
 from .feature_masks import FeatureMask, feature_mask
 from .features import Feature
@@ -81,6 +81,7 @@ class PyHealthAdapter(nn.Module):
         self.model: Any = model
         self.score = known.score if score is None else score
         self.extra_keys = (*structure, *extra_keys)
+        self.observations = Observations(self.model.dataset)
         self._losses = known.losses
         self._is_view = False
         self._traces = True
@@ -90,7 +91,7 @@ class PyHealthAdapter(nn.Module):
     @cached_property
     def ranges(self) -> dict[str, ValueRange]:
         """The range of each column of continuous values in the model's dataset."""
-        return value_ranges(self.features, getattr(self.model, "dataset", None))
+        return self.observations.ranges(self.features)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -213,9 +214,9 @@ class PyHealthAdapter(nn.Module):
             KeyError: If the mapping names a feature that the model does not have.
         """
         encoded = self._encoded(batch)
-        dataset = self.model.dataset if dataset is None else dataset
+        held = self.observations if dataset is None else Observations(dataset)
         with torch.inference_mode(False), torch.no_grad():
-            return reference(self.features, self.embed, encoded, baselines, dataset)
+            return reference(self.features, self.embed, encoded, baselines, held)
 
     def patient_baselines(
         self,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..explanation import FeatureKeyError
-from .encoded import EncodedBatch, batched
+from .encoded import EncodedBatch, batched, collated
 from .features import Feature
 
 #: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
@@ -54,7 +54,7 @@ def reference(
     embed: Embed,
     encoded: EncodedBatch,
     baselines: Baseline,
-    dataset: Any,
+    dataset: Observations,
 ) -> tuple[Tensor, ...]:
     """The reference tensors of an encoded batch, one per feature."""
     keys = [feature.key for feature in features]
@@ -101,7 +101,7 @@ def _spec(feature: Feature, baselines: Mapping[str, Any]) -> Any:
     return baselines.get(feature.key, "unk")
 
 
-def _masked(x: _Input, spec: Any, dataset: Any) -> Tensor:
+def _masked(x: _Input, spec: Any, dataset: Observations) -> Tensor:
     """One feature's reference; where nothing stands it is the input's own padding."""
     feature = x.feature
     if isinstance(spec, str):
@@ -123,13 +123,13 @@ def _masked(x: _Input, spec: Any, dataset: Any) -> Tensor:
     return torch.where(mask, raw, x.value)
 
 
-def _named(x: _Input, name: str, dataset: Any) -> Tensor:
+def _named(x: _Input, name: str, dataset: Observations) -> Tensor:
     feature, value = x.feature, x.value
     if name in ("mean", "median"):  # over all real tokens, or all steps
-        table = observed(feature, dataset).to(value.device)
-        points = x.embed(table) if feature.embedding else table.to(value)
-        centre = points.mean(0) if name == "mean" else points.median(0).values
-        return centre.expand(value.shape)
+        held, counts = dataset.of(feature)
+        points = x.embed(held.to(value.device)) if feature.embedding else held.to(value)
+        middle = _mean if name == "mean" else _median
+        return middle(points, counts.to(value.device)).expand(value.shape)
     if feature.owner is not None and name == "pyhealth":
         return value
     if feature.embedding is None:
@@ -190,6 +190,25 @@ def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
     return torch.cat(rows)
 
 
+def _mean(points: Tensor, counts: Tensor) -> Tensor:
+    """``(columns,)``: the mean of points that are there several times."""
+    total: Tensor = counts.double() @ points.double() / counts.sum()
+    return total.to(points.dtype)
+
+
+def _median(points: Tensor, counts: Tensor) -> Tensor:
+    """``(columns,)``: the median likewise; of an even number the lower one, as torch's.
+
+    Example:
+        >>> _median(torch.tensor([[3.0], [1.0]]), torch.tensor([1, 2]))
+        tensor([1.])
+    """
+    ordered, order = points.sort(0)
+    upto = counts[order].cumsum(0)
+    place = (upto <= (counts.sum() - 1) // 2).sum(0, keepdim=True)
+    return ordered.gather(0, place).squeeze(0)
+
+
 class ValueRange(NamedTuple):
     """What values the patients of a dataset have, to judge a reference by.
 
@@ -206,35 +225,58 @@ class ValueRange(NamedTuple):
     patients: int
 
 
-def value_ranges(features: Sequence[Feature], dataset: Any) -> dict[str, ValueRange]:
-    """By feature key, the range of each column of continuous values in a dataset.
+class Observations:
+    """What the samples of a dataset hold, read when it is first asked for.
 
-    Of some hundred samples, evenly spread; empty where the dataset cannot be read.
-    Multi-hot features are left out, whose 0 is the absence of a category.
+    Args:
+        samples: The dataset.
     """
-    ranges: dict[str, ValueRange] = {}
-    valued = [
-        feature
-        for feature in features
-        if feature.embedding is None
-        and (feature.columns is None or feature.owner is not None)
-    ]
-    if not valued:
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+        self._held: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, feature: Feature) -> tuple[Tensor, Tensor]:
+        """Each token that there is, or the values of each step, and how many times."""
+        if feature.key not in self._held:
+            table = observed(feature, self._samples)
+            if feature.embedding:
+                self._held[feature.key] = table.unique(return_counts=True)
+            else:
+                self._held[feature.key] = table, torch.ones(len(table)).long()
+        return self._held[feature.key]
+
+    def ranges(self, features: Sequence[Feature]) -> dict[str, ValueRange]:
+        """By feature key, the range of each column of continuous values.
+
+        Of some hundred samples, evenly spread; empty where they cannot be read.
+        Multi-hot features are left out, whose 0 is the absence of a category.
+        """
+        valued = [
+            feature
+            for feature in features
+            if feature.embedding is None
+            and (feature.columns is None or feature.owner is not None)
+        ]
+        if not valued:
+            return {}
+        ranges: dict[str, ValueRange] = {}
+        try:
+            count = len(self._samples)
+            step = max(1, count // _MOST_PATIENTS)
+            samples = [self._samples[k] for k in range(0, count, step)]
+            for feature in valued:
+                table = observed(feature, samples)
+                if len(table):
+                    low, high = table.amin(0), table.amax(0)
+                    slack = 1e-6 * low.abs().maximum(high.abs())
+                    held = ValueRange(low, high, slack, len(samples))
+                    ranges[feature.key] = held
+        except Exception:
+            # No explanation depends on it: the dataset may be gone, or hold what the
+            # model is not explained for (NaN).
+            return {}
         return ranges
-    try:
-        step = max(1, len(dataset) // _MOST_PATIENTS)
-        samples = [dataset[k] for k in range(0, len(dataset), step)]
-        for feature in valued:
-            table = observed(feature, samples)
-            if len(table):
-                low, high = table.amin(0), table.amax(0)
-                slack = 1e-6 * low.abs().maximum(high.abs())
-                ranges[feature.key] = ValueRange(low, high, slack, len(samples))
-    except Exception:
-        # No explanation depends on it: the dataset may be gone, or hold what the model
-        # is not explained for (NaN).
-        return {}
-    return ranges
 
 
 def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any]:
@@ -258,15 +300,11 @@ def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any
         >>> len(sample["patient_id"])
         3
     """
-    from pyhealth.datasets.utils import collate_fn_dict_with_padding
-
     size = len(dataset)
     if not 0 < count <= size:
         raise ValueError(f"{count} reference patients of a dataset that has {size}.")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    samples = [dataset[int(k)] for k in order[:count]]
-    batch: dict[str, Any] = collate_fn_dict_with_padding(samples)
-    return batch
+    return collated([dataset[int(k)] for k in order[:count]])
 
 
 def at_positions(

@@ -153,6 +153,14 @@ def batched(entry: Any) -> Any:
     return [entry]
 
 
+def collated(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples of a dataset as one batch, padded as PyHealth's data loader does."""
+    from pyhealth.datasets.utils import collate_fn_dict_with_padding
+
+    batch: dict[str, Any] = collate_fn_dict_with_padding(list(samples))
+    return batch
+
+
 def patient_ids(batch: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """The identifiers in a batch, else the numbers of its rows."""
     ids = batch.get("patient_id")

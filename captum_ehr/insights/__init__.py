@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batches import Batch as Batch
     from .bridge import captum_visualizer as captum_visualizer
+    from .cohort_viewer import CohortViewer as CohortViewer
     from .inline_frame import render as render
     from .page import ExportLimitError as ExportLimitError
     from .page import save as save
@@ -30,6 +31,7 @@ _HOMES = {
     "AttributionVisualizer": "visualizer",
     "Batch": "batches",
     "CodeFeature": "readers",
+    "CohortViewer": "cohort_viewer",
     "ExportLimitError": "page",
     "FeatureOutput": "readers",
     "LabFeature": "readers",

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .viewer import Viewer
 from .visualizer import AttributionVisualizer
 
 if TYPE_CHECKING:
@@ -21,17 +22,15 @@ class StartError(Exception):
     """What cannot be shown, in words for the person who asked for it."""
 
 
-def load(spec: str) -> AttributionVisualizer:
-    """Call a function that gives a model and a dataset, and show those.
+def called(spec: str) -> Any:
+    """What a function returns that is named on the command line.
 
     Args:
         spec: ``module:function``; the module is looked for in the working folder too.
-            The function takes nothing and returns an
-            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
-            arguments: a model and a dataset.
+            The function takes nothing.
 
     Example:
-        >>> load("math")
+        >>> called("math")
         Traceback (most recent call last):
         captum_ehr.insights.launch.StartError: 'math' names no function; write
         module:function, e.g. study:show.
@@ -51,13 +50,27 @@ def load(spec: str) -> AttributionVisualizer:
         raise StartError(
             f"There is no module {name!r} in {Path.cwd()} or the Python environment."
         ) from None
-    show: Any = module
+    found: Any = module
     for part in function.split("."):
-        show = getattr(show, part, None)
-    if not callable(show):
+        found = getattr(found, part, None)
+    if not callable(found):
         raise StartError(f"{name} has no function {function!r}.")
-    study = show()
-    if isinstance(study, AttributionVisualizer):
+    return found()
+
+
+def load(spec: str, most: int = 500) -> Viewer:
+    """Open a cohort, or call a function that gives a model and a dataset.
+
+    Args:
+        spec: A cohort's folder; or see :func:`called`. The function returns an
+            :class:`~captum_ehr.insights.AttributionVisualizer`, or its first two
+            arguments: a model and a dataset.
+        most: How many samples of a cohort are shown.
+    """
+    if Path(spec).is_dir():
+        return _cohort(spec, most)
+    study = called(spec)
+    if isinstance(study, Viewer):
         return study
     if not isinstance(study, tuple) or len(study) != 2:
         raise StartError(
@@ -67,22 +80,37 @@ def load(spec: str) -> AttributionVisualizer:
     return AttributionVisualizer(*study)
 
 
+def _cohort(folder: str, most: int) -> Viewer:
+    from ..cohort import CohortError
+    from .cohort_viewer import CohortViewer
+
+    try:
+        return CohortViewer(folder, max_patients=most)
+    except FileNotFoundError as error:
+        raise StartError(
+            f"{folder} is no cohort's folder: it has no {Path(error.filename).name}."
+        ) from None
+    except CohortError as error:
+        raise StartError(str(error)) from None
+
+
 def show(
     console: Console,
-    source: str | AbstractContextManager[AttributionVisualizer],
+    source: str | AbstractContextManager[Viewer],
     *,
     port: int,
     address: str,
     hosts: Sequence[str] = (),
+    most: int = 500,
 ) -> None:
-    """Serve patients until the process is told to end."""
+    """Serve patients, so many of a cohort at most, until the process is told to end."""
     from .server import probe
 
     # Before minutes of training, not after.
     probe(address, port)
     with ExitStack() as stack:
         if isinstance(source, str):
-            visualizer = load(source)
+            visualizer = load(source, most)
         else:
             visualizer = stack.enter_context(source)
         # The page says what is not exact; libraries' warnings would bury the address.

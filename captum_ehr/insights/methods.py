@@ -96,14 +96,20 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Method:
-    """An attribution method on offer."""
+class Offer:
+    """A method whose explanations can be looked at."""
 
     name: str
-    explain: Callable[[Case], Explanation]
     adds_up: bool  # to f(x) - f(x0), by promise
-    together: int = 1  # how many patients it explains at a time
+    together: int = 1  # how many patients at a time
     draws: bool = False  # its baselines are drawn from the dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Offer):
+    """A method that explains patients when asked."""
+
+    explain: Callable[[Case], Explanation]
 
 
 def methods_of(asked: Sequence[Any] | None, pyhealth: bool) -> dict[str, Method]:
@@ -122,9 +128,9 @@ def _method(asked: Any) -> Method:
     if isinstance(asked, Method):
         return asked
     if asked == OURS or asked is DeepLiftEHR:
-        return Method(OURS, _ours, True, together=32)
+        return Method(OURS, True, together=32, explain=_ours)
     if asked == SHAP or asked is DeepLiftShapEHR:
-        return Method(SHAP, _shap, True, together=8, draws=True)
+        return Method(SHAP, True, together=8, draws=True, explain=_shap)
     kind = getattr(captum.attr, asked, None) if isinstance(asked, str) else asked
     if not inspect.isclass(kind):
         choices = ", ".join((OURS, SHAP, *CAPTUMS))
@@ -149,7 +155,7 @@ def _method(asked: Any) -> Method:
             "take a model and nothing else."
         )
     name = kind.__name__
-    return Method(name, partial(_captum, kind), name in _SUMS)
+    return Method(name, name in _SUMS, explain=partial(_captum, kind))
 
 
 # Ours --------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,27 +40,59 @@ def codes_of(
 def overview_of(explanations: Explanations) -> dict[str, Any]:
     """Patients, predictions and codes, as plain data."""
     source, heads = explanations.source, explanations.heads
-    count = len(explanations.ids)
     codes, present = codes_of(explanations)
     actual = [heads[0].actual(label) for label in source.labels]
     models = range(len(source.models))
     return {
         "models": _apart([_name(model) for model in source.models]),
         "targets": [head.targets for head in heads],
-        "classes": [] if heads[0].mode == "regression" else heads[0].classes,
-        "groups": list(source.groups),
         "codes": codes,
+        **people_of(explanations.ids, heads[0], source.labels, source.groups, present),
+        "predictions": [_predictions(explanations, model, actual) for model in models],
+    }
+
+
+def people_of(
+    ids: Sequence[str],
+    head: Head,
+    labels: Sequence[Any],
+    groups: Mapping[str, Sequence[str]],
+    present: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """Who the patients are, what is true of them, and which codes each has."""
+    return {
+        "classes": [] if head.mode == "regression" else head.classes,
+        "groups": list(groups),
         "patients": [
             {
-                "id": explanations.ids[row],
-                "label": _label(heads[0], source.labels[row]),
-                "actual": actual[row],
-                "groups": [values[row] for values in source.groups.values()],
+                "id": name,
+                "label": _label(head, labels[row]),
+                "actual": head.actual(labels[row]),
+                "groups": [values[row] for values in groups.values()],
                 "codes": present[row],
             }
-            for row in range(count)
+            for row, name in enumerate(ids)
         ],
-        "predictions": [_predictions(explanations, model, actual) for model in models],
+    }
+
+
+def prediction_of(
+    head: Head,
+    classes: tuple[int, ...],
+    score: float,
+    is_probability: bool,
+    is_right: bool | None,
+) -> dict[str, Any]:
+    """What a model says of a patient, in words; a score that is none is no answer."""
+    is_known = math.isfinite(score)
+    words = percent(score) if is_probability else number(score)
+    return {
+        "text": head.words(classes) if is_known else NO_ANSWER,
+        "score": plain(score),
+        "words": words if is_known else NO_ANSWER,
+        "is_probability": is_probability,
+        "classes": classes,
+        "correct": is_right if is_known else None,
     }
 
 
@@ -76,16 +109,14 @@ def _predictions(
         classes = head.predicted(scores) if is_known else ()
         probabilities = head.probabilities(scores)
         score = float((scores if probabilities is None else probabilities).max())
-        in_words = number(score) if probabilities is None else percent(score)
         predictions.append(
-            {
-                "text": head.words(classes) if is_known else NO_ANSWER,
-                "score": plain(score),
-                "words": in_words if is_known else NO_ANSWER,
-                "is_probability": probabilities is not None,
-                "classes": classes,
-                "correct": classes == true if is_known and true is not None else None,
-            }
+            prediction_of(
+                head,
+                classes,
+                score if is_known else math.nan,
+                probabilities is not None,
+                None if true is None else classes == true,
+            )
         )
     return predictions
 

@@ -23,7 +23,8 @@ from .readers import BaseFeature, CodeFeature, LabFeature, VisitFeature
 #: One patient's value for a grouping: from the sample, or one per patient.
 type Grouping = Callable[[Mapping[str, Any]], Any] | Sequence[Any]
 
-_MOST_GROUPS = 12
+MOST_GROUPS = 12
+"""What has more different values is no grouping."""
 
 #: Patients are padded in blocks of so many, in the dataset's order, as PyHealth's data
 #: loader does. The outputs of some of its models depend on the length of the padding:
@@ -257,4 +258,4 @@ def _is_grouping(samples: Sequence[Mapping[str, Any]], key: str) -> bool:
     values = [sample.get(key) for sample in samples]
     if not all(isinstance(value, (str, int, bool)) for value in values):
         return False
-    return 1 < len(set(values)) <= min(_MOST_GROUPS, len(samples) - 1)
+    return 1 < len(set(values)) <= min(MOST_GROUPS, len(samples) - 1)

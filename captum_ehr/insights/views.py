@@ -15,13 +15,13 @@ from ..scene import PatientScene, patient_scene, verdict_of
 from ..scene.history import Band, Item
 from ..scene.wording import tiny
 from .explainer import Setting
-from .methods import Method
+from .methods import Offer
 
 
 class Viewable(Protocol):
     """What a page asks of an :class:`AttributionVisualizer`, which documents it."""
 
-    methods: dict[str, Method]
+    methods: Mapping[str, Offer]
     deidentified: bool
 
     def __len__(self) -> int: ...

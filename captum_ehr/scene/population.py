@@ -38,6 +38,7 @@ class TopCode:
     prevalence: float  # the share of the samples that have it
     share: float  # mean_abs over the strongest code's; 0 where that is no number
     is_planted: bool = False  # known to matter
+    interval: tuple[float, float] | None = None  # of the mean, where there is one
 
     @property
     def is_named(self) -> bool:
@@ -71,13 +72,19 @@ class PopulationScene:
         """True where it is known how often each code stands in the records."""
         return any(code.count for code in self.codes)
 
+    @property
+    def has_intervals(self) -> bool:
+        """True where it is known how sure means are."""
+        return any(code.interval for code in self.codes)
+
 
 def top_codes(
     rows: Iterable[Mapping[str, Any]], samples: int, planted: Collection[str] = ()
 ) -> tuple[TopCode, ...]:
     """Rows as :meth:`captum_ehr.Explanation.top` has them, ranked as they come.
 
-    A mean is None or NaN where a patient has no answer.
+    A mean is None or NaN where a patient has no answer; ``mean_low`` and ``mean_high``
+    are the ends of its interval, where there is one.
     """
     known = [dict(row) for row in rows]
     for row in known:
@@ -98,6 +105,7 @@ def top_codes(
             row.get("samples", row["patients"]) / max(samples, 1),
             row["mean_abs"] / most if 0 < row["mean_abs"] <= most else 0.0,
             row["code"] in planted,
+            (row["mean_low"], row["mean_high"]) if "mean_low" in row else None,
         )
         for rank, row in enumerate(known, 1)
     )

@@ -85,8 +85,10 @@ def _option(parameter: Parameter, kind: Any, info: Any) -> str:
 
 
 def _help(parameter: Parameter, info: Any) -> str:
-    named = parameter.default is not None and parameter.default is not False
-    return info.help + (f" *Default:* ``{parameter.default}``." if named else "")
+    default = parameter.default
+    unsaid = any(default is one for one in (None, False, Parameter.empty))
+    named = not unsaid and default != ""
+    return info.help + (f" *Default:* ``{default}``." if named else "")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

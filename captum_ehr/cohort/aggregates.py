@@ -1,0 +1,174 @@
+"""What codes do over many patients, from the rows on disk, of which few are in memory.
+
+What is counted is a sample's total at a *place*: the sum of its attributions at a code,
+a group of codes, a feature or a visit. Places are worked through in blocks of a bounded
+number of totals, part by part of the cohort; so quartiles and numbers of patients are
+exact, and memory depends on a block, a part and the number of patients alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from .resampling import Resampling, resampled
+
+SAMPLE = "sample"
+"""The column that tells samples apart; a patient may have several."""
+
+_MOST_TOTALS, _MOST_SUMS = 2_000_000, 4_000_000
+"""What a block has at most, unless it is one place: totals, and replicates of sums."""
+
+_MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
+
+_TOTAL = (
+    pl.when(_MISSED.any())
+    .then(float("nan"))
+    .otherwise(pl.col("attribution").cast(pl.Float64).sum())
+)
+"""A sum with something that is no number is none."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """Who is counted, and in which of the groups that are compared."""
+
+    samples: pl.DataFrame  # a row each: SAMPLE, patient and stratum (from 0), target
+    strata: int = 1
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """``(strata,)``: how many samples each has."""
+        return np.bincount(self.samples["stratum"], minlength=self.strata)
+
+    def weights(self, how: Resampling) -> Tensor:
+        """``(strata, replicates)``: the weighted number of samples of each."""
+        ones = pl.repeat(1.0, len(self.samples), eager=True)
+        stratum, patient = self.samples["stratum"], self.samples["patient"]
+        return resampled(stratum, patient, [ones], self.strata, how)[0]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where attributions are added up."""
+
+    rows: Sequence[pl.LazyFrame]  # of each part; all of a sample are in one
+    lines: pl.DataFrame  # what rows are joined by, place from 0, rows, missed
+    labels: pl.DataFrame  # a row per place, in order
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some places, in order, each with every stratum."""
+
+    exact: pl.DataFrame  # a row per place and stratum, zeros where it is absent
+    sums: Tensor  # (3, places, strata, replicates): total, absolute, samples
+
+
+def found(
+    rows: Sequence[pl.LazyFrame], keys: Sequence[str], population: Population
+) -> pl.DataFrame:
+    """The keys that anybody counted has, how many rows, and those without a number."""
+    mine = population.samples.lazy().select(SAMPLE)
+    parts = [
+        part.join(mine, SAMPLE, "semi")
+        .group_by(keys)
+        .agg(rows=pl.len().cast(pl.Int64), missed=_MISSED.sum().cast(pl.Int64))
+        .collect()
+        for part in rows
+    ]
+    whole = pl.concat(parts).group_by(keys).agg(pl.col("rows", "missed").sum())
+    return whole.sort(keys, nulls_last=True)
+
+
+def blocks(places: Places, population: Population, how: Resampling) -> Iterator[Block]:
+    """The statistics of all places, block by block, in order."""
+    lines, most = places.lines, len(population.samples)
+    people = population.samples.lazy().select(SAMPLE, "patient", "stratum")
+    keys = [name for name in lines.columns if name not in ("place", "rows", "missed")]
+    sizes = lines.group_by("place").agg(pl.col("rows").sum()).sort("place")
+    totals = sizes["rows"].clip(upper_bound=most)
+    drawn = population.strata * how.replicates
+    cost = (totals / _MOST_TOTALS + drawn / _MOST_SUMS).cum_sum()
+    sizes = sizes.select("place", block=cost.floor().cast(pl.Int64))
+    lines = lines.select(*keys, "place").join(sizes, "place")
+    parts = lines.sort("place").partition_by("block", maintain_order=True)
+    for block in parts or [lines]:
+        # Part by part: a scan of all would hold more of them than it needs.
+        totals_of = [
+            part.join(block.lazy(), keys, nulls_equal=True)
+            .group_by(SAMPLE, "place")
+            .agg(count=pl.len(), total=_TOTAL)
+            .join(people, SAMPLE)
+            .collect()
+            for part in places.rows
+        ]
+        numbers = block["place"].unique().sort()
+        yield _counted(pl.concat(totals_of), numbers, population.strata, how)
+
+
+def _counted(
+    totals: pl.DataFrame, places: pl.Series, strata: int, how: Resampling
+) -> Block:
+    """One block's statistics from the total of each sample at each place."""
+    total, by = pl.col("total"), ["place", "stratum"]
+    quartiles = {"q25": 0.25, "median": 0.5, "q75": 0.75}
+    exact = totals.group_by(by).agg(
+        count=pl.col("count").sum().cast(pl.Int64),
+        samples=pl.len().cast(pl.Int64),
+        patients=pl.col("patient").n_unique().cast(pl.Int64),
+        total=total.sum(),
+        absolute=total.abs().sum(),
+        **{
+            name: pl.when(~total.is_nan().any()).then(total.quantile(share, "linear"))
+            for name, share in quartiles.items()
+        },
+    )
+    each = pl.DataFrame({"place": places}).join(
+        pl.DataFrame({"stratum": range(strata)}), how="cross"
+    )
+    exact = each.join(exact, by, "left", maintain_order="left").with_columns(
+        pl.col("count", "samples", "patients", "total", "absolute").fill_null(0)
+    )
+    row = places.search_sorted(totals["place"]) * strata + totals["stratum"]
+    size = totals["total"]
+    numbers = [size, size.abs(), pl.repeat(1.0, len(totals), eager=True)]
+    sums = resampled(row, totals["patient"], numbers, len(places) * strata, how)
+    return Block(exact, sums.unflatten(1, (len(places), strata)))
+
+
+def statistics(places: Places, population: Population, how: Resampling) -> pl.DataFrame:
+    """A row per place, in order, of a population that is not split.
+
+    Returns:
+        ``count``, ``samples`` and ``patients``; ``prevalence``, ``mean``, ``mean_abs``
+        and ``mean_present``, each also with ``_low`` and ``_high``; ``q25``, ``median``
+        and ``q75``.
+    """
+    size, weights = population.sizes[0], population.weights(how)[0]
+    parts = []
+    for block in blocks(places, population, how):
+        total, absolute, samples = block.sums[:, :, 0]
+        drawn = {
+            "prevalence": samples / weights,
+            "mean": total / weights,
+            "mean_abs": absolute / weights,
+            "mean_present": total / samples,
+        }
+        means = block.exact.select(
+            prevalence=pl.col("samples") / size,
+            mean=pl.col("total") / size,
+            mean_abs=pl.col("absolute") / size,
+            mean_present=pl.col("total") / pl.col("samples"),
+        )
+        columns = [block.exact.select("count", "samples", "patients")]
+        for name in means.columns:
+            columns.append(means.select(name))
+            columns.append(how.ends(name, drawn[name]))
+        columns.append(block.exact.select("q25", "median", "q75"))
+        parts.append(pl.concat(columns, how="horizontal"))
+    return pl.concat(parts)

@@ -1,0 +1,177 @@
+"""The tables of a cohort, as pandas frames; :class:`Cohort` documents them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from ..explanation.feature_record import words_for
+from ..explanation.labels import Grouping, group_labels
+from ..explanation.words import caution, unlike, without_answer
+from .aggregates import SAMPLE, Places, Population, found, statistics
+from .resampling import Resampling
+from .stored import StoredCohort, targets_of
+from .subgroups import differences, strata_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Patients by their identifiers, or samples by an expression over ``Cohort.patients``.
+type Among = Iterable[str] | pl.Expr | None
+
+
+def code_table(
+    stored: StoredCohort,
+    mapping: Grouping | None,
+    rest: str,
+    among: Among,
+    how: Resampling,
+) -> pd.DataFrame:
+    """The statistics of each code or group, strongest first."""
+    population = population_of(chosen(stored, among))
+    places = code_places(stored, population, mapping, rest)
+    table = _table(stored, population, places, how)
+    return _sorted(table, table["mean_abs"])
+
+
+def feature_table(stored: StoredCohort, among: Among, how: Resampling) -> pd.DataFrame:
+    """The statistics of each feature, in the features' order."""
+    population, rows = population_of(chosen(stored, among)), stored.rows()
+    keys = [feature.key for feature in stored.header.features]
+    order = pl.col("feature").replace_strict(keys, range(len(keys)))
+    lines = found(rows, ["feature"], population).sort(order).with_row_index("place")
+    places = Places(rows, lines, lines.select("feature"))
+    return _table(stored, population, places, how)
+
+
+def visit_table(stored: StoredCohort, among: Among, how: Resampling) -> pd.DataFrame:
+    """The statistics of each visit by its number; what is of no visit comes last."""
+    population, keys = population_of(chosen(stored, among)), ["series", "visit"]
+    untimed = [f.key for f in stored.header.features if f.is_untimed_series]
+    # Steps of an untimed series are no visits: number 3 is not the third admission.
+    is_own = pl.col("feature").is_in(untimed) & pl.col("visit").is_not_null()
+    series = pl.when(is_own).then(pl.col("feature"))
+    rows = [part.with_columns(series=series) for part in stored.rows()]
+    lines = found(rows, keys, population)
+    lines = lines.sort(keys, nulls_last=[False, True]).with_row_index("place")
+    places = Places(rows, lines, lines.select(keys))
+    return _table(stored, population, places, how).astype({"visit": "Int64"})
+
+
+def group_table(
+    stored: StoredCohort,
+    column: str,
+    reference: object,
+    mapping: Grouping | None,
+    rest: str,
+    among: Among,
+    how: Resampling,
+) -> pd.DataFrame:
+    """Each code in each group of patients beside the reference, largest first."""
+    people = chosen(stored, among)
+    strata = strata_of(people, column, reference)
+    population = population_of(people, strata)
+    places = code_places(stored, population, mapping, rest)
+    sides = differences(places, population, strata, how)
+    labels = places.labels.with_row_index("place")
+    table = labels.join(sides, "place").drop("place").to_pandas()
+    _note(stored, population, places, table)
+    return _sorted(table, table["difference"].abs())
+
+
+def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
+    """The rows of the patients' table that are counted.
+
+    Raises:
+        KeyError: If there is no patient of an identifier.
+        ValueError: If nobody is left.
+    """
+    patients = stored.patients()
+    if isinstance(among, pl.Expr):
+        patients = patients.filter(among)
+    people = patients.drop("messages", "layout").collect()
+    if among is not None and not isinstance(among, pl.Expr):
+        ids = [among] if isinstance(among, str) else list(among)
+        mine = stored.of_patients(ids).select(SAMPLE)
+        people = people.join(mine, SAMPLE, "semi")
+    if people.is_empty():
+        raise ValueError("among leaves none of this cohort's patients to count.")
+    return people
+
+
+def population_of(
+    people: pl.DataFrame, strata: pl.DataFrame | None = None
+) -> Population:
+    """Those counted.
+
+    Args:
+        people: Rows of the patients' table.
+        strata: Values of a column of it, and of each the ``stratum``; by default all
+            are in one.
+    """
+    if strata is None:
+        strata, people = pl.DataFrame({"stratum": [0]}), people.with_columns(stratum=0)
+    else:
+        people = people.join(strata, strata.columns[0])
+    number = pl.col("patient_id").rank("dense").cast(pl.Int64) - 1
+    people = people.select(SAMPLE, "stratum", "target", patient=number)
+    return Population(people, len(strata))
+
+
+def code_places(
+    stored: StoredCohort, population: Population, mapping: Grouping | None, rest: str
+) -> Places:
+    """The codes that anybody has, or the groups that they are in."""
+    keys, rows = ["feature", "code"], stored.rows()
+    lines = found(rows, keys, population)
+    pairs = lines.select(keys).rows()
+    if mapping is None:
+        names = {key: words_for(key, stored.header.names) for key, _ in pairs}
+        words = [names[key].get(code, code) for key, code in pairs]
+        labels = lines.select(*keys, name=pl.Series(words, dtype=pl.String))
+        return Places(rows, lines.with_row_index("place"), labels)
+    codes: dict[str, list[str]] = {}
+    for key, code in pairs:
+        codes.setdefault(key, []).append(code)
+    groups = group_labels(stored.nobody(codes), mapping)
+    words = [groups.get(key, {}).get(code, rest) for key, code in pairs]
+    lines = lines.with_columns(group=pl.Series(words, dtype=pl.String))
+    labels = lines.select("group").unique().sort("group")
+    lines = lines.join(labels.with_row_index("place"), "group").drop("group")
+    return Places(rows, lines, labels)
+
+
+def _table(
+    stored: StoredCohort, population: Population, places: Places, how: Resampling
+) -> pd.DataFrame:
+    """The labels of all places beside their statistics, with a note."""
+    table = pl.concat(
+        [places.labels, statistics(places, population, how)], how="horizontal"
+    ).to_pandas()
+    _note(stored, population, places, table)
+    return table
+
+
+def _sorted(table: pd.DataFrame, strength: pd.Series) -> pd.DataFrame:
+    """The strongest first; what is no number comes last."""
+    order = strength.sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _note(
+    stored: StoredCohort, population: Population, places: Places, table: pd.DataFrame
+) -> None:
+    """Add a note, and warn, of what the sums are not good for."""
+    samples = population.samples
+    words = [unlike({*map(stored.header.target_label, targets_of(samples))})]
+    if places.lines["missed"].sum():
+        missed = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
+        lost = pl.concat(places.rows).filter(missed).select(SAMPLE)
+        mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())
+        words.append(without_answer(mine.collect().item(), len(samples)))
+    note = " ".join(word[0].upper() + word[1:] for word in words if word)
+    if note:
+        caution(note)
+        table.attrs["note"] = note

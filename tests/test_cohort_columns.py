@@ -1,0 +1,154 @@
+"""Explanations as rows and patients, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+import zoo
+from explanations import explain, tokens, values
+
+from captum_ehr import DeepLiftEHR, Explanation
+from captum_ehr.cohort.columns import (
+    explanation_of,
+    header_of,
+    observed_of,
+    patients_schema,
+    patients_table,
+    rows_schema,
+    rows_table,
+)
+from captum_ehr.propagation import Diagnostics, Structure
+
+
+def again(explanation: Explanation) -> Explanation:
+    """There and back, the words through JSON."""
+    places = range(len(explanation))
+    rows = rows_table(explanation, places)
+    observed = pa.nulls(len(explanation), pa.float64())
+    patients = patients_table(explanation, places, observed)
+    assert rows.schema == rows_schema()
+    assert patients.schema == patients_schema(explanation, pa.float64())
+    header = json.loads(json.dumps(header_of(explanation)))
+    return explanation_of(rows, patients, header, explanation.diagnostics)
+
+
+def assert_equal(found: Explanation, expected: Explanation) -> None:
+    pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame(), rtol=1e-6)
+    for name in ("f_input", "f_baseline", "delta", "rescale_factor"):
+        here, there = getattr(found, name), getattr(expected, name)
+        assert here.dtype == expected.f_input.dtype
+        torch.testing.assert_close(
+            here, there, equal_nan=True, check_dtype=False, rtol=1e-6, atol=0
+        )
+    for name in ("target", "patient_ids", "model_name", "output", "target_names"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("baseline", "mode", "fingerprint", "names", "units"):
+        assert getattr(found, name) == getattr(expected, name)
+    for key, record in expected.features.items():
+        other = found.features[key]
+        assert other.vocabulary == record.vocabulary and other.columns == record.columns
+        assert other.values.dtype == record.values.dtype
+
+
+@zoo.each(
+    [c for c in zoo.configs() if c.model in ("MLP", "StageNet", "RNN", "EHRMambaCEHR")]
+)
+def test_explanations_come_back(config: zoo.Config) -> None:
+    model, batch = zoo.shared(config)
+    explanation = DeepLiftEHR(model).explain(batch)
+    found = again(explanation)
+    assert_equal(found, explanation)
+    for key, record in explanation.features.items():
+        other = found.features[key]
+        width = other.values.shape[1:2]
+        if other.values.shape == record.values.shape:
+            assert torch.equal(other.values, record.values)
+            assert torch.equal(other.mask, record.mask)
+        else:
+            assert width < record.values.shape[1:2]  # padding that nobody needs
+        assert (other.time is None) == (record.time is None)
+    for row in range(len(explanation)):
+        one = again(explanation[row])
+        assert_equal(one, explanation[row])
+
+
+def test_deep_nested_visits_and_tuples_of_targets_come_back() -> None:
+    deep = tokens([[[[2, 3], [4, 0]], [[0, 0], [2, 2]]]])
+    explanation = explain({"deep": deep}, target=((1, 0),))
+    found = again(explanation)
+    assert_equal(found, explanation)
+    assert torch.equal(found.features["deep"].values, deep.values)
+
+
+def test_values_of_any_form_come_back() -> None:
+    features = {
+        "one": values([1.0, 2.0]),
+        "labs": values([[1.0, math.nan], [3.0, 4.0]]),
+        "series": values([[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [0.0, 2.0]]),
+        "codes": tokens([[2, 3, 0], [4, 0, 0]]),
+    }
+    explanation = explain(features, patient_ids=("p", "p"))
+    found = again(explanation)
+    assert_equal(found, explanation)
+    assert found.features["labs"].values[0, 1].isnan()
+    assert torch.equal(found.features["series"].time, features["series"].time)
+
+
+def test_what_has_no_number_is_null_and_never_nan() -> None:
+    features = {"labs": values([[1.0, math.nan]]), "codes": tokens([[2, 3]])}
+    shares = {"labs": torch.tensor([[math.nan, 0.5]]), "codes": torch.ones(1, 2)}
+    explanation = explain(features, shares, f_input=torch.tensor([math.nan]))
+    rows = rows_table(explanation, [7])
+    for name in ("value", "attribution", "time"):
+        column = rows[name].drop_null()
+        assert not any(map(math.isnan, column.to_pylist()))
+    assert rows["value"].null_count == 3 and rows["attribution"].null_count == 1
+    assert rows["visit"].null_count == rows["time"].null_count == 4
+    assert rows["sample"].to_pylist() == [7] * 4
+    observed = pa.array([1.0])
+    patients = patients_table(explanation, [7], observed)
+    assert patients["f_input"].null_count == 1
+    found = explanation_of(rows, patients, header_of(explanation), Diagnostics())
+    assert found.f_input.isnan().all() and found.attributions["labs"][0, 0].isnan()
+
+
+def test_messages_are_the_patients_own_and_the_rest_the_partitions() -> None:
+    report = Diagnostics(messages=("a word",), structure=(Structure("sort", 2),))
+    explanation = explain({"codes": tokens([[2]])}, diagnostics=report)
+    held = Diagnostics(notes=("a note",), structure=report.structure)
+    patients = patients_table(explanation, [0], pa.array([None], pa.float64()))
+    rows, header = rows_table(explanation, [0]), header_of(explanation)
+    found = explanation_of(rows, patients, header, held).diagnostics
+    assert found.messages == ("a word",) and found.notes == ("a note",)
+    assert found.structure == report.structure and found.cancellation > 0
+
+
+def test_rows_that_do_not_fit_are_named() -> None:
+    explanation = explain({"codes": tokens([[2, 3]])})
+    patients = patients_table(explanation, [0], pa.array([0.0]))
+    rows, header = rows_table(explanation, [0]), header_of(explanation)
+    twice = pa.concat_tables([rows, rows])
+    with pytest.raises(ValueError, match="'p0', feature 'codes'.*two rows"):
+        explanation_of(twice, patients, header, Diagnostics())
+    rows = rows_table(explain({"codes": tokens([[0, 0, 0, 2]])}), [0])
+    with pytest.raises(ValueError, match="'p0', feature 'codes'"):
+        explanation_of(rows, patients, header, Diagnostics())
+
+
+@pytest.mark.parametrize("mode", zoo.MODES)
+def test_the_true_labels(mode: str) -> None:
+    model, _ = zoo.shared(zoo.Config("MLP", "tensor", mode, zoo.HIDDEN))
+    explainer = DeepLiftEHR(model)
+    data = zoo.dataset("tensor", mode)
+    labels = observed_of([data[n] for n in range(4)], explainer.model).to_pylist()
+    if mode == "multilabel":
+        assert [sum(flags) for flags in labels] == [2, 2, 2, 1] and len(labels[0]) == 4
+    else:
+        expected = {"binary": (0, 1, 0, 1), "multiclass": (0, 1, 2, 0)}
+        assert labels == pytest.approx(expected.get(mode, (0, 1 / 3, 2 / 3, 1)))
+    assert observed_of([{}], explainer.model).to_pylist() == [None]
