@@ -217,6 +217,11 @@ class TestOptions:
             ({"columns": ["sex", "sex"]}, ValueError, "twice"),
             ({"columns": ["conditions"]}, TypeError, "'conditions' is a Tensor"),
             ({"columns": {"score": [1]}}, ValueError, "1 values, expected 40"),
+            (
+                {"columns": {"score": [1, "a"] * 20}},
+                ValueError,
+                "'score' has values of",
+            ),
             ({"target": [0] * 40}, TypeError, "one target for all"),
             ({"target": 7}, IndexError, "target 7 is out of range"),
             ({"baselines": "nothing"}, ValueError, "Unknown baseline"),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PLACED = ("patient_id", "sample", "length", "shape", "partition")
 """The columns of the order besides those that were asked for."""
 
+_SEVERAL = "values of several types"
+
 #: Names of entries of the samples, or values by name, one per sample.
 type Columns = Sequence[str] | Mapping[str, Sequence[Any]]
 
@@ -48,6 +50,7 @@ def measured(
     Raises:
         KeyError: If samples have no such entry.
         TypeError: If an entry is not a single value.
+        ValueError: If an entry has values of several types.
         OSError: If the dataset is not there.
     """
     import pyarrow as pa
@@ -67,10 +70,9 @@ def measured(
         lines.append(line | {name: _entry(sample, name) for name in names})
     placed = [("patient_id", pa.string()), ("sample", pa.int32())]
     placed += [("length", pa.int64()), ("shape", pa.uint32())]
-    given = [(name, pa.array([line[name] for line in lines])) for name in names]
     arrays = [pa.array([line[name] for line in lines], kind) for name, kind in placed]
-    arrays += [array for _, array in given]
-    return pa.Table.from_arrays(arrays, [name for name, _ in [*placed, *given]])
+    arrays += [_array(name, [line[name] for line in lines]) for name in names]
+    return pa.Table.from_arrays(arrays, [*(name for name, _ in placed), *names])
 
 
 def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.Table:
@@ -88,10 +90,8 @@ def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.
 
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowTypeError as error:
-        raise ValueError(
-            f"columns: an entry has values of several types ({error})."
-        ) from error
+    except pa.ArrowException as error:
+        raise ValueError(f"columns: {_SEVERAL} ({error}).") from error
     for name, values in columns.items() if isinstance(columns, Mapping) else ():
         table = table.append_column(name, _given(name, values, table.num_rows))
     lengths, shapes = table["length"].to_numpy(), table["shape"].to_numpy()
@@ -211,11 +211,19 @@ def _numel(value: Any) -> int:
 
 
 def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
-    import pyarrow as pa
-
     if len(values) != count:
         raise ValueError(
             f"columns[{name!r}] has {len(values)} values, expected {count}: one for "
             "each sample of the dataset, in its order."
         )
-    return pa.array(values)
+    return _array(name, values)
+
+
+def _array(name: str, values: Sequence[Any]) -> pa.Array:
+    """A column, of whatever type its values have in common."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise ValueError(f"columns: {name!r} has {_SEVERAL} ({error}).") from error
