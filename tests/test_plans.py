@@ -348,11 +348,23 @@ def test_plans_are_bounded_and_the_last_used_stay() -> None:
     assert min(plan.shapes[0][0] for plan in explainer.plans) == 16
 
 
+def test_plans_that_nobody_uses_are_not_made() -> None:
+    explainer = DeepLiftEHR(Net().eval())
+    for rows in range(1, 30):
+        for _ in range(2):
+            explainer.attribute(torch.randn(rows, 4), target=0)
+    assert [plan.state for plan in explainer.plans].count("ready") == 2
+    for _ in range(4):
+        for rows in range(1, 10):
+            explainer.attribute(torch.randn(rows, 4), target=0)
+    assert [plan.state for plan in explainer.plans].count("ready") == 9
+
+
 def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captum_ehr.propagation.plans.MOST_CALLS", 500)
     explainer = DeepLiftEHR(Net().eval())
     for rows in (1, 2, 3, 4, 5):
-        for _ in range(2):
+        for _ in range(3):
             explainer.attribute(torch.randn(rows, 4), target=0)
     plans = explainer.plans
     assert sum(plan.calls for plan in plans) <= 500

@@ -1,7 +1,8 @@
 """Plans: what an explanation did once, done again on the next batch of its shapes.
 
 The first batch of a key runs the passes, the second writes down what they do
-(:mod:`.recording`), the third runs what was written. A plan that is no faster is
+(:mod:`.recording`), the third runs what was written; as long as the plans before it are
+used. A plan that is no faster is
 dropped; a batch on which a guard changes takes the passes. The key is all that the
 computation depends on but values; what the model is made of is watched (:mod:`.watch`),
 and a model of which something was exchanged starts anew.
@@ -103,6 +104,7 @@ class Plans:
         self._model: Watched | None = None
         #: What the passes have told of the model; forgotten with it.
         self.known: Any = None
+        self._made, self._served = 0, 0  # how many plans, and by them how many batches
         self._lock = Lock()
 
     def __deepcopy__(self, memo: Any) -> Plans:
@@ -140,18 +142,28 @@ class Plans:
             make: :func:`compiled_for_all`, where the key says nothing of sizes.
         """
         entry, constants = self._entry(key, None if make else tensors)
-        result = None
+        result, before = None, entry.replays
         if entry.program is not None and not entry.unmeasured:
             result = _replayed(entry, entry.program, tensors, finish)
-        elif entry.state == "seen" and entry.passes:
+        elif entry.state == "seen" and entry.passes and self._worth_while():
             make = partial(make or recorded_program, constants=constants)
             result = _made(entry, make, tensors, core, finish)
+            self._made += 1
             self._make_room()
+        self._served += entry.replays - before
         if result is None:
             start = time.perf_counter()
             result = passes()
             entry.passes = [*entry.passes[:1], time.perf_counter() - start]
         return result
+
+    def _worth_while(self) -> bool:
+        """Whether the plans so far have been used, all but two of them once.
+
+        Where shapes never come a third time, as in a cohort of many lengths, writing
+        them down is all that plans would do.
+        """
+        return self._served + 2 > self._made
 
     def _make_room(self) -> None:
         with self._lock:
@@ -172,6 +184,7 @@ class Plans:
             if self._model is None or not self._model.same(parts):
                 self._entries.clear()
                 self._model = self.known = None
+                self._made, self._served = 0, 0
                 self._model = Watched(parts, apart)
 
     def reason(self, key: Hashable) -> str:
