@@ -305,7 +305,7 @@ class Engine(DeepLift):
             outputs = result.f_input, result.f_baseline, output
             report = told(report, result.balance, *outputs, checked)
             report += Diagnostics(rewrites=view.rewrites)
-            drawn = bool(tape.drawn_from)
+            drawn = bool(tape.drawn_from) or tape.draws_globals
             shape = tuple(output.shape[1:])
             return replace(result, diagnostics=report, drawn=drawn, shape=shape)
 

@@ -35,6 +35,10 @@ class LayerEngine(Engine):
         self.watch.inputs = len(prepared.inputs)
         return prepared
 
+    def _single(self, prepared: Prepared, target: Any) -> Result:
+        """Always by the passes, which alone run the layers."""
+        return self._slice(prepared, target, None, False)
+
     def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """The model's forward, whose layers are watched."""
         view = super().forward_view(self.watch.look)

@@ -20,6 +20,7 @@ from .completeness import (
 )
 from .deep_lift import DeepLiftEHR
 from .engine import View
+from .inputs import Prepared
 from .layer_engine import LayerEngine
 from .layer_tap import Probe, Selector, Watch, layer_path, neuron
 from .result import Result
@@ -282,6 +283,10 @@ class _NeuronEngine(DeepLiftEHR):
 
     probe: Probe
     selector: Selector
+
+    def _single(self, prepared: Prepared, target: Any) -> Result:
+        """Always by the passes, which alone run the layer."""
+        return self._slice(prepared, target, None, False)
 
     def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """A forward that returns the neuron."""

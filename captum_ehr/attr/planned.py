@@ -16,7 +16,7 @@ from ..propagation import Diagnostics
 from ..propagation.plans import Plans, compiled_for_all
 from ..propagation.recording import PlanRefused
 from ..propagation.watch import UnwatchableError
-from .completeness import Balance
+from .completeness import Balance, mixes
 from .inputs import Prepared
 from .result import Result
 from .targets import Chosen, chosen
@@ -67,22 +67,34 @@ def planned(
     def core(*tensors: Tensor) -> tuple[list[Tensor], Result]:
         piece, rest = _filled(prepared, tensors)
         result = passes(piece, Chosen(rest[0]) if rest else target)
-        if result.diagnostics.structure:
-            raise PlanRefused("structure of the input is kept for the reference")
+        if reason := _unfit(result):
+            raise PlanRefused(reason)
         return _tensors(result), _emptied(result)
 
     plain = tuple(a for a in prepared.args if not isinstance(a, Tensor))
     key = prepared.summed, plain, options, way, _surroundings()
     sized = *map(_form, given), *key
-    by_plan = partial(plans.run, sized, given, by_passes, core, _completed)
+    by_plan = partial(plans.run, sized, given, by_passes, core, _completed, _unfit)
     if not compile:
         return by_plan()
     general = *((x.dim(), x.dtype, x.device) for x in given), *key
-    result = plans.run(general, given, by_plan, core, _completed, compiled_for_all)
+    more = core, _completed, _unfit, compiled_for_all
+    result = plans.run(general, given, by_plan, *more)
     if without := plans.reason(general):
         note = Diagnostics(notes=(f"compile=True has no effect: {without}",))
         result = replace(result, diagnostics=result.diagnostics + note)
     return result
+
+
+def _unfit(result: Result) -> str:
+    """Why what led to a result is no plan for other batches."""
+    if result.drawn:
+        return "it draws random numbers"
+    if result.diagnostics.structure:
+        return "structure of the input is kept for the reference"
+    if mixes(result.balance):
+        return "the model mixes the patients of a batch"
+    return ""
 
 
 def _parts(model: nn.Module) -> tuple[list[Any], list[Any]]:

@@ -128,6 +128,7 @@ class Plans:
         passes: Callable[[], T],
         core: Callable[..., tuple[Sequence[Tensor], Any]],
         finish: Callable[[Sequence[Tensor], Any], T | None],
+        unfit: Callable[[T], str],
         make: Make | None = None,
     ) -> T:
         """By the passes, by a plan, or by both.
@@ -139,6 +140,7 @@ class Plans:
             core: The same from the tensors to tensors, and what else there is to know
                 of the result; that is the same each time.
             finish: From these to the result; None where it takes the passes.
+            unfit: Why there can be no plan, by a result of the passes; or nothing.
             make: :func:`compiled_for_all`, where the key says nothing of sizes.
         """
         entry, constants = self._entry(key, None if make else tensors)
@@ -155,6 +157,8 @@ class Plans:
             start = time.perf_counter()
             result = passes()
             entry.passes = [*entry.passes[:1], time.perf_counter() - start]
+            if entry.state == "seen" and (reason := unfit(result)):
+                entry.give_up("refused", reason)
         return result
 
     def _worth_while(self) -> bool:

@@ -64,7 +64,7 @@ class Runs:
             self._clear()
             put_back_globals(self._start)
             output = self._through(inputs, self.tape, pass_type)
-        self._end = global_states()
+        self._end, self.tape.draws_globals = global_states(), True
         put_back_globals(self._start)
         return output
 

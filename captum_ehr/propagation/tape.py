@@ -65,6 +65,8 @@ class Tape:
         self.overwritten: int | None = None
         #: Where generators stood before they were drawn from: torch's, users' own.
         self.drawn_from: States = {}
+        #: Whether numbers were drawn from Python's or NumPy's own generator.
+        self.draws_globals = False
         #: How many calls that may be structure the input pass has met.
         self.asked = 0
         self.flags: dict[int, Any] = {}
