@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         LayerDeepLiftEHR,
         NeuronDeepLiftEHR,
     )
-    from .explanation import Explanation
+    from .explanation import Explanation, Interactions
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "DeepLiftShapEHR",
     "EncodedBatch",
     "Explanation",
+    "Interactions",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",

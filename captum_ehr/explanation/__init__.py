@@ -2,16 +2,21 @@
 
 :class:`Explanation` holds the tensors; the modules beside it turn them into rows,
 sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
+:class:`Interactions` holds what pairs of codes do together.
 """
 
 from .explanation import Explanation
 from .feature_record import FeatureKeyError, FeatureRecord
+from .interactions import Interactions
+from .player import Player
 from .words import completeness, summary
 
 __all__ = [
     "Explanation",
     "FeatureKeyError",
     "FeatureRecord",
+    "Interactions",
+    "Player",
     "completeness",
     "summary",
 ]

@@ -50,3 +50,7 @@ LEAST_PORTIONS = 5
 #: and 1,110, 420, 263, 198, 162, 137 ms with 2¹⁴, 2¹⁶, 2¹⁷, 2¹⁸, 2¹⁹, 2²⁰ where it is
 #: 64 wide; 2,147, 454, 155, 115, 96, 84, 79 where 16. More hold more memory.
 TOGETHER = 1 << 18
+
+#: The same for rows that are explained only for the pairs of their players: some forty
+#: of E. Reckoned: with so many, arithmetic is most of the time.
+ROWS = 1 << 21
