@@ -1,0 +1,402 @@
+"""Pairs of players: their definition row by row, the exact index, what sums to what."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from oracles_pairs import Record, shapley_interactions, shapley_values
+from pyhealth.datasets import create_sample_dataset, get_dataloader
+from pyhealth.models import BaseModel, EmbeddingModel
+from torch import Tensor, nn
+
+from captum_ehr import (
+    AttributionWarning,
+    CompletenessError,
+    DeepLiftEHR,
+    DeepLiftShapEHR,
+    Interactions,
+    PyHealthAdapter,
+    reference_patients,
+)
+from captum_ehr.datasets import tiny_model
+from captum_ehr.propagation import elementwise
+
+CONFIGS = [
+    zoo.Config("MLP", "tensor", options=zoo.HIDDEN),
+    zoo.Config("RNN", "sequence", options={**zoo.HIDDEN, "rnn_type": "GRU"}),
+    zoo.Config("StageNet", "stagenet", options=zoo.STAGES),
+    zoo.Config("Transformer", "sequence", options=zoo.SMALL),
+]
+MORE = [
+    zoo.Config("RETAIN", "nested", options=zoo.SMALL),
+    zoo.Config("EHRMamba", "sequence", options=zoo.SMALL),
+    zoo.Config("MLP", "multi_hot", options=zoo.HIDDEN),
+    zoo.Config("StageAttentionNet", "stagenet", options=zoo.HEADS),
+    zoo.Config("Transformer", "nested_floats", options=zoo.SMALL),
+    zoo.Config("TCN", "timeseries", options={**zoo.SMALL, "num_channels": 6}),
+]
+
+
+def in_double(config: zoo.Config) -> tuple[Any, Any]:
+    return zoo.shared(config, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_every_row_is_what_attribute_gives_for_it(config: zoo.Config) -> None:
+    model, batch = in_double(config)
+    with zoo.default_dtype(torch.float64):
+        dl = DeepLiftEHR(model, completeness="check")
+        pairs = dl.interactions(batch)
+        for row in (0, 3, 5):
+            record, mine = Record(dl, batch, row), pairs[row]
+            assert [p[:2] for p in mine.players[0]] == record.codes
+            wanted = record.one_way()
+            assert wanted.abs().max() > 1e-6
+            torch.testing.assert_close(mine.one_way[0], wanted, rtol=0, atol=1e-11)
+            own = record.phi(record.codes, [])
+            own = torch.tensor(list(own.values()), dtype=torch.float64)
+            torch.testing.assert_close(mine.attributions[0], own, rtol=0, atol=1e-11)
+            for j, code in enumerate(record.codes):
+                others = [c for c in record.codes if c != code]
+                last = record.f(record.codes) - record.f(others)
+                first = record.f([code]) - record.f([])
+                found = mine.last_minus_first[0, j].item()
+                assert found == pytest.approx(last - first, abs=1e-11)
+        assert pairs.delta.abs().max() < 1e-11
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*CONFIGS, *(pytest.param(c, marks=pytest.mark.complete) for c in MORE)],
+    ids=str,
+)
+def test_rows_sum_to_the_attributions_and_all_to_the_change(config: zoo.Config) -> None:
+    model, batch = zoo.shared(config)
+    dl = DeepLiftEHR(model)
+    pairs, exp = dl.interactions(batch), dl.explain(batch)
+    assert bool(pairs.effect.abs().sum((1, 2))[:3].gt(1e-5).any())
+    table = exp.by_code().set_index(["sample", "feature", "code"])["attribution"]
+    for row, players in enumerate(pairs.players):
+        sums = pairs[row].matrix().sum(axis=1)
+        for player, total in zip(players, sums):
+            given = table[row, player.feature, player.code]
+            assert total == pytest.approx(given, abs=1e-6)
+        assert len(players) == len(table[row])
+    whole = pairs.matrices.sum((1, 2)) + pairs.rest
+    change = (exp.f_input - exp.f_baseline).double()
+    torch.testing.assert_close(whole, change, rtol=0, atol=1e-6)
+    assert pairs.rest.abs().max() < 1e-6
+    # what all interactions of j come to, of the model's own outputs alone
+    columns = pairs.one_way.sum(1)
+    torch.testing.assert_close(columns, pairs.last_minus_first, rtol=0, atol=2e-6)
+    assert pairs.delta.abs().max() < 2e-6
+    assert torch.equal(pairs.matrices, pairs.matrices.mT)
+
+
+@cache
+def products() -> tuple[Any, Any]:
+    """Patients whose two features are multiplied, and their batch."""
+    samples = [
+        {
+            "patient_id": f"p{n}",
+            "visit_id": "v",
+            "conditions": ["a", "b", "a", "c", "d"][: 2 + n],
+            "drugs": ["x", "y", "b", "x"][: 1 + n],
+            "died": n % 2,
+        }
+        for n in range(4)
+    ]
+    schema = {"conditions": "sequence", "drugs": "sequence"}
+    made = create_sample_dataset(samples, schema, {"died": "binary"})
+    return made, next(iter(get_dataloader(made, 4)))
+
+
+class Product(BaseModel):
+    """The product of two sums, in which DeepLIFT's attributions are Shapley values."""
+
+    def __init__(self) -> None:
+        super().__init__(dataset=products()[0])
+        torch.manual_seed(0)
+        self.embedding_model = EmbeddingModel(self.dataset, 4)
+        self.weights = nn.Parameter(torch.randn(4))
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        tables = self.embedding_model.embedding_layers
+        one, other = (
+            ((tables[key](batch[key]) @ self.weights) * (batch[key] != 0)).sum(1)
+            for key in self.feature_keys
+        )
+        return {"logit": (one * other + 0.5 * one).unsqueeze(1)}
+
+
+@cache
+def product() -> tuple[DeepLiftEHR, Any]:
+    return DeepLiftEHR(Product().double()), products()[1]
+
+
+def test_of_shapley_values_it_is_the_shapley_interaction_index() -> None:
+    dl, batch = product()
+    pairs = dl.interactions(batch)
+    assert max(map(len, pairs.players)) == 7
+    for row in range(4):
+        record, mine = Record(dl, batch, row), pairs[row]
+        codes = record.codes
+
+        def value(s: tuple[int, ...], record: Record = record) -> float:
+            return record.f([record.codes[k] for k in s])
+
+        exact = shapley_interactions(value, len(codes))
+        assert exact.abs().max() > 0.01
+        torch.testing.assert_close(mine.effect[0], exact, rtol=0, atol=1e-12)
+        assert mine.asymmetry.abs().max() < 1e-12
+        values = shapley_values(value, len(codes))
+        torch.testing.assert_close(mine.attributions[0], values, rtol=0, atol=1e-12)
+        # two codes of one feature are only added up; "b" of one feature is not the
+        # other's
+        alike = [[a[0] == b[0] for b in codes] for a in codes]
+        assert mine.effect[0][torch.tensor(alike)].abs().max() < 1e-12
+
+
+def test_shapiq_takes_it_for_what_its_own_computer_gives() -> None:
+    shapiq = pytest.importorskip("shapiq")
+    dl, batch = product()
+    record, mine = Record(dl, batch, 3), dl.interactions(batch)[3]
+
+    def game(coalitions: Any) -> Any:
+        codes = [[c for c, s in zip(record.codes, row) if s] for row in coalitions]
+        return torch.tensor([record.f(some) for some in codes]).double().numpy()
+
+    n = len(record.codes)
+    theirs = shapiq.ExactComputer(game, n)("k-SII", 2)
+    ours = mine.to_shapiq()
+    keys = [(i,) for i in range(n)] + [(i, j) for j in range(n) for i in range(j)]
+    assert len(ours.interaction_lookup) == len(keys) + 1
+    for key in keys:
+        assert ours[key] == pytest.approx(float(theirs[key]), abs=1e-6)
+    assert ours.baseline_value == pytest.approx(record.f([]), abs=1e-12)
+    change = record.f(record.codes)
+    assert float(sum(ours.values)) == pytest.approx(change, abs=1e-12)
+    with pytest.raises(ValueError, match="of one patient, and there are 4"):
+        dl.interactions(batch).to_shapiq()
+
+
+def test_all_rows_are_of_the_class_that_the_record_is() -> None:
+    config = zoo.Config("RNN", "sequence", "multiclass", zoo.HIDDEN)
+    model, batch = in_double(config)
+    dl = DeepLiftEHR(model)
+    pairs = dl.interactions(batch)
+    with torch.no_grad():
+        predicted = model(**batch)["logit"].argmax(1).tolist()
+    assert list(pairs.target) == predicted
+    turned = 0
+    for row in range(3):
+        record = Record(dl, batch, row)
+        wanted = record.one_way(predicted[row])
+        torch.testing.assert_close(pairs[row].one_way[0], wanted, rtol=0, atol=1e-11)
+        for code in record.codes:
+            some = [c for c in record.codes if c != code]
+            output = dl.model(*record.mixed(some), *record.args)
+            turned += int(output.argmax()) != predicted[row]
+    assert turned  # a row's own prediction would have been another one
+    given = dl.interactions(batch, target=[1] * len(batch["patient_id"]))
+    assert set(given.target) == {1} and not torch.equal(given.effect, pairs.effect)
+
+
+@pytest.mark.parametrize("config", CONFIGS[1:3], ids=str)
+def test_slices_and_company_change_nothing(config: zoo.Config) -> None:
+    model, batch = in_double(config)
+    with zoo.default_dtype(torch.float64):
+        whole = DeepLiftEHR(model).interactions(batch)
+        sliced = DeepLiftEHR(model, internal_batch_size=5).interactions(batch)
+        torch.testing.assert_close(sliced.one_way, whole.one_way, rtol=0, atol=1e-11)
+        enc = PyHealthAdapter(model).encode(batch)
+        parts = [DeepLiftEHR(model).interactions(enc[[row]]) for row in range(3)]
+    again = Interactions.concat(parts)
+    assert again.patient_ids == whole.patient_ids[:3]
+    torch.testing.assert_close(again.one_way, whole[:3].one_way, rtol=0, atol=1e-11)
+    torch.testing.assert_close(again.rest, whole[:3].rest, rtol=0, atol=1e-11)
+
+
+def test_among_takes_the_strongest_and_leaves_the_rest_in_the_sum() -> None:
+    model, batch = zoo.shared(CONFIGS[1])
+    dl = DeepLiftEHR(model)
+    whole, some = dl.interactions(batch), dl.interactions(batch, among=3)
+    for row in range(len(whole)):
+        sizes = whole.attributions[row, : len(whole.players[row])].abs()
+        kept = sorted(sizes.argsort(descending=True)[:3].tolist())
+        assert some.players[row] == tuple(whole.players[row][k] for k in kept)
+        part = whole.one_way[row][kept][:, kept]
+        mine = some.one_way[row][: len(kept), : len(kept)]
+        torch.testing.assert_close(mine, part, rtol=0, atol=1e-6)
+    assert some.rest.abs().max() > 1e-3
+    total = some.matrices.sum((1, 2)) + some.rest
+    torch.testing.assert_close(total, some.f_input - some.f_baseline, rtol=0, atol=1e-6)
+    assert some.delta.abs().max() < 1e-6  # of all, not of those that are shown
+    more = dl.interactions(batch, among=1000)
+    assert more.players == whole.players
+
+
+def test_models_that_mix_patients_take_them_one_by_one() -> None:
+    model, batch = zoo.build(zoo.mixing()[0])
+    dl = DeepLiftEHR(model, completeness="check")
+    with pytest.raises(ValueError, match="depends on who else is in the batch"):
+        dl.interactions(batch)
+    enc = PyHealthAdapter(model).encode(batch)
+    pairs = dl.interactions(enc[[0]])
+    record = Record(dl, batch, 0)
+    wanted = record.one_way()
+    assert wanted.abs().max() > 1e-4
+    torch.testing.assert_close(pairs.one_way[0], wanted, rtol=0, atol=1e-6)
+
+
+def test_models_that_draw_leave_the_generator_where_it_was() -> None:
+    model, batch = zoo.build(zoo.drawing()[0])
+    dl = DeepLiftEHR(model)
+    before = torch.get_rng_state()
+    enc = PyHealthAdapter(model).encode(batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AttributionWarning)
+        pairs = dl.interactions(enc[[0]])
+        with pytest.raises(ValueError, match="or on random numbers"):
+            dl.interactions(batch)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(
+        pairs.matrices.sum((1, 2)), pairs.f_input - pairs.f_baseline, rtol=0, atol=1e-6
+    )
+
+
+def test_it_is_said_where_the_model_sees_other_positions() -> None:
+    model, batch = zoo.shared(zoo.Config("RNN", "sequence", options=zoo.HIDDEN))
+    with pytest.warns(AttributionWarning, match=r"sees other positions .* p0, p1"):
+        pairs = DeepLiftEHR(model).interactions(batch, "pad")
+    assert pairs.delta.abs().max() > 1e-4
+    total = pairs.matrices.sum((1, 2)) + pairs.rest
+    change = pairs.f_input - pairs.f_baseline
+    torch.testing.assert_close(total, change, rtol=0, atol=1e-6)
+
+
+def test_what_does_not_add_up_is_said_by_patient_or_raised() -> None:
+    model, batch = tiny_model()
+    wrong = {torch.relu: elementwise(lambda x: 2 * x.relu(), lambda x: 2.0 * (x > 0))}
+    wrong |= {nn.ReLU: wrong[torch.relu], nn.functional.relu: wrong[torch.relu]}
+    with pytest.warns(AttributionWarning, match="do not add up.*p1, p2, p3, p4"):
+        pairs = DeepLiftEHR(model, rules=wrong).interactions(batch)
+    assert pairs.delta.abs().max() > 1e-3
+    with pytest.raises(CompletenessError, match="p1, p2, p3, p4"):
+        DeepLiftEHR(model, rules=wrong, completeness="raise").interactions(batch)
+
+
+def test_several_references_give_the_mean() -> None:
+    model, batch = tiny_model()
+    patients = reference_patients(model.dataset, 2)
+    together = DeepLiftShapEHR(model).interactions(batch, patients)
+    adapter = PyHealthAdapter(model)
+    keys = adapter.feature_keys
+    each = [
+        DeepLiftEHR(model).interactions(batch, dict(zip(keys, reference)))
+        for reference in adapter.patient_baselines(batch, patients)
+    ]
+    assert together.baseline == "2 reference patients"
+    for name in ("one_way", "attributions", "last_minus_first", "rest", "f_baseline"):
+        mean = torch.stack([getattr(pairs, name) for pairs in each]).mean(0)
+        torch.testing.assert_close(getattr(together, name), mean, rtol=0, atol=1e-7)
+
+
+def test_no_code_and_one_code_are_results() -> None:
+    model, batch = zoo.build(zoo.Config("MLP", "multi_hot", options=zoo.HIDDEN))
+    batch["conditions"] = batch["conditions"].clone()
+    batch["flags"] = batch["flags"].clone()
+    batch["conditions"][0] = 0  # no code
+    batch["conditions"][1, 1:] = 0  # one code
+    batch["flags"][:2] = 0
+    pairs = DeepLiftEHR(model).interactions(batch)
+    assert [len(players) for players in pairs.players[:2]] == [0, 1]
+    none, one = pairs[0], pairs[1]
+    assert none.matrix().empty and none.one_way.shape == (1, 0, 0)
+    assert none.rest.item() == pytest.approx(
+        none.f_input.item() - none.f_baseline.item(), abs=1e-7
+    )
+    assert one.matrix().shape == (1, 1) and one.last_minus_first.abs().max() < 1e-6
+    assert one.matrix().iloc[0, 0] == pytest.approx(one.attributions.item())
+    assert list(none.to_frame()) == list(pairs.to_frame()) and none.to_frame().empty
+    assert none[[]].top().empty and len(pairs[[]]) == 0
+    assert set(pairs.to_frame()["sample"]) == set(range(2, len(pairs)))
+    assert none.to_shapiq().n_players == 0
+
+
+def test_bad_input_is_refused_by_name() -> None:
+    model, batch = tiny_model()
+    dl = DeepLiftEHR(model)
+    with pytest.raises(ValueError, match="players='drug'; it is one of"):
+        dl.interactions(batch, players="drug")
+    for among in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="among="):
+            dl.interactions(batch, among=among)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiply_by_inputs"):
+        DeepLiftEHR(model, multiply_by_inputs=False).interactions(batch)
+    with pytest.raises(TypeError, match="takes a batch"):
+        dl.interactions(PyHealthAdapter(model).encode(batch).inputs)
+    with pytest.raises(TypeError, match="no PyHealth model"):
+        DeepLiftEHR(nn.Linear(2, 1)).interactions(batch)
+    with pytest.raises(IndexError, match="out of range"):
+        dl.interactions(batch, target=3)
+    pairs = dl.interactions(batch)
+    with pytest.raises(ValueError, match="k is -1"):
+        pairs.top(-1)
+    with pytest.raises(KeyError, match="no patient 'p9'"):
+        pairs["p9"]
+    with pytest.raises(ValueError, match="nothing to concatenate"):
+        Interactions.concat([])
+    with pytest.raises(ValueError, match="different baseline"):
+        Interactions.concat([pairs, dl.interactions(batch, "pad")])
+
+
+def test_tables_name_the_pair_and_rank_it_over_the_cohort() -> None:
+    dl, batch = product()
+    pairs = dl.interactions(batch)
+    frame = pairs.to_frame()
+    sizes = [len(players) for players in pairs.players]
+    assert len(frame) == sum(math.comb(n, 2) for n in sizes)
+    for sample, part in frame.groupby("sample"):
+        assert part["effect"].abs().is_monotonic_decreasing
+        names = [p[:2] for p in pairs.players[sample]]
+        for row in part.itertuples():
+            i = names.index((row.feature_a, row.code_a))
+            j = names.index((row.feature_b, row.code_b))
+            assert row.effect == pairs.effect[sample, i, j].item()
+            assert row.asymmetry == pairs.asymmetry[sample, i, j].item()
+    ends = ["feature_a", "code_a", "feature_b", "code_b"]
+    top = pairs.top(None)
+    assert not top.duplicated(ends).any()
+    assert top["mean_abs"].is_monotonic_decreasing
+    assert len(pairs.top(2)) == 2
+    for row in top.itertuples():
+        mine = frame
+        for end in ends:
+            mine = mine[mine[end] == getattr(row, end)]
+        assert row.samples == row.patients == len(mine)
+        assert row.mean == pytest.approx(mine["effect"].sum() / 4)
+        assert row.mean_abs == pytest.approx(mine["effect"].abs().sum() / 4)
+        assert row.mean_present == pytest.approx(mine["effect"].mean())
+    tokens = dl.interactions(batch, players="token")
+    assert tokens.to_frame()["position_b"].dtype == "Int64"
+    assert max(map(len, tokens.players)) == 9
+    assert pairs[3].matrix().index.tolist()[1] == "conditions b"
+    broken = torch.full_like(pairs.one_way, torch.nan)
+    from dataclasses import replace
+
+    assert replace(pairs, one_way=broken).top()["mean"].isna().all()
+
+
+def test_a_sum_over_several_targets_is_noted() -> None:
+    model, batch = zoo.shared(zoo.Config("MLP", "tensor", "multiclass", zoo.HIDDEN))
+    pairs = DeepLiftEHR(model).interactions(batch)
+    assert len(set(pairs.target)) > 1
+    with pytest.warns(UserWarning, match="different targets"):
+        assert "different targets" in pairs.top().attrs["note"]
