@@ -208,8 +208,9 @@ class Engine(DeepLift):
         parts = []
         step = self.internal_batch_size or size
         for k, piece in sliced(prepared, step, self._output):
-            fresh, view, tape = piece.fresh(), self.forward_view(), Tape(self.table)
-            with recorded(view.forward, fresh.inputs, fresh.args, tape) as (output, _):
+            view, tape = self.forward_view(), Tape(self.table)
+            inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
+            with recorded(view.forward, inputs, piece.args, tape) as (output, _):
                 wanted = targets and targets[k : k + step]
                 parts.append(select(output.detach(), wanted, view.labels))
         value, index = (torch.cat(part) for part in zip(*parts))

@@ -154,8 +154,8 @@ def _check_alike(scored: Scored, rows: Tensor, result: Result) -> None:
 
 def _tolerance(scored: Scored, result: Result | Measured) -> float:
     """What rounding may change of a score when it is computed in other company."""
-    values = torch.cat([result.f_input.flatten(), result.f_baseline.flatten()])
-    largest = values[values.isfinite()].abs().max().item() if len(values) else 0.0
+    values = torch.cat([result.f_input, result.f_baseline]).abs()
+    largest = torch.where(values.isfinite(), values, 0.0).max().item()
     eps = torch.finfo(scored.value.dtype).eps
     return max(ROUNDINGS * eps, _COMPANY) * max(largest, scored.coarse)
 
