@@ -74,6 +74,7 @@ class Row:
         asymmetry: The largest of a patient's over the largest of its effects.
         residual: The largest by which a row misses its attribution, or a matrix the
             change, of all patients.
+        apart: The largest by which a row misses what ``explain`` gives by itself.
         delta: The largest by which a column misses last-minus-first.
         cost: Process time of all pairs of a patient of median size over that of one
             explanation of as many rows.
@@ -91,6 +92,7 @@ class Row:
     slope: Spread
     asymmetry: Spread
     residual: float
+    apart: float
     delta: float
     cost: Spread
 
@@ -128,14 +130,14 @@ def measure(
     whole = adapter.encode(held_out)
     chosen = _with_pair(adapter, whole, settings)
     found: list[tuple[Interactions, Tensor, tuple[int, int]]] = []
-    wrong = []
+    apart = []
     for row in tqdm(chosen, desc=f"coalitions, {name}", leave=False):
         encoded = whole[[row]]
         pairs = dl.interactions(encoded)
         codes = [player.code for player in pairs.players[0]]
         planted = (codes.index(INTERACTION.codes[0]), codes.index(INTERACTION.codes[1]))
         found.append((pairs, interaction_index(worth(adapter, encoded)), planted))
-        wrong.append(_residual(pairs, dl.explain(encoded)))
+        apart.append(_apart(pairs, dl.explain(encoded)))
     mine = [(pairs.effect[0], exact, planted) for pairs, exact, planted in found]
     above = [(p[upper(p)], e[upper(p)]) for p, e, _ in mine]
     middle = sorted(chosen, key=lambda row: len(_players(adapter, whole, row)))
@@ -151,7 +153,8 @@ def measure(
         spread([pearson(p, e) for p, e in above]),
         spread([float(p @ e / (e @ e)) for p, e in above]),
         spread([float(p.asymmetry.max() / p.effect.abs().max()) for p, _, _ in found]),
-        max(wrong),
+        max(_residual(p) for p, _, _ in found),
+        max(apart),
         max(float(p.delta.abs().max()) for p, _, _ in found),
         _cost(dl, whole[[middle[len(middle) // 2]]], settings.rounds),
     )
@@ -216,14 +219,19 @@ def _is_first(matrix: Tensor, place: tuple[int, int]) -> bool:
     return bool(matrix[place].abs() >= matrix[upper(matrix)].abs().max())
 
 
-def _residual(pairs: Interactions, explanation: Any) -> float:
+def _residual(pairs: Interactions) -> float:
     """By how much rows miss the attributions, and all of it f(x) - f(x0)."""
+    rows = (pairs.matrices.sum(2) - pairs.attributions).abs().max()
+    change = pairs.f_input - pairs.f_baseline
+    whole = (pairs.matrices.sum((1, 2)) + pairs.rest - change).abs().max()
+    return max(float(rows), float(whole))
+
+
+def _apart(pairs: Interactions, explanation: Any) -> float:
+    """By how much rows miss what an explanation of its own gives."""
     table = explanation.by_code().set_index(["feature", "code"])["attribution"]
     given = torch.tensor([table[player[:2]] for player in pairs.players[0]])
-    rows = (pairs.matrices[0].sum(1) - given).abs().max()
-    change = pairs.f_input - pairs.f_baseline
-    whole = (pairs.matrices.sum((1, 2)) + pairs.rest - change).abs()
-    return max(float(rows), float(whole))
+    return float((pairs.matrices[0].sum(1) - given).abs().max())
 
 
 def _cost(dl: DeepLiftEHR, encoded: Any, rounds: int) -> Spread:

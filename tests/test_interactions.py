@@ -352,6 +352,35 @@ def test_where_the_model_has_no_answer_there_are_no_pairs() -> None:
     torch.testing.assert_close(pairs[other].one_way, whole[other].one_way)
 
 
+class Measured(BaseModel):
+    """A network that is told which values are missing."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset=dataset)
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        labs = batch["labs"]
+        flags = labs.isnan().to(labs.dtype)
+        return {"logit": self.net(torch.cat([labs.nan_to_num(), 3 * flags], 1))}
+
+
+def test_what_is_missing_stays_so_in_every_row() -> None:
+    schema = {"labs": "tensor"}
+    samples = [{"patient_id": f"p{n}", "labs": [1.0, n], "died": n} for n in (0, 1)]
+    dl = DeepLiftEHR(
+        Measured(create_sample_dataset(samples, schema, {"died": "binary"}))
+    )
+    batch = {"labs": torch.tensor([[1.0, torch.nan], [0.5, 2.0]])}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "missing values")
+        pairs = dl.interactions(batch)
+    assert pairs.last_minus_first[0].abs().max() < 1e-6  # else it were measured, as 0
+    assert pairs[0].effect.abs().max() < 1e-6 < 1e-3 < pairs[1].effect.abs().max()
+    assert pairs.attributions[0, 1] == 0 != pairs.attributions[0, 0]
+
+
 def test_bad_input_is_refused_by_name() -> None:
     model, batch = tiny_model()
     dl = DeepLiftEHR(model)

@@ -64,7 +64,7 @@ def assembled(
 
 
 def assembled_pairs(
-    model: nn.Module,
+    model: PyHealthAdapter,
     encoded: EncodedBatch,
     scored: Scored,
     found: Found,
@@ -81,22 +81,23 @@ def assembled_pairs(
         missing = [most - len(players) for players in found.players]
         return torch.stack([F.pad(x, [0, n] * x.dim()) for x, n in zip(each, missing)])
 
-    said = remarks(scored, encoded.patient_ids, found.rows)
+    said = tuple(remarks(scored, encoded.patient_ids, found.rows))
     players = zip(scored.mask.players, found.players)
-    inside = model.model if isinstance(model, PyHealthAdapter) else model
+    references = scored.prepared.references
+    notes = outside(model, encoded, references[0]) if len(references) == 1 else ()
     return Interactions(
         players=tuple(tuple(everybody[k] for k in some) for everybody, some in players),
         **{name: column(name) for name in Pairs._fields},
         f_input=torch.stack([rows.f_input[0] for rows in found.rows]),
         f_baseline=torch.stack([rows.f_baseline[0] for rows in found.rows]),
         target=indices(scored.places),
-        diagnostics=found.diagnostics + Diagnostics(messages=tuple(said)),
+        diagnostics=found.diagnostics + Diagnostics(messages=said, notes=notes),
         patient_ids=encoded.patient_ids,
-        model_name=type(inside).__name__,
+        model_name=type(model.model).__name__,
         output=output,
-        target_names=getattr(model, "target_names", None),
+        target_names=model.target_names,
         baseline=baseline,
-        fingerprint=fingerprint(inside),
+        fingerprint=fingerprint(model.model),
     )
 
 

@@ -240,7 +240,8 @@ class DeepLiftEHR(Engine):
         value, index = self._scores(prepared, target)
         coarse = rounded_at(self.model, self.output, value)
         largest = 0.0 if coarse is None else float(coarse.max())
-        return Scored(prepared, mask, value, index, largest), encoded
+        checked = self.completeness != "off"
+        return Scored(prepared, mask, value, index, largest, checked), encoded
 
     def _row_results(self, rows: Prepared, chosen: Chosen) -> Result:
         """The explanation of rows, of which nothing is said yet."""

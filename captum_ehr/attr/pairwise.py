@@ -45,13 +45,15 @@ class Scored(NamedTuple):
         places: ``(patients, ...)``, where it stands in the model's output.
         coarse: How large the numbers are that outputs were rounded at, where these are
             not the outputs themselves.
+        checked: Whether it is told where sums are off.
     """
 
     prepared: Prepared
     mask: FeatureMask
     value: Tensor
     places: Tensor
-    coarse: float = 0.0
+    coarse: float
+    checked: bool
 
 
 class Measured(NamedTuple):
@@ -270,7 +272,7 @@ def remarks(scored: Scored, ids: Sequence[str], rows: Sequence[Measured]) -> lis
         gap = (mine.f_baseline[: count + 1] - mine.f_baseline[0]).abs().max().item()
         if not bool(torch.isfinite(mine.f_input - mine.f_baseline).all()):
             broken.append(name)
-        elif bool(mine.off.any()):
+        elif scored.checked and bool(mine.off.any()):
             off.append(name)
         if gap > _tolerance(scored, mine):
             moved.append(name)
