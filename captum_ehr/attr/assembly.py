@@ -97,6 +97,7 @@ def assembled_pairs(
         output=output,
         target_names=model.target_names,
         baseline=baseline,
+        mode=model.mode,
         fingerprint=fingerprint(model.model),
     )
 

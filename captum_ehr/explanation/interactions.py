@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = ("f_input", "f_baseline", "rest")
 _BY_PLAYER = ("attributions", "last_minus_first", "delta")
-_ALIKE = ("model_name", "output", "target_names", "baseline", "fingerprint")
+_ALIKE = ("model_name", "output", "target_names", "baseline", "mode", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,7 @@ class Interactions:
         output: ``"logit"`` or ``"probability"``.
         target_names: The name of each output index, or None.
         baseline: The reference in words.
+        mode: What the label is, in PyHealth's words.
         fingerprint: Tells the weights of the model from others'.
 
     Raises:
@@ -100,6 +101,7 @@ class Interactions:
     output: str = "logit"
     target_names: tuple[str, ...] | None = None
     baseline: str = ""
+    mode: str | None = None
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
