@@ -134,6 +134,6 @@ def sentence(pairs: Interactions, names: Words | None = None) -> str:
     against = f" and against {pairs.baseline}" if pairs.baseline else ""
     return (
         f"Together {words[i]} and {words[j]} add {signed(effects[i, j])} to the "
-        f"{output_word(pairs)} of {target_words(pairs)} beyond what each adds alone, in "
-        f"this model{against} (give or take {spread})."
+        f"{output_word(pairs)} of {target_words(pairs)} beyond what each adds alone, "
+        f"in this model{against} (give or take {spread})."
     )

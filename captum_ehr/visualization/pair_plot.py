@@ -146,13 +146,7 @@ def pair_network(
     most = max(map(abs, alone)) or 1.0
     for (x, y), size, text in zip(spots, alone, scene.labels):
         area = 30 + 270 * abs(size) / most
-        dot: dict[str, Any] = {
-            "s": area,
-            "color": bar_color(size),
-            "edgecolors": EDGE,
-            "zorder": 3,
-        }
-        ax.scatter([x], [y], **dot)
+        ax.scatter([x], [y], area, bar_color(size), edgecolors=EDGE, zorder=3)
         side = "left" if x > 0.1 else "right" if x < -0.1 else "center"
         rise = "bottom" if y > 0.9 else "top" if y < -0.9 else "center"
         label(ax, text, (x, y), (13 * x, 13 * y), ha=side, va=rise, size=8)
