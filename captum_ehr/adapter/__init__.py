@@ -1,6 +1,6 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
-from ..explanation import Player
+from ..explanation.player import Player
 from .adapter import PyHealthAdapter
 from .baselines import Baseline, reference_patients
 from .encoded import EncodedBatch, Pairs

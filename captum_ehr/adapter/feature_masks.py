@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..explanation import FeatureRecord, Player
+from ..explanation import FeatureRecord
+from ..explanation.player import Player
 from .encoded import EncodedBatch, like
 
 if TYPE_CHECKING:

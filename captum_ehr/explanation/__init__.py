@@ -8,7 +8,6 @@ sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
 from .explanation import Explanation
 from .feature_record import FeatureKeyError, FeatureRecord
 from .interactions import Interactions
-from .player import Player
 from .words import completeness, summary
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "FeatureKeyError",
     "FeatureRecord",
     "Interactions",
-    "Player",
     "completeness",
     "summary",
 ]

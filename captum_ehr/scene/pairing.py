@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,10 @@ from .wording import (
 if TYPE_CHECKING:
     from captum_ehr.explanation import Interactions
     from captum_ehr.explanation.feature_record import Words
+
+
+#: Characters of a line below a figure's heading.
+_WIDTH = 90
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def pair_scene(
         output=output_word(pairs),
         head=f"{shorten(pairs.patient_ids[0], 40)} | {model_words(pairs)}"
         f"what acts together on the {output_word(pairs)} of {target_words(pairs)}",
-        lines=(sentence(pairs, names), *_first_message(pairs)),
+        lines=(*wrap(sentence(pairs, names), _WIDTH), *_first_message(pairs)),
     )
 
 

@@ -75,7 +75,7 @@ def pair_heatmap(
     scene = _drawable(pair_scene(pairs, k, names=names))
     count, margin = len(scene.labels), label_margin(scene.labels)
     side = max(_CELL * count, _LEAST)
-    figure, ax = one_axes(ax, side, side, (margin, 1.75, 0.95, margin))
+    figure, ax = one_axes(ax, side, side, (margin, 1.75, 1.25, margin))
     limit = scene.scale.limit or 1.0
     edges = np.arange(count + 1) - 0.5
     look: dict[str, Any] = {"cmap": COLORMAP, "norm": Normalize(-limit, limit)}
@@ -94,7 +94,7 @@ def pair_heatmap(
         label(ax, total, place, (6, 0), va="center", size=7, color=MUTED)
     top = (count - 0.5, -0.5)
     label(ax, "sum", top, (6, 4), va="bottom", size=7, color=MUTED, fontweight="bold")
-    write_title(ax, scene.head, scene.lines)
+    write_title(ax, scene.head, scene.lines, 14.0)
     color_bar(ax, scene.scale, scene.output, gap=0.85)
     return figure, ax
 
