@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .pair_tables import ranked, to_frame
+from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions
 from .words import caution, unlike
@@ -225,7 +225,7 @@ class Interactions:
             and ``asymmetry``; where the players are tokens or visits, also
             ``visit_a``, ``position_a``, ``visit_b`` and ``position_b`` (Int64).
         """
-        return to_frame(self)
+        return pair_frame(self.patient_ids, self.players, self.effect, self.asymmetry)
 
     def top(self, k: int | None = 10) -> pd.DataFrame:
         """The strongest pairs of all patients, by their mean absolute effect.
@@ -245,7 +245,7 @@ class Interactions:
         """
         if k is not None and k < 0:
             raise ValueError(f"k is {k}, expected None for all, or at least 0.")
-        table = ranked(self)
+        table = ranked(self.to_frame(), len(self))
         names = {self.target_label(row) for row in range(len(self))}
         if note := unlike(names):
             caution(note)
