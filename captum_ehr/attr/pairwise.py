@@ -4,7 +4,7 @@ r"""Which players act together: the recursion of the Shapley interaction index.
 
 is i's value where j is always there minus i's value where j never is. With Shapley
 values for φ this is their interaction index (Grabisch & Roubens, An axiomatic approach
-to the concept of interaction among players in cooperative games, 1999, theorem 2); here
+to the concept of interaction among players in cooperative games, 1999: recursion); here
 φ are the attributions. A patient of n players takes 2n + 1 explanations, as many rows
 of one batch: the record itself, n times the record without one player, n times the
 record against the reference with one player.
