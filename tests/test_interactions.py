@@ -16,6 +16,7 @@ from pyhealth.datasets import create_sample_dataset, get_dataloader
 from pyhealth.models import BaseModel, EmbeddingModel
 from torch import Tensor, nn
 
+from benchmarks import interactions
 from captum_ehr import (
     AttributionWarning,
     CompletenessError,
@@ -188,6 +189,24 @@ def test_shapiq_takes_it_for_what_its_own_computer_gives() -> None:
     assert float(sum(ours.values)) == pytest.approx(change, abs=1e-12)
     with pytest.raises(ValueError, match="of one patient, and there are 4"):
         dl.interactions(batch).to_shapiq()
+
+
+def test_the_benchmarks_index_is_the_slow_one() -> None:
+    dl, batch = product()
+    record, enc = Record(dl, batch, 3), dl.model.encode(batch)[[3]]
+    worth = interactions.worth(dl.model, enc)
+
+    def value(s: tuple[int, ...]) -> float:
+        return float(worth[tuple(int(k in s) for k in range(len(record.codes)))])
+
+    for coalition in ((), (0,), (1, 3), (0, 2, 4, 5)):
+        wanted = record.f([record.codes[k] for k in coalition])
+        assert value(coalition) == pytest.approx(wanted, abs=1e-12)
+    worth = torch.randn(2, 2, 2, 2, 2, dtype=torch.float64)
+    exact = shapley_interactions(
+        lambda s: float(worth[tuple(int(k in s) for k in range(5))]), 5
+    )
+    torch.testing.assert_close(interactions.interaction_index(worth), exact)
 
 
 def test_all_rows_are_of_the_class_that_the_record_is() -> None:
