@@ -100,7 +100,7 @@ class Row:
 def quick() -> Settings:
     """Settings that take seconds."""
     few = Training(2, 16)
-    return Settings(("MLP (ReLU)",), TINY, 400, 390, 2, 7, few, 1)
+    return Settings(("MLP (ReLU)",), TINY, 400, 390, 2, 9, few, 1)
 
 
 def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
