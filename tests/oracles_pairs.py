@@ -1,14 +1,17 @@
-"""Pairs of codes the slow way: one record at a time, and all coalitions."""
+"""Pairs of codes the slow way, and a model in which they are what theory says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import cache
 from itertools import combinations
 from math import factorial
 from typing import Any
 
 import torch
-from torch import Tensor
+from pyhealth.datasets import create_sample_dataset, get_dataloader
+from pyhealth.models import BaseModel, EmbeddingModel
+from torch import Tensor, nn
 
 from captum_ehr import DeepLiftEHR, PyHealthAdapter
 
@@ -101,3 +104,44 @@ def shapley_values(value: Callable[[tuple[int, ...]], float], n: int) -> Tensor:
             for s in combinations(rest, size):
                 result[i] += weight * (value(tuple(sorted((*s, i)))) - value(s))
     return result
+
+
+@cache
+def products() -> tuple[Any, Any]:
+    """Patients whose two features are multiplied, and their batch."""
+    samples = [
+        {
+            "patient_id": f"p{n}",
+            "visit_id": "v",
+            "conditions": ["a", "b", "a", "c", "d"][: 2 + n],
+            "drugs": ["x", "y", "b", "x"][: 1 + n],
+            "died": n % 2,
+        }
+        for n in range(4)
+    ]
+    schema = {"conditions": "sequence", "drugs": "sequence"}
+    made = create_sample_dataset(samples, schema, {"died": "binary"})
+    return made, next(iter(get_dataloader(made, 4)))
+
+
+class Product(BaseModel):
+    """The product of two sums, in which DeepLIFT's attributions are Shapley values."""
+
+    def __init__(self) -> None:
+        super().__init__(dataset=products()[0])
+        torch.manual_seed(0)
+        self.embedding_model = EmbeddingModel(self.dataset, 4)
+        self.weights = nn.Parameter(torch.randn(4))
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        tables = self.embedding_model.embedding_layers
+        one, other = (
+            ((tables[key](batch[key]) @ self.weights) * (batch[key] != 0)).sum(1)
+            for key in self.feature_keys
+        )
+        return {"logit": (one * other + 0.5 * one).unsqueeze(1)}
+
+
+@cache
+def product() -> tuple[DeepLiftEHR, Any]:
+    return DeepLiftEHR(Product().double()), products()[1]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import zoo
-from oracles_pairs import Record, shapley_interactions, shapley_values
-from pyhealth.datasets import create_sample_dataset, get_dataloader
-from pyhealth.models import BaseModel, EmbeddingModel
+from oracles_pairs import Record, product, shapley_interactions, shapley_values
+from pyhealth.datasets import create_sample_dataset
+from pyhealth.models import BaseModel
 from torch import Tensor, nn
 
 from benchmarks import interactions
@@ -102,47 +99,6 @@ def test_rows_sum_to_the_attributions_and_all_to_the_change(config: zoo.Config) 
     torch.testing.assert_close(columns, pairs.last_minus_first, rtol=0, atol=2e-6)
     assert pairs.delta.abs().max() < 2e-6
     assert torch.equal(pairs.matrices, pairs.matrices.mT)
-
-
-@cache
-def products() -> tuple[Any, Any]:
-    """Patients whose two features are multiplied, and their batch."""
-    samples = [
-        {
-            "patient_id": f"p{n}",
-            "visit_id": "v",
-            "conditions": ["a", "b", "a", "c", "d"][: 2 + n],
-            "drugs": ["x", "y", "b", "x"][: 1 + n],
-            "died": n % 2,
-        }
-        for n in range(4)
-    ]
-    schema = {"conditions": "sequence", "drugs": "sequence"}
-    made = create_sample_dataset(samples, schema, {"died": "binary"})
-    return made, next(iter(get_dataloader(made, 4)))
-
-
-class Product(BaseModel):
-    """The product of two sums, in which DeepLIFT's attributions are Shapley values."""
-
-    def __init__(self) -> None:
-        super().__init__(dataset=products()[0])
-        torch.manual_seed(0)
-        self.embedding_model = EmbeddingModel(self.dataset, 4)
-        self.weights = nn.Parameter(torch.randn(4))
-
-    def forward(self, **batch: Any) -> dict[str, Tensor]:
-        tables = self.embedding_model.embedding_layers
-        one, other = (
-            ((tables[key](batch[key]) @ self.weights) * (batch[key] != 0)).sum(1)
-            for key in self.feature_keys
-        )
-        return {"logit": (one * other + 0.5 * one).unsqueeze(1)}
-
-
-@cache
-def product() -> tuple[DeepLiftEHR, Any]:
-    return DeepLiftEHR(Product().double()), products()[1]
 
 
 def test_of_shapley_values_it_is_the_shapley_interaction_index() -> None:
@@ -334,27 +290,6 @@ def test_several_references_give_the_mean() -> None:
         torch.testing.assert_close(getattr(together, name), mean, rtol=0, atol=1e-7)
 
 
-def test_no_code_and_one_code_are_results() -> None:
-    dl, batch = product()
-    batch = {key: value for key, value in batch.items()}
-    for key in ("conditions", "drugs"):
-        batch[key] = batch[key].clone()
-        batch[key][0] = 0  # no code
-    batch["conditions"][1, 1:] = 0
-    batch["drugs"][1] = 0  # one code
-    pairs = dl.interactions(batch)
-    assert [len(players) for players in pairs.players] == [0, 1, 6, 7]
-    none, one = pairs[0], pairs[1]
-    assert none.matrix().empty and none.one_way.shape == (1, 0, 0)
-    assert none.f_input.item() == none.f_baseline.item() == none.rest.item() == 0
-    assert one.matrix().iloc[0, 0] == one.attributions.item() != 0
-    assert one.last_minus_first.item() == one.rest.item() == 0
-    assert none.to_frame().empty and list(none.to_frame()) == list(pairs.to_frame())
-    assert none.top().empty and len(pairs[[]]) == 0 and pairs[[]].top().empty
-    assert set(pairs.to_frame()["sample"]) == {2, 3}
-    assert pairs[1:3].one_way.shape == (2, 6, 6)
-
-
 def test_where_the_model_has_no_answer_there_are_no_pairs() -> None:
     model, batch = zoo.build(zoo.Config("MLP", "multi_hot", options=zoo.HIDDEN))
     whole = DeepLiftEHR(model).interactions(batch)
@@ -398,74 +333,3 @@ def test_what_is_missing_stays_so_in_every_row() -> None:
     assert pairs.last_minus_first[0].abs().max() < 1e-6  # else it were measured, as 0
     assert pairs[0].effect.abs().max() < 1e-6 < 1e-3 < pairs[1].effect.abs().max()
     assert pairs.attributions[0, 1] == 0 != pairs.attributions[0, 0]
-
-
-def test_bad_input_is_refused_by_name() -> None:
-    model, batch = tiny_model()
-    dl = DeepLiftEHR(model)
-    with pytest.raises(ValueError, match="players='drug'; it is one of"):
-        dl.interactions(batch, players="drug")
-    for among in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="among="):
-            dl.interactions(batch, among=among)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="multiply_by_inputs"):
-        DeepLiftEHR(model, multiply_by_inputs=False).interactions(batch)
-    with pytest.raises(TypeError, match="takes a batch"):
-        dl.interactions(PyHealthAdapter(model).encode(batch).pairs)
-    with pytest.raises(TypeError, match="no PyHealth model"):
-        DeepLiftEHR(nn.Linear(2, 1)).interactions(batch)
-    with pytest.raises(IndexError, match="out of range"):
-        dl.interactions(batch, target=3)
-    pairs = dl.interactions(batch)
-    with pytest.raises(ValueError, match="k is -1"):
-        pairs.top(-1)
-    with pytest.raises(KeyError, match="no patient 'p9'"):
-        pairs["p9"]
-    with pytest.raises(ValueError, match="nothing to concatenate"):
-        Interactions.concat([])
-    with pytest.raises(ValueError, match="different baseline"):
-        Interactions.concat([pairs, dl.interactions(batch, "pad")])
-
-
-def test_tables_name_the_pair_and_rank_it_over_the_cohort() -> None:
-    dl, batch = product()
-    pairs = dl.interactions(batch)
-    frame = pairs.to_frame()
-    sizes = [len(players) for players in pairs.players]
-    assert len(frame) == sum(math.comb(n, 2) for n in sizes)
-    for sample, part in frame.groupby("sample"):
-        assert part["effect"].abs().is_monotonic_decreasing
-        names = [p[:2] for p in pairs.players[sample]]
-        for row in part.itertuples():
-            i = names.index((row.feature_a, row.code_a))
-            j = names.index((row.feature_b, row.code_b))
-            assert row.effect == pairs.effect[sample, i, j].item()
-            assert row.asymmetry == pairs.asymmetry[sample, i, j].item()
-    ends = ["feature_a", "code_a", "feature_b", "code_b"]
-    top = pairs.top(None)
-    assert not top.duplicated(ends).any()
-    assert top["mean_abs"].is_monotonic_decreasing
-    assert len(pairs.top(2)) == 2
-    for row in top.itertuples():
-        mine = frame
-        for end in ends:
-            mine = mine[mine[end] == getattr(row, end)]
-        assert row.samples == row.patients == len(mine)
-        assert row.mean == pytest.approx(mine["effect"].sum() / 4)
-        assert row.mean_abs == pytest.approx(mine["effect"].abs().sum() / 4)
-        assert row.mean_present == pytest.approx(mine["effect"].mean())
-    tokens = dl.interactions(batch, players="token")
-    assert tokens.to_frame()["position_b"].dtype == "Int64"
-    assert max(map(len, tokens.players)) == 9
-    assert pairs[3].matrix().index.tolist()[1] == "conditions b"
-    broken = torch.full_like(pairs.one_way, torch.nan)
-    assert replace(pairs, one_way=broken).top()["mean"].isna().all()
-
-
-def test_a_sum_over_several_targets_is_noted() -> None:
-    model, batch = zoo.shared(zoo.Config("MLP", "tensor", "multiclass", zoo.HIDDEN))
-    target = [n % 3 for n in range(9)]
-    pairs = DeepLiftEHR(model).interactions(batch, target=target)
-    assert list(pairs.target) == target
-    with pytest.warns(UserWarning, match="different targets"):
-        assert "different targets" in pairs.top().attrs["note"]
