@@ -208,7 +208,7 @@ def _interactions(found: Mapping[str, Any]) -> str:
         ]
         cells = [f"{row['auroc']:.3f}", *(str(row[name]) for name in _COUNTS)]
         cells += [f"{row['effect']:+.2f}", f"{row['exact_effect']:+.2f}"]
-        cells += [f"{value:.3f}" for value in medians]
+        cells += [f"{value:.4f}" for value in medians]
         cells += [f"{row['residual']:.0e}", f"{row['cost']['median']:.2f}"]
         lines.append(line([row["model"], *cells]))
     return _section(
