@@ -236,9 +236,9 @@ class Interactions:
         Returns:
             A frame with the columns of :meth:`to_frame` that name the pair,
             ``samples`` and ``patients`` (how many have both), ``mean`` and
-            ``mean_abs`` (of the effect, over all samples: who lacks one of the two is
-            moved by 0), ``mean_present`` and ``asymmetry`` (means over those who have
-            both).
+            ``mean_abs`` (of the effect, over all samples: where there is no such pair,
+            or it was not asked about, it counts 0), ``mean_present`` and
+            ``asymmetry`` (means over the samples that have it).
 
         Raises:
             ValueError: If ``k`` is negative.
