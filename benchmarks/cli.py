@@ -18,6 +18,7 @@ from . import (
     completeness,
     cuda,
     faithfulness,
+    interactions,
     memory,
     mimic3,
     report,
@@ -54,6 +55,7 @@ MODULES = (
     stability,
     mimic3,
     captum_classes,
+    interactions,
 )
 
 #: By name, in the order in which they run.

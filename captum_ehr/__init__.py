@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         NeuronDeepLiftEHR,
     )
     from .cohort import Cohort, CohortError, explain_cohort
-    from .explanation import Explanation
+    from .explanation import Explanation, Interactions
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "DeepLiftShapEHR",
     "EncodedBatch",
     "Explanation",
+    "Interactions",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",

@@ -18,8 +18,10 @@ from benchmarks import (
     cli,
     completeness,
     cuda,
+    details,
     faithfulness,
     families,
+    interactions,
     memory,
     peers,
     results,
@@ -71,6 +73,23 @@ def test_speed_times_each_method_that_takes_the_model() -> None:
         assert 0 < timing.lower <= timing.median <= timing.upper
     assert mlp.milliseconds["kernel_shap"].repeats == settings.slow
     assert torch.get_num_threads() >= 1
+
+
+def test_pairs_are_measured_beside_the_exact_index() -> None:
+    settings = interactions.quick()
+    (row,) = rows(interactions, settings)
+    assert row.patients == 2 and row.players <= 9 and row.cost.repeats == 1
+    assert max(row.residual, row.apart, row.delta) < 1e-5
+    assert abs(row.correlation.median) <= 1 and row.first <= 2
+    table = details.page(
+        {
+            "interactions": {
+                "environment": results.environment(),
+                "rows": [json.loads(json.dumps(asdict(row)))],
+            }
+        }
+    )
+    assert f"| MLP (ReLU) | {row.auroc:.3f} | 2 | {row.first} |" in table
 
 
 def test_times_on_a_card_are_those_of_the_cpu_with_a_card(tmp_path) -> None:

@@ -124,4 +124,4 @@ def test_what_is_no_cohort_or_patient_is_said(
     asked = [word.format(cohort=cohort, empty=tmp_path) for word in arguments]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 1
-    assert words in " ".join(done.output.split())
+    assert "".join(words.split()) in "".join(done.output.split())  # wrapped

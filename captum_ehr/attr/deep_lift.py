@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,9 @@ import torch
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..adapter import Baseline, PyHealthAdapter
+from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
 from ..adapter.fast_stagenet import use_fast_forward
-from ..explanation import Explanation
+from ..explanation import Explanation, Interactions
 from ..explanation.labels import Grouping
 from ..propagation import (
     AuditTape,
@@ -20,10 +21,13 @@ from ..propagation import (
     multipliers,
     two_passes,
 )
-from .assembly import assembled
-from .engine import Engine
-from .inputs import in_form
-from .targets import Target, select, select_again
+from .assembly import assembled, assembled_pairs, in_words
+from .completeness import AttributionWarning, CompletenessError
+from .engine import Engine, counts
+from .inputs import Prepared, in_form
+from .pairwise import Scored, pairs_of, rows_at_once
+from .result import Result
+from .targets import Chosen, Target, rounded_at, select, select_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,18 +167,92 @@ class DeepLiftEHR(Engine):
                 "explain needs multiply_by_inputs=True: multipliers have no sum."
             )
         prepared, result = self.run(batch, baselines, target, None, None, tokens=True)
-        words = baselines if isinstance(baselines, str) else "given"
-        if len(prepared.references) > 1:
-            words = f"{len(prepared.references)} reference patients"
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
             raise TypeError(
                 "explain takes a batch; use attribute for tensors and pairs."
             )
         references = prepared.references
+        words = in_words(baselines, len(references))
         explanation = assembled(
             self.model, prepared.encoded, references, result, self.output, words
         )
         return explanation if names is None else explanation.with_names(names)
+
+    def interactions(
+        self,
+        batch: Any,
+        baselines: Baseline = "unk",
+        target: Target = None,
+        players: str = "code",
+        among: int | None = None,
+    ) -> Interactions:
+        """Which players of each patient's record act together, in this model.
+
+        Of n players it takes 2n + 1 explanations, as rows of one batch where they are
+        few (``internal_batch_size`` bounds them), all for the output that is explained
+        of the record itself.
+
+        Args:
+            batch: A batch of PyHealth's data loader, or an encoded one.
+            baselines: See :meth:`PyHealthAdapter.baseline`.
+            target: See :meth:`attribute`.
+            players: Who they are; see :meth:`PyHealthAdapter.feature_mask`.
+            among: Only so many of each patient's players, those with the largest
+                attributions; all where there are fewer, or by default.
+
+        Raises:
+            TypeError: If the model is not PyHealth's, or the batch no batch.
+            ValueError: If there are no such players, ``among`` is no positive integer,
+                the explainer returns multipliers, or the model's score of a patient
+                depends on who else is in the batch (give such patients one by one).
+            CompletenessError: If rows do not add up and ``completeness="raise"``.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> pairs = DeepLiftEHR(model).interactions(batch, among=3)
+            >>> len(pairs["p1"].to_frame())
+            3
+        """
+        if among is not None and not counts(among):
+            raise ValueError(f"among={among!r}; a whole number, at least 1, or None.")
+        if not self.multiplies_by_inputs:
+            raise ValueError(
+                "interactions needs multiply_by_inputs=True: multipliers have no sum."
+            )
+        grad = torch.is_grad_enabled()
+        with torch.set_grad_enabled(grad), torch.inference_mode(False):
+            scored, encoded = self._scored(batch, baselines, target, players)
+            limit = self.internal_batch_size
+            step = limit or rows_at_once(self.model, scored.prepared)
+            found = pairs_of(scored, among, self._row_results, step)
+        words = in_words(baselines, len(scored.prepared.references))
+        pairs = assembled_pairs(self.model, encoded, scored, found, self.output, words)
+        if self.completeness == "raise" and any(bool(r.off.any()) for r in found.rows):
+            raise CompletenessError(" ".join(pairs.diagnostics.messages))
+        for message in pairs.diagnostics.messages:
+            warnings.warn(message, AttributionWarning, stacklevel=2)
+        return pairs
+
+    def _scored(
+        self, batch: Any, baselines: Baseline, target: Target, players: str
+    ) -> tuple[Scored, EncodedBatch]:
+        """The patients of a batch as they are, and whom they consist of."""
+        prepared = self.prepare(batch, baselines, None).in_sums(self.model)
+        encoded = prepared.encoded
+        if encoded is None or not isinstance(self.model, PyHealthAdapter):
+            raise TypeError("interactions takes a batch, and a PyHealth model.")
+        mask = self.model.feature_mask(encoded, players)
+        value, index = self._scores(prepared, target)
+        coarse = rounded_at(self.model, self.output, value)
+        largest = 0.0 if coarse is None else float(coarse.max())
+        checked = self.completeness != "off"
+        return Scored(prepared, mask, value, index, largest, checked), encoded
+
+    def _row_results(self, rows: Prepared, chosen: Chosen) -> Result:
+        """The explanation of rows, of which nothing is said yet."""
+        result = self._slice(rows, chosen, None, False)
+        return result.rescaled() if self.completeness == "rescale" else result
 
     def audit(
         self,

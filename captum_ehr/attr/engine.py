@@ -206,6 +206,22 @@ class Engine(DeepLift):
             output: Tensor = self.forward_view().forward(*inputs, *prepared.args)
             return output
 
+    def _scores(self, prepared: Prepared, target: Target) -> tuple[Tensor, Tensor]:
+        """The explained value of each patient, and where it stands in the output."""
+        size = len(prepared.inputs[0])
+        targets = None if target is None else per_patient(target, size)
+        self._doubt(targets or ())
+        parts = []
+        step = self.internal_batch_size or size
+        for k, piece in sliced(prepared, step, self._output):
+            view, tape = self.forward_view(), Tape(self.table)
+            inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
+            with recorded(view.forward, inputs, piece.args, tape) as (output, _):
+                wanted = targets and targets[k : k + step]
+                parts.append(select(output.detach(), wanted, view.labels))
+        value, index = (torch.cat(part) for part in zip(*parts))
+        return value, index
+
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool
     ) -> Result:
@@ -382,11 +398,11 @@ def _check(
         raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
     if mixing not in ("apart", "together"):
         raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
-    if internal_batch_size is not None and not _counts(internal_batch_size):
+    if internal_batch_size is not None and not counts(internal_batch_size):
         raise ValueError(
             f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
         )
-    if not _counts(segments):
+    if not counts(segments):
         raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
     if rules is not None and not isinstance(rules, Mapping):
         raise TypeError(
@@ -395,6 +411,7 @@ def _check(
         )
 
 
-def _counts(value: object) -> bool:
+def counts(value: object) -> bool:
+    """Whether something is a whole number, at least 1."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     return whole and value >= 1  # type: ignore[operator]

@@ -32,12 +32,18 @@ _LEAST = 3
 def how_many(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
     """How many references at a time; 0 where one after the other is as quick.
 
-    ``limit`` bounds the rows (``internal_batch_size``). Else numbers are bounded: a
-    row has as many as its positions times the widest layer or input.
+    ``limit`` bounds the rows (``internal_batch_size``). Else numbers are bounded.
     """
     size = len(prepared.inputs[0])
     if len(prepared.references) <= _LEAST:
         return 0
+    rows = tuning.TOGETHER // numbers_of(model, prepared) if limit is None else limit
+    most = min(rows // size, len(prepared.references) - 1)
+    return most if most >= _LEAST else 0
+
+
+def numbers_of(model: nn.Module, prepared: Prepared) -> int:
+    """How many numbers a row has: its positions times the widest layer or input."""
     widest = max(
         (
             max(p.shape, default=1)
@@ -50,9 +56,7 @@ def how_many(model: nn.Module, prepared: Prepared, limit: int | None) -> int:
     numbers = sum(
         x.shape[1:-1].numel() * max(widest, x.shape[-1]) for x in prepared.inputs
     )
-    rows = tuning.TOGETHER // max(numbers, 1) if limit is None else limit
-    most = min(rows // size, len(prepared.references) - 1)
-    return most if most >= _LEAST else 0
+    return max(numbers, 1)
 
 
 def in_stacks(

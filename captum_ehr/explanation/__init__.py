@@ -2,16 +2,19 @@
 
 :class:`Explanation` holds the tensors; the modules beside it turn them into rows,
 sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
+:class:`Interactions` holds what pairs of codes do together.
 """
 
 from .explanation import Explanation
 from .feature_record import FeatureKeyError, FeatureRecord
+from .interactions import Interactions
 from .words import completeness, summary
 
 __all__ = [
     "Explanation",
     "FeatureKeyError",
     "FeatureRecord",
+    "Interactions",
     "completeness",
     "summary",
 ]

@@ -19,7 +19,7 @@ type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
 def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
     """Some of the patients, in the order asked for; see :meth:`Explanation.select`."""
-    chosen = _positions(explanation.patient_ids, indices)
+    chosen = positions(explanation.patient_ids, indices)
 
     def pick(tensor: Tensor) -> Tensor:
         return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
@@ -35,7 +35,7 @@ def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
     )
 
 
-def _positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
+def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:
     """The rows that a selector stands for, none of them negative."""
     count = len(patient_ids)
     if isinstance(indices, slice):

@@ -85,7 +85,7 @@ def strongest(
     each = _added(frame, ["sample", *keys], **words)
     each["absolute"] = each["attribution"].abs()
     each["patient_id"] = _patients(explanation, each)
-    table = _aggregated(
+    table = aggregated(
         each,
         keys,
         True,
@@ -109,7 +109,7 @@ def _patients(explanation: ExplanationData, table: pd.DataFrame) -> np.ndarray:
 
 def _added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
     """Rows with the same keys as one: the count, the sum, and the first word."""
-    return _aggregated(
+    return aggregated(
         frame,
         keys,
         False,
@@ -119,7 +119,7 @@ def _added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
     )
 
 
-def _aggregated(
+def aggregated(
     frame: pd.DataFrame, keys: list[str], sort: bool, **columns: tuple[str, str]
 ) -> pd.DataFrame:
     """Rows with the same keys as one; a sum with something that is no number is none.

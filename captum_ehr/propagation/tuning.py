@@ -51,6 +51,10 @@ LEAST_PORTIONS = 5
 #: 64 wide; 2,147, 454, 155, 115, 96, 84, 79 where 16. More hold more memory.
 TOGETHER = 1 << 18
 
+#: The same for rows that are explained only for the pairs of their players: some forty
+#: of E. Reckoned: with so many, arithmetic is most of the time.
+ROWS = 1 << 21
+
 #: Scores of fused attention that are worked out at once. 12 heads of 512 positions and
 #: width 64 take 149, 121, 103, 91, 81, 90 and 106 ms with 2¹³ to 2¹⁹; 8 patients of 4
 #: heads, 100 positions and width 32 take 23, 16, 14, 14, 13, 12 and 13. As its parts it

@@ -11,6 +11,7 @@ import numpy as np
 
 from .folding import Block, fold
 from .history import Band, Ranges, Step, bands_of, visits_of
+from .pairing import sentence
 from .palette import ColorScale
 from .verdict import Verdict, verdict_of
 from .wording import (
@@ -29,7 +30,7 @@ from .wording import (
 )
 
 if TYPE_CHECKING:
-    from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation import Explanation, Interactions
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class PatientScene:
     time_label: str = "time"
     facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
     is_right: bool | None = None  # the prediction; None where unknown
+    together: str = ""  # its strongest pair in words; empty where none is known
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -159,8 +161,9 @@ def patient_scene(
     ranges: Ranges | None = None,
     time_label: str = "time",
     adds_up: bool = True,
+    pairs: Interactions | None = None,
 ) -> PatientScene:
-    """Work out what is said of one patient.
+    """Work out what is said of one patient, and of its strongest pair of codes.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -196,6 +199,7 @@ def patient_scene(
         head=f"{shorten(patient_id, 40)} | {model_words(explanation)}{target}",
         remark=tuple(first_remark(explanation)),
         time_label=time_label,
+        together="" if pairs is None else sentence(pairs[patient], explanation.names),
         **numbers,
     )
 

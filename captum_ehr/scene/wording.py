@@ -11,7 +11,7 @@ from captum_ehr.explanation.words import mixed_targets, remarks
 if TYPE_CHECKING:
     import pandas as pd
 
-    from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation import Explanation, Interactions
 
 MINUS, NO_ANSWER, NO_NUMBER = "−", "no answer", "not a number"
 
@@ -155,7 +155,7 @@ def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
 # What is explained ------------------------------------------------------------------
 
 
-def output_word(explanation: Explanation) -> str:
+def output_word(explanation: Explanation | Interactions) -> str:
     """What the explained number is: a logit, a probability or, else, an output."""
     return "output" if explanation.mode == "regression" else explanation.output
 
@@ -182,13 +182,13 @@ def probability(logit: float) -> float:
     return 0.5 + 0.5 * math.tanh(0.5 * logit)
 
 
-def target_words(explanation: Explanation) -> str:
+def target_words(explanation: Explanation | Interactions) -> str:
     """The explained output's name, if it is one for all samples."""
     labels = {explanation.target_label(i) for i in range(len(explanation))}
     return shorten(labels.pop(), 40) if len(labels) == 1 else "each sample's class"
 
 
-def model_words(explanation: Explanation) -> str:
+def model_words(explanation: Explanation | Interactions) -> str:
     """The model's name and a colon, or nothing where it has no name."""
     name = shorten(explanation.model_name, 30)
     return f"{name}: " if name else ""

@@ -1,6 +1,7 @@
 """Figures and pages of explanations.
 
-Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`. Of a cohort:
+Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pairs of
+codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
 :func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`completeness`. A page of both:
 :func:`write_report`. In every figure red raises the output and blue lowers it.
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .bar_plot import cohort_bar as cohort_bar
     from .beeswarm_plot import cohort_beeswarm as cohort_beeswarm
     from .heatmap_plot import heatmap as heatmap
+    from .pair_plot import pair_heatmap as pair_heatmap
+    from .pair_plot import pair_network as pair_network
     from .residual_plot import completeness as completeness
     from .timeline_plot import timeline as timeline
     from .waterfall_plot import waterfall as waterfall
@@ -28,6 +31,8 @@ _HOMES = {
     "cohort_beeswarm": "beeswarm_plot",
     "completeness": "residual_plot",
     "heatmap": "heatmap_plot",
+    "pair_heatmap": "pair_plot",
+    "pair_network": "pair_plot",
     "timeline": "timeline_plot",
     "waterfall": "waterfall_plot",
 }

@@ -11,7 +11,7 @@ from captum_ehr.scene.patient import patient_scene
 from captum_ehr.scene.population import population_scene
 
 if TYPE_CHECKING:
-    from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation import Explanation, Interactions
 
 _MOST_PATIENTS, _NOTEBOOK_PATIENTS = 20, 3
 
@@ -24,6 +24,7 @@ def write_report(
     planted: Collection[str] = (),
     patients: Sequence[int] | None = None,
     notes: Sequence[str] = (),
+    interactions: Mapping[str, Interactions] | Interactions | None = None,
 ) -> Path:
     """Write explanations as one HTML page that needs nothing else.
 
@@ -40,12 +41,15 @@ def write_report(
             from; they are marked, and their ranks are given.
         patients: Indices of the patients to show; by default the first 20.
         notes: Remarks to show below the heading, one paragraph each.
+        interactions: Those of the same patients, by the same names or of the one
+            explanation; of each patient shown, the strongest pair is then named.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If there is no explanation.
+        ValueError: If there is no explanation, or interactions are not of the same
+            patients, outputs, model and reference.
         TypeError: If ``planted`` or ``notes`` is one string.
         IndexError: If an explanation has no patient of an asked index.
 
@@ -61,9 +65,33 @@ def write_report(
             )
     if not isinstance(explanations, Mapping):
         explanations = {explanations.model_name or "model": explanations}
+    if interactions is not None and not isinstance(interactions, Mapping):
+        interactions = dict.fromkeys(list(explanations)[:1], interactions)
     if not explanations:
         raise ValueError("explanations is empty, expected at least one Explanation.")
-    return write_text(path, _page(explanations, title, set(planted), patients, notes))
+    pairs = _matching(explanations, interactions or {})
+    page = _page(explanations, title, set(planted), patients, notes, pairs)
+    return write_text(path, page)
+
+
+def _matching(
+    explanations: Mapping[str, Explanation], interactions: Mapping[str, Interactions]
+) -> Mapping[str, Interactions]:
+    """Interactions, if they are of what the explanations are of."""
+    for name, pairs in interactions.items():
+        explanation = explanations.get(name)
+        if explanation is None:
+            raise ValueError(
+                f"interactions are given for {name!r}, which is no explanation; these "
+                f"are {', '.join(map(repr, explanations))}."
+            )
+        for what in ("patient_ids", "target", "output", "baseline", "fingerprint"):
+            if getattr(pairs, what) != getattr(explanation, what):
+                raise ValueError(
+                    f"the interactions of {name!r} have another {what} than its "
+                    "explanation; make both of the same batch, model and options."
+                )
+    return interactions
 
 
 def page_html(
@@ -96,6 +124,7 @@ def _page(
     planted: Collection[str],
     patients: Sequence[int] | None,
     notes: Sequence[str],
+    interactions: Mapping[str, Interactions] | None = None,
 ) -> str:
     from captum_ehr.visualization.html import render
 
@@ -103,11 +132,14 @@ def _page(
     for name, explanation in explanations.items():
         default = range(len(explanation))[:_MOST_PATIENTS]
         places = default if patients is None else patients
+        pairs = (interactions or {}).get(name)
         models.append(
             {
                 "name": name,
                 "cohort": population_scene(explanation, planted=planted),
-                "patients": [patient_scene(explanation, place) for place in places],
+                "patients": [
+                    patient_scene(explanation, place, pairs=pairs) for place in places
+                ],
             }
         )
     return render("report.html", title=title, notes=notes, models=models)
