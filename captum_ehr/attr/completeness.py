@@ -55,7 +55,7 @@ def mixes(sums: Balance) -> bool:
     What one patient has too much another then lacks; rounding errors do not cancel so.
     """
     wrong = sums.off & ~sums.rounded
-    if len(sums.delta) < 2 or not bool(wrong.any()):
+    if sums.delta.shape[0] < 2 or not bool(wrong.any()):
         return False
     gross = sums.gross.sum()
     fine = sums.delta.dtype == torch.float64
