@@ -212,6 +212,37 @@ def test_a_branch_on_values(name: str) -> None:
         assert plan.changes, "no guard has seen the change"
 
 
+def test_a_sparse_matrix_in_the_model_is_refused() -> None:
+    class Sparse(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            links = torch.eye(4).to_sparse()
+            return super().forward(torch.sparse.mm(links, x.t()).t())
+
+    net, x = Sparse().eval(), torch.randn(3, 4)
+    explainer = DeepLiftEHR(net)
+    for _ in range(3):
+        got = explainer.attribute(x, target=0)
+    torch.testing.assert_close(got, DeepLiftEHR(net).attribute(x, target=0))
+    assert explainer.plans[0].state == "refused"
+
+
+def test_an_error_is_the_model_s_own_in_every_call() -> None:
+    class Failing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.max() > 5:
+                raise ValueError("too large")
+            return super().forward(x)
+
+    explainer, x = DeepLiftEHR(Failing().eval()), torch.rand(3, 4)
+    for each in (x, 9 * x + 1, x, 9 * x + 1, x, x, 9 * x + 1):
+        if each.max() > 5:
+            with pytest.raises(ValueError, match="too large"):
+                explainer.attribute(each, target=0)
+        else:
+            explainer.attribute(each, target=0)
+    assert explainer.plans[0].replays
+
+
 def test_what_draws_is_refused() -> None:
     class Drawing(Net):
         def forward(self, x: Tensor) -> Tensor:

@@ -254,6 +254,11 @@ def _made[T](
     except PlanRefused as refusal:
         entry.give_up("refused", str(refusal))
         return None
+    except (
+        Exception
+    ) as error:  # the passes meet it as well, or it is no fault of theirs
+        entry.give_up("refused", f"it failed with {type(error).__name__}: {error}")
+        return None
     entry.extra, entry.program, entry.state = extras[0], program, "ready"
     return finish(results, extras[0])
 
@@ -270,7 +275,7 @@ def _replayed[T](
         with torch.no_grad():
             outputs = program.run(*(x.detach() for x in tensors))
         result = finish(outputs, extra)
-    except PlanChanged:
+    except (PlanChanged, RuntimeError, IndexError):  # shapes that depend on values
         pass
     if result is None:
         entry.changes += 1

@@ -262,8 +262,8 @@ class _Inside(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is not torch.ops.aten.lift_fresh.default:
             for tensor in tensors_in((*args, *kwargs.values())):
-                known = self.given | self.made.keys()
-                if _storage(tensor) not in known and not _is_number(tensor):
+                known = _storage(tensor) in self.given or _storage(tensor) in self.made
+                if not known and not _is_number(tensor):
                     self.recorder.refuse(f"{func.name()} of a tensor of another call")
         if any(_storage(t) in self.given for t in _written(func, args, kwargs)):
             self.recorder.refuse(f"{func.name()} writes on what it was given")
@@ -334,7 +334,10 @@ def _place(tensor: Tensor) -> Place:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError) as error:
+        raise PlanRefused(f"a tensor of {tensor.layout} has no memory") from error
 
 
 def _is_number(tensor: Tensor) -> bool:
