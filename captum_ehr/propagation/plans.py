@@ -254,10 +254,10 @@ def _made[T](
     except PlanRefused as refusal:
         entry.give_up("refused", str(refusal))
         return None
-    except (
-        Exception
-    ) as error:  # the passes meet it as well, or it is no fault of theirs
-        entry.give_up("refused", f"it failed with {type(error).__name__}: {error}")
+    except Exception as error:  # the batch's, which the passes meet too, or a plan's
+        entry.changes += 1
+        if entry.changes > CHANGES:
+            entry.give_up("refused", f"{type(error).__name__}: {error}")
         return None
     entry.extra, entry.program, entry.state = extras[0], program, "ready"
     return finish(results, extras[0])
