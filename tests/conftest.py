@@ -87,9 +87,9 @@ def _quiet_models() -> Any:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _threads_of_the_workers_draw_no_numbers() -> Iterator[None]:
-    """A process of pytest-xdist has a thread of its own, which is nobody's draws."""
+@pytest.fixture(autouse=True)
+def _threads_of_before_draw_no_numbers() -> Iterator[None]:
+    """Of pytest-xdist, of dask and tqdm: they stay, and are nobody's draws."""
     idle = sys._current_frames().keys() - {threading.get_ident()}
     with pytest.MonkeyPatch.context() as patch:
         for module in (passes, runs):

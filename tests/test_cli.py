@@ -114,7 +114,7 @@ def test_a_cohort_is_reported(cohort: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("report", "{cohort}", "--patient", "nobody"), "no patient 'nobody'"),
-        (("report", "{empty}"), "it has no cohort.json"),
+        (("report", "{empty}"), "cohort.json"),
         (("insights", "{empty}"), "it has no cohort.json"),
     ],
 )

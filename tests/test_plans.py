@@ -34,6 +34,12 @@ ALWAYS = frozenset(
 )
 
 
+@pytest.fixture(autouse=True)
+def plans_are_never_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of the two is quicker is chance on a small net; one test asks."""
+    monkeypatch.setattr("captum_ehr.propagation.plans._Entry.slow", False)
+
+
 def rolled(batch: Any) -> Any:
     """The same patients in another order: other values of the same shapes."""
 
@@ -377,6 +383,20 @@ def test_plans_are_bounded_and_the_last_used_stay() -> None:
     assert len(explainer.plans) == 64
     assert max(plan.shapes[0][0] for plan in explainer.plans) == 79
     assert min(plan.shapes[0][0] for plan in explainer.plans) == 16
+
+
+def test_a_plan_that_is_no_faster_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    explainer, x = DeepLiftEHR(Net().eval()), torch.randn(3, 4)
+    for _ in range(4):
+        explainer.attribute(x, target=0)
+    (entry,) = explainer._plans._entries.values()
+    entry.passes = [0.0, 0.0]  # as if they took no time
+    for _ in range(4):
+        explainer.attribute(x, target=0)
+    (plan,) = explainer.plans
+    assert (plan.state, plan.calls, plan.replays) == ("dropped", 0, 3)
+    assert plan.reason == "it is no faster than the passes"
 
 
 def test_plans_that_nobody_uses_are_not_made() -> None:

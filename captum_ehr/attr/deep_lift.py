@@ -23,8 +23,9 @@ from ..propagation import (
 )
 from .assembly import assembled, assembled_pairs, in_words
 from .completeness import AttributionWarning, CompletenessError
-from .engine import Engine, counts
+from .engine import Engine
 from .inputs import Prepared, in_form
+from .options import counts
 from .pairwise import Scored, pairs_of, rows_at_once
 from .result import Result
 from .targets import Chosen, Target, rounded_at, select, select_again

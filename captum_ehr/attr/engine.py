@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
-from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -32,7 +31,6 @@ from ..propagation.plans import Plans, PlanState
 from ..propagation.registry import Table
 from .completeness import (
     APART,
-    CHOICES,
     MIXED,
     AttributionWarning,
     Completeness,
@@ -44,6 +42,7 @@ from .completeness import (
 )
 from .contributions import Parts, absolute_sums, known, times_change
 from .inputs import Prepared, explained, prepare
+from .options import check_options
 from .planned import planned
 from .result import Result, averaged, joined
 from .segments import Run, multipliers_along
@@ -93,7 +92,9 @@ class Engine(DeepLift):
         segments: int = 1,
         compile: bool = False,
     ) -> None:
-        _check(output, completeness, mixing, internal_batch_size, segments, rules)
+        check_options(
+            output, completeness, mixing, internal_batch_size, segments, rules
+        )
         model = explained(model, output, attribute_time)
         DeepLift.__init__(self, model, multiply_by_inputs=multiply_by_inputs, eps=eps)
         self.sum_tokens = sum_tokens
@@ -381,37 +382,3 @@ def _table_of(rules: tuple[tuple[Any, Rule], ...]) -> Table:
 def _rows(parts: Parts, rows: slice) -> Parts:
     """Some patients of each tensor."""
     return tuple(part[rows] for part in parts)
-
-
-def _check(
-    output: str,
-    completeness: str,
-    mixing: str,
-    internal_batch_size: int | None,
-    segments: int,
-    rules: object,
-) -> None:
-    """Refuse options that do not exist; the message names the choices."""
-    if completeness not in CHOICES:
-        raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
-    if output not in ("logit", "probability"):
-        raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
-    if mixing not in ("apart", "together"):
-        raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
-    if internal_batch_size is not None and not counts(internal_batch_size):
-        raise ValueError(
-            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
-        )
-    if not counts(segments):
-        raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
-    if rules is not None and not isinstance(rules, Mapping):
-        raise TypeError(
-            "rules: expected a mapping from torch functions or module types to rules, "
-            f"got {type(rules).__name__}."
-        )
-
-
-def counts(value: object) -> bool:
-    """Whether something is a whole number, at least 1."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and value >= 1  # type: ignore[operator]

@@ -42,8 +42,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
         CohortError: If it is none of ours, or of another format.
     """
     path = out / COHORT
-    if not path.exists():
-        raise FileNotFoundError(f"{out} is no cohort's folder: it has no {COHORT}.")
     manifest = _json(path)
     if manifest is None or "format" not in manifest:
         raise CohortError(f"{path} is not a cohort's: it has no format.")

@@ -91,6 +91,12 @@ class _Entry:
         once = self.replays == 1 and len(self.passes) < 2
         return once and self.shapes is not None
 
+    @property
+    def slow(self) -> bool:
+        """Whether it is no faster than the passes, the quickest of each."""
+        sized = self.shapes is not None  # else batches are not alike
+        return sized and self.replays > 2 and self.fastest >= min(self.passes)
+
     def give_up(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason
         self.program = self.extra = None
@@ -284,7 +290,6 @@ def _replayed[T](
         return None
     entry.replays += 1
     entry.fastest = min(entry.fastest, time.perf_counter() - start)
-    slow = entry.replays > 1 and entry.fastest >= min(entry.passes)
-    if slow and entry.shapes is not None:
+    if entry.slow:
         entry.give_up("dropped", "it is no faster than the passes")
     return result
