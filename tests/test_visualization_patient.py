@@ -351,7 +351,7 @@ class TestGaps:
     ) -> None:
         made = self.gaps(time, labs)
         figure, ax = timeline(made)
-        assert ax.get_xlabel() == "visit (in order; no times to go by)"
+        assert ax.get_xlabel() == "visit (in order; the recorded times are no clock)"
         at = {text.get_text(): text.get_position()[0] for text in ax.texts}
         assert at["I50"] < at["E11"] < at["N18"]
         assert at["1"] < at["2"] < at["3"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 #: Words for codes: from code to word, or from feature key to such a table of its own.
 type Words = Mapping[str, str | Mapping[str, str]]
+
+#: What times count: from one moment on, or since the step before; or nothing that a
+#: clock could show, and steps are known by their order.
+type Times = Literal["elapsed", "gaps", "order"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,9 @@ class FeatureRecord:
             the units of the task that made the samples.
         vocabulary: For tokens, the code of each id; None for continuous features.
         columns: Names of the last axis of a continuous feature, or None.
+        times: What ``time`` counts: ``"elapsed"`` since one moment that all features
+            share, ``"gaps"`` since the step before, or ``"order"`` where it is no
+            clock; None where it is not said.
     """
 
     values: Tensor
@@ -35,6 +43,7 @@ class FeatureRecord:
     time: Tensor | None = None
     vocabulary: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    times: Times | None = None
 
     @property
     def is_token(self) -> bool:

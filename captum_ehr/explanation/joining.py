@@ -79,11 +79,12 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
             refuse(f"vocabularies of feature {key!r}", *sizes)
         if record.columns != counterpart.columns:
             refuse(f"columns of feature {key!r}", record.columns, counterpart.columns)
-        if (record.time is None) != (counterpart.time is None):
-            times = (
-                "none" if r.time is None else "some" for r in (record, counterpart)
-            )
-            refuse(f"times of feature {key!r}", *times)
+        kinds = [
+            (r.times or "some") if r.time is not None else "none"
+            for r in (record, counterpart)
+        ]
+        if kinds[0] != kinds[1]:
+            refuse(f"times of feature {key!r}", *kinds)
 
 
 def _features(
