@@ -107,3 +107,12 @@ def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor
             width = getattr(processor, "size", lambda: 1)() or 1
             labels[key] = torch.zeros(size, width, device=device)
     return labels
+
+
+def target_names(model: Any, labels: Mapping[Any, int]) -> tuple[str, ...] | None:
+    """What each output of a model is called, None where nobody says."""
+    mode, keys = getattr(model, "mode", None), getattr(model, "label_keys", ())
+    if mode == "regression":
+        return tuple(str(key).replace("_", " ") for key in keys) or None
+    names = tuple(str(label) for label in sorted(labels, key=labels.__getitem__))
+    return (names[-1:] if mode == "binary" else names) or None

@@ -347,8 +347,8 @@ class Explanation(ExplanationData):
     def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
         """Write the rows as CSV that a spreadsheet may open.
 
-        Text that it would run as a formula gets an apostrophe in front of it. The file
-        is whole or not there, and readable by its owner alone.
+        Text that it would run as a formula gets an apostrophe in front of it; visits and
+        positions count from 1. The file is whole or not there, and its owner's alone.
 
         Args:
             path: Where to; an existing file is replaced. It is returned.

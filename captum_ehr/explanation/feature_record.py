@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -107,3 +108,18 @@ def words_for(key: str, words: Words) -> dict[str, str]:
     common = {code: word for code, word in words.items() if isinstance(word, str)}
     table = words.get(key)
     return {**common, **table} if isinstance(table, Mapping) else common
+
+
+def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
+    """The first place, from 0, where two lists of words differ, and both words.
+
+    Example:
+        >>> first_difference(["<pad>", "I10"], ["<pad>", "E11", "I10"])
+        "1 is 'I10' in the first and 'E11' in the second"
+        >>> first_difference(["I10"], ["I10", "E11"])
+        "1 is nothing in the first and 'E11' in the second"
+    """
+    pairs = zip_longest(here, there)
+    place, words = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    one, other = ("nothing" if word is None else repr(word) for word in words)
+    return f"{place} is {one} in the first and {other} in the second"

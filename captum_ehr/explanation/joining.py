@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import PER_PATIENT, ExplanationData
-from .feature_record import FeatureRecord, Words
+from .feature_record import FeatureRecord, Words, first_difference
 
 _ALIKE = {
     "model_name": "models",
@@ -74,11 +74,15 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
         refuse("features", list(first.features), list(other.features))
     for key, record in first.features.items():
         counterpart = other.features[key]
-        if record.vocabulary != counterpart.vocabulary:
-            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, counterpart))
-            refuse(f"vocabularies of feature {key!r}", *sizes)
-        if record.columns != counterpart.columns:
-            refuse(f"columns of feature {key!r}", record.columns, counterpart.columns)
+        for what in ("vocabulary", "columns"):
+            here, there = getattr(record, what), getattr(counterpart, what)
+            if here != there:
+                words = first_difference(here or (), there or ())
+                raise ValueError(
+                    f"explanations 0 and {place} differ in the {what} of feature "
+                    f"{key!r}: number {words}. Only explanations of one model can be "
+                    "concatenated."
+                )
         kinds = [
             (r.times or "some") if r.time is not None else "none"
             for r in (record, counterpart)
