@@ -16,7 +16,13 @@ from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.scene import patient_scene
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import signed
-from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
+from captum_ehr.visualization import (
+    cohort_bar,
+    cohort_beeswarm,
+    heatmap,
+    timeline,
+    waterfall,
+)
 from captum_ehr.visualization.html import patient_html
 
 ODD = "$\\frac{a}$ _b^2 <b>" + "long name " * 20
@@ -386,8 +392,9 @@ class TestGaps:
         assert ax.get_xlabel() == "hours"
         assert [v.time for v in patient_scene(made).visits] == [0.0, 20.0, 600.0]
 
-    def test_unlike_targets_are_in_the_title(self) -> None:
+    def test_unlike_targets_are_not_added_up(self) -> None:
         made = explain({"c": tokens([[2], [3]])}, target=(0, 1))
-        with pytest.warns(UserWarning, match="different targets"):
-            figure, _ = cohort_bar(made)
-        assert "2 different targets" in all_words(figure)
+        for draw in (cohort_bar, cohort_beeswarm):
+            with pytest.raises(ValueError, match="2 different targets.*of one target"):
+                draw(made)
+            draw(made[[made.target_label(i) == "0" for i in range(len(made))]])

@@ -125,8 +125,7 @@ class PyHealthAdapter(nn.Module):
 
     @property
     def target_names(self) -> tuple[str, ...] | None:
-        """The name of each output: of a binary model's one its positive label, of a
-        regression's the label's own name."""
+        """The name of each output: a binary model's positive, a regression's label."""
         return target_names(self.model, self.labels)
 
     def encode(self, batch: Mapping[str, Any]) -> EncodedBatch:
@@ -225,8 +224,8 @@ class PyHealthAdapter(nn.Module):
     ) -> tuple[tuple[Tensor, ...], ...]:
         """One reference per reference patient, at the explained ones' positions.
 
-        A reference's tokens and values stand at the explained patient's positions; where
-        it has none, there is nothing (the zero embedding, 0); more is left out.
+        A reference's tokens and values stand at the explained patient's positions;
+        where it has none is nothing (the zero embedding, 0), and more is left out.
 
         Args:
             batch: The explained patients: a data loader's batch, or an encoded one.

@@ -46,8 +46,8 @@ class Explanation(ExplanationData):
         units: Units of codes or columns, in the same form.
         mode: What the label is, in PyHealth's words: ``"binary"``, ``"multiclass"``,
             ``"multilabel"`` or ``"regression"``; None where unknown.
-        fingerprint: Tells the weights of the explained model from others'; empty
-            where unknown.
+        fingerprint: Tells the weights of the explained model from others', or empty.
+        target_unit: The unit of a regression's label, such as ``"days"``.
 
     Raises:
         ValueError: If shapes, lengths or feature keys do not fit together, a token
@@ -211,9 +211,9 @@ class Explanation(ExplanationData):
             ``samples`` and ``patients`` (who have it), and over all samples
             explained, counting 0 for those that do not have it, ``mean`` of its sum
             in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
-            These are NaN, and come last, where a patient's attribution is. Where
-            patients are explained for different outputs, or have no attributions,
-            ``attrs["note"]`` says so, and a warning.
+            These are NaN, and come last, where a patient's attribution is, as
+            ``attrs["note"]`` says, and a warning. Of several targets each has rows of
+            its own, ``target``, over its ``explained`` samples.
         """
         return sums.top(self, k, mapping, rest)
 
@@ -347,8 +347,8 @@ class Explanation(ExplanationData):
     def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
         """Write the rows as CSV that a spreadsheet may open.
 
-        Text that it would run as a formula gets an apostrophe in front of it; visits and
-        positions count from 1. The file is whole or not there, and its owner's alone.
+        Text that it would run as a formula gets an apostrophe in front of it. Visits
+        and positions count from 1. The file is whole or not there, its owner's alone.
 
         Args:
             path: Where to; an existing file is replaced. It is returned.

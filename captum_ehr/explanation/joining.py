@@ -20,6 +20,7 @@ _ALIKE = {
     "output": "scales of the output",
     "mode": "kinds of label",
     "target_names": "outputs",
+    "target_unit": "units of the output",
     "baseline": "baselines",
 }
 """What must agree, and what to call it."""

@@ -78,6 +78,7 @@ class _Header(_Format):
     units: dict[str, str | dict[str, str]]
     mode: str | None
     fingerprint: str
+    target_unit: str = ""
 
 
 _PLAIN = tuple(f.name for f in fields(_Header) if f.name not in ("format", "features"))

@@ -21,7 +21,7 @@ def summary(explanation: ExplanationData) -> list[str]:
     parts = [
         explanation.model_name or "unnamed model",
         f"{len(explanation)} patient(s)",
-        f"{explanation.output} of "
+        f"{explanation.output_word} of "
         + (f"{len(labels)} targets" if len(labels) != 1 else f"target {labels.pop()}"),
     ]
     if explanation.baseline:

@@ -187,7 +187,8 @@ class PyHealthSource(Source):
         names = [str(k) for k, _ in sorted(adapter.labels.items(), key=lambda p: p[1])]
         if mode == "regression" or not names:
             key = next(iter(getattr(adapter.model, "label_keys", ())), "output")
-            names = ["0", "1"] if mode == "binary" else [str(key)]
+            named = list(adapter.target_names or (str(key),))
+            names = ["0", "1"] if mode == "binary" else named
         if self._classes is not None and len(self._classes) != len(names):
             raise ValueError(
                 f"classes has {len(self._classes)} name(s), expected {len(names)}: one "

@@ -19,7 +19,6 @@ from .wording import (
     model_words,
     number,
     output_value,
-    output_word,
     percent,
     probability,
     shorten,
@@ -125,8 +124,14 @@ class PatientScene:
     head: str  # a figure's heading
     remark: tuple[str, ...]  # the first of what is to be said, if any
     time_label: str = "time"
+    unit: str = ""  # of a regression's output
     facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
     is_right: bool | None = None  # the prediction; None where unknown
+
+    @property
+    def measure(self) -> str:
+        """What attributions are in."""
+        return self.unit or self.output
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -175,7 +180,7 @@ class PatientScene:
         """f(x) or f(x0), with its probability where it has one."""
         value = self.f_input if end == "input" else self.f_baseline
         share = (self.probabilities or (math.nan, math.nan))[end == "input"]
-        words = output_value(value)
+        words = output_value(value) + (f" {self.unit}" if self.unit else "")
         return words if math.isnan(share) else f"{words} ({percent(share)})"
 
 
@@ -206,7 +211,7 @@ def patient_scene(
     ends, shares = (numbers["f_baseline"], numbers["f_input"]), None
     if has_probability(explanation) and all(map(math.isfinite, ends)):
         shares = probability(ends[0]), probability(ends[1])
-    patient_id, output = explanation.patient_ids[0], output_word(explanation)
+    patient_id, output = explanation.patient_ids[0], explanation.output_word
     target = f"{output} of {target_words(explanation)}"
     return PatientScene(
         patient_id=patient_id,
@@ -223,6 +228,7 @@ def patient_scene(
         head=f"{shorten(patient_id, 40)} | {model_words(explanation)}{target}",
         remark=tuple(first_remark(explanation)),
         time_label=time_label,
+        unit=explanation.target_unit,
         **numbers,
     )
 

@@ -107,7 +107,7 @@ def timeline(
     _draw_panels(ax, panels)
     _draw_axis(ax, scene.axis)
     write_title(ax, scene.head, scene.lines)
-    color_bar(ax, scene.scale, scene.output)
+    color_bar(ax, scene.scale, scene.measure)
     return figure, ax
 
 
