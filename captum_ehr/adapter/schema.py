@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..explanation import FeatureKeyError
+from .column_titles import titled
 from .features import Feature
 
 
@@ -38,7 +39,7 @@ def describe(
         )
     processors = model.dataset.input_processors
     tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
-    return tuple(
+    features = [
         Feature(
             key,
             processors[key],
@@ -46,7 +47,8 @@ def describe(
         )
         for key in keys
         if key not in structure
-    )
+    ]
+    return titled(features, model.dataset)
 
 
 def times(features: Iterable[Feature]) -> tuple[Feature, ...]:
