@@ -109,9 +109,7 @@ class TestView:
 
     def test_values_and_times_are_the_records(self) -> None:
         model = stagenet()
-        said = AttributionVisualizer(
-            model, model.dataset, readable=lambda one: one.with_times("gaps")
-        )
+        said = AttributionVisualizer(model, model.dataset, times="gaps")
         times, values = samples()[4]["labs"]
         lines = {
             line["code"]: line["points"] for line in said.view(4)["series"][0]["lines"]

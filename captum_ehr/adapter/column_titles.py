@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def _names_of_task(name: str) -> tuple[str, ...] | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _below(kind: type) -> Iterable[Any]:
+def _below(kind: Any) -> Iterator[Any]:
     """All subclasses of a class."""
     for each in kind.__subclasses__():
         yield each
