@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -253,6 +254,10 @@ class TestNotes:
         assert {code.target for code in codes} == {"low", "high"}
         assert "low:" in population_html(population_scene(made))
         assert max(code.prevalence for code in codes) == 1.0
+
+    def test_targets_of_one_name_are_told_apart(self) -> None:
+        made = replace(self.unlike(), target_names=("same",) * 3)
+        assert set(made.top()["target"]) == {"same (0)", "same (2)"}
 
     def test_no_number_is_no_zero(self) -> None:
         made = explain({"c": tokens([[2, 2], [2, 3]])})

@@ -397,4 +397,4 @@ class TestGaps:
         for draw in (cohort_bar, cohort_beeswarm):
             with pytest.raises(ValueError, match="2 different targets.*of one target"):
                 draw(made)
-            draw(made[[made.target_label(i) == "0" for i in range(len(made))]])
+            draw(made[[target == 0 for target in made.target]])

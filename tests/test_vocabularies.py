@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cohort_cases import dataset, mlp, samples
 
 from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, PyHealthAdapter
+from captum_ehr.adapter import check_dataset, reference_patients
 from captum_ehr.cohort import explain_cohort
 from captum_ehr.insights import AttributionVisualizer
 
@@ -20,8 +22,6 @@ def model() -> Any:
 
 
 def batch(model: Any) -> Any:
-    from captum_ehr.adapter import reference_patients
-
     return reference_patients(model.dataset, 2)
 
 
@@ -64,6 +64,18 @@ class TestRefused:
         rows = [{**one, "label": "ny"[one["label"]]} for one in samples(8)]
         with pytest.raises(ValueError, match=r"'label'.*number 0 is '0' in.*'n'"):
             WAYS[way](model, dataset(rows=rows), tmp_path)
+
+
+def test_a_dataset_may_lack_a_label() -> None:
+    def labelled(**vocabulary: int) -> Any:
+        processors = {"outcome": SimpleNamespace(label_vocab=vocabulary)}
+        return SimpleNamespace(output_processors=processors)
+
+    held = labelled(died=0, home=1, ward=2)
+    model = SimpleNamespace(dataset=held, label_keys=("outcome",))
+    check_dataset((), model, labelled(died=0, home=1))
+    with pytest.raises(ValueError, match="'outcome'.*number 1 is 'home' in.*'ward'"):
+        check_dataset((), model, labelled(died=0, ward=1))
 
 
 def test_the_models_own_processors_are_taken(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..explanation.feature_record import first_difference
@@ -48,7 +48,10 @@ def check_dataset(features: Iterable[Feature], model: Any, dataset: Any) -> None
     labels = getattr(dataset, "output_processors", {})
     for key in getattr(model, "label_keys", ()):
         if key in own and key in labels:
-            _check(f"Label {key!r}", own[key], labels[key], "output_processors")
+            held = _labels(own[key]).items()
+            # A dataset without patients of some label may number the others alike.
+            if not _labels(labels[key]).items() <= held:
+                _check(f"Label {key!r}", own[key], labels[key], "output_processors")
 
 
 def _check(name: str, mine: Any, theirs: Any, option: str) -> None:
@@ -56,8 +59,9 @@ def _check(name: str, mine: Any, theirs: Any, option: str) -> None:
     (kind, *tables), (other_kind, *other_tables) = vocabulary(mine), vocabulary(theirs)
     said = "" if kind == other_kind else f"{kind} and {other_kind}"
     for one, other in zip(tables, other_tables):
-        if not said and one != other:
-            said = "number " + first_difference(_ordered(one), _ordered(other))
+        words = _ordered(one), _ordered(other)
+        if not said and words[0] != words[1]:
+            said = f"number {first_difference(*words)}"
     if said:
         raise ValueError(
             f"{name}: the model and the dataset have another vocabulary, so that codes "
@@ -66,6 +70,13 @@ def _check(name: str, mine: Any, theirs: Any, option: str) -> None:
         )
 
 
-def _ordered(table: Any) -> list[str]:
-    """The words of a table by their ids."""
-    return [str(word) for word in sorted(table or (), key=table.__getitem__)]
+def _labels(processor: Any) -> dict[Any, int]:
+    return getattr(processor, "label_vocab", None) or {}
+
+
+def _ordered(table: Mapping[Any, int] | None) -> list[str]:
+    """The word of each id, empty where there is none."""
+    if not table:
+        return []
+    words = {number: str(word) for word, number in table.items()}
+    return [words.get(number, "") for number in range(max(words) + 1)]

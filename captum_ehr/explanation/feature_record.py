@@ -119,7 +119,7 @@ def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
         >>> first_difference(["I10"], ["I10", "E11"])
         "1 is nothing in the first and 'E11' in the second"
     """
-    pairs = zip_longest(here, there)
-    place, words = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    pairs = enumerate(zip_longest(here, there))
+    place, words = next((at, p) for at, p in pairs if p[0] != p[1])
     one, other = ("nothing" if word is None else repr(word) for word in words)
     return f"{place} is {one} in the first and {other} in the second"

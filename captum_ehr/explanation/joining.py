@@ -76,9 +76,9 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
     for key, record in first.features.items():
         counterpart = other.features[key]
         for what in ("vocabulary", "columns"):
-            here, there = getattr(record, what), getattr(counterpart, what)
+            here, there = (getattr(r, what) or () for r in (record, counterpart))
             if here != there:
-                words = first_difference(here or (), there or ())
+                words = first_difference(here, there)
                 raise ValueError(
                     f"explanations 0 and {place} differ in the {what} of feature "
                     f"{key!r}: number {words}. Only explanations of one model can be "

@@ -10,7 +10,7 @@ import numpy as np
 from .data import ExplanationData
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping, group_labels
-from .words import caution, mixed_targets, unanswered
+from .words import caution, mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def strongest(
     each["absolute"] = each["attribution"].abs()
     each["patient_id"] = _patients(explanation, each)
     count: Any = max(len(explanation), 1)
-    labels = [explanation.target_label(i) for i in range(len(explanation))]
+    labels = target_labels(explanation)
     if len(set(labels)) > 1:  # unlike outputs are not added up
         each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
         keys = ["target", *keys]

@@ -47,13 +47,13 @@ def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
 
 def one_target(explanation: Explanation) -> None:
     """Refuse samples of different targets: what moves each is not to be added up."""
-    labels = [explanation.target_label(i) for i in range(len(explanation))]
-    if len(set(labels)) > 1:
-        some = max(set(labels), key=labels.count)
+    mixed = mixed_targets(explanation)
+    if mixed:
+        some = explanation.target[0]
         raise ValueError(
-            f"{mixed_targets(explanation)} This picture is of one target; of those of "
-            f"{some!r}: explanation[[explanation.target_label(i) == {some!r} for i in "
-            "range(len(explanation))]]."
+            f"{mixed} This picture is of one target; of those of "
+            f"{explanation.target_label(0)!r}: "
+            f"explanation[[target == {some!r} for target in explanation.target]]."
         )
 
 
