@@ -170,7 +170,10 @@ class TestConcat:
         vocabulary = ("<pad>", "<unk>", "E11")
         for other, words in (
             (part("d"), "different features"),
-            (part(vocabulary=vocabulary), "vocabularies of feature 'c'"),
+            (
+                part(vocabulary=vocabulary),
+                "vocabulary of feature 'c': number 2 is 'I50' in the first and 'E11'",
+            ),
             (part(time=time), "times of feature 'c': 'none' and 'some'"),
             (explain({"c": tokens([[[2]]])}), r"shapes of \[2, 3\] axes"),
         ):

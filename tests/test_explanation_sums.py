@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from captum_ehr import Explanation
 from captum_ehr.propagation import Diagnostics
+from captum_ehr.scene import population_scene
+from captum_ehr.scene.population import code_samples
+from captum_ehr.visualization.html import population_html
 
 
 def assert_totals(explanation: Explanation, table: pd.DataFrame) -> None:
@@ -223,8 +227,6 @@ class TestNotes:
     def test_sums_of_unlike_outputs_say_so(self) -> None:
         made = self.unlike()
         for table in (
-            lambda: made.top(),
-            lambda: made.top(1, {"I50": "heart"}),
             lambda: made.by_code(),
             lambda: made.by_visit(),
             lambda: made.by_feature(),
@@ -235,6 +237,36 @@ class TestNotes:
             assert "different targets" in note
         assert "! patients are explained for 2 different targets" in repr(made)
         assert "different targets" in made.to_html() + made._repr_html_()
+
+    def test_each_target_has_rows_of_its_own(self) -> None:
+        made = self.unlike()
+        table = made.top(None)
+        parts = [made[[0, 2]], made[[1]]]
+        for target, part in zip(("low", "high"), parts):
+            mine = table[table["target"] == target].reset_index(drop=True)
+            alone = part.top(None)
+            pd.testing.assert_frame_equal(mine[list(alone)], alone)
+            assert mine["explained"].tolist() == [len(part)] * len(mine)
+        assert len(table) == sum(len(part.top(None)) for part in parts)
+        groups = made.top(None, {"I50": "heart"})
+        assert set(groups["target"]) == {"low", "high"}
+        codes = population_scene(made).codes
+        assert {code.target for code in codes} == {"low", "high"}
+        assert "low:" in population_html(population_scene(made))
+        assert max(code.prevalence for code in codes) == 1.0
+
+    def test_targets_of_one_name_are_told_apart(self) -> None:
+        made = replace(self.unlike(), target_names=("same",) * 3)
+        assert set(made.top()["target"]) == {"same (0)", "same (2)"}
+
+    def test_no_number_is_no_zero(self) -> None:
+        made = explain({"c": tokens([[2, 2], [2, 3]])})
+        made.attributions["c"][0, 1] = math.nan
+        sample = code_samples(made.to_frame(), "c", "I50", 2)
+        assert np.isnan(sample.sizes).tolist() == [True, False]
+        assert sample.has.tolist() == [True, True]
+        other = code_samples(made.to_frame(), "c", "E11", 2)
+        assert other.sizes[0] == 0 and other.has.tolist() == [False, True]
 
     def test_sums_of_one_output_say_nothing(self) -> None:
         with warnings.catch_warnings():

@@ -9,11 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from explanations import explain, tokens, values
 from insights_cases import Bag, bag_arguments
 
 from captum_ehr.explanation.writing import private
 from captum_ehr.insights import AttributionVisualizer
+from captum_ehr.insights.views import rows_of
+from captum_ehr.scene import patient_scene
 from captum_ehr.visualization import write_report
 
 
@@ -82,3 +85,26 @@ class TestCsv:
         made = explain({"c": tokens([[2, 2, 3]])})
         path = made.to_csv(tmp_path / "x.csv", made.by_code())
         assert list(pd.read_csv(path)) == list(made.by_code())
+
+    def test_visits_count_from_1(self, tmp_path: Path) -> None:
+        made = explain({"c": tokens([[[2, 3], [4, 0]]]), "flat": tokens([[2]])})
+        frame = pd.read_csv(made.to_csv(tmp_path / "x.csv"))
+        assert frame["visit"].fillna(0).tolist() == [1, 1, 2, 0]
+        assert frame["position"].tolist() == [1, 2, 1, 1]
+        assert made.to_frame()["visit"].fillna(-1).tolist() == [0, 0, 1, -1]
+        visits = pd.read_csv(made.to_csv(tmp_path / "x.csv", made.by_visit()))
+        assert visits["visit"].fillna(0).tolist() == [1, 2, 0]
+
+
+def test_the_pages_rows_have_visit_and_time() -> None:
+    ids = torch.tensor([[[2], [3]]])
+    time = torch.tensor([[0.0, 7.0]])
+    timed = tokens(ids.tolist(), time)
+    made = explain({"timed": timed, "untimed": tokens(ids.tolist())})
+    rows = rows_of(patient_scene(made))
+    assert [row[:4] for row in rows] == [
+        ["timed", 1, 0.0, "I50"],
+        ["timed", 2, 7.0, "E11"],
+        ["untimed", 1, None, "I50"],
+        ["untimed", 2, None, "E11"],
+    ]

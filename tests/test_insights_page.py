@@ -442,7 +442,7 @@ class TestFile:
         assert f'data-f-input="{expected["f_input"]}"' in found["html"]
         assert found["target"] == expected["target"]
         codes = [row for row in found["rows"] if row[0] == "conditions"]
-        assert sorted((row[2], row[5]) for row in codes) == chips_of(expected)
+        assert sorted((row[3], row[6]) for row in codes) == chips_of(expected)
 
     def test_filters_leave_a_cohort_of_their_own(
         self, browser: Any, file: Path, visualizer: AttributionVisualizer
@@ -523,6 +523,7 @@ class TestVisitsWithoutTimes:
         assert "visit 0" not in untimed.page.inner_text("main")
         _, text = untimed.saved("#export-csv")
         table = list(csv.DictReader(io.StringIO(text.decode())))
-        visits = {r["time_or_visit"] for r in table if r["feature"] == "conditions"}
+        visits = {r["visit"] for r in table if r["feature"] == "conditions"}
         assert visits == {str(n) for n in range(1, len(labels) + 1)}
         assert len(labels) == 3
+        assert {r["time"] for r in table} == {""}

@@ -21,7 +21,7 @@ from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import patient_scene
 from captum_ehr.scene.folding import fold
 from captum_ehr.scene.palette import STOPS, ColorScale, text_color
-from captum_ehr.visualization import cohort_bar, timeline, write_report
+from captum_ehr.visualization import timeline, write_report
 from captum_ehr.visualization.chips import spread
 from captum_ehr.visualization.report import notebook_html
 
@@ -204,7 +204,7 @@ class TestTimeline:
         assert len(chips(figure)) == count
         dots = sum(len(one.get_offsets()) for one in axes.collections)
         assert dots == int(masks["labs"].sum())
-        assert axes.get_xlabel() == "time"
+        assert axes.get_xlabel() == "time (taken as elapsed)"
         low, high = axes.get_xlim()
         assert low < 0.0 < 14.0 < high
         words = texts(figure)
@@ -406,14 +406,3 @@ class TestNoAnswer:
         one = build()
         page = write_report(one, tmp_path / "x.html", title="x").read_text()
         assert "nothing to report" in page and 'class="card warn"' not in page
-
-    def test_unlike_targets_come_first_in_a_cohorts_title(self) -> None:
-        whole = replace(
-            build(),
-            target=tuple(range(len(build()))),
-            diagnostics=Diagnostics(notes=("mind the reference",)),
-        )
-        with pytest.warns(UserWarning, match="different targets"):
-            figure, _ = cohort_bar(whole)
-        words = "\n".join(texts(figure))
-        assert "! patients are explained for" in words and "(+1 more)" in words

@@ -16,7 +16,13 @@ from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.scene import patient_scene
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import signed
-from captum_ehr.visualization import cohort_bar, heatmap, timeline, waterfall
+from captum_ehr.visualization import (
+    cohort_bar,
+    cohort_beeswarm,
+    heatmap,
+    timeline,
+    waterfall,
+)
 from captum_ehr.visualization.html import patient_html
 
 ODD = "$\\frac{a}$ _b^2 <b>" + "long name " * 20
@@ -351,7 +357,7 @@ class TestGaps:
     ) -> None:
         made = self.gaps(time, labs)
         figure, ax = timeline(made)
-        assert ax.get_xlabel() == "visit (in order; no times to go by)"
+        assert ax.get_xlabel() == "visit (in order; the recorded times are no clock)"
         at = {text.get_text(): text.get_position()[0] for text in ax.texts}
         assert at["I50"] < at["E11"] < at["N18"]
         assert at["1"] < at["2"] < at["3"]
@@ -386,8 +392,9 @@ class TestGaps:
         assert ax.get_xlabel() == "hours"
         assert [v.time for v in patient_scene(made).visits] == [0.0, 20.0, 600.0]
 
-    def test_unlike_targets_are_in_the_title(self) -> None:
+    def test_unlike_targets_are_not_added_up(self) -> None:
         made = explain({"c": tokens([[2], [3]])}, target=(0, 1))
-        with pytest.warns(UserWarning, match="different targets"):
-            figure, _ = cohort_bar(made)
-        assert "2 different targets" in all_words(figure)
+        for draw in (cohort_bar, cohort_beeswarm):
+            with pytest.raises(ValueError, match="2 different targets.*of one target"):
+                draw(made)
+            draw(made[[target == 0 for target in made.target]])

@@ -7,6 +7,7 @@ from .encoded import EncodedBatch, Pairs, collated
 from .feature_masks import FeatureMask
 from .known_models import module_rules
 from .schema import is_pyhealth_model
+from .vocabularies import check_dataset
 
 __all__ = [
     "Baseline",
@@ -15,6 +16,7 @@ __all__ = [
     "Pairs",
     "Player",
     "PyHealthAdapter",
+    "check_dataset",
     "collated",
     "is_pyhealth_model",
     "module_rules",

@@ -19,8 +19,9 @@ from .features import Feature
 from .known_models import description, without_loss
 from .lookups import rows, run
 from .packing import Entry, assumed, misfits, packed, unpacked
-from .schema import describe, times, zero_labels
+from .schema import describe, target_names, times, zero_labels
 from .token_ids import Lookup
+from .vocabularies import check_dataset
 
 #: Puts a model's modules aside for an explanation; see propagation.private_view.
 Viewer = Callable[[nn.Module], Any]
@@ -124,13 +125,8 @@ class PyHealthAdapter(nn.Module):
 
     @property
     def target_names(self) -> tuple[str, ...] | None:
-        """The name of each output; a one-logit binary model's is its positive label."""
-        names = [
-            str(label) for label in sorted(self.labels, key=self.labels.__getitem__)
-        ]
-        if not names:
-            return None
-        return (names[-1],) if self.mode == "binary" else tuple(names)
+        """The name of each output: a binary model's positive, a regression's label."""
+        return target_names(self.model, self.labels)
 
     def encode(self, batch: Mapping[str, Any]) -> EncodedBatch:
         """A data loader's batch as inputs, masks and additional arguments.
@@ -210,11 +206,14 @@ class PyHealthAdapter(nn.Module):
             dataset: For ``"mean"`` and ``"median"``; the model's by default.
 
         Raises:
-            ValueError: If the name is unknown, or a shape does not fit.
+            ValueError: If the name is unknown, or a shape or the dataset does not fit.
             KeyError: If the mapping names a feature that the model does not have.
         """
         encoded = self._encoded(batch)
-        held = self.observations if dataset is None else Observations(dataset)
+        held = self.observations
+        if dataset is not None:
+            check_dataset(self.features, self.model, dataset)
+            held = Observations(dataset)
         with torch.inference_mode(False), torch.no_grad():
             return reference(self.features, self.embed, encoded, baselines, held)
 
@@ -225,9 +224,8 @@ class PyHealthAdapter(nn.Module):
     ) -> tuple[tuple[Tensor, ...], ...]:
         """One reference per reference patient, at the explained ones' positions.
 
-        Which tokens there are belongs to the explained patient, so a reference's tokens
-        and values stand at the same positions; where it has none, there is nothing (the
-        zero embedding, 0), and what it has beyond is left out.
+        A reference's tokens and values stand at the explained patient's positions;
+        where it has none is nothing (the zero embedding, 0), and more is left out.
 
         Args:
             batch: The explained patients: a data loader's batch, or an encoded one.
@@ -247,8 +245,8 @@ class PyHealthAdapter(nn.Module):
     ) -> FeatureMask:
         """What Captum's perturbation methods take away together, as feature_mask.
 
-        Padding is a player of its own, whose removal changes nothing; ignore what
-        FeaturePermutation gives it, which puts there what other patients have.
+        Padding is a player of its own, whose removal changes nothing, but for
+        FeaturePermutation, which puts there what other patients have.
 
         Args:
             batch: A data loader's batch, or an encoded one.

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..explanation import FeatureKeyError
+from ..explanation import FeatureKeyError, FeatureRecord
+from ..explanation.times import runs_forward
 from .encoded import EncodedBatch, batched, collated
 from .features import Feature
 
@@ -175,7 +176,7 @@ def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
     """All real tokens of samples, ``(tokens,)``, or values, ``(steps, columns)``."""
     rows = []
     for sample in samples:
-        record = feature.record(feature.read(batched(sample[feature.source])))
+        record = _record(feature, sample)
         if feature.embedding:
             rows.append(record.values[record.mask])
         elif record.values.dim() == 2 and record.time is not None:
@@ -188,6 +189,10 @@ def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
     if not rows:
         raise ValueError("The dataset is empty: it has no mean or median.")
     return torch.cat(rows)
+
+
+def _record(feature: Feature, sample: Mapping[str, Any]) -> FeatureRecord:
+    return feature.record(feature.read(batched(sample[feature.source])))
 
 
 def _mean(points: Tensor, counts: Tensor) -> Tensor:
@@ -235,6 +240,7 @@ class Observations:
     def __init__(self, samples: Any) -> None:
         self._samples = samples
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
+        self._clocks: dict[tuple[str, ...], bool] = {}
 
     def of(self, feature: Feature) -> tuple[Tensor, Tensor]:
         """Each token that there is, or the values of each step, and how many times."""
@@ -262,9 +268,7 @@ class Observations:
             return {}
         ranges: dict[str, ValueRange] = {}
         try:
-            count = len(self._samples)
-            step = max(1, count // _MOST_PATIENTS)
-            samples = [self._samples[k] for k in range(0, count, step)]
+            samples = self._some()
             for feature in valued:
                 table = observed(feature, samples)
                 if len(table):
@@ -277,6 +281,31 @@ class Observations:
             # model is not explained for (NaN).
             return {}
         return ranges
+
+    def has_clock(self, features: Sequence[Feature]) -> bool:
+        """Whether all recorded times run forward, of some hundred samples.
+
+        Gaps since the visit before do not, and where those of one feature are such,
+        those of the others may be too. True where the samples cannot be read.
+        """
+        timed = [feature for feature in features if "time" in feature.schema]
+        keys = tuple(feature.key for feature in timed)
+        if keys and keys not in self._clocks:
+            try:
+                self._clocks[keys] = all(
+                    runs_forward(_record(feature, sample))[0]
+                    for sample in self._some()
+                    for feature in timed
+                )
+            except Exception:
+                self._clocks[keys] = True  # no number depends on it
+        return self._clocks.get(keys, True)
+
+    def _some(self) -> list[Any]:
+        """Some hundred samples, evenly spread."""
+        count = len(self._samples)
+        step = max(1, count // _MOST_PATIENTS)
+        return [self._samples[k] for k in range(0, count, step)]
 
 
 def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any]:

@@ -22,12 +22,14 @@ class Feature:
         processor: The fitted processor of the dataset.
         embedding: Path of the module that embeds it, None for continuous features.
         owner: The feature whose times these are, None for a feature proper.
+        titles: Names of the columns of continuous values, where somebody gives them.
     """
 
     key: str
     processor: Any
     embedding: str | None
     owner: Feature | None = None
+    titles: tuple[str, ...] | None = None
 
     @property
     def source(self) -> str:
@@ -184,12 +186,15 @@ class Feature:
         value = named["value"]
         assert value is not None
         time = named.get("time")
+        columns = self.columns
+        if self.titles is not None and value.shape[-1] == len(self.titles):
+            columns = self.titles
         return FeatureRecord(
             value,
             self.mask(value, time, named.get("mask")),
             time,
             self.vocabulary,
-            self.columns,
+            columns,
         )
 
     def mask(self, value: Tensor, time: Tensor | None, held: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..explanation import FeatureKeyError
+from .column_titles import titled
 from .features import Feature
 
 
@@ -38,7 +39,7 @@ def describe(
         )
     processors = model.dataset.input_processors
     tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
-    return tuple(
+    features = [
         Feature(
             key,
             processors[key],
@@ -46,7 +47,8 @@ def describe(
         )
         for key in keys
         if key not in structure
-    )
+    ]
+    return titled(features, model.dataset)
 
 
 def times(features: Iterable[Feature]) -> tuple[Feature, ...]:
@@ -107,3 +109,12 @@ def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor
             width = getattr(processor, "size", lambda: 1)() or 1
             labels[key] = torch.zeros(size, width, device=device)
     return labels
+
+
+def target_names(model: Any, labels: Mapping[Any, int]) -> tuple[str, ...] | None:
+    """What each output of a model is called, None where nobody says."""
+    mode, keys = getattr(model, "mode", None), getattr(model, "label_keys", ())
+    if mode == "regression":
+        return tuple(str(key).replace("_", " ") for key in keys) or None
+    names = tuple(str(label) for label in sorted(labels, key=labels.__getitem__))
+    return (names[-1:] if mode == "binary" else names) or None

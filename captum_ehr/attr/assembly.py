@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,12 @@ def assembled(
     times = cancellation((a[answered] for a in sums.values()), change).tolist()
     report = result.diagnostics + Diagnostics(cancellation=max(times, default=0.0))
     adapter = model if isinstance(model, PyHealthAdapter) else None
+    if adapter is not None and not adapter.observations.has_clock(adapter.features):
+        features |= {
+            one.key: replace(features[one.key], times="order")
+            for one in adapter.features
+            if one.owner is None and features[one.key].time is not None
+        }
     if adapter is not None and len(references) == 1:
         report += Diagnostics(notes=outside(adapter, encoded, references[0]))
     inside = model if adapter is None else adapter.model
@@ -99,6 +106,7 @@ def assembled_pairs(
         baseline=baseline,
         mode=model.mode,
         fingerprint=fingerprint(model.model),
+        target_unit="",
     )
 
 

@@ -10,7 +10,12 @@ from captum.attr import DeepLiftShap
 from captum.log import log_usage
 from torch import Tensor
 
-from ..adapter import EncodedBatch, PyHealthAdapter, reference_patients
+from ..adapter import (
+    EncodedBatch,
+    PyHealthAdapter,
+    check_dataset,
+    reference_patients,
+)
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
@@ -144,6 +149,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
         if isinstance(baselines, int):
             baselines = reference_patients(self.model.model.dataset, baselines)
         elif hasattr(baselines, "input_processors"):
+            check_dataset(self.model.features, self.model.model, baselines)
             baselines = reference_patients(baselines, len(baselines))
         if not isinstance(baselines, (Mapping, EncodedBatch)):
             raise TypeError(

@@ -158,6 +158,7 @@ def header_of(explanation: Explanation) -> dict[str, Any]:
             "time_dtype": None if record.time is None else _dtype_name(record.time),
             "vocabulary": record.vocabulary and list(record.vocabulary),
             "columns": record.columns and list(record.columns),
+            "times": record.times,
         }
         for key, record in explanation.features.items()
     ]
@@ -269,6 +270,7 @@ def _feature(
         time,
         vocabulary and tuple(vocabulary),
         described["columns"] and tuple(described["columns"]),
+        described.get("times"),
     )
     return record, shares.view(1, *shape)
 

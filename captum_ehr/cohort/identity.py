@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..adapter.vocabularies import vocabulary
 
 _RECORDS = 16
 """How many records of a dataset are compared, evenly spread."""
@@ -150,16 +151,6 @@ def dataset_identity(dataset: Any) -> dict[str, Any]:
         "vocabularies": vocabularies,
         "records": digest([_record(dataset, k) for k in range(0, size, step)]),
     }
-
-
-def vocabulary(processor: Any) -> Any:
-    """What a processor makes ids, columns or labels of."""
-    words = getattr(processor, "vocab", None)
-    return [
-        type(processor).__qualname__,
-        getattr(processor, "code_vocab", None) or getattr(words, "token_to_id", None),
-        getattr(processor, "label_vocab", None),
-    ]
 
 
 def versions() -> dict[str, str]:

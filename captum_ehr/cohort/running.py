@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..adapter import PyHealthAdapter, reference_patients
+from ..adapter import PyHealthAdapter, check_dataset, reference_patients
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..attr.targets import Target
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .columns import header_of
 from .durable import make_private, sweep
-from .identity import fingerprint_of, identity_of, vocabulary
+from .identity import fingerprint_of, identity_of
 from .manifest import PARTS, CohortError, finished_parts
 from .order import Columns, check_columns, measured, ordered, read_order, write_order
 from .padding import depends_on_padding
@@ -96,7 +96,7 @@ def explain_cohort(
     _check_sizes(dataset, batch_size=batch_size, partition=partition)
     check_columns(columns)
     explainer = _explainer(model, compile)
-    _check_dataset(explainer.model, dataset)
+    check_dataset(explainer.model.features, explainer.model.model, dataset)
     _check_target(target)
     baselines = _resolved(explainer, baselines)
     options = {
@@ -250,6 +250,7 @@ def _resolved(explainer: DeepLiftEHR, baselines: Any) -> Any:
     if isinstance(baselines, int):
         return reference_patients(explainer.model.model.dataset, baselines)
     if hasattr(baselines, "input_processors"):
+        check_dataset(explainer.model.features, explainer.model.model, baselines)
         return reference_patients(baselines, len(baselines))
     return baselines
 
@@ -285,17 +286,4 @@ def _check_target(target: Any) -> None:
         raise TypeError(
             f"target is a {type(target).__name__}; a cohort has one target for all: an "
             "index, a label, a tuple, or None for the predicted class of each."
-        )
-
-
-def _check_dataset(adapter: PyHealthAdapter, dataset: Any) -> None:
-    """The ids of the dataset have to be those that the model was made for."""
-    for feature in adapter.features:
-        theirs = getattr(dataset, "input_processors", {}).get(feature.source)
-        if theirs is None or vocabulary(theirs) == vocabulary(feature.processor):
-            continue
-        raise ValueError(
-            f"Feature {feature.source!r}: the dataset has another vocabulary than the "
-            "model's, so its codes would be taken for others. Make it with the model's "
-            "processors: input_processors=model.dataset.input_processors."
         )

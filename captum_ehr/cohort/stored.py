@@ -17,7 +17,7 @@ import torch
 
 from ..explanation import Explanation, FeatureRecord
 from ..explanation.data import PER_PATIENT
-from ..explanation.feature_record import FeatureKeyError
+from ..explanation.feature_record import FeatureKeyError, Times
 from ..propagation import Diagnostics
 from ..scene.wording import several
 from .columns import explanation_of, rows_schema
@@ -55,6 +55,7 @@ class Feature:
     time_dtype: _Number | None
     vocabulary: tuple[str, ...] | None
     columns: tuple[str, ...] | None
+    times: Times | None = None
 
     @property
     def is_untimed_series(self) -> bool:

@@ -173,7 +173,7 @@ def readable(explanation: Explanation) -> Explanation:
         if record.time is not None:
             # Gaps are whole days, so tenths of weeks keep visits apart.
             since_first = record.time.cumsum(dim=1).round(decimals=1)
-            record = replace(record, time=since_first)
+            record = replace(record, time=since_first, times="elapsed")
         if key == "labs":
             mean = torch.tensor([lab.mean for lab in datasets.LABS])
             sd = torch.tensor([lab.sd for lab in datasets.LABS])

@@ -208,7 +208,8 @@ def to_text(explanation: ExplanationData) -> str:
         if row["name"] != code:
             code += f" ({row['name']})"
         mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
-        lines.append(f"{row['feature']} {code}: {mean}")
+        target = f"{row['target']}: " if "target" in row else ""
+        lines.append(f"{target}{row['feature']} {code}: {mean}")
     return "Explanation: " + "\n  ".join(lines)
 
 

@@ -41,6 +41,7 @@ class ExplanationData:
     units: Words = field(default_factory=dict)
     mode: str | None = None
     fingerprint: str = ""
+    target_unit: str = ""
 
     def __post_init__(self) -> None:
         """Check that everything fits together."""
@@ -69,6 +70,11 @@ class ExplanationData:
         delta, at_input, at_baseline = map(row_sums, numbers)
         ratio = delta.abs() / (at_input - at_baseline).abs()
         return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
+
+    @property
+    def output_word(self) -> str:
+        """What the explained number is: a logit, a probability or, else, an output."""
+        return "output" if self.mode == "regression" else self.output
 
     def target_label(self, patient: int) -> str:
         """The name of the output explained for a patient, else its index."""

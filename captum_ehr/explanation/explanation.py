@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import comparing, conversion, joining, labels, probability, selecting, sums
 from . import storage as files
+from . import times as clocks
 from .data import ExplanationData
 from .frame import to_frame
 from .labels import Grouping
@@ -45,8 +46,8 @@ class Explanation(ExplanationData):
         units: Units of codes or columns, in the same form.
         mode: What the label is, in PyHealth's words: ``"binary"``, ``"multiclass"``,
             ``"multilabel"`` or ``"regression"``; None where unknown.
-        fingerprint: Tells the weights of the explained model from others'; empty
-            where unknown.
+        fingerprint: Tells the weights of the explained model from others', or empty.
+        target_unit: The unit of a regression's label, such as ``"days"``.
 
     Raises:
         ValueError: If shapes, lengths or feature keys do not fit together, a token
@@ -64,9 +65,6 @@ class Explanation(ExplanationData):
         >>> table = explanation.by_code()
         >>> table[table["sample"] == 0]["code"].tolist()
         ['N18.3', 'I50.9', 'I10', 'labs[0]', 'labs[1]']
-        >>> groups = {"I50.9": "heart", "I10": "heart", "labs[0]": "lab"}
-        >>> sorted(explanation["p1"].by_group(groups)["group"])
-        ['heart', 'lab', 'other']
         >>> explanation.top(2)["code"].tolist()
         ['E11.9', 'I50.9']
         >>> named = explanation.with_names({"I50.9": "heart failure"})
@@ -77,8 +75,6 @@ class Explanation(ExplanationData):
         ['attribution', 'attribution_other', 'difference']
         >>> explanation.to_shap().shape, explanation[0].to_shap().shape
         ((4, 8), (5,))
-        >>> explanation.to_captum_records()[0].raw_input_ids
-        ['I50.9', 'N18.3', 'I10', 'labs[0] 1.8', 'labs[1] 0.4']
     """
 
     def select(self, indices: Selector) -> Self:
@@ -124,22 +120,18 @@ class Explanation(ExplanationData):
             A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
             row of the explanation: a patient may have several), ``visit`` (Int64),
             ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
-            unknown or where a patient's do not run forward: gaps since the visit
-            before stand in ``features[key].time``), ``feature`` (string), ``code``
-            (string), ``name`` (string), ``value`` (float, NaN for tokens), ``unit``
-            (string, None where unknown) and ``attribution`` (float).
+            unknown or no clock, see :meth:`with_times`; as recorded they stand in
+            ``features[key].time``), ``feature``, ``code`` and ``name`` (strings),
+            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
+            and ``attribution`` (float). Visits and positions count from 0.
 
             - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
-            - Nested tokens: ``visit`` is axis 1, ``position`` the place in it.
-            - Deep nested tokens ``(patients, groups, visits, positions)``:
-              ``visit`` is ``group * visits + visit``, ``visits`` being the padded
-              number, ``time`` the group's.
-            - Time series ``(patients, steps, columns)``: ``visit`` is the step,
-              ``position`` the column, ``code`` the column's name.
-            - Columns ``(patients, columns)``: ``position`` is the column, whose code
-              is ``"<feature>[<column>]"`` where it has no name.
-            - A flat time series (``time`` shaped like the values): ``position`` is
-              the step, ``code`` the one column's name, else the feature key.
+            - Nested tokens: ``visit`` is axis 1, ``position`` the place in it; in
+              groups, ``group * visits + visit`` with the padded number of visits.
+            - Time series: ``visit`` is the step, ``position`` the column.
+            - Columns: ``position`` is the column, whose code is
+              ``"<feature>[<column>]"`` where it has no name.
+            - Flat time series: ``position`` is the step.
         """
         return to_frame(self)
 
@@ -152,9 +144,8 @@ class Explanation(ExplanationData):
 
         Returns:
             A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
-            where there is none), ``time`` (NaN where unknown, or where the record's
-            times do not run forward), ``features`` (those that it has, joined by
-            commas), ``count`` (rows) and ``attribution``.
+            where there is none), ``time`` (NaN where unknown), ``features`` (those
+            that it has, joined by commas), ``count`` (rows) and ``attribution``.
         """
         return sums.by_visit(self)
 
@@ -186,7 +177,7 @@ class Explanation(ExplanationData):
                 - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
                   edition that it is of (where both have it: that of most others);
                 - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
-                  category), ``"icd10_chapter"`` and ``"icd10_block"``;
+                  category), ``"icd10_chapter"``, ``"icd10_block"``;
                 - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
             rest: The group of all that has none, so that sums are kept.
 
@@ -220,17 +211,17 @@ class Explanation(ExplanationData):
             ``samples`` and ``patients`` (who have it), and over all samples
             explained, counting 0 for those that do not have it, ``mean`` of its sum
             in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
-            These are NaN, and come last, where a patient's attribution is. Where
-            patients are explained for different outputs, or have no attributions,
-            ``attrs["note"]`` says so, and a warning.
+            These are NaN, and come last, where a patient's attribution is, as
+            ``attrs["note"]`` says, and a warning. Of several targets each has rows of
+            its own, ``target``, over its ``explained`` samples.
         """
         return sums.top(self, k, mapping, rest)
 
     def compare(self, other: Explanation) -> pd.DataFrame:
         """Two explanations of the same samples, row by row.
 
-        Of two baselines, models or targets. Samples are matched by their patient, and
-        several of one patient by their order; they may come in another order.
+        Of two baselines, models or targets. Samples are matched by their patient,
+        several of one patient by their order.
 
         Args:
             other: The other one. Where it has a row (a code, a feature) that this one
@@ -250,10 +241,9 @@ class Explanation(ExplanationData):
     def in_probability(self) -> Self:
         """On the scale of probabilities: adds up to p(x) - p(x0).
 
-        Each attribution is multiplied by the exact slope of the sigmoid between the
-        two outputs, (p(x) - p(x0)) / (f(x) - f(x0)), as DeepLIFT does for a
-        non-linearity at the output. In float64. With several references, p(x0) is the
-        probability of their mean logit. What is in probabilities already stays.
+        Each attribution is multiplied by the sigmoid's exact slope between the two
+        outputs, (p(x) - p(x0)) / (f(x) - f(x0)), in float64. With several references,
+        p(x0) is that of their mean logit. What is in probabilities already stays.
 
         Raises:
             ValueError: If the model is multiclass (explain the probability in place of
@@ -282,6 +272,22 @@ class Explanation(ExplanationData):
             units: As the names of :meth:`with_names`, but that none are ready.
         """
         return labels.with_units(self, units)
+
+    def with_times(self, times: str | Mapping[str, str]) -> Self:
+        """The same, with what times count, for all features or by feature key.
+
+        Args:
+            times: ``"elapsed"`` since one moment that all features share; ``"gaps"``
+                since the step before, as of PyHealth's StageNet codes, which are added
+                up; ``"order"`` for what is no clock, as times that begin again at each
+                admission. Guessed where it is not said: ``"order"`` for all where any
+                of the dataset's do not run forward, else elapsed.
+
+        Raises:
+            KeyError: If there is no such feature.
+            ValueError: If there is no such word, or times fall that should not.
+        """
+        return clocks.with_times(self, times)
 
     def to_shap(self, features: conversion.Features | None = None) -> Any:
         """A ``shap.Explanation``, for SHAP's plots.
@@ -322,9 +328,8 @@ class Explanation(ExplanationData):
     def to_html(self, path: str | Path | None = None, *, title: str = "") -> str:
         """A page that needs nothing else: all data escaped, no network.
 
-        Shows the strongest codes, whether the attributions add up, and the visits of
-        the first 20 patients; :func:`captum_ehr.visualization.write_report` has more to
-        choose from.
+        The strongest codes, whether the attributions add up, and the visits of the
+        first 20 patients; for more :func:`captum_ehr.visualization.write_report`.
 
         Args:
             path: Where to write it as well, readable by its owner alone; an existing
@@ -342,8 +347,8 @@ class Explanation(ExplanationData):
     def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
         """Write the rows as CSV that a spreadsheet may open.
 
-        Text that it would run as a formula gets an apostrophe in front of it. The file
-        is whole or not there, and readable by its owner alone.
+        Text that it would run as a formula gets an apostrophe in front of it. Visits
+        and positions count from 1. The file is whole or not there, its owner's alone.
 
         Args:
             path: Where to; an existing file is replaced. It is returned.
@@ -354,10 +359,9 @@ class Explanation(ExplanationData):
     def save(self, path: str | Path) -> Path:
         """Write everything to one Parquet file (zstd, nothing pickled).
 
-        The file's ordinary columns are those of :meth:`to_frame`, readable by any
-        Parquet reader; what a row does not have (a code's value) is null. Tensors come
-        back on the CPU, bit for bit. The file is whole or not there, and readable by
-        its owner alone.
+        The file's columns are those of :meth:`to_frame`, for any Parquet reader; what a
+        row does not have (a code's value) is null. Tensors come back on the CPU, bit
+        for bit. The file is whole or not there, and readable by its owner alone.
 
         Args:
             path: Where to; an existing file is replaced. It is returned.

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 #: Words for codes: from code to word, or from feature key to such a table of its own.
 type Words = Mapping[str, str | Mapping[str, str]]
+
+#: What times count: from one moment on, or since the step before; or nothing that a
+#: clock could show, and steps are known by their order.
+type Times = Literal["elapsed", "gaps", "order"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +34,9 @@ class FeatureRecord:
             the units of the task that made the samples.
         vocabulary: For tokens, the code of each id; None for continuous features.
         columns: Names of the last axis of a continuous feature, or None.
+        times: What ``time`` counts: ``"elapsed"`` since one moment that all features
+            share, ``"gaps"`` since the step before, or ``"order"`` where it is no
+            clock; None where it is not said.
     """
 
     values: Tensor
@@ -35,6 +44,7 @@ class FeatureRecord:
     time: Tensor | None = None
     vocabulary: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    times: Times | None = None
 
     @property
     def is_token(self) -> bool:
@@ -98,3 +108,18 @@ def words_for(key: str, words: Words) -> dict[str, str]:
     common = {code: word for code, word in words.items() if isinstance(word, str)}
     table = words.get(key)
     return {**common, **table} if isinstance(table, Mapping) else common
+
+
+def first_difference(here: Sequence[str], there: Sequence[str]) -> str:
+    """The first place, from 0, where two lists of words differ, and both words.
+
+    Example:
+        >>> first_difference(["<pad>", "I10"], ["<pad>", "E11", "I10"])
+        "1 is 'I10' in the first and 'E11' in the second"
+        >>> first_difference(["I10"], ["I10", "E11"])
+        "1 is nothing in the first and 'E11' in the second"
+    """
+    pairs = enumerate(zip_longest(here, there))
+    place, words = next((at, p) for at, p in pairs if p[0] != p[1])
+    one, other = ("nothing" if word is None else repr(word) for word in words)
+    return f"{place} is {one} in the first and {other} in the second"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Words, column_names, words_for
+from .times import array, clock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,17 +69,17 @@ def _feature_rows(
     key: str, record: FeatureRecord, attribution: Tensor, names: Words, units: Words
 ) -> dict[str, np.ndarray]:
     """The rows of one feature: patient index, place, code and numbers."""
-    flat = np.flatnonzero(_array(record.mask, torch.bool))
+    flat = np.flatnonzero(array(record.mask, torch.bool))
     count, shape = flat.size, record.values.shape
     index = np.unravel_index(flat, shape) if count else (flat,) * len(shape)
     visit, position = _places(record, flat, index)
-    times = _times(record, index)
+    recorded = None if record.time is None else array(record.time, torch.float64)
     whole = not record.values.is_floating_point()
     integer = np.zeros(count, dtype=np.int64)
     if whole:
-        integer = _array(record.values, torch.int64).reshape(-1)[flat]
+        integer = array(record.values, torch.int64).reshape(-1)[flat]
     if record.vocabulary is None:
-        value = _array(record.values, torch.float64).reshape(-1)[flat]
+        value = array(record.values, torch.float64).reshape(-1)[flat]
         place, codes = position, column_names(key, record)
     else:
         value = np.full(count, np.nan)
@@ -91,13 +92,13 @@ def _feature_rows(
         "visit": np.zeros(count, dtype=np.int64) if visit is None else visit,
         "_no_visit": np.full(count, visit is None),
         "position": position,
-        "time": np.where(_is_clock(record)[index[0]], times, np.nan),
-        "_time": times,
+        "time": _at_steps(clock(record), index),
+        "_time": _at_steps(recorded, index),
         "code": _objects(codes)[place],
         "name": _objects(titles)[place],
         "unit": _objects(list(map(unit_of.get, codes)))[place],
         "value": value,
-        "attribution": _array(attribution, torch.float64).reshape(-1)[flat],
+        "attribution": array(attribution, torch.float64).reshape(-1)[flat],
         "_index": flat,
         "_integer": integer,
         "_not_whole": np.full(count, not whole),
@@ -119,42 +120,14 @@ def _places(
     return index[1], flat % max(int(np.prod(shape[2:])), 1)
 
 
-def _times(record: FeatureRecord, index: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The time of each row as the record has it, NaN where it has none."""
+def _at_steps(times: np.ndarray | None, index: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The time of each row, NaN where there is none."""
     count = index[0].size
-    if record.time is None or not count:
+    if times is None or not count:
         return np.full(count, np.nan)
-    times = _array(record.time, torch.float64)
     has_steps = len(index) > 1 and times.shape[1] > 1
     step = index[1] if has_steps else np.zeros(count, dtype=np.int64)
-    return times[index[0], step]
-
-
-def _is_clock(record: FeatureRecord) -> np.ndarray:
-    """Per patient, whether times run forward from step to step, as on a clock.
-
-    Gaps since the visit before do not, nor times that begin again at each admission.
-    Flat codes, and values one by one, may stand at the same time. Where the values are
-    the times themselves they are given as they are.
-    """
-    count = record.values.shape[0]
-    if record.time is None or not record.values.numel():
-        return np.ones(count, dtype=bool)
-    if record.is_series and torch.equal(record.values, record.time):
-        return np.ones(count, dtype=bool)
-    times = _array(record.time, torch.float64)
-    real = _array(record.mask, torch.bool).reshape(*record.mask.shape[:2], -1).any(2)
-    if times.shape[1] == real.shape[1]:
-        times = np.where(real, times, np.nan)
-    before = np.fmax.accumulate(times, axis=1)[:, :-1]
-    falls = times[:, 1:] < before
-    if record.values.ndim > 2:
-        falls |= times[:, 1:] == before
-    return ~falls.any(1)
-
-
-def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    return tensor.detach().to("cpu", dtype).contiguous().numpy()
+    return np.asarray(times[index[0], step])
 
 
 def _objects(words: Sequence[str | None]) -> np.ndarray:

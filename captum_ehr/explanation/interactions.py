@@ -65,6 +65,7 @@ class Interactions:
         baseline: The reference in words.
         mode: What the label is, in PyHealth's words.
         fingerprint: Tells the weights of the model from others'.
+        target_unit: The unit of a regression's label, such as ``"days"``.
 
     Raises:
         ValueError: If shapes and lengths do not fit together.
@@ -103,6 +104,7 @@ class Interactions:
     baseline: str = ""
     mode: str | None = None
     fingerprint: str = ""
+    target_unit: str = ""
 
     def __post_init__(self) -> None:
         """Check that everything fits together."""
@@ -251,6 +253,11 @@ class Interactions:
             caution(note)
             table.attrs["note"] = note
         return table.head(len(table) if k is None else k)
+
+    @property
+    def output_word(self) -> str:
+        """What the explained number is: a logit, a probability or, else, an output."""
+        return "output" if self.mode == "regression" else self.output
 
     def target_label(self, patient: int) -> str:
         """The name of the output explained for a patient, else its index."""

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import PER_PATIENT, ExplanationData
-from .feature_record import FeatureRecord, Words
+from .feature_record import FeatureRecord, Words, first_difference
 
 _ALIKE = {
     "model_name": "models",
     "output": "scales of the output",
     "mode": "kinds of label",
     "target_names": "outputs",
+    "target_unit": "units of the output",
     "baseline": "baselines",
 }
 """What must agree, and what to call it."""
@@ -74,16 +75,21 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
         refuse("features", list(first.features), list(other.features))
     for key, record in first.features.items():
         counterpart = other.features[key]
-        if record.vocabulary != counterpart.vocabulary:
-            sizes = (f"{len(r.vocabulary or ())} codes" for r in (record, counterpart))
-            refuse(f"vocabularies of feature {key!r}", *sizes)
-        if record.columns != counterpart.columns:
-            refuse(f"columns of feature {key!r}", record.columns, counterpart.columns)
-        if (record.time is None) != (counterpart.time is None):
-            times = (
-                "none" if r.time is None else "some" for r in (record, counterpart)
-            )
-            refuse(f"times of feature {key!r}", *times)
+        for what in ("vocabulary", "columns"):
+            here, there = (getattr(r, what) or () for r in (record, counterpart))
+            if here != there:
+                words = first_difference(here, there)
+                raise ValueError(
+                    f"explanations 0 and {place} differ in the {what} of feature "
+                    f"{key!r}: number {words}. Only explanations of one model can be "
+                    "concatenated."
+                )
+        kinds = [
+            (r.times or "some") if r.time is not None else "none"
+            for r in (record, counterpart)
+        ]
+        if kinds[0] != kinds[1]:
+            refuse(f"times of feature {key!r}", *kinds)
 
 
 def _features(

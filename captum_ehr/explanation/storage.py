@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import PER_PATIENT, ExplanationData, row_sums
-from .feature_record import FeatureRecord
+from .feature_record import FeatureRecord, Times
 from .frame import COLUMNS, build_rows, frame_of
 from .writing import private
 
@@ -59,6 +59,7 @@ class _Feature:
     shape: tuple[int, ...]
     vocabulary: tuple[str, ...] | None
     columns: tuple[str, ...] | None
+    times: Times | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class _Header(_Format):
     units: dict[str, str | dict[str, str]]
     mode: str | None
     fingerprint: str
+    target_unit: str = ""
 
 
 _PLAIN = tuple(f.name for f in fields(_Header) if f.name not in ("format", "features"))
@@ -122,8 +124,8 @@ def write(explanation: ExplanationData, path: str | Path) -> Path:
 def _packed_words(explanation: ExplanationData) -> str:
     """The header as JSON."""
     features = tuple(
-        _Feature(key, tuple(record.values.shape), record.vocabulary, record.columns)
-        for key, record in explanation.features.items()
+        _Feature(key, tuple(one.values.shape), one.vocabulary, one.columns, one.times)
+        for key, one in explanation.features.items()
     )
     plain = {name: getattr(explanation, name) for name in _PLAIN}
     for name in ("names", "units"):
@@ -348,6 +350,7 @@ def _restored(
         time,
         part.vocabulary,
         part.columns,
+        part.times,
     )
     return record, fill(attributions, _numbers(columns["attribution"]))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .data import ExplanationData
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping, group_labels
-from .words import caution, mixed_targets, unanswered
+from .words import caution, mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,8 @@ def top(
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
     table = strongest(explanation, mapping, rest)
-    return _noted(explanation, table.head(len(table) if k is None else k))
+    table = table.head(len(table) if k is None else k)
+    return _noted(table, unanswered(explanation))
 
 
 def strongest(
@@ -85,6 +87,11 @@ def strongest(
     each = _added(frame, ["sample", *keys], **words)
     each["absolute"] = each["attribution"].abs()
     each["patient_id"] = _patients(explanation, each)
+    count: Any = max(len(explanation), 1)
+    labels = target_labels(explanation)
+    if len(set(labels)) > 1:  # unlike outputs are not added up
+        each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
+        keys = ["target", *keys]
     table = aggregated(
         each,
         keys,
@@ -97,9 +104,20 @@ def strongest(
         mean_abs=("absolute", "sum"),
         sum=("attribution", "sum"),
     )
-    table[["mean", "mean_abs"]] /= max(len(explanation), 1)
+    if "target" in keys:
+        count = table["explained"] = table["target"].map(Counter(labels))
+    table[["mean", "mean_abs"]] = table[["mean", "mean_abs"]].div(count, axis="index")
     table = table.sort_values("mean_abs", ascending=False, kind="stable")
     return table.reset_index(drop=True)
+
+
+def sums_of(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The sum of the attributions of rows with the same keys, which are the index.
+
+    A sum with something that is no number is none.
+    """
+    columns = {"attribution": ("attribution", "sum")}
+    return aggregated(frame, keys, True, **columns).set_index(keys)
 
 
 def _patients(explanation: ExplanationData, table: pd.DataFrame) -> np.ndarray:
@@ -136,9 +154,8 @@ def aggregated(
     return table
 
 
-def _noted(explanation: ExplanationData, table: pd.DataFrame) -> pd.DataFrame:
+def _noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:
     """With a note, and a warning, of what its sums are not good for."""
-    words = [mixed_targets(explanation), unanswered(explanation)]
     note = " ".join(word[0].upper() + word[1:] for word in words if word)
     if note:
         caution(note)
@@ -171,4 +188,5 @@ def _finished(
 ) -> pd.DataFrame:
     """The asked columns, with each sample's patient."""
     table = table.assign(patient_id=_patients(explanation, table))
-    return _noted(explanation, table[columns].reset_index(drop=True))
+    table = table[columns].reset_index(drop=True)
+    return _noted(table, mixed_targets(explanation), unanswered(explanation))

@@ -21,7 +21,7 @@ def summary(explanation: ExplanationData) -> list[str]:
     parts = [
         explanation.model_name or "unnamed model",
         f"{len(explanation)} patient(s)",
-        f"{explanation.output} of "
+        f"{explanation.output_word} of "
         + (f"{len(labels)} targets" if len(labels) != 1 else f"target {labels.pop()}"),
     ]
     if explanation.baseline:
@@ -45,10 +45,17 @@ def completeness(explanation: ExplanationData) -> list[str]:
     ]
 
 
+def target_labels(explanation: ExplanationData) -> list[str]:
+    """Per sample the name of its target; different ones have different names."""
+    names = {t: explanation.target_label(i) for i, t in enumerate(explanation.target)}
+    if len(set(names.values())) < len(names):
+        names = {target: f"{name} ({target})" for target, name in names.items()}
+    return [names[target] for target in explanation.target]
+
+
 def mixed_targets(explanation: ExplanationData) -> str:
     """What to know where patients are explained for different outputs; else empty."""
-    places = {target: i for i, target in enumerate(explanation.target)}
-    return unlike([explanation.target_label(i) for i in places.values()])
+    return unlike({*target_labels(explanation)})
 
 
 def unlike(targets: Collection[str]) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that spreadsheets may run, as OWASP lists it."""
 
+_COUNTED = ("visit", "position")
+"""Columns that count from 0 in frames."""
+
 
 @contextmanager
 def private(path: str | Path) -> Iterator[IO[bytes]]:
@@ -52,7 +55,8 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write a table as CSV that no spreadsheet runs, as :func:`private` does.
 
     A text that begins like a formula (``=``, ``+``, ``-``, ``@``, a tab or a line's
-    end) gets an apostrophe in front of it; numbers stay what they are.
+    end) gets an apostrophe in front of it; numbers stay what they are. Visits and
+    positions, which a frame counts from 0 as tensors do, are counted from 1.
     """
     from pandas.api.types import is_numeric_dtype
 
@@ -61,7 +65,8 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
         for name, column in frame.items()
         if not is_numeric_dtype(column.dtype)
     }
-    table = frame.assign(**texts).rename(columns=_harmless)
+    counted = {name: frame[name] + 1 for name in _COUNTED if name in frame}
+    table = frame.assign(**texts, **counted).rename(columns=_harmless)
     with private(path) as file:
         # What may end a line is put in quotes.
         table.to_csv(file, index=False, lineterminator="\r\n")

@@ -15,7 +15,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-from ..adapter import EncodedBatch, PyHealthAdapter
+from ..adapter import EncodedBatch, PyHealthAdapter, check_dataset
 from ..explanation.feature_record import column_names
 from .output_head import Head
 from .readers import BaseFeature, CodeFeature, LabFeature, VisitFeature
@@ -146,6 +146,8 @@ class PyHealthSource(Source):
                 f"The models read different features: {sorted(keys)}; give models of "
                 "one dataset and the same feature keys."
             )
+        for adapter in self.adapters:
+            check_dataset(adapter.features, adapter.model, dataset)
         self.scale = first.scale
         self._samples = [dataset[row] for row in range(count)]
         self.ids = tuple(
@@ -185,7 +187,8 @@ class PyHealthSource(Source):
         names = [str(k) for k, _ in sorted(adapter.labels.items(), key=lambda p: p[1])]
         if mode == "regression" or not names:
             key = next(iter(getattr(adapter.model, "label_keys", ())), "output")
-            names = ["0", "1"] if mode == "binary" else [str(key)]
+            named = list(adapter.target_names or (str(key),))
+            names = ["0", "1"] if mode == "binary" else named
         if self._classes is not None and len(self._classes) != len(names):
             raise ValueError(
                 f"classes has {len(self._classes)} name(s), expected {len(names)}: one "

@@ -132,13 +132,14 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
     """What is said of one patient as rows of a table.
 
     Returns:
-        Feature, time, or number of the visit or step from 1, code, name, value and
-        attribution of each code and value.
+        Feature, number of the visit or step from 1, time, code, name, value and
+        attribution of each code and value; None for what there is not.
     """
     return [
         [
             item.feature,
-            step.time if step.is_timed else place,
+            step.visit or (None if step.is_timed else place),
+            plain(step.time),
             item.code,
             item.name if item.is_named else "",
             plain(item.value),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class AttributionVisualizer(Viewer):
             keys with few different values.
         readable: From an explanation in the model's units to one in people's, e.g.
             values back into mmol/L.
+        times: What times count, ``"gaps"`` or ``"elapsed"``, if it is to be said; see
+            :meth:`captum_ehr.Explanation.with_times`.
         time_label: What a time is, e.g. ``"weeks since the first visit"``.
         title: The page's heading.
         deidentify: Replace the patients' identifiers by numbers in random order.
@@ -82,6 +85,7 @@ class AttributionVisualizer(Viewer):
         baselines: Sequence[str] | Mapping[str, Any] | None = None,
         groups: Mapping[str, Grouping] | Sequence[str] | None = None,
         readable: Callable[[Explanation], Explanation] | None = None,
+        times: str | Mapping[str, str] | None = None,
         time_label: str = "time",
         title: str = "EHR Insights",
         deidentify: bool = False,
@@ -105,7 +109,7 @@ class AttributionVisualizer(Viewer):
             offered,
             names or {},
             called(source.ids, deidentify),
-            readable,
+            readable if times is None else partial(_timed, times, readable),
             cache_size,
         )
         super().__init__(
@@ -200,3 +204,13 @@ def _check_offered(word: str, name: str, offered: Iterable[str]) -> None:
     if name not in offered:
         names = ", ".join(offered)
         raise ValueError(f"There is no {word} {name!r}; there are {names}.")
+
+
+def _timed(
+    times: str | Mapping[str, str],
+    readable: Callable[[Explanation], Explanation] | None,
+    explanation: Explanation,
+) -> Explanation:
+    """An explanation with what its times count, in people's units."""
+    said = explanation.with_times(times)
+    return said if readable is None else readable(said)

@@ -160,10 +160,11 @@ def bands_of(explanation: Explanation, ranges: Ranges) -> tuple[Band, ...]:
     """The features of the one patient of an explanation; padding is nowhere."""
     rows = build_rows(explanation)
     frame = frame_of(rows)
-    # Where the times of a feature are gaps since the visit before, and no clock,
-    # those of the others may be too.
+    # Where the times of a feature are no clock, those of others may be none too,
+    # unless it is said what they are.
+    said = [key for key, record in explanation.features.items() if record.times]
     if (np.isnan(rows["time"]) & ~np.isnan(rows["_time"])).any():
-        frame["time"] = math.nan
+        frame["time"] = frame["time"].where(frame["feature"].isin(said))
     bands = []
     for key, record in explanation.features.items():
         part = frame[frame["feature"] == key]

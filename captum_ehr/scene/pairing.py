@@ -14,7 +14,6 @@ from captum_ehr.explanation.player import labels
 from .palette import ColorScale
 from .wording import (
     model_words,
-    output_word,
     shorten,
     signed,
     target_words,
@@ -90,9 +89,9 @@ def pair_scene(
         totals=tuple(cells.sum(1).tolist()),
         bonds=tuple(found[:bonds]),
         scale=ColorScale.of(cells.ravel().tolist()),
-        output=output_word(pairs),
+        output=pairs.output_word,
         head=f"{shorten(pairs.patient_ids[0], 40)} | {model_words(pairs)}"
-        f"what acts together on the {output_word(pairs)} of {target_words(pairs)}",
+        f"what acts together on the {pairs.output_word} of {target_words(pairs)}",
         lines=(*wrap(sentence(pairs, names), _WIDTH), *_first_message(pairs)),
     )
 
@@ -139,6 +138,6 @@ def sentence(pairs: Interactions, names: Words | None = None) -> str:
     against = f" and against {pairs.baseline}" if pairs.baseline else ""
     return (
         f"Together {words[i]} and {words[j]} add {signed(effects[i, j])} to the "
-        f"{output_word(pairs)} of {target_words(pairs)} beyond what each adds alone, "
+        f"{pairs.output_word} of {target_words(pairs)} beyond what each adds alone, "
         f"in this model{against} (give or take {spread})."
     )

@@ -20,7 +20,6 @@ from .wording import (
     model_words,
     number,
     output_value,
-    output_word,
     percent,
     probability,
     shorten,
@@ -48,12 +47,40 @@ class Change:
 class Axis:
     """The x axis that all features share: times where any is known, else the order."""
 
-    low: float  # its ends, with a margin
-    high: float
-    only: float | None  # the one place; None where there are several, or none
+    first: float  # the places at its ends
+    last: float
     is_time: bool  # places are times
     is_shown: bool  # False where nothing has a place
     label: str
+
+    @property
+    def margin(self) -> float:
+        """What is left free at both ends."""
+        return 0.06 * (self.last - self.first) or 0.5
+
+    @property
+    def low(self) -> float:
+        """Where it begins."""
+        return self.first - self.margin
+
+    @property
+    def high(self) -> float:
+        """Where it ends."""
+        return self.last + self.margin
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round places on it; of visits and steps those that there are."""
+        if not self.is_shown or self.first == self.last:
+            return [self.first] if self.is_shown else []
+        rough = (self.high - self.low) / 8
+        power = 10 ** math.floor(math.log10(rough))
+        step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough)
+        low, high = self.low, self.high
+        if not self.is_time:
+            step, low, high = max(1, round(step)), self.first, self.last
+        counts = range(math.ceil(low / step), math.floor(high / step) + 1)
+        return [count * step for count in counts]
 
     def places(self, band: Band) -> tuple[tuple[float, ...], str]:
         """Where a band's steps are, and what to know about it.
@@ -70,8 +97,7 @@ class Axis:
             return tuple(times), remark if lost else ""
         if not self.is_time:
             return tuple(band.numbers), ""
-        margin = 0.06 * (self.high - self.low)
-        spread = np.linspace(self.low + margin, self.high - margin, max(len(steps), 2))
+        spread = np.linspace(self.first, self.last, max(len(steps), 2))
         remark = "in order, evenly spaced: no times to go by"
         return tuple(spread[: len(steps)].tolist()), remark
 
@@ -99,9 +125,15 @@ class PatientScene:
     head: str  # a figure's heading
     remark: tuple[str, ...]  # the first of what is to be said, if any
     time_label: str = "time"
+    unit: str = ""  # of a regression's output
     facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
     is_right: bool | None = None  # the prediction; None where unknown
     together: str = ""  # its strongest pair in words; empty where none is known
+
+    @property
+    def measure(self) -> str:
+        """What attributions are in."""
+        return self.unit or self.output
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -150,7 +182,7 @@ class PatientScene:
         """f(x) or f(x0), with its probability where it has one."""
         value = self.f_input if end == "input" else self.f_baseline
         share = (self.probabilities or (math.nan, math.nan))[end == "input"]
-        words = output_value(value)
+        words = output_value(value) + (f" {self.unit}" if self.unit else "")
         return words if math.isnan(share) else f"{words} ({percent(share)})"
 
 
@@ -182,7 +214,7 @@ def patient_scene(
     ends, shares = (numbers["f_baseline"], numbers["f_input"]), None
     if has_probability(explanation) and all(map(math.isfinite, ends)):
         shares = probability(ends[0]), probability(ends[1])
-    patient_id, output = explanation.patient_ids[0], output_word(explanation)
+    patient_id, output = explanation.patient_ids[0], explanation.output_word
     target = f"{output} of {target_words(explanation)}"
     return PatientScene(
         patient_id=patient_id,
@@ -194,30 +226,40 @@ def patient_scene(
         bands=bands,
         visits=visits_of(bands),
         scale=ColorScale.of(item.attribution for b in bands for item in b.items),
-        axis=_axis(bands, time_label),
+        axis=_axis(explanation, bands, time_label),
         verdict=verdict_of(explanation, adds_up),
         head=f"{shorten(patient_id, 40)} | {model_words(explanation)}{target}",
         remark=tuple(first_remark(explanation)),
         time_label=time_label,
         together="" if pairs is None else sentence(pairs[patient], explanation.names),
+        unit=explanation.target_unit,
         **numbers,
     )
 
 
-def _axis(bands: Sequence[Band], time_label: str) -> Axis:
+def _axis(explanation: Explanation, bands: Sequence[Band], time_label: str) -> Axis:
     """The x axis over all features that have places."""
     ordered = [band for band in bands if band.is_ordered]
     steps = [step for band in ordered for step in band.steps]
     times = [step.time for step in steps if step.is_timed]
     numbers = [float(place) for band in ordered for place in band.numbers]
     places = times or numbers
-    low, high = min(places, default=0.0), max(places, default=0.0)
-    margin = 0.06 * (high - low) or 0.5
-    return Axis(
-        low - margin,
-        high + margin,
-        low if low == high else None,
-        bool(times),
-        bool(places),
-        time_label if times else "visit (in order; no times to go by)",
-    )
+    ends = min(places, default=0.0), max(places, default=0.0)
+    words = _axis_words(explanation, bands, time_label)
+    return Axis(*ends, bool(times), bool(places), words)
+
+
+def _axis_words(
+    explanation: Explanation, bands: Sequence[Band], time_label: str
+) -> str:
+    """What the axis shows, and whether that is guessed."""
+    timed = [band.feature for band in bands if band.is_timed]
+    if timed:
+        is_said = all(explanation.features[key].times for key in timed)
+        # Who gives it a name has said what it is.
+        is_guess = not is_said and time_label == "time"
+        return time_label + (" (taken as elapsed)" if is_guess else "")
+    records = explanation.features.values()
+    if any(one.time is not None and bool(one.mask.any()) for one in records):
+        return "visit (in order; the recorded times are no clock)"
+    return "visit (in order; no times to go by)"

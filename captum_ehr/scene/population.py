@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_ehr.explanation.sums import strongest
+from captum_ehr.explanation.sums import strongest, sums_of
 from captum_ehr.explanation.words import remarks, summary
 
 from .wording import planted_ranks, shorten, tiny
@@ -39,6 +39,7 @@ class TopCode:
     share: float  # mean_abs over the strongest code's; 0 where that is no number
     is_planted: bool = False  # known to matter
     interval: tuple[float, float] | None = None  # of the mean, where there is one
+    target: str = ""  # where samples are explained for several
 
     @property
     def is_named(self) -> bool:
@@ -102,10 +103,11 @@ def top_codes(
             row["patients"],
             row["mean"],
             row["mean_abs"],
-            row.get("samples", row["patients"]) / max(samples, 1),
+            row.get("samples", row["patients"]) / max(row.get("explained", samples), 1),
             row["mean_abs"] / most if 0 < row["mean_abs"] <= most else 0.0,
             row["code"] in planted,
             (row["mean_low"], row["mean_high"]) if "mean_low" in row else None,
+            row.get("target", ""),
         )
         for rank, row in enumerate(known, 1)
     )
@@ -156,11 +158,12 @@ def code_samples(
     """What each sample has of one code, from the rows of all."""
     rows = frame[(frame["feature"] == feature) & (frame["code"] == code)]
     by_sample = rows.groupby("sample")
-    sizes = by_sample["attribution"].sum().reindex(range(samples))
+    sizes = sums_of(rows, ["sample"])["attribution"].reindex(range(samples))
+    has = np.isin(np.arange(samples), rows["sample"])
     values = by_sample["value"].mean().reindex(range(samples)).to_numpy(dtype=float)
     return CodeSamples(
-        sizes.fillna(0.0).to_numpy(dtype=float),
-        sizes.notna().to_numpy(),
+        np.where(has, sizes.to_numpy(dtype=float), 0.0),
+        has,
         None if np.isnan(values).all() else values,
     )
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from captum_ehr.explanation.sums import sums_of
+
 from .folding import strongest_places
 from .palette import ColorScale
 from .wording import code_labels, number, shorten
@@ -108,7 +110,7 @@ def heatmap_grid(
         _row=frame.groupby(keys, sort=False).ngroup(),
         _column=[column_of[place] for place in places],
     )
-    sums = frame.groupby(["_row", "_column"])["attribution"].sum()
+    sums = sums_of(frame, ["_row", "_column"])["attribution"]
     cells = sums.unstack().to_numpy(dtype=float)
     first = frame.drop_duplicates(keys)
     if by == "code":

@@ -155,11 +155,6 @@ def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
 # What is explained ------------------------------------------------------------------
 
 
-def output_word(explanation: Explanation | Interactions) -> str:
-    """What the explained number is: a logit, a probability or, else, an output."""
-    return "output" if explanation.mode == "regression" else explanation.output
-
-
 def has_probability(explanation: Explanation) -> bool:
     """True for a logit that is known to have its sigmoid as probability.
 
@@ -183,9 +178,12 @@ def probability(logit: float) -> float:
 
 
 def target_words(explanation: Explanation | Interactions) -> str:
-    """The explained output's name, if it is one for all samples."""
+    """The explained output's name, if it is one for all samples, and its unit."""
     labels = {explanation.target_label(i) for i in range(len(explanation))}
-    return shorten(labels.pop(), 40) if len(labels) == 1 else "each sample's class"
+    if len(labels) != 1:
+        return "each sample's class"
+    unit = shorten(explanation.target_unit, 12)
+    return shorten(labels.pop(), 40) + (f" ({unit})" if unit else "")
 
 
 def model_words(explanation: Explanation | Interactions) -> str:
@@ -214,7 +212,7 @@ def population_title(explanation: Explanation) -> tuple[str, list[str]]:
     baseline = shorten(explanation.baseline, 20)
     against = f", each against the baseline {baseline}" if baseline else ""
     head = (
-        f"{model_words(explanation)}what adds to the {output_word(explanation)} of "
+        f"{model_words(explanation)}what adds to the {explanation.output_word} of "
         f"{target_words(explanation)}"
     )
     return head, [size + against, *first_remark(explanation)]

@@ -39,6 +39,7 @@ from captum_ehr.visualization.plot_arguments import (
     at_least_one,
     check_finite,
     of_features,
+    one_target,
 )
 
 _PANELS = ("mean", "mean absolute", "prevalence")
@@ -75,9 +76,9 @@ def cohort_bar(
     Raises:
         KeyError: If there is no such feature, here or in ``mapping``.
         TypeError: If ``ax`` is neither a figure nor axes.
-        ValueError: If ``ax`` are not three, ``k`` is less than 1, features and
-            groups are both given, an attribution is not finite, or there is nothing
-            to show.
+        ValueError: If samples are of different targets, ``ax`` are not three, ``k`` is
+            less than 1, features and groups are both given, an attribution is not
+            finite, or there is nothing to show.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -89,6 +90,7 @@ def cohort_bar(
         ['mean absolute value', 'share of samples']
     """
     at_least_one(k=k)
+    one_target(explanation)
     if mapping is not None and features is not None:
         raise ValueError(
             "features and mapping are both given; give the groups of the wanted "

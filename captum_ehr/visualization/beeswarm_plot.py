@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import CodeSamples, code_samples
-from captum_ehr.scene.wording import code_labels, output_word, population_title, signed
+from captum_ehr.scene.wording import code_labels, population_title, signed
 from captum_ehr.visualization.axes import (
     axes_size,
     figure_of,
@@ -29,6 +29,7 @@ from captum_ehr.visualization.plot_arguments import (
     at_least_one,
     check_finite,
     of_features,
+    one_target,
 )
 
 PRESENT, ABSENT = "#404040", "#d0d0d0"
@@ -72,8 +73,8 @@ def cohort_beeswarm(
 
     Raises:
         KeyError: If there is no such feature.
-        ValueError: If ``k`` is less than 1, an attribution is not finite, or there is
-            nothing to show.
+        ValueError: If samples are of different targets, ``k`` is less than 1, an
+            attribution is not finite, or there is nothing to show.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -85,6 +86,7 @@ def cohort_beeswarm(
         [4, 4]
     """
     at_least_one(k=k)
+    one_target(explanation)
     frame = of_features(explanation.to_frame(), explanation, features)
     check_finite(frame)
     table = of_features(explanation.top(None), explanation, features)
@@ -99,10 +101,8 @@ def cohort_beeswarm(
         for feature, code in zip(top["feature"], top["code"], strict=True)
     ]
     _draw_dots(ax, rows)
-    ax.set_xlabel(
-        f"← lowers     attribution ({output_word(explanation)})     raises →",
-        fontsize=9,
-    )
+    unit = explanation.target_unit or explanation.output_word
+    ax.set_xlabel(f"← lowers     attribution ({unit})     raises →", fontsize=9)
     if any(row.values is not None for row in rows):
         _value_bar(ax)
     if any(row.values is None or not row.has.all() for row in rows):

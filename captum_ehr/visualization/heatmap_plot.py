@@ -111,7 +111,7 @@ def heatmap(
     # The sums on top stand upright where there is no room for them across.
     above = 14.0 if _cell_width(ax, grid) >= _NUMBERED else 34.0
     write_title(ax, scene.head, scene.lines, above)
-    color_bar(ax, grid.scale, scene.output, gap=0.85)
+    color_bar(ax, grid.scale, scene.measure, gap=0.85)
     return figure, ax
 
 

@@ -134,7 +134,7 @@ def _chart(
         "right": _RIGHT,
         "foot": top + len(lines) * _ROW,
         "axis": axis.label,
-        "ticks": [(to_x(place), wording.number(place)) for place in _ticks(scene)],
+        "ticks": [(to_x(place), wording.number(place)) for place in axis.ticks],
         "bars": bars,
         "zero": zero,
         "thickness": thickness,
@@ -144,19 +144,6 @@ def _chart(
         ],
         "total": history.total_of(item for line, _ in lines for item in line.items),
     }
-
-
-def _ticks(scene: PatientScene) -> list[float]:
-    """Round places on the axis; visits and steps at whole numbers."""
-    axis = scene.axis
-    if axis.only is not None:
-        return [axis.only]
-    rough = (axis.high - axis.low) / 8
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough)
-    step = step if axis.is_time else max(1, round(step))
-    first, last = math.ceil(axis.low / step), math.floor(axis.high / step)
-    return [place * step for place in range(first, last + 1)]
 
 
 def _bars(

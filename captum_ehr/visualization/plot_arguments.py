@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captum_ehr.explanation.feature_record import FeatureKeyError, codes_of
+from captum_ehr.explanation.words import mixed_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,18 @@ def one_patient(explanation: Explanation, patient: Patient) -> Explanation:
         f"this picture is of one patient and the explanation has {count}; say which "
         f"with patient: an index or an identifier{some}."
     )
+
+
+def one_target(explanation: Explanation) -> None:
+    """Refuse samples of different targets: what moves each is not to be added up."""
+    mixed = mixed_targets(explanation)
+    if mixed:
+        some = explanation.target[0]
+        raise ValueError(
+            f"{mixed} This picture is of one target; of those of "
+            f"{explanation.target_label(0)!r}: "
+            f"explanation[[target == {some!r} for target in explanation.target]]."
+        )
 
 
 def at_least_one(**limits: int) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import Axis, PatientScene, patient_scene
@@ -54,12 +53,12 @@ def timeline(
 ) -> tuple[Figure, Axes]:
     """Draw one patient: a band per feature, a chip per code, a line per lab.
 
-    The x axis is the time of the visits; where no time is known, or times do not run
-    forward (gaps since the visit before), their order. Chips
-    hang from their visit's dot, strongest first, side by side where visits are too
-    close for their chips. Red raises the output, blue lowers it; codes and values
-    share one colour scale. Long histories fold: the strongest visits have chips, the
-    others only a dot with the colour of their sum, and what is not shown is counted.
+    The x axis is the time of the visits, or their order where no time is known, or the
+    times are no clock (see :meth:`captum_ehr.Explanation.with_times`). Chips hang from
+    their visit's dot, strongest first, side by side where visits are too close for
+    their chips. Red raises the output, blue lowers it; codes and values share one
+    colour scale. Long histories fold: the strongest visits have chips, the others only
+    a dot with the colour of their sum, and what is not shown is counted.
 
     Args:
         explanation: The explanation.
@@ -108,7 +107,7 @@ def timeline(
     _draw_panels(ax, panels)
     _draw_axis(ax, scene.axis)
     write_title(ax, scene.head, scene.lines)
-    color_bar(ax, scene.scale, scene.output)
+    color_bar(ax, scene.scale, scene.measure)
     return figure, ax
 
 
@@ -159,8 +158,5 @@ def _draw_axis(ax: Axes, axis: Axis) -> None:
         ax.set_xticks([])
         ax.spines["bottom"].set_visible(False)
         return
-    if axis.only is None:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=not axis.is_time))
-    else:
-        ax.set_xticks([axis.only], [number(axis.only)])
+    ax.set_xticks(axis.ticks, [number(place) for place in axis.ticks])
     ax.set_xlabel(axis.label, fontsize=9, **PLAIN)

@@ -22,7 +22,7 @@ function csv(head, table) {
 
 const PATIENT_HEAD = [
   "patient", "model", "method", "target", "baseline",
-  "feature", "time_or_visit", "code", "name", "value", "attribution",
+  "feature", "visit", "time", "code", "name", "value", "attribution",
 ];
 const COHORT_HEAD = ["feature", "code", "name", "patients", "prevalence", "mean", "mean_abs"];
 

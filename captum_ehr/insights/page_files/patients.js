@@ -69,7 +69,7 @@ function jump(event) {
 function buildAgreement(a, b) {
   const sums = (rows) => {
     const totals = new Map();
-    for (const [feature, , code, , , attribution] of rows) {
+    for (const [feature, , , code, , , attribution] of rows) {
       const key = `${feature}\n${code}`;
       totals.set(key, (totals.get(key) ?? 0) + (attribution ?? NaN));
     }
