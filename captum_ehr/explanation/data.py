@@ -74,15 +74,25 @@ class ExplanationData:
     @property
     def output_word(self) -> str:
         """What the explained number is: a logit, a probability or, else, an output."""
-        return "output" if self.mode == "regression" else self.output
+        return word_of(self.mode, self.output)
 
     def target_label(self, patient: int) -> str:
         """The name of the output explained for a patient, else its index."""
-        target = self.target[patient]
-        names = self.target_names or ()
-        if isinstance(target, int) and 0 <= target < len(names):
-            return names[target]
-        return str(target)
+        return label_of(self.target[patient], self.target_names)
+
+
+def word_of(mode: str | None, output: str) -> str:
+    """What an explained number is called, by the model's mode and the scale."""
+    return "output" if mode == "regression" else output
+
+
+def label_of(
+    target: int | tuple[int, ...], names: tuple[str, ...] | None = None
+) -> str:
+    """The name of an output where it has one, else its index."""
+    if isinstance(target, int) and 0 <= target < len(names or ()):
+        return (names or ())[target]
+    return str(target)
 
 
 def row_sums(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
+from .data import label_of, word_of
 from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions
@@ -257,13 +258,11 @@ class Interactions:
     @property
     def output_word(self) -> str:
         """What the explained number is: a logit, a probability or, else, an output."""
-        return "output" if self.mode == "regression" else self.output
+        return word_of(self.mode, self.output)
 
     def target_label(self, patient: int) -> str:
         """The name of the output explained for a patient, else its index."""
-        target, names = self.target[patient], self.target_names or ()
-        known = isinstance(target, int) and 0 <= target < len(names)
-        return names[target] if known else str(target)  # type: ignore[index]
+        return label_of(self.target[patient], self.target_names)
 
     def to_shapiq(self) -> Any:
         """The one patient's Φ as ``shapiq.InteractionValues``, for shapiq's plots.

@@ -113,10 +113,7 @@ class Plans:
         self._made, self._served = 0, 0  # how many plans, and by them how many batches
         self._lock = Lock()
 
-    def __deepcopy__(self, memo: Any) -> Plans:
-        return Plans(int(self._entries.maxsize))
-
-    def __reduce__(self) -> Any:  # plans hold code and the model's tensors
+    def __reduce__(self) -> Any:  # copies too: plans hold code and the model's tensors
         return Plans, (int(self._entries.maxsize),)
 
     def states(self) -> tuple[PlanState, ...]:
