@@ -51,7 +51,7 @@ $(BIN)/uv: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv
 
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip install --python $(BIN)/python -e '.[test]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e '.[test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -75,7 +75,7 @@ $(COMPAT)/insights/.installed: PINS := $(INSIGHTS)
 $(COMPAT)/insights/.installed: EXTRAS := ,captum-insights
 $(COMPAT)/%/.installed: setup.cfg pyproject.toml | $(BIN)/uv
 	rm -rf $(@D) && $(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
-	$(BIN)/uv pip install --upgrade --python $(@D)/bin/python -e '.[test$(EXTRAS)]' $(PINS)
+	$(BIN)/uv pip install --upgrade --compile-bytecode --python $(@D)/bin/python -e '.[test$(EXTRAS)]' $(PINS)
 	@touch $@
 
 # The tests import the package from the working tree.
@@ -92,7 +92,7 @@ test-insights: $(COMPAT)/insights/.installed
 		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
 
 $(VENV)/.installed-docs: $(STAMP)
-	$(BIN)/uv pip install --python $(BIN)/python -e '.[docs]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e '.[docs]'
 	@touch $@
 
 # All of it anew: what is not read again does not warn again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_promises import assert_within
 
-from captum_ehr import Explanation
+from captum_ehr import Explanation, __version__
+from captum_ehr.demo import kept, live
 from captum_ehr.demo.cohorts import (
+    Cohort,
     DemoError,
     planted_factors,
     split_by_patient,
@@ -324,3 +327,66 @@ def test_real_patients_with_real_codes(tmp_path: Path) -> None:
         assert patient in page
     assert set(named["code"]) and all(code in page for code in named["code"])
     assert "far too few" in terminal.getvalue()
+
+
+class TestKept:
+    """The page's models are trained once."""
+
+    def test_the_second_start_does_not_train(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        console = Console(file=io.StringIO())
+        given = {"patients": 20, "epochs": 1, "seed": 3}
+        monkeypatch.setattr(live, "synthetic_demo_cohort", partial(_small, 150))
+        monkeypatch.setattr(kept, "_folder", lambda: tmp_path / "cache")
+        with live.demo_visualizer(console, **given) as visualizer:
+            first = [visualizer.view(0, model=model) for model in (0, 1)]
+        files = sorted(file.name for file in (tmp_path / "cache").iterdir())
+        assert [file.split("-")[0] for file in files] == sorted(MODELS)
+        assert all(f"-{__version__}-seed3-" in file for file in files)
+        monkeypatch.setattr(live, "train", None)
+        with live.demo_visualizer(console, **given) as visualizer:
+            again = [visualizer.view(0, model=model) for model in (0, 1)]
+        assert again == first
+
+    def test_other_trainings_have_other_files(self) -> None:
+        cohort = _small(150, held_out=20, seed=3)
+        paths = {
+            kept.kept_path(name, cohort, epochs, seed)
+            for name in MODELS
+            for epochs, seed in ((1, 3), (2, 3), (1, 4))
+        }
+        paths.add(kept.kept_path(MODELS[0], _small(150, held_out=21, seed=3), 1, 3))
+        assert len(paths) == 7
+
+    @pytest.mark.parametrize("harm", ["cut", "other", "folder"])
+    def test_what_is_no_model_is_trained_anew(
+        self, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cohort = _small(150, held_out=20, seed=3)
+        path = tmp_path / "model.safetensors"
+        kept.keep(build_model("StageNet", cohort.dataset, 3), path)
+        assert kept.kept_model("StageNet", cohort, 3, path) is not None
+        if harm == "cut":
+            path.write_bytes(path.read_bytes()[:-9])
+        name = "Transformer" if harm == "other" else "StageNet"
+        if harm == "folder":
+            path.unlink()
+            path.mkdir()
+        assert kept.kept_model(name, cohort, 3, path) is None
+        assert len(caplog.records) == (harm != "folder")
+
+    def test_a_folder_that_cannot_be_made_is_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "cache").write_text("a file in its place")
+        cohort = _small(150, held_out=20, seed=3)
+        model = build_model("StageNet", cohort.dataset, 3)
+        kept.keep(model, tmp_path / "cache" / "model.safetensors")
+        assert "not kept" in caplog.text
+
+
+@cache
+def _small(n_patients: int, held_out: int, seed: int) -> Cohort:
+    with quiet():
+        return synthetic_demo_cohort(n_patients, held_out, seed)

@@ -126,10 +126,9 @@ def synthetic_demo_cohort(
     """
     from captum_ehr import datasets
 
-    samples = datasets.synthetic_samples(n_patients, seed)
     dataset = datasets.synthetic_cohort(n_patients, seed)
-    labels = [sample["outcome"] for sample in samples]
-    patients = {sample["patient_id"]: [i] for i, sample in enumerate(samples)}
+    labels = [int(sample["outcome"]) for sample in dataset]
+    patients = {sample["patient_id"]: [i] for i, sample in enumerate(dataset)}
     train, out = split_by_patient(patients, labels, held_out, seed)
     pair = datasets.INTERACTION
     units = {lab.name: f"{lab.name} ({lab.unit})" for lab in datasets.LABS}

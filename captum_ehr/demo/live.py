@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
+from captum_ehr.demo.kept import keep, kept_model, kept_path
 from captum_ehr.demo.mimic3 import mimic3_cohort
-from captum_ehr.demo.quiet import quiet
+from captum_ehr.demo.quiet import one_thread, quiet
 from captum_ehr.demo.run import scratch
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import nn
 
 
 @contextmanager
@@ -29,11 +31,13 @@ def demo_visualizer(
 ) -> Iterator[AttributionVisualizer]:
     """Train the demo's two models and give its held-out patients to look at.
 
-    With MIMIC-III, PyHealth's copies of the tables go when the block ends. DemoError
-    says if the data do not suffice.
+    Those of the built-in cohort are kept for the next time. With MIMIC-III, PyHealth's
+    copies of the tables go when the block ends. DemoError says if the data do not
+    suffice.
     """
     with scratch(Path.cwd() if mimic3 else None) as copies:
-        with quiet(), console.status("Loading PyHealth and the patients …") as status:
+        status = console.status("Loading PyHealth and the patients …")
+        with quiet(), one_thread(), status:
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
@@ -41,10 +45,24 @@ def demo_visualizer(
             models = []
             for name in MODELS:
                 status.update(f"Training {name} …")
-                models.append(build_model(name, cohort.dataset, seed))
-                length = epochs or cohort.epochs
-                train(models[-1], cohort, length, seed, lambda epoch, loss: None)
+                # Of somebody's own patients nothing is left outside of the block.
+                models.append(_model(name, cohort, epochs, seed, keeps=not mimic3))
         yield of_cohort(models, cohort)
+
+
+def _model(
+    name: str, cohort: Cohort, epochs: int | None, seed: int, keeps: bool
+) -> nn.Module:
+    """A model as it was kept, else trained and, if it ``keeps``, kept."""
+    length = epochs or cohort.epochs
+    path = kept_path(name, cohort, length, seed)
+    model = kept_model(name, cohort, seed, path) if keeps else None
+    if model is None:
+        model = build_model(name, cohort.dataset, seed)
+        train(model, cohort, length, seed, lambda epoch, loss: None)
+        if keeps:
+            keep(model, path)
+    return model
 
 
 def of_cohort(
