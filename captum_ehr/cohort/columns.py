@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.data import PER_PATIENT
+from ..explanation.columns import PER_PATIENT
 from ..explanation.frame import build_rows
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics

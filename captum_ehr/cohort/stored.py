@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.data import PER_PATIENT
+from ..explanation.columns import PER_PATIENT
 from ..explanation.feature_record import FeatureKeyError, Times
 from ..propagation import Diagnostics
 from ..scene.wording import several
