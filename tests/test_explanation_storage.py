@@ -76,7 +76,7 @@ class TestStorage:
         with monkeypatch.context() as patch:
             patch.setattr(storage, "FORMAT", number)
             path = explain({"c": tokens([[2]])}).save(tmp_path / "x.parquet")
-        words = rf"x\.parquet .*format {number}.* reads format 3.*{cure}"
+        words = rf"x\.parquet .*format {number}.* reads the formats 3 and 4.*{cure}"
         with pytest.raises(ValueError, match=words):
             Explanation.load(path)
 

@@ -93,7 +93,7 @@ def strongest(
 ) -> pd.DataFrame:
     """All rows of :func:`top`, without its note."""
     if mapping is None:
-        keys, words = ["feature", "code"], {"name": "name"}
+        keys, words = ["feature", "code"], {"name": "name", "unit": "unit"}
         frame = to_frame(explanation)
     else:
         keys, words = ["group"], {}

@@ -124,7 +124,7 @@ class Tabled(ExplanationData):
 
         Returns:
             A frame sorted by ``mean_abs``, strongest first, with the columns
-            ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
+            ``feature``, ``code``, ``name``, ``unit`` (or ``group``), ``count`` (rows),
             ``samples`` and ``patients`` (who have it), and over all samples
             explained, counting 0 for those that do not have it, ``mean`` of its sum
             in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
