@@ -193,8 +193,8 @@ def sums_of(
         By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``unit``,
         ``patients`` (who have it), ``prevalence`` and, over all of the patients,
         counting 0 for who do not have it, ``mean`` of its sum in each and ``mean_abs``
-        of that sum's absolute value, as in :meth:`captum_ehr.Explanation.top`. Both are None where
-        a sum is no number; such codes come last.
+        of that sum's absolute value, as in :meth:`captum_ehr.Explanation.top`. Both
+        are None where a sum is no number; such codes come last.
     """
     pairs = [pair for part in parts for pair in part["codes"]]
     places = np.array([place for place, _ in pairs], dtype=np.int64)
