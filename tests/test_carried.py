@@ -1,4 +1,4 @@
-"""What an explanation carries beside its numbers: ranges, what was measured, samples."""
+"""What an explanation carries beside numbers: ranges, what was measured, samples."""
 
 from __future__ import annotations
 
@@ -370,3 +370,10 @@ class TestViews:
         unit = top.set_index("code")["unit"]
         assert unit["creatinine"] == "mg/dL" and unit["lactate"] is None
         assert "mg/dL" in known().to_html().split("Patients")[0]
+
+    def test_words_for_other_packages_and_terminals(self) -> None:
+        assert "labs creatinine [mg/dL]: mean" in repr(known())
+        (record,) = known().to_captum_records()
+        said = " | ".join(record.raw_input_ids)
+        assert "creatinine 1.4 mg/dL | lactate 2.5 | " in said
+        assert "creatinine 1.4 mg/dL (not measured) | lactate 1 | " in said

@@ -75,7 +75,7 @@ def explain_cohort(
         compile: Passed to :class:`DeepLiftEHR`; for a model, not for an explainer.
         columns: What to keep of each sample beside its numbers, such as sex or age:
             names of its entries, or values by name, one per sample of the dataset.
-            They are the :attr:`Explanation.sample_columns` of what is read.
+            They are the ``sample_columns`` of what is read.
         names: Human names of codes; see :meth:`Explanation.with_names`.
         units: Units of columns; see :meth:`Explanation.with_units`.
         ranges: Usual ranges of columns; see :meth:`Explanation.with_ranges`.

@@ -144,7 +144,7 @@ class Described(ExplanationData):
     def with_sample_columns(self, columns: Mapping[str, Sequence[Any]]) -> Self:
         """The same with more columns of the samples, such as sex, age or site.
 
-        Those of the batch are there already, see :attr:`sample_columns`.
+        Those of the batch are there already, see ``sample_columns``.
 
         Args:
             columns: By name, one word, number or truth value per sample, None where it

@@ -30,7 +30,7 @@ class Tabled(ExplanationData):
             ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown),
             ``measured`` (boolean, NA where it is not known, see
             :meth:`with_measured`) and ``attribution`` (float). Visits and positions
-            count from 0. After ``sample`` come the :attr:`sample_columns`.
+            count from 0. After ``sample`` come the ``sample_columns``.
 
             - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
             - Nested tokens: ``visit`` is axis 1, ``position`` the place in it; in
@@ -47,7 +47,7 @@ class Tabled(ExplanationData):
 
         Returns:
             A frame with the columns ``patient_id``, ``sample``, the
-            :attr:`sample_columns`, ``target`` (the name of the explained output),
+            ``sample_columns``, ``target`` (the name of the explained output),
             ``f_input``, ``f_baseline``, ``delta`` and ``rescale_factor``.
         """
         return sums.samples(self)
