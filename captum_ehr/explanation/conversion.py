@@ -100,15 +100,13 @@ def _unique(first: pd.DataFrame) -> list[str]:
 
 
 def _readings(frame: pd.DataFrame) -> list[str]:
-    """Per row the value with its unit, and whether it was not measured; else nothing."""
+    """Per row the value, its unit, and that it was not measured; nothing of codes."""
     columns = frame["value"], frame["unit"], frame["measured"].fillna(True)
     return [
-        ""
-        if math.isnan(value)
-        else f"{value:.4g}"
-        + (f" {unit}" if unit else "")
-        + ("" if measured else " (not measured)")
-        for value, unit, measured in zip(*columns)
+        " ".join(filter(None, [f"{value:.4g}", unit, "" if seen else "(not measured)"]))
+        if not math.isnan(value)
+        else ""
+        for value, unit, seen in zip(*columns)
     ]
 
 
