@@ -56,9 +56,14 @@ class Item:
 
     @property
     def flag(self) -> str:
-        """An arrow where a value is above or below what is usual."""
+        """An arrow where a value is above or below what is usual, as both are written.
+
+        Example:
+            >>> Item("labs", "Cr", "Cr", 0.1, 0.59999996, usual=(0.6, 1.3)).flag
+            ''
+        """
         low, high = self.usual
-        if self.is_imputed:
+        if self.is_imputed or number(self.value) in (number(low), number(high)):
             return ""
         return "↑" if self.value > high else "↓" if self.value < low else ""
 
