@@ -193,6 +193,7 @@ class TestFromTheBatch:
             ([[[True, True]] * 2] * 2, r"labs.*sample 1.*\(2, 2\).*not under 3"),
             ([[[True]] * 3] * 2, r"labs.*sample 0.*\(3, 1\)"),
             ([1, 0], r"labs.*sample 0.*\(\)"),
+            (True, r"labs.*shape \(\).*\(2, 3, 2\)"),
             ([[["x", "y"]]] * 2, "labs.*measured is no tensor"),
             (torch.ones(2, 3), r"labs.*\(2, 3\).*\(2, 3, 2\)"),
             (torch.full((2, 3, 2), 0.5), "labs.*0 and 1"),
@@ -209,6 +210,9 @@ class TestFromTheBatch:
             "site": torch.tensor([[1], [2], [1], [2]]),
             "ward": ["a", 3, None, True],
             "weights": torch.ones(4, 2),
+            "loss": torch.tensor(1.0),
+            "hospital": "H",
+            "ids": {"a", "b", "c", "d"},
             "conditions_measured": torch.ones(4),
         }
         one = DeepLiftEHR(model).explain(batch)

@@ -72,13 +72,11 @@ def _values(entry: Any, count: int) -> list[Plain] | None:
     """One plain value per sample; None where an entry is something else."""
     if isinstance(entry, Tensor) and entry.dim() == 2 and entry.shape[1] == 1:
         entry = entry.squeeze(1)
-    if isinstance(entry, (str, Mapping)) or not hasattr(entry, "__len__"):
-        return None
-    if len(entry) != count:
+    if isinstance(entry, (str, Mapping)) or not hasattr(entry, "__getitem__"):
         return None
     try:
-        return [plain(value) for value in entry]
-    except TypeError:
+        return [plain(value) for value in entry] if len(entry) == count else None
+    except TypeError:  # of no length, or of something else than plain values
         return None
 
 
@@ -95,7 +93,7 @@ def with_measured(
     if entry is None or record.is_token:
         return record
     shape, device = tuple(record.values.shape), record.values.device
-    if isinstance(entry, Tensor):
+    if not isinstance(entry, (list, tuple)):
         flags = as_flags(key, entry)
     else:
         each = [as_flags(key, flags) for flags in entry]
