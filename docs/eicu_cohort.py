@@ -33,7 +33,6 @@ LABS: Mapping[str, tuple[str, str, tuple[float, float], float, float]] = {
     "platelets x 1000": ("Platelets", "10^9/L", (150, 400), 210, 95),
     "lactate": ("Lactate", "mmol/L", (0.5, 2.0), 2.2, 1.8),
 }
-REFERENCE = {name: usual for name, _, usual, _, _ in LABS.values()}
 
 
 class DeathInHospital(BaseTask):
@@ -75,13 +74,16 @@ class DeathInHospital(BaseTask):
             )
             if not (conditions and drugs and labs):
                 continue
+            rows, measured = _rows(labs)
             samples.append(
                 {
                     "patient_id": patient.patient_id,
                     "stay": str(stay.patientunitstayid),
                     "conditions": _visits(conditions),
                     "drugs": _visits(drugs),
-                    "labs": _rows(labs),
+                    "labs": rows,
+                    "labs_measured": measured,
+                    "sex": stay.gender or None,
                     "death": int(stay.hospitaldischargestatus == "Expired"),
                 }
             )
@@ -104,19 +106,25 @@ def _visits(bins: dict[float, list[str]]) -> tuple[list[float], list[list[str]]]
 
 def _rows(
     bins: dict[float, list[tuple[str, float]]],
-) -> tuple[list[float], list[list[float]]]:
-    """The last value of each lab as a z-value; before the first one, the mean."""
-    rows, last = [], dict.fromkeys(LABS, 0.0)
+) -> tuple[tuple[list[float], list[list[float]]], list[list[bool]]]:
+    """The last value of each lab as a z-value; before the first one, the mean.
+
+    And which of them were measured in these six hours: the entry ``labs_measured`` of a
+    sample is read by no model, and goes with the explanation.
+    """
+    rows, measured, last = [], [], dict.fromkeys(LABS, 0.0)
     for values in bins.values():
         for name, value in values:
             _, _, _, mean, sd = LABS[name]
             last[name] = (value - mean) / sd
         rows.append(list(last.values()))
-    return list(bins), rows
+        seen = {name for name, _ in values}
+        measured.append([name in seen for name in LABS])
+    return (list(bins), rows), measured
 
 
 def readable(explanation: Explanation) -> Explanation:
-    """Labs in their units; attributions stay as they are."""
+    """Labs in their units, with usual ranges; attributions stay as they are."""
     labs = explanation.features["labs"]
     mean, sd = (torch.tensor([float(one[i]) for one in LABS.values()]) for i in (3, 4))
     values = torch.where(labs.mask, mean + sd * labs.values, 0.0)
@@ -125,8 +133,9 @@ def readable(explanation: Explanation) -> Explanation:
         **explanation.features,
         "labs": replace(labs, values=values, columns=names),
     }
-    units = {one[0]: one[1] for one in LABS.values()}
-    return replace(explanation, features=features).with_units({"labs": units})
+    shown = replace(explanation, features=features)
+    shown = shown.with_units({"labs": {one[0]: one[1] for one in LABS.values()}})
+    return shown.with_ranges({"labs": {one[0]: one[2] for one in LABS.values()}})
 
 
 def eicu_cohort(root: Path, cache: Path, seed: int = 0) -> Cohort:

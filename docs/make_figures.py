@@ -19,7 +19,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from captum_ehr import Explanation
-from captum_ehr.datasets import LABS
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.explaining import explain, timeline_patient
 from captum_ehr.demo.mimic3 import mimic3_cohort
@@ -33,7 +32,6 @@ from captum_ehr.visualization import (
     timeline,
     waterfall,
 )
-from captum_ehr.visualization.plot_arguments import Ranges
 
 HERE = Path(__file__).parent
 DPI = 100
@@ -52,21 +50,20 @@ def main() -> None:
     with one_thread(), tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
         if asked.mimic3:
-            draw(lambda: mimic3_cohort(asked.mimic3, cache), asked.out / "mimic3", None)
+            draw(lambda: mimic3_cohort(asked.mimic3, cache), asked.out / "mimic3")
         if asked.eicu:
-            from eicu_cohort import REFERENCE, eicu_cohort
+            from eicu_cohort import eicu_cohort
 
-            draw(lambda: eicu_cohort(asked.eicu, cache), asked.out / "eicu", REFERENCE)
+            draw(lambda: eicu_cohort(asked.eicu, cache), asked.out / "eicu")
     if not (asked.mimic3 or asked.eicu):
-        usual = {lab.name: (lab.low, lab.high) for lab in LABS}
-        draw(_synthetic, asked.out, usual)
+        draw(_synthetic, asked.out)
 
 
 def _synthetic() -> Cohort:
     return synthetic_demo_cohort(2500, 200)
 
 
-def draw(make: Callable[[], Cohort], out: Path, reference: Ranges | None) -> None:
+def draw(make: Callable[[], Cohort], out: Path) -> None:
     """Train the demo's models on a cohort and draw every plot of the first."""
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
@@ -77,8 +74,8 @@ def draw(make: Callable[[], Cohort], out: Path, reference: Ranges | None) -> Non
     short = int(first.to_frame().groupby("sample").size().idxmin())
     time = cohort.time_label
     figures = {
-        "timeline": timeline(first, patient, time_label=time, reference=reference),
-        "timeline_short": timeline(first, short, time_label=time, reference=reference),
+        "timeline": timeline(first, patient, time_label=time),
+        "timeline_short": timeline(first, short, time_label=time),
         "waterfall": waterfall(first, patient),
         "waterfall_probability": waterfall(first.in_probability(), patient),
         "heatmap": heatmap(first, patient, time_label=time),

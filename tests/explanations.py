@@ -86,11 +86,13 @@ def assert_same(one: Explanation, other: Explanation) -> None:
         assert same(record.values, back.values)
         assert same(record.mask, back.mask)
         assert same(record.time, back.time)
+        assert same(record.measured, back.measured)
         assert (record.vocabulary, record.columns) == (back.vocabulary, back.columns)
     for name in ("f_input", "f_baseline", "delta", "rescale_factor"):
         assert same(getattr(one, name), getattr(other, name))
     plain = "target diagnostics patient_ids model_name output target_names baseline"
-    for name in [*plain.split(), "names", "units", "mode", "fingerprint"]:
+    plain += " names units ranges sample_columns mode fingerprint target_unit"
+    for name in plain.split():
         assert getattr(one, name) == getattr(other, name)
 
 
@@ -134,12 +136,26 @@ def explanations(draw: st.DrawFn) -> Explanation:
         columns = None
         if not is_token and draw(st.booleans()):
             columns = tuple(draw(TEXT) for _ in range(sizes[-1]))
-        record = FeatureRecord(record_values, mask, time, vocabulary, columns)
+        measured = None
+        if not is_token and draw(st.booleans()):
+            measured = torch.rand(shape, generator=random) > 0.5
+        record = FeatureRecord(
+            record_values, mask, time, vocabulary, columns, None, measured
+        )
         features[key], attributions[key] = record, floats(*shape)
     words = st.dictionaries(TEXT, TEXT, max_size=2)
     if features:
         own = st.dictionaries(st.sampled_from(list(features)), words)
         words = st.builds(lambda common, own: common | own, words, own)
+    ends = st.tuples(st.floats(-math.inf, 0), st.floats(0, math.inf))
+    ranges = st.dictionaries(
+        st.sampled_from([*features, ""]), st.dictionaries(TEXT, ends, max_size=2)
+    ).map(lambda held: {key: held[key] for key in held if key in features})
+    words_of_samples = st.sampled_from([TEXT, st.booleans(), st.integers(-9, 9)])
+    columns_of_samples = {
+        f"s{name}": tuple(draw(st.none() | kind) for _ in range(count))
+        for name, kind in draw(st.dictionaries(TEXT, words_of_samples)).items()
+    }
     f_input, f_baseline = floats(count), floats(count)
     factor = 1 + torch.rand(count, generator=random)
     total = torch.zeros(count, dtype=torch.float64)
@@ -169,6 +185,9 @@ def explanations(draw: st.DrawFn) -> Explanation:
         units=draw(words),
         mode=draw(st.sampled_from([None, "binary", "multiclass"])),
         fingerprint=draw(TEXT),
+        target_unit=draw(TEXT),
+        ranges=draw(ranges),
+        sample_columns=columns_of_samples,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from datetime import date
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +18,7 @@ from captum_ehr import DeepLiftEHR, Explanation
 from captum_ehr.cohort.columns import (
     explanation_of,
     header_of,
+    matching,
     observed_of,
     patients_schema,
     patients_table,
@@ -60,7 +63,8 @@ def assert_equal(found: Explanation, expected: Explanation) -> None:
 )
 def test_explanations_come_back(config: zoo.Config) -> None:
     model, batch = zoo.shared(config)
-    explanation = DeepLiftEHR(model).explain(batch)
+    # Of the samples' columns those come back that were asked for; see below.
+    explanation = replace(DeepLiftEHR(model).explain(batch), sample_columns={})
     found = again(explanation)
     assert_equal(found, explanation)
     for key, record in explanation.features.items():
@@ -75,6 +79,53 @@ def test_explanations_come_back(config: zoo.Config) -> None:
     for row in range(len(explanation)):
         one = again(explanation[row])
         assert_equal(one, explanation[row])
+
+
+def test_ranges_units_and_what_was_measured_come_back() -> None:
+    labs = values([[[1.0, 2.0], [3.0, 0.0]]])
+    flags = torch.tensor([[[True, False], [False, True]]])
+    explanation = explain({"labs": labs, "codes": tokens([[2]])}, mode="regression")
+    explanation = explanation.with_measured({"labs": flags})
+    explanation = explanation.with_ranges({"labs[0]": (None, 2), "labs[1]": (0.5, 9)})
+    explanation = explanation.with_target("stay", "days")
+    found = again(explanation)
+    assert_equal(found, explanation)
+    assert found.ranges == explanation.ranges
+    assert found.ranges["labs"]["labs[0]"] == (-math.inf, 2.0)
+    assert (found.target_names, found.target_unit) == (("stay",), "days")
+    assert torch.equal(found.features["labs"].measured, flags)
+    assert found.features["codes"].measured is None
+
+
+def test_files_without_what_was_measured_are_read() -> None:
+    explanation = explain({"labs": values([[[1.0], [2.0]]])})
+    header = json.loads(json.dumps(header_of(explanation)))
+    rows = matching(rows_table(explanation, [0]), header)
+    assert "measured" not in rows.schema.names
+    for name in ("target_unit", "ranges"):
+        del header[name]
+    del header["features"][0]["measured"]
+    observed = pa.nulls(1, pa.float64())
+    patients = patients_table(explanation, [0], observed)
+    found = explanation_of(rows, patients, header, explanation.diagnostics)
+    assert_equal(found, explanation)
+    assert found.features["labs"].measured is None and found.ranges == {}
+
+
+def test_columns_that_were_asked_for_are_those_of_the_samples() -> None:
+    explanation = explain({"codes": tokens([[2], [3]])}, patient_ids=("a", "b"))
+    patients = patients_table(explanation, [0, 1], pa.nulls(2, pa.float64()))
+    day = date(2026, 3, 1)
+    for name, held in {"sex": ["F", None], "age": [63, 48], "day": [day, day]}.items():
+        patients = patients.append_column(name, pa.array(held))
+    header, rows = header_of(explanation), rows_table(explanation, [0, 1])
+    found = explanation_of(rows, patients, header, explanation.diagnostics)
+    assert found.sample_columns == {
+        "sex": ("F", None),
+        "age": (63, 48),
+        "day": ("2026-03-01", "2026-03-01"),
+    }
+    assert found["b"].to_frame()["age"].tolist() == [48]
 
 
 def test_deep_nested_visits_and_tuples_of_targets_come_back() -> None:

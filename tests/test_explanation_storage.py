@@ -6,6 +6,7 @@ import math
 import resource
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class TestStorage:
         with monkeypatch.context() as patch:
             patch.setattr(storage, "FORMAT", number)
             path = explain({"c": tokens([[2]])}).save(tmp_path / "x.parquet")
-        words = rf"x\.parquet .*format {number}.* reads format 3.*{cure}"
+        words = rf"x\.parquet .*format {number}.* reads the formats 3 and 4.*{cure}"
         with pytest.raises(ValueError, match=words):
             Explanation.load(path)
 
@@ -217,6 +218,14 @@ TENSOR_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 class TestForged:
     def test_untouched_it_loads(self, forged: Forged) -> None:
         assert_same(forged.explanation, Explanation.load(forged.write()))
+
+    def test_files_of_the_format_before_load(self, forged: Forged) -> None:
+        forged.header["format"] = 3
+        for name in ("ranges", "sample_columns"):
+            del forged.header[name]
+        back = Explanation.load(forged.write())
+        assert back.ranges == back.sample_columns == {}
+        assert_same(replace(forged.explanation, sample_columns={}, ranges={}), back)
 
     @pytest.mark.parametrize("name", HEADERS)
     def test_a_header_that_does_not_fit(self, forged: Forged, name: str) -> None:

@@ -442,7 +442,7 @@ class TestFile:
         assert f'data-f-input="{expected["f_input"]}"' in found["html"]
         assert found["target"] == expected["target"]
         codes = [row for row in found["rows"] if row[0] == "conditions"]
-        assert sorted((row[3], row[6]) for row in codes) == chips_of(expected)
+        assert sorted((row[3], row[-1]) for row in codes) == chips_of(expected)
 
     def test_filters_leave_a_cohort_of_their_own(
         self, browser: Any, file: Path, visualizer: AttributionVisualizer

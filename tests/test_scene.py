@@ -353,9 +353,9 @@ class TestAllDrawTheSame:
         assert {to_hex(chip.get_facecolor()) for chip in chips} == {UNKNOWN}
 
     def test_units_ranges_and_lost_values(self) -> None:
-        usual = {("labs", "lab 0"): (2.0, 3.0)}
         explanation = cohort()
-        scene = patient_scene(explanation, PATIENT, ranges=usual)
+        ranged = explanation.with_ranges({"lab 0": (2.0, 3.0)})
+        scene = patient_scene(ranged, PATIENT)
         page = Page(patient_html(scene))
         said = figure_words(
             timeline(

@@ -210,7 +210,7 @@ class TestReference:
         said = all_words(figure)
         assert "1.4 ↑" in said and "0.5 ↓" in said
         assert "140 ↑" not in said
-        assert "reference 0.6–1.2" in said and "reference > 135" in said
+        assert "usual 0.6–1.2" in said and "usual > 135" in said
         # In y, downwards: the value above the range is above the band.
         dots = next(c for c in axes.collections if len(c.get_offsets()) == 2)
         bands = [p for p in axes.patches if to_hex(p.get_facecolor()) == "#e3efe3"]
@@ -233,7 +233,7 @@ class TestReference:
                 "kreatinin.*'creatinine', 'sodium', 'age",
             ),
             ({"drugs": {"x": (0, 1)}}, KeyError, "drugs.*'conditions', 'labs', 'sta"),
-            ({"sodium": (145, 135)}, ValueError, "sodium.*low below high"),
+            ({"sodium": (145, 135)}, ValueError, "sodium.*low not above high"),
             ({"sodium": (math.nan, 135)}, ValueError, "sodium"),
             ({"sodium": 135}, ValueError, "sodium.*135"),
         ],

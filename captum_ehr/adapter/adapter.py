@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..explanation import FeatureKeyError
 from ..propagation import private_view
+from . import beside
 from .baselines import Baseline, Observations, ValueRange, at_positions, reference
 from .encoded import EncodedBatch, as_batch, patient_ids
 from .feature_masks import FeatureMask, feature_mask
@@ -134,8 +135,10 @@ class PyHealthAdapter(nn.Module):
         Args:
             batch: What PyHealth's data loader yields, one entry per feature key: a
                 tensor, or a tuple of tensors in the processor's schema, with or
-                without a mask appended. Labels and other entries are not needed. A
-                single sample of the dataset is a batch of one patient.
+                without a mask appended. A single sample of the dataset is a batch of
+                one patient. Other entries are not needed: ``"<feature key>_measured"``,
+                shaped like the values, says which of them were measured; those with one
+                word, number or truth value per sample (a label, sex, age) are kept.
 
         Returns:
             The encoded batch, on the model's device.
@@ -143,8 +146,8 @@ class PyHealthAdapter(nn.Module):
         Raises:
             TypeError: If the batch is no mapping, or an entry no tensor.
             KeyError: If a feature key is missing.
-            ValueError: If an entry does not fit its schema, is infinite, is empty, or
-                has another number of patients than the others.
+            ValueError: If an entry does not fit its schema or values, is infinite, is
+                empty, or has another number of patients than the others.
         """
         batch = as_batch(batch, self.features)
         wanted = (*(feature.source for feature in self.features), *self.extra_keys)
@@ -162,7 +165,8 @@ class PyHealthAdapter(nn.Module):
                 ids = parts["value"]
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
                 rest += packed(feature, parts)
-                records[feature.key] = feature.record(parts)
+                record = feature.record(parts)
+                records[feature.key] = beside.with_measured(record, feature.key, batch)
             rest += [_own({"": batch[key]}, device)[""] for key in self.extra_keys]
         sizes = {key: len(record.values) for key, record in records.items()}
         if len(set(sizes.values())) > 1:
@@ -172,14 +176,10 @@ class PyHealthAdapter(nn.Module):
         floats = tuple(
             x.detach() if x.is_floating_point() else x.float() for x in inputs
         )
-        return EncodedBatch(
-            floats,
-            tuple(record.mask for record in records.values()),
-            tuple(rest),
-            records,
-            patient_ids(batch, next(iter(sizes.values()))),
-            looked_up=floats,
-        )
+        ids = patient_ids(batch, next(iter(sizes.values())))
+        masks = tuple(record.mask for record in records.values())
+        known = beside.sample_columns(batch, len(ids), self.model, wanted)
+        return EncodedBatch(floats, masks, tuple(rest), records, ids, floats, known)
 
     def baseline(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..explanation import FeatureRecord
+from ..explanation.columns import SampleColumns
 from .features import Feature
 
 
@@ -42,6 +43,7 @@ class EncodedBatch:
         patient_ids: One per patient.
         looked_up: The ``inputs`` that came from the model's own tables, while they are
             still the same.
+        sample_columns: Other entries with one word, number or truth value per patient.
     """
 
     inputs: tuple[Tensor, ...]
@@ -50,6 +52,7 @@ class EncodedBatch:
     features: Mapping[str, FeatureRecord]
     patient_ids: tuple[str, ...]
     looked_up: tuple[Tensor, ...] = ()
+    sample_columns: SampleColumns = field(default_factory=dict)
 
     @property
     def feature_keys(self) -> tuple[str, ...]:
@@ -76,6 +79,10 @@ class EncodedBatch:
             ),
             {key: record[chosen] for key, record in self.features.items()},
             tuple(self.patient_ids[row] for row in chosen),
+            sample_columns={
+                name: tuple(values[row] for row in chosen)
+                for name, values in self.sample_columns.items()
+            },
         )
 
     def attributed(

@@ -67,6 +67,7 @@ def assembled(
         baseline=baseline,
         mode=None if adapter is None else adapter.mode,
         fingerprint=fingerprint(inside),
+        sample_columns=encoded.sample_columns,
     )
 
 

@@ -79,8 +79,8 @@ class Cohort:
 
         One row per token or value, with the columns ``patient_id``, ``sample`` (the
         index in the dataset), ``feature``, ``code``, ``visit``, ``position``, ``time``,
-        ``value`` and ``attribution``, as in :meth:`captum_ehr.Explanation.to_frame`;
-        null where there is none.
+        ``value``, ``attribution`` and, where that is known, ``measured``, as in
+        :meth:`captum_ehr.Explanation.to_frame`; null where there is none.
         """
         from pyarrow.dataset import dataset
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.data import PER_PATIENT
+from ..explanation.columns import PER_PATIENT, plain
+from ..explanation.feature_record import range_of
 from ..explanation.frame import build_rows
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
@@ -37,7 +38,7 @@ TAKEN = (
 """The columns of the patients besides those that were asked for."""
 
 _PLAIN = (
-    "model_name output target_names baseline names units mode fingerprint"
+    "model_name output target_names baseline names units mode fingerprint target_unit"
 ).split()
 
 
@@ -46,15 +47,17 @@ def rows_schema() -> pa.Schema:
 
     ``visit`` is null where a feature has no visits, ``time`` where it is unknown or
     does not run forward, ``value`` for tokens and for values that are missing,
-    ``attribution`` where the model has no answer.
+    ``attribution`` where the model has no answer, ``measured`` where it is not known;
+    of cohorts of which that is known of no feature there is no such column.
     """
     import pyarrow as pa
 
     word = pa.dictionary(pa.int32(), pa.string())
     small = dict.fromkeys(("sample", "visit", "position"), pa.int32())
     number = dict.fromkeys(("time", "value", "attribution"), pa.float32())
-    types = {**dict.fromkeys(WORDS, word), **small, **number}
+    types = {**dict.fromkeys(WORDS, word), **small, **number, "measured": pa.bool_()}
     order = "patient_id sample feature code visit position time value attribution"
+    order += " measured"
     return pa.schema([(name, types[name]) for name in order.split()])
 
 
@@ -98,6 +101,7 @@ def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
     rows["sample"] = np.asarray(samples)[rows["sample"]]
     absent = {
         "visit": rows["_no_visit"],
+        "measured": rows["_unknown"],
         **{name: np.isnan(rows[name]) for name in ("time", "value", "attribution")},
     }
     arrays = []
@@ -159,10 +163,25 @@ def header_of(explanation: Explanation) -> dict[str, Any]:
             "vocabulary": record.vocabulary and list(record.vocabulary),
             "columns": record.columns and list(record.columns),
             "times": record.times,
+            "measured": record.measured is not None,
         }
         for key, record in explanation.features.items()
     ]
+    # JSON has no infinite numbers.
+    words["ranges"] = {
+        key: {
+            code: [end if math.isfinite(end) else None for end in bounds]
+            for code, bounds in table.items()
+        }
+        for key, table in explanation.ranges.items()
+    }
     return {**words, "features": features, "dtype": _dtype_name(explanation.f_input)}
+
+
+def matching(rows: pa.Table, header: Mapping[str, Any]) -> pa.Table:
+    """Rows with the columns that the cohort's files have, as it was begun."""
+    known = any(feature.get("measured") for feature in header["features"])
+    return rows if known else rows.drop_columns("measured")
 
 
 def explanation_of(
@@ -219,7 +238,12 @@ def _one(
     target, names = patient["target"], header["target_names"]
     change = fields["f_input"] - fields["f_baseline"]
     times = cancellation(shares.values(), change)
-    fields |= {name: header[name] for name in _PLAIN}
+    # Cohorts of earlier versions say less.
+    fields |= {name: header.get(name, "") for name in _PLAIN}
+    fields["ranges"] = {
+        key: {code: range_of(code, bounds) for code, bounds in table.items()}
+        for key, table in header.get("ranges", {}).items()
+    }
     fields["target_names"] = None if names is None else tuple(names)
     return Explanation(
         attributions=shares,
@@ -231,6 +255,11 @@ def _one(
             cancellation=float(times.nan_to_num(0.0)),
         ),
         patient_ids=(patient["patient_id"],),
+        sample_columns={
+            name: (plain(value),)
+            for name, value in patient.items()
+            if name not in TAKEN
+        },
         **fields,
     )
 
@@ -261,6 +290,12 @@ def _feature(
         values[index] = torch.tensor(codes, dtype=dtype)
     shares = torch.zeros(len(mask))
     shares[index] = _floats(rows["attribution"])
+    measured = None
+    if described.get("measured") and "measured" in rows.schema.names:
+        measured = torch.zeros(len(mask), dtype=torch.bool)
+        flags = rows["measured"].fill_null(False).to_numpy()
+        measured[index] = torch.from_numpy(flags.astype(bool))
+        measured = measured.view(1, *shape)
     time = layout["time"]
     if time is not None:
         time = torch.tensor([time], dtype=getattr(torch, described["time_dtype"]))
@@ -271,6 +306,7 @@ def _feature(
         vocabulary and tuple(vocabulary),
         described["columns"] and tuple(described["columns"]),
         described.get("times"),
+        measured,
     )
     return record, shares.view(1, *shape)
 

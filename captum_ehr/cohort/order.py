@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
+from ..explanation.columns import is_taken, plain
 from .durable import whole_file, write_table
 from .manifest import ORDER
 
@@ -162,7 +162,9 @@ def check_columns(columns: Columns) -> None:
 
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}; give a list of names: [{columns!r}].")
-    taken = [name for name in columns if name in (*TAKEN, *_PLACED)]
+    taken = [
+        name for name in columns if name in (*TAKEN, *_PLACED) or is_taken(str(name))
+    ]
     if taken or len({*columns}) < len(columns):
         raise ValueError(
             f"columns: {', '.join(map(repr, taken or columns))}: the tables have "
@@ -196,18 +198,14 @@ def _entry(sample: Mapping[str, Any], name: str) -> Any:
             f"{', '.join(map(repr, sample))}."
         )
     value = sample[name]
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        value = value.item() if _numel(value) == 1 else value
-    if value is None or isinstance(value, (str, bool, int, float, date)):
+    if isinstance(value, date):  # Parquet has dates
         return value
-    raise TypeError(
-        f"columns: {name!r} is a {type(value).__name__}, expected a word, number, date "
-        "or truth value of each sample. Or give the values: columns={name: values}."
-    )
-
-
-def _numel(value: Any) -> int:
-    return int(value.numel()) if isinstance(value, Tensor) else int(np.size(value))
+    try:
+        return plain(value)
+    except TypeError as error:
+        raise TypeError(
+            f"columns: {name!r} is a {error} Give the values: columns={{name: values}}."
+        ) from None
 
 
 def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:

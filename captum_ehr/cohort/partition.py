@@ -20,7 +20,7 @@ from ..adapter import collated
 from ..attr import AttributionWarning, DeepLiftEHR
 from ..explanation import Explanation
 from ..propagation import Diagnostics, Structure
-from .columns import observed_of, patients_table, rows_table
+from .columns import matching, observed_of, patients_table, rows_table
 from .durable import whole_folder, write_json, write_table
 from .manifest import (
     PART,
@@ -115,6 +115,7 @@ def explain_partition(
         pieces += _explained(job, batch, failed)
         told(len(batch), sum(batch["length"].to_pylist()))
     rows, patients, account = _joined(job, pieces, failed, members)
+    rows = matching(rows, manifest["explanation"])
     report = {
         "fingerprint": job.fingerprint,
         "partition": number,

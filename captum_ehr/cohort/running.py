@@ -48,6 +48,9 @@ def explain_cohort(
     compile: bool = False,
     columns: Columns = (),
     names: Grouping | None = None,
+    units: Grouping | None = None,
+    ranges: Grouping | None = None,
+    target_unit: str = "",
 ) -> Cohort:
     """Explain every sample of a dataset into Parquet files.
 
@@ -72,7 +75,11 @@ def explain_cohort(
         compile: Passed to :class:`DeepLiftEHR`; for a model, not for an explainer.
         columns: What to keep of each sample beside its numbers, such as sex or age:
             names of its entries, or values by name, one per sample of the dataset.
+            They are the ``sample_columns`` of what is read.
         names: Human names of codes; see :meth:`Explanation.with_names`.
+        units: Units of columns; see :meth:`Explanation.with_units`.
+        ranges: Usual ranges of columns; see :meth:`Explanation.with_ranges`.
+        target_unit: Of a regression's label; see :meth:`Explanation.with_target`.
 
     Returns:
         The cohort, to be read.
@@ -108,6 +115,9 @@ def explain_cohort(
         "columns": columns,
         "names": names,
     }
+    # Said only where they are given: cohorts that were begun without can go on.
+    described = {"units": units, "ranges": ranges, "target_unit": target_unit or None}
+    options |= {name: word for name, word in described.items() if word is not None}
     out = Path(out).absolute()
     identity = identity_of(explainer, dataset, options)
     manifest = found(out, identity, resume)
@@ -121,8 +131,9 @@ def explain_cohort(
     job = Job(explainer, dataset, baselines, target, batch_size, probe, fingerprint)
     with connected(client, job, out) as workers:
         if manifest is None:
-            if names is not None:
-                explanation = explanation.with_names(names)
+            explanation = explanation.with_target(unit=target_unit or None)
+            explanation = explanation.with_names(names or {}).with_units(units or {})
+            explanation = explanation.with_ranges(ranges or {})
             order = _order(job, columns, partition, workers)
             write_order(out, order)
             alike = depends_on_padding(job, order)

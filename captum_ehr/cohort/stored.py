@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from reprlib import repr as shortened
@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.data import PER_PATIENT
+from ..explanation.columns import PER_PATIENT
 from ..explanation.feature_record import FeatureKeyError, Times
 from ..propagation import Diagnostics
 from ..scene.wording import several
@@ -56,6 +56,7 @@ class Feature:
     vocabulary: tuple[str, ...] | None
     columns: tuple[str, ...] | None
     times: Times | None = None
+    measured: bool = False  # whether it is known which of its values were
 
     @property
     def is_untimed_series(self) -> bool:
@@ -77,6 +78,10 @@ class Header:
     units: dict[str, str | dict[str, str]]
     mode: str | None
     fingerprint: str
+    target_unit: str = ""
+    ranges: dict[str, dict[str, tuple[float | None, float | None]]] = field(
+        default_factory=dict
+    )
 
     def target_label(self, target: Target) -> str:
         """The name of an explained output, else its index."""
@@ -314,7 +319,9 @@ def _check_files(stored: StoredCohort) -> None:
 
     numbers = dict.fromkeys(PER_PATIENT, pa.float64())
     people = {"patient_id": pa.string(), "sample": pa.int32(), **numbers}
-    rows = {field.name: field.type for field in rows_schema()}
+    rows = {one.name: one.type for one in rows_schema()}
+    if not any(feature.measured for feature in stored.header.features):
+        del rows["measured"]
     for name, wanted in ((ROWS, rows), (PATIENTS, people)):
         for path in stored.files(name):
             _check_columns(path, wanted)

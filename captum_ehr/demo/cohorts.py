@@ -131,14 +131,13 @@ def synthetic_demo_cohort(
     patients = {sample["patient_id"]: [i] for i, sample in enumerate(dataset)}
     train, out = split_by_patient(patients, labels, held_out, seed)
     pair = datasets.INTERACTION
-    units = {lab.name: f"{lab.name} ({lab.unit})" for lab in datasets.LABS}
     return Cohort(
         title="captum_ehr demo: the synthetic cohort",
         outcome=_OUTCOME,
         dataset=dataset,
         train=dataset.subset(train),
         held_out=dataset.subset(out),
-        names={**datasets.CODE_NAMES, **units},
+        names=datasets.CODE_NAMES,
         planted=planted_factors(),
         notes=(
             f"Invented patients: {len(train)} to train on, of whom "
@@ -158,10 +157,10 @@ def synthetic_demo_cohort(
 
 
 def readable(explanation: Explanation) -> Explanation:
-    """Times since the first visit, labs with names and units, the outcome's name.
+    """Times since the first visit; labs with names, units and usual ranges.
 
     The models read gaps since the visit before, and z-values; attributions stay as
-    they are.
+    they are. Every lab is measured at every visit.
     """
     import torch
 
@@ -179,7 +178,11 @@ def readable(explanation: Explanation) -> Explanation:
             values = torch.where(record.mask, mean + sd * record.values, 0.0)
             values = values.round(decimals=1)
             record = replace(record, values=values, columns=datasets.LAB_NAMES)
+            record = replace(record, measured=record.mask)
         features[key] = record
-    units = {lab.name: lab.unit for lab in datasets.LABS}
     shown = replace(explanation, features=features)
-    return shown.with_units({"labs": units} if "labs" in features else {})
+    if "labs" not in features:
+        return shown
+    shown = shown.with_units({"labs": {lab.name: lab.unit for lab in datasets.LABS}})
+    usual = {lab.name: (lab.low, lab.high) for lab in datasets.LABS}
+    return shown.with_ranges({"labs": usual})

@@ -45,7 +45,7 @@ def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
         # One patient's admissions are told apart by it.
         pairs = zip(ids, batch[cohort.sample_key], strict=True)
         ids = tuple(f"{patient}, admission {one}" for patient, one in pairs)
-    explanation = replace(explanation, patient_ids=ids, target_names=(cohort.outcome,))
+    explanation = replace(explanation, patient_ids=ids).with_target(cohort.outcome)
     (label,) = cohort.dataset.output_schema
     truth = torch.as_tensor(batch[label]).flatten()
     return Explained(

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .columns import COLUMNS, with_samples
 from .data import ExplanationData
-from .frame import COLUMNS, to_frame
+from .frame import build_rows, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PLACE = ["sample", "feature", "visit", "position"]
-_WORDS = ["patient_id", "time", "code", "name", "value", "unit"]
+_WORDS = ["patient_id", "time", "code", "name", "value", "unit", "measured"]
 
 
 def compare(explanation: ExplanationData, other: ExplanationData) -> pd.DataFrame:
@@ -25,7 +26,7 @@ def compare(explanation: ExplanationData, other: ExplanationData) -> pd.DataFram
             "bring both to one scale with in_probability()."
         )
     _check_visits(explanation, other)
-    frame, second = to_frame(explanation), to_frame(other)
+    frame, second = (frame_of(build_rows(one)) for one in (explanation, other))
     rows = np.array([*_matched(explanation, other), 0])
     second["sample"] = rows[second["sample"].to_numpy()]
     both = frame.merge(
@@ -45,7 +46,8 @@ def compare(explanation: ExplanationData, other: ExplanationData) -> pd.DataFram
     }
     order = both.assign(feature=both["feature"].map(places)).sort_values(_PLACE).index
     columns = [*COLUMNS, "attribution_other", "difference"]
-    return both.loc[order, columns].reset_index(drop=True)
+    table = both.loc[order, columns].reset_index(drop=True)
+    return with_samples(table, explanation.sample_columns)
 
 
 def _matched(explanation: ExplanationData, other: ExplanationData) -> list[int]:

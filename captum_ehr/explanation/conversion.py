@@ -46,7 +46,7 @@ def _tokens(explanation: ExplanationData) -> Any:
     import shap
 
     frame = to_frame(explanation)
-    values = list(map(_number, frame["value"], frame["unit"]))
+    values = _readings(frame)
     places = list(map(_place, frame["feature"], frame["visit"].fillna(-1)))
     # The text plot puts tokens side by side as they are.
     words = [f"{n} {v}".strip() + "; " for n, v in zip(frame["name"], values)]
@@ -99,11 +99,15 @@ def _unique(first: pd.DataFrame) -> list[str]:
     return unique
 
 
-def _number(value: float, unit: str | None) -> str:
-    """A value with its unit; nothing for a token."""
-    if math.isnan(value):
-        return ""
-    return f"{value:.4g} {unit}" if unit else f"{value:.4g}"
+def _readings(frame: pd.DataFrame) -> list[str]:
+    """Per row the value, its unit, and that it was not measured; nothing of codes."""
+    columns = frame["value"], frame["unit"], frame["measured"].fillna(True)
+    return [
+        " ".join(filter(None, [f"{value:.4g}", unit, "" if seen else "(not measured)"]))
+        if not math.isnan(value)
+        else ""
+        for value, unit, seen in zip(*columns)
+    ]
 
 
 def _place(feature: str, visit: int) -> str:
@@ -142,8 +146,8 @@ def to_captum_records(
         )
     frame, total = to_frame(explanation), explanation.total
     frame["word"] = [
-        escape(f"{name} {_number(value, unit)}".strip())
-        for name, value, unit in zip(frame["name"], frame["value"], frame["unit"])
+        escape(f"{name} {value}".strip())
+        for name, value in zip(frame["name"], _readings(frame))
     ]
     parts = dict(iter(frame.groupby("sample", sort=False)))
     nothing = frame.iloc[:0]
@@ -207,6 +211,7 @@ def to_text(explanation: ExplanationData) -> str:
         code = row["code"]
         if row["name"] != code:
             code += f" ({row['name']})"
+        code += f" [{row['unit']}]" if row["unit"] else ""
         mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
         target = f"{row['target']}: " if "target" in row else ""
         lines.append(f"{target}{row['feature']} {code}: {mean}")

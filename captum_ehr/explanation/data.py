@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .feature_record import FeatureKeyError, FeatureRecord, Words
-
-PER_PATIENT = ("f_input", "f_baseline", "delta", "rescale_factor")
-"""The fields with one number per patient."""
+from .columns import PER_PATIENT, SampleColumns, checked
+from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +40,8 @@ class ExplanationData:
     mode: str | None = None
     fingerprint: str = ""
     target_unit: str = ""
+    ranges: Ranges = field(default_factory=dict)
+    sample_columns: SampleColumns = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that everything fits together."""
@@ -144,6 +144,11 @@ def _check(explanation: ExplanationData) -> None:
         words = getattr(explanation, what).items()
         tables = [key for key, table in words if isinstance(table, Mapping)]
         check_keys(f"{what} has entries for", tables, explanation.features)
+    check_keys("ranges has entries for", explanation.ranges, explanation.features)
+    for table in explanation.ranges.values():
+        for code, bounds in table.items():
+            range_of(code, bounds)
+    checked(explanation.sample_columns, count)
 
 
 def _check_feature(
@@ -159,6 +164,8 @@ def _check_feature(
     if tuple(record.mask.shape) != shape or record.mask.dtype != torch.bool:
         came = f"{record.mask.dtype} of shape {tuple(record.mask.shape)}"
         _refuse(key, "the mask is", came, f"torch.bool of shape {shape}")
+    if record.measured is not None:
+        _check_measured(key, record)
     if record.time is not None:
         steps = {shape[1] if len(shape) > 1 else 1}
         if len(shape) == 2 and not record.is_token:
@@ -174,6 +181,17 @@ def _check_feature(
     named = width if record.columns is None else len(record.columns)
     if named != width and not record.is_series:
         _refuse(key, "there are column names:", named, width)
+
+
+def _check_measured(key: str, record: FeatureRecord) -> None:
+    """Which values were measured is said of each, and of nothing but values."""
+    flags, shape = record.measured, tuple(record.values.shape)
+    assert flags is not None
+    if record.is_token:
+        _refuse(key, "measured is given for", "codes", "it for continuous values alone")
+    if tuple(flags.shape) != shape or flags.dtype != torch.bool:
+        came = f"{flags.dtype} of shape {tuple(flags.shape)}"
+        _refuse(key, "measured is", came, f"torch.bool of shape {shape}, as its values")
 
 
 def _check_ids(key: str, record: FeatureRecord) -> None:
@@ -192,3 +210,32 @@ def _check_ids(key: str, record: FeatureRecord) -> None:
 
 def _refuse(key: str, what: str, came: object, expected: object) -> NoReturn:
     raise ValueError(f"feature {key!r}: {what} {came}, expected {expected}.")
+
+
+def check_sums(explanation: ExplanationData) -> None:
+    """Raise a ValueError where the attributions are not those of the outputs.
+
+    They add up to ``(f_input - f_baseline + delta) * rescale_factor``, to rounding, and
+    are numbers wherever that is one.
+    """
+    f_input, f_baseline, delta, factor = (
+        row_sums(getattr(explanation, name)) for name in PER_PATIENT
+    )
+    total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
+    digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
+    for tensor in explanation.attributions.values():
+        size = size + row_sums(tensor.abs())
+    for tensor in (explanation.f_input, *explanation.attributions.values()):
+        digits = max(digits, torch.finfo(tensor.dtype).eps)
+    raw = f_input - f_baseline + delta
+    fits = (total - raw * factor).abs() <= 64 * digits * size
+    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        raise ValueError(
+            f"the attributions of {int(off.sum())} patient(s), such as "
+            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
+            "f_input, f_baseline, delta and rescale_factor it should be "
+            f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
+            "delta has to say what is missing or too much."
+        )

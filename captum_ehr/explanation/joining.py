@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import PER_PATIENT, ExplanationData
-from .feature_record import FeatureRecord, Words, first_difference
+from .columns import PER_PATIENT, SampleColumns
+from .data import ExplanationData
+from .feature_record import FeatureRecord, Range, Ranges, Words, first_difference
 
 _ALIKE = {
     "model_name": "models",
@@ -50,6 +51,8 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),
         units=_words("unit", [part.units for part in parts]),
+        ranges=_ranges([part.ranges for part in parts]),
+        sample_columns=_sample_columns(parts),
         **numbers,
     )
 
@@ -90,6 +93,13 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
         ]
         if kinds[0] != kinds[1]:
             refuse(f"times of feature {key!r}", *kinds)
+        known = [r.measured is not None for r in (record, counterpart)]
+        if known[0] != known[1]:
+            raise ValueError(
+                f"which values of feature {key!r} were measured is known of one of "
+                f"explanations 0 and {place} and not of the other: say it of both, or "
+                f"forget it, explanation.with_measured({{{key!r}: None}})."
+            )
 
 
 def _features(
@@ -112,12 +122,14 @@ def _features(
             f"{sorted({shape[-1] for shape in shapes})}."
         )
     times = [record.time for record in records if record.time is not None]
+    known = [record.measured for record in records if record.measured is not None]
     longest = max((time.shape[1] for time in times), default=0)
     record = replace(
         records[0],
         values=_cat([_padded(record.values, wide) for record in records]),
         mask=_cat([_padded(record.mask, wide) for record in records]),
         time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
+        measured=_cat([_padded(flags, wide) for flags in known]) if known else None,
     )
     attributions = [_padded(part.attributions[key], wide) for part in parts]
     return record, _cat(attributions)
@@ -158,6 +170,33 @@ def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]
         else:
             merged[key] = _one_word(what, key, entries)
     return merged
+
+
+def _ranges(tables: Sequence[Ranges]) -> dict[str, dict[str, Range]]:
+    """The usual ranges of all; no code may have two."""
+    merged: dict[str, dict[str, Range]] = {}
+    for key, held in chain.from_iterable(table.items() for table in tables):
+        mine = merged.setdefault(key, {})
+        for code, bounds in held.items():
+            if mine.setdefault(code, bounds) != bounds:
+                raise ValueError(
+                    f"the explanations have different usual ranges for {code!r}: "
+                    f"{mine[code]} and {bounds}. Give all the same ones."
+                )
+    return merged
+
+
+def _sample_columns(parts: Sequence[ExplanationData]) -> SampleColumns:
+    """The columns that any part has; unknown (None) for the samples of the others."""
+    names = dict.fromkeys(name for part in parts for name in part.sample_columns)
+    return {
+        name: tuple(
+            chain.from_iterable(
+                part.sample_columns.get(name, (None,) * len(part)) for part in parts
+            )
+        )
+        for name in names
+    }
 
 
 def _one_word(what: str, code: str, words: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .coding import GROUPINGS, NAMES
 from .data import ExplanationData, check_keys
-from .feature_record import FeatureRecord, Words, codes_of, words_for
+from .feature_record import FeatureRecord, Range, Words, codes_of, range_of, words_for
 from .words import caution
 
 #: From code to label: a mapping, a function, or a ready one by name; or a mapping with
@@ -40,6 +40,17 @@ def with_units[E: ExplanationData](explanation: E, units: Grouping) -> E:
     return replace(explanation, units=_joined(explanation.units, more))
 
 
+def with_ranges[E: ExplanationData](explanation: E, ranges: Grouping) -> E:
+    """The same with usual ranges of columns; see :meth:`Explanation.with_ranges`."""
+    more = _labels(explanation.features, ranges, {}, "usual range", range_of)
+    held: dict[str, dict[str, Range]] = {}
+    for key in [*explanation.ranges, *more]:
+        held[key] = {**explanation.ranges.get(key, {}), **more.get(key, {})}
+    return replace(
+        explanation, ranges={key: some for key, some in held.items() if some}
+    )
+
+
 def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
     """The words held, and those found put over them, feature by feature."""
     joined: dict[str, str | dict[str, str]] = {
@@ -52,9 +63,23 @@ def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
     return joined
 
 
+def _word(code: str, label: Any) -> str:
+    """A label, if it is a word."""
+    if not isinstance(label, str):
+        raise TypeError(
+            f"the mapping gives {label!r} ({type(label).__name__}) for the code "
+            f"{code!r}; expected a string, or None where there is none."
+        )
+    return label
+
+
 def _labels(
-    features: Features, mapping: Grouping, ready: Ready, what: str
-) -> dict[str, dict[str, str]]:
+    features: Features,
+    mapping: Grouping,
+    ready: Ready,
+    what: str,
+    read: Callable[[str, Any], Any] = _word,
+) -> dict[str, dict[str, Any]]:
     """Per feature key, the label of each code that has one; ``what`` is for errors."""
     if isinstance(mapping, str):
         _known(mapping, ready, what)
@@ -62,9 +87,14 @@ def _labels(
     words = {key: codes_of(key, record) for key, record in features.items()}
     if isinstance(mapping, Mapping) and _is_per_feature(mapping, words, ready):
         check_keys(f"the {what} names", mapping, features)
-        parts = mapping.items()
-        return {key: _labelled(value, words[key], ready, what) for key, value in parts}
-    return {key: _labelled(mapping, codes, ready, what) for key, codes in words.items()}
+        parts = {key: (value, words[key]) for key, value in mapping.items()}
+    else:
+        parts = {key: (mapping, codes) for key, codes in words.items()}
+    found = {key: _labelled(*part, ready, what) for key, part in parts.items()}
+    return {
+        key: {c: read(c, label) for c, label in labels.items() if label is not None}
+        for key, labels in found.items()
+    }
 
 
 def _is_per_feature(
@@ -87,8 +117,8 @@ def _is_per_feature(
 
 def _labelled(
     mapping: object, codes: Sequence[str], ready: Ready, what: str
-) -> dict[str, str]:
-    """The label of each code that has one."""
+) -> Mapping[str, Any]:
+    """The label of each code, None where it has none."""
     if isinstance(mapping, str):
         _known(mapping, ready, what)
         known = ready[mapping](codes)
@@ -99,22 +129,14 @@ def _labelled(
             )
         return known
     if isinstance(mapping, Mapping):
-        labelled = {code: mapping.get(code) for code in codes}
-    elif callable(mapping):
-        labelled = {code: mapping(code) for code in codes}
-    else:
-        raise TypeError(
-            f"a {what} is a mapping, a function of a code, or one of "
-            f"{', '.join(map(repr, ready))}; got {type(mapping).__name__}."
-        )
-    labels = {code: label for code, label in labelled.items() if label is not None}
-    for code, label in labels.items():
-        if not isinstance(label, str):
-            raise TypeError(
-                f"the {what} gives {label!r} ({type(label).__name__}) for the code "
-                f"{code!r}; expected a string, or None where there is none."
-            )
-    return labels
+        return {code: mapping.get(code) for code in codes}
+    if callable(mapping):
+        return {code: mapping(code) for code in codes}
+    known_words = f", or one of {', '.join(map(repr, ready))}" if ready else ""
+    raise TypeError(
+        f"a {what} is a mapping, or a function of a code{known_words}; got "
+        f"{type(mapping).__name__}."
+    )
 
 
 def _known(name: str, ready: Ready, what: str) -> None:

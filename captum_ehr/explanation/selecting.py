@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import PER_PATIENT, ExplanationData
+from .columns import PER_PATIENT
+from .data import ExplanationData
 from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
@@ -31,6 +32,10 @@ def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
         features={key: r[chosen] for key, r in explanation.features.items()},
         target=tuple(explanation.target[i] for i in chosen),
         patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
+        sample_columns={
+            name: tuple(values[i] for i in chosen)
+            for name, values in explanation.sample_columns.items()
+        },
         **numbers,
     )
 

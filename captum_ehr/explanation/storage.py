@@ -14,7 +14,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as shortened
 from types import MappingProxyType
@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import PER_PATIENT, ExplanationData, row_sums
-from .feature_record import FeatureRecord, Times
-from .frame import COLUMNS, build_rows, frame_of
+from .columns import COLUMNS, PER_PATIENT, Plain
+from .data import ExplanationData, check_sums
+from .feature_record import FeatureRecord, Range, Times
+from .frame import build_rows, frame_of
 from .writing import private
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 3
-"""The version of the file's layout."""
+FORMAT, READABLE = 4, (3, 4)
+"""The version of the file's layout, and those that are read."""
 
 _WORDS, _TENSORS = b"captum_ehr", b"captum_ehr.tensors"
 _READ: Mapping[str, str] = MappingProxyType(
@@ -79,6 +80,8 @@ class _Header(_Format):
     mode: str | None
     fingerprint: str
     target_unit: str = ""
+    ranges: dict[str, dict[str, Range]] = field(default_factory=dict)
+    sample_columns: dict[str, tuple[Plain, ...]] = field(default_factory=dict)
 
 
 _PLAIN = tuple(f.name for f in fields(_Header) if f.name not in ("format", "features"))
@@ -89,10 +92,11 @@ def write(explanation: ExplanationData, path: str | Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check_sums(explanation)
+    check_sums(explanation)
     rows = build_rows(explanation)
     words = ("patient_id", "feature", "code", "name", "unit")
     types = {
+        "measured": pa.bool_(),
         **dict.fromkeys(words, pa.string()),
         **dict.fromkeys(("sample", "visit", "position"), pa.int64()),
         **dict.fromkeys(("time", "value", "attribution"), pa.float64()),
@@ -103,12 +107,15 @@ def write(explanation: ExplanationData, path: str | Path) -> Path:
     for name, absent in (("value", rows["_no_value"]), ("attribution", None)):
         place = table.schema.get_field_index(name)
         table = table.set_column(place, name, pa.array(rows[name], mask=absent))
+    for at, (name, values) in enumerate(explanation.sample_columns.items(), 2):
+        table = table.add_column(at, name, pa.array(values).take(table["sample"]))
     integers = pa.array(rows["_integer"], mask=rows["_not_whole"])
     table = table.append_column("_index", pa.array(rows["_index"], pa.int64()))
     table = table.append_column("_integer", integers)
+    plain = ("attribution", "_index", "_integer")
     options = {
         "compression": "zstd",
-        "use_dictionary": [name for name in COLUMNS if name != "attribution"],
+        "use_dictionary": [n for n in table.schema.names if n not in plain],
         "column_encoding": {"_index": "DELTA_BINARY_PACKED"},
     }
     with private(path) as file:
@@ -128,7 +135,7 @@ def _packed_words(explanation: ExplanationData) -> str:
         for key, one in explanation.features.items()
     )
     plain = {name: getattr(explanation, name) for name in _PLAIN}
-    for name in ("names", "units"):
+    for name in ("names", "units", "ranges"):
         plain[name] = {
             key: dict(words) if isinstance(words, Mapping) else words
             for key, words in plain[name].items()
@@ -148,6 +155,8 @@ def _packed(explanation: ExplanationData) -> bytes:
         tensors[f"{place}.attributions"] = explanation.attributions[key][padding]
         if record.time is not None:
             tensors[f"{place}.time"] = record.time
+        if record.measured is not None:
+            tensors[f"{place}.measured"] = record.measured
     copies = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
     return base64.b64encode(zlib.compress(save(copies)))
 
@@ -166,7 +175,7 @@ def read(path: str | Path, max_bytes: int) -> dict[str, Any]:
         # Of a broken or forged file the libraries raise errors of every kind.
         try:
             parts = _fields(file, parquet, max_bytes)
-            _check_sums(ExplanationData(**parts))
+            check_sums(ExplanationData(**parts))
         except Exception as error:
             words = str(error) or type(error).__name__
             raise ValueError(f"{path} cannot be loaded: {words}") from error
@@ -199,6 +208,7 @@ def _fields(file: IO[bytes], parquet: Any, max_bytes: int) -> dict[str, Any]:
                 tensors[f"{place}.values"],
                 tensors[f"{place}.attributions"],
                 tensors.get(f"{place}.time"),
+                tensors.get(f"{place}.measured"),
             )
         except ValueError as error:
             raise ValueError(f"feature {part.key!r}: {error}") from error
@@ -216,11 +226,12 @@ def _header(raw: bytes) -> _Header:
 
     try:
         version = TypeAdapter(_Format).validate_json(raw, strict=True).format
-        if version != FORMAT:
+        if version not in READABLE:
             cure = "Install a newer one" if version > FORMAT else "Explain them again"
+            known = " and ".join(map(str, READABLE))
             raise ValueError(
-                f"it has format {version}; this version of captum_ehr reads format "
-                f"{FORMAT}. {cure}."
+                f"it has format {version}; this version of captum_ehr reads the "
+                f"formats {known}. {cure}."
             )
         return TypeAdapter(_Header).validate_json(raw, strict=True)
     except ValidationError as error:
@@ -325,6 +336,7 @@ def _restored(
     values: Tensor,
     attributions: Tensor,
     time: Tensor | None,
+    measured: Tensor | None,
 ) -> tuple[FeatureRecord, Tensor]:
     """One feature's record and attributions from its rows and its padding."""
     index, size = _numbers(columns["_index"]), math.prod(part.shape)
@@ -351,6 +363,7 @@ def _restored(
         part.vocabulary,
         part.columns,
         part.times,
+        measured,
     )
     return record, fill(attributions, _numbers(columns["attribution"]))
 
@@ -359,32 +372,3 @@ def _numbers(column: pa.ChunkedArray) -> Tensor:
     if column.null_count:
         raise ValueError("a row has no number where one is needed.")
     return torch.from_numpy(column.to_numpy().copy())
-
-
-def _check_sums(explanation: ExplanationData) -> None:
-    """Raise a ValueError where the attributions are not those of the outputs.
-
-    They add up to ``(f_input - f_baseline + delta) * rescale_factor``, to rounding, and
-    are numbers wherever that is one.
-    """
-    f_input, f_baseline, delta, factor = (
-        row_sums(getattr(explanation, name)) for name in PER_PATIENT
-    )
-    total, size = explanation.total, f_input.abs() + f_baseline.abs() + delta.abs()
-    digits = torch.finfo(torch.float32).eps  # what float64 may have been made from
-    for tensor in explanation.attributions.values():
-        size = size + row_sums(tensor.abs())
-    for tensor in (explanation.f_input, *explanation.attributions.values()):
-        digits = max(digits, torch.finfo(tensor.dtype).eps)
-    raw = f_input - f_baseline + delta
-    fits = (total - raw * factor).abs() <= 64 * digits * size
-    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
-    if bool(off.any()):
-        row = int(off.nonzero()[0])
-        raise ValueError(
-            f"the attributions of {int(off.sum())} patient(s), such as "
-            f"{explanation.patient_ids[row]!r}, add up to {total[row]:.6g}; by "
-            "f_input, f_baseline, delta and rescale_factor it should be "
-            f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
-            "delta has to say what is missing or too much."
-        )

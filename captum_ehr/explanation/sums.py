@@ -7,13 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data import ExplanationData
+from .columns import PER_PATIENT, with_samples
+from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping, group_labels
 from .words import caution, mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def samples(explanation: ExplanationData) -> pd.DataFrame:
+    """A row per sample; see :meth:`Explanation.samples`."""
+    import pandas as pd
+
+    table = pd.DataFrame({"patient_id": explanation.patient_ids})
+    table["sample"] = np.arange(len(explanation))
+    table = with_samples(table, explanation.sample_columns)
+    table["target"] = target_labels(explanation)
+    for name in PER_PATIENT:
+        table[name] = row_sums(getattr(explanation, name)).numpy()
+    return table
 
 
 def by_visit(explanation: ExplanationData) -> pd.DataFrame:
@@ -79,7 +93,7 @@ def strongest(
 ) -> pd.DataFrame:
     """All rows of :func:`top`, without its note."""
     if mapping is None:
-        keys, words = ["feature", "code"], {"name": "name"}
+        keys, words = ["feature", "code"], {"name": "name", "unit": "unit"}
         frame = to_frame(explanation)
     else:
         keys, words = ["group"], {}

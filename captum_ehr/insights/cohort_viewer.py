@@ -226,7 +226,7 @@ class SavedExplanations:
 
     def codes(self) -> tuple[list[dict[str, str]], list[list[int]]]:
         """Every code and column that any patient has, and per patient their places."""
-        keys, names = ["feature", "code"], self.stored.header.names
+        keys, header = ["feature", "code"], self.stored.header
         mine = self.index.lazy().select("sample")
         rows = pl.concat(self.stored.rows()).join(mine, "sample")
         with self.stored.reading():
@@ -235,9 +235,17 @@ class SavedExplanations:
         codes = held.select(keys).unique(maintain_order=True).with_row_index("place")
         places = held.join(codes, keys).group_by("sample").agg("place")
         present = self.index.join(places, "sample", "left", maintain_order="left")
-        words = {f.key: words_for(f.key, names) for f in self.stored.header.features}
+        names, units = (
+            {f.key: words_for(f.key, words) for f in header.features}
+            for words in (header.names, header.units)
+        )
         return [
-            {"feature": key, "code": code, "name": words[key].get(code, "")}
+            {
+                "feature": key,
+                "code": code,
+                "name": names[key].get(code, ""),
+                "unit": units[key].get(code, ""),
+            }
             for key, code in codes.select(keys).rows()
         ], [places or [] for places in present["place"].to_list()]
 

@@ -26,12 +26,13 @@ def codes_of(
     for chunk in explanations.source.chunks(range(len(explanations.ids)), 32):
         held: dict[str, dict[int, None]] = {str(row): {} for row in chunk}
         frame = explanations.blank(chunk).to_frame()
-        columns = (frame[key] for key in ("patient_id", "feature", "code", "name"))
-        for patient, feature, code, name in zip(*columns):
+        keys = ("patient_id", "feature", "code", "name", "unit")
+        for patient, feature, code, name, unit in zip(*(frame[key] for key in keys)):
             place = places.setdefault((feature, code), len(codes))
             if place == len(codes):
                 named = name if name != code else ""
-                codes.append({"feature": feature, "code": code, "name": named})
+                about = {"feature": feature, "code": code, "name": named}
+                codes.append({**about, "unit": unit or ""})
             held[patient][place] = None
         present += map(list, held.values())
     return codes, present

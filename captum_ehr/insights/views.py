@@ -132,8 +132,9 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
     """What is said of one patient as rows of a table.
 
     Returns:
-        Feature, number of the visit or step from 1, time, code, name, value and
-        attribution of each code and value; None for what there is not.
+        Feature, number of the visit or step from 1, time, code, name, value, unit,
+        whether it was measured and attribution of each code and value; None for what
+        there is not, or is not known.
     """
     return [
         [
@@ -143,6 +144,8 @@ def rows_of(scene: PatientScene) -> list[list[Any]]:
             item.code,
             item.name if item.is_named else "",
             plain(item.value),
+            item.unit,
+            item.measured,
             plain(item.attribution),
         ]
         for band in scene.bands
@@ -187,11 +190,11 @@ def sums_of(
     """The strongest codes over some patients.
 
     Returns:
-        By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``patients`` (who
-        have it), ``prevalence`` and, over all of the patients, counting 0 for who do
-        not have it, ``mean`` of its sum in each and ``mean_abs`` of that sum's
-        absolute value, as in :meth:`captum_ehr.Explanation.top`. Both are None where
-        a sum is no number; such codes come last.
+        By falling ``mean_abs``: ``feature``, ``code``, ``name``, ``unit``,
+        ``patients`` (who have it), ``prevalence`` and, over all of the patients,
+        counting 0 for who do not have it, ``mean`` of its sum in each and ``mean_abs``
+        of that sum's absolute value, as in :meth:`captum_ehr.Explanation.top`. Both
+        are None where a sum is no number; such codes come last.
     """
     pairs = [pair for part in parts for pair in part["codes"]]
     places = np.array([place for place, _ in pairs], dtype=np.int64)
@@ -230,12 +233,22 @@ def _items(items: Sequence[Item]) -> list[dict[str, Any]]:
     return [_called(item) | _numbers(item) for item in items]
 
 
-def _called(item: Item) -> dict[str, str]:
-    return {"code": item.code, "name": item.name if item.is_named else ""}
+def _called(item: Item) -> dict[str, Any]:
+    name = item.name if item.is_named else ""
+    return {
+        "code": item.code,
+        "name": name,
+        "unit": item.unit,
+        "usual": item.usual if item.usual_words else None,
+    }
 
 
-def _numbers(item: Item) -> dict[str, float]:
-    return {"value": item.value, "attribution": item.attribution}
+def _numbers(item: Item) -> dict[str, Any]:
+    return {
+        "value": item.value,
+        "measured": item.measured,
+        "attribution": item.attribution,
+    }
 
 
 def _series(band: Band) -> dict[str, Any]:
@@ -255,4 +268,9 @@ def _series(band: Band) -> dict[str, Any]:
         }
         for line in band.lines
     ]
-    return {"feature": band.feature, "timed": band.is_timed, "lines": lines}
+    return {
+        "feature": band.feature,
+        "timed": band.is_timed,
+        "note": band.note,
+        "lines": lines,
+    }

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from captum_ehr.explanation.frame import build_rows, frame_of
 
-from .wording import number, shorten
+from .wording import number, shorten, usual_range
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation.feature_record import Range
 
 type Kind = Literal["codes", "series", "columns"]
 
-type Ranges = Mapping[tuple[str, str], tuple[float, float]]
-"""The usual range of columns, by feature and column."""
+CARRIED = "repeated values may be carried forward"
+IMPUTED = "○ not measured: imputed or carried forward"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Item:
     value: float = math.nan  # raw; NaN for codes
     unit: str = ""  # empty where unknown
     usual: tuple[float, float] = (-math.inf, math.inf)  # infinite where unknown
+    measured: bool | None = None  # None where it is not known
 
     @property
     def is_named(self) -> bool:
@@ -47,11 +50,54 @@ class Item:
         return abs(self.attribution) if math.isfinite(self.attribution) else 0.0
 
     @property
-    def value_words(self) -> str:
-        """The value with an arrow where it is above or below what is usual."""
+    def is_imputed(self) -> bool:
+        """True where the value is known not to have been measured."""
+        return self.measured is False
+
+    @property
+    def flag(self) -> str:
+        """An arrow where a value is above or below what is usual, as both are written.
+
+        Example:
+            >>> Item("labs", "Cr", "Cr", 0.1, 0.59999996, usual=(0.6, 1.3)).flag
+            ''
+        """
         low, high = self.usual
-        flag = " ↑" if self.value > high else " ↓" if self.value < low else ""
-        return number(self.value) + flag
+        if self.is_imputed or number(self.value) in (number(low), number(high)):
+            return ""
+        return "↑" if self.value > high else "↓" if self.value < low else ""
+
+    @property
+    def value_words(self) -> str:
+        """The value with its arrow; a circle where it was not measured."""
+        words = "○" if self.is_imputed else number(self.value)
+        return f"{words} {self.flag}".rstrip()
+
+    @property
+    def reading(self) -> str:
+        """The value with its arrow and unit, in words where it was not measured."""
+        if self.is_imputed:
+            return "not measured"
+        return f"{self.value_words} {self.unit}".rstrip()
+
+    @property
+    def told(self) -> str:
+        """All that is known of a value: the reading, what the model had, what is usual.
+
+        Example:
+            >>> Item("labs", "K", "K", 0.1, 3.0, "mmol/L", (3.5, 5.1), False).told
+            'not measured, the model was given 3 mmol/L (usual 3.5–5.1)'
+        """
+        given = f"{number(self.value)} {self.unit}".rstrip()
+        more = f", the model was given {given}" if self.is_imputed else ""
+        usual = f" ({self.usual_words})" if self.usual_words else ""
+        return self.reading + more + usual
+
+    @property
+    def usual_words(self) -> str:
+        """The usual range as a laboratory prints it; empty where it is unknown."""
+        known = any(map(math.isfinite, self.usual))
+        return f"usual {usual_range(*self.usual)}" if known else ""
 
     def short_name(self, width: int) -> str:
         """The name with the unit, in at most ``width`` characters."""
@@ -155,8 +201,22 @@ class Band(Items):
         lines = [Line(*zip(*points)) for points in columns.values()]
         return sorted(lines, key=lambda line: -line.strength)
 
+    @property
+    def note(self) -> str:
+        """What to know of the values of a time series, if anything.
 
-def bands_of(explanation: Explanation, ranges: Ranges) -> tuple[Band, ...]:
+        PyHealth carries values forward to where there are none, which then look alike.
+        """
+        if self.kind != "series":
+            return ""
+        if any(item.is_imputed for item in self.items):
+            return IMPUTED
+        unknown = all(item.measured is None for item in self.items)
+        pairs = (pair for line in self.lines for pair in pairwise(line.items))
+        return CARRIED if unknown and any(a.value == b.value for a, b in pairs) else ""
+
+
+def bands_of(explanation: Explanation) -> tuple[Band, ...]:
     """The features of the one patient of an explanation; padding is nowhere."""
     rows = build_rows(explanation)
     frame = frame_of(rows)
@@ -177,20 +237,21 @@ def bands_of(explanation: Explanation, ranges: Ranges) -> tuple[Band, ...]:
             kind = "series" if record.values.ndim > 2 or is_flat else "columns"
         if kind == "columns":
             part = part.assign(time=math.nan)
-        items = _items(part, ranges)
+        items = _items(part, explanation.ranges.get(key, {}))
         apart = kind == "series" and record.values.ndim == 2
         bands.append(Band(tuple(items), key, kind, _steps(part, items, apart)))
     return tuple(bands)
 
 
-def _items(rows: pd.DataFrame, ranges: Ranges) -> list[Item]:
+def _items(rows: pd.DataFrame, ranges: Mapping[str, Range]) -> list[Item]:
     """The codes or values of one feature."""
     columns = ("feature", "code", "name", "attribution", "value", "unit")
     unknown = (-math.inf, math.inf)
-    known = zip(*(rows[column].tolist() for column in columns), strict=True)
+    measured = rows["measured"].to_numpy(dtype=object, na_value=None).tolist()
+    known = zip(*(rows[column].tolist() for column in columns), measured, strict=True)
     return [
-        Item(key, code, name, size, value, unit or "", ranges.get((key, code), unknown))
-        for key, code, name, size, value, unit in known
+        Item(key, code, name, size, value, unit or "", ranges.get(code, unknown), seen)
+        for key, code, name, size, value, unit, seen in known
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .folding import Block, fold
-from .history import Band, Ranges, Step, bands_of, visits_of
+from .history import Band, Step, bands_of, visits_of
 from .pairing import sentence
 from .palette import ColorScale
 from .verdict import Verdict, verdict_of
@@ -190,7 +190,6 @@ def patient_scene(
     explanation: Explanation,
     patient: int | str = 0,
     *,
-    ranges: Ranges | None = None,
     time_label: str = "time",
     adds_up: bool = True,
     pairs: Interactions | None = None,
@@ -206,7 +205,7 @@ def patient_scene(
         ('adds up; there are remarks', ['conditions', 'labs'])
     """
     explanation = explanation[patient]
-    bands = bands_of(explanation, ranges or {})
+    bands = bands_of(explanation)
     names = ("f_input", "f_baseline", "delta", "relative_delta", "total")
     numbers: dict[str, Any] = {
         name: float(getattr(explanation, name)[0]) for name in names

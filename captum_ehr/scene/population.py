@@ -40,6 +40,7 @@ class TopCode:
     is_planted: bool = False  # known to matter
     interval: tuple[float, float] | None = None  # of the mean, where there is one
     target: str = ""  # where samples are explained for several
+    unit: str = ""  # of its values, where they have one
 
     @property
     def is_named(self) -> bool:
@@ -108,6 +109,7 @@ def top_codes(
             row["code"] in planted,
             (row["mean_low"], row["mean_high"]) if "mean_low" in row else None,
             row.get("target", ""),
+            row.get("unit") or "",
         )
         for rank, row in enumerate(known, 1)
     )

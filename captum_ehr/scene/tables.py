@@ -13,6 +13,7 @@ import pandas as pd
 from captum_ehr.explanation.sums import sums_of
 
 from .folding import strongest_places
+from .history import Item, bands_of
 from .palette import ColorScale
 from .wording import code_labels, number, shorten
 
@@ -47,10 +48,11 @@ def waterfall_bars(
         table = explanation.by_group(mapping)
         labels = code_labels(table)
     elif by == "code":
-        table = explanation.by_code()
+        table, items = explanation.by_code(), _items_by_code(explanation)
+        keys = zip(table["feature"], table["code"], strict=True)
         labels = [
-            f"{label} ×{count}" if count > 1 else label
-            for label, count in zip(code_labels(table), table["count"], strict=True)
+            label + _in_short(items[key])
+            for label, key in zip(code_labels(table), keys, strict=True)
         ]
     elif by == "visit":
         table = explanation.by_visit()
@@ -75,6 +77,32 @@ def waterfall_bars(
     return bars
 
 
+def _items_by_code(explanation: Explanation) -> dict[tuple[str, str], list[Item]]:
+    """All codes and values of one patient, by feature and code."""
+    items: dict[tuple[str, str], list[Item]] = {}
+    for band in bands_of(explanation):
+        for item in band.items:
+            items.setdefault((band.feature, item.code), []).append(item)
+    return items
+
+
+def _in_short(items: Sequence[Item]) -> str:
+    """How often a code is there, how many values were measured, and the arrows.
+
+    Example:
+        >>> low = Item("labs", "K", "K", 0.1, 3.0, usual=(3.5, 5.1), measured=True)
+        >>> imputed = Item("labs", "K", "K", 0.1, 4.0, measured=False)
+        >>> _in_short([low]), _in_short([low, imputed])
+        (' ↓', ' ×2, 1 measured ↓')
+    """
+    measured = sum(not item.is_imputed for item in items)
+    words = f" ×{len(items)}" if len(items) > 1 else ""
+    if measured < len(items):
+        words += f", {measured or 'none'} measured"
+    arrows = {item.flag for item in items}
+    return words + (" " if arrows - {""} else "") + "".join(sorted(arrows))
+
+
 def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
     """What to call each row of ``by_visit``."""
     labels = []
@@ -96,6 +124,7 @@ class Grid:
     columns: list[str]
     scale: ColorScale  # of the cells that sum nothing hidden
     is_timed: bool  # columns are times
+    imputed: np.ndarray  # (rows, columns); True where no value was measured
 
 
 def heatmap_grid(
@@ -121,6 +150,7 @@ def heatmap_grid(
     rows = strongest_places(strength.tolist(), k)
     if by == "code":
         rows.sort(key=lambda row: -strength[row])
+    imputed = _imputed(frame)
     cells, labels = _folded(cells, labels, rows)
     strength = np.nansum(np.abs(cells), axis=0)
     visits = strongest_places(strength.tolist(), max_visits)
@@ -128,7 +158,16 @@ def heatmap_grid(
     # What is not shown may be much: it takes no colour from the others.
     scale = ColorScale.of(across.T[: len(rows), : len(visits)].ravel().tolist())
     is_timed = any(kind == _TIMED for kind, *_ in columns)
-    return Grid(across.T, labels, words, scale, is_timed)
+    hollow = np.zeros(across.T.shape, dtype=bool)
+    hollow[: len(rows), : len(visits)] = imputed[np.ix_(rows, visits)]
+    return Grid(across.T, labels, words, scale, is_timed, hollow)
+
+
+def _imputed(frame: pd.DataFrame) -> np.ndarray:
+    """The cells all of whose values are known not to have been measured."""
+    known = ~frame["measured"].astype("boolean").fillna(True).astype(bool)
+    cells = known.groupby([frame["_row"], frame["_column"]]).all()
+    return cells.unstack(fill_value=False).to_numpy(dtype=bool)
 
 
 def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:

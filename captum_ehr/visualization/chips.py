@@ -242,7 +242,7 @@ def chip_text(item: Item, width: int) -> str:
     rest = ""
     is_value = not math.isnan(item.value)
     if is_value:
-        rest = f" = {item.value_words}" + (f" {item.unit}" if item.unit else "")
+        rest = f" = {item.reading}"
     elif item.is_named:
         rest = f" {item.name}"
     whole = " ".join((item.code + rest).split())

@@ -56,9 +56,10 @@ def heatmap(
     """Draw one patient's visits against features, or against the strongest codes.
 
     Red raises the output, blue lowers it, white is zero; grey is where the patient
-    has nothing. Features share a column where their times are the same, or, without
-    times, their visits' numbers. At the right are the sums of the rows, on top those
-    of the columns; rows and columns that are not shown are added up in a last one,
+    has nothing, a circle stands where no value was measured. Features share a column
+    where their times are the same, or, without times, their visits' numbers. At the
+    right are the sums of the rows, on top those of the columns; rows and columns that
+    are not shown are added up in a last one,
     so every sum is that of the explanation.
 
     Args:
@@ -110,7 +111,8 @@ def heatmap(
     scene = patient_scene(explanation)
     # The sums on top stand upright where there is no room for them across.
     above = 14.0 if _cell_width(ax, grid) >= _NUMBERED else 34.0
-    write_title(ax, scene.head, scene.lines, above)
+    notes = ["○ not measured"] if grid.imputed.any() else []
+    write_title(ax, scene.head, [*scene.lines, *notes], above)
     color_bar(ax, grid.scale, scene.measure, gap=0.85)
     return figure, ax
 
@@ -136,6 +138,9 @@ def _draw_cells(ax: Axes, grid: Grid) -> None:
     )
     strip(ax, "top", "right", "left", "bottom")
     ax.tick_params(axis="both", length=0)
+    hollow = np.argwhere(grid.imputed) - (0.32, 0.36)
+    look: Any = {"s": 7, "c": "white", "edgecolors": "#555555", "linewidths": 0.6}
+    ax.scatter(hollow[:, 1], hollow[:, 0], **look)
     if _cell_width(ax, grid) < _NUMBERED:
         return
     style = {"ha": "center", "va": "center", "fontsize": 6.5, **PLAIN}

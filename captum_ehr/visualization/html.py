@@ -204,8 +204,10 @@ def _row(
         for item, place in zip(line.items, line.places, strict=True)
         if math.isfinite(item.value)
     ]
-    strengths = [item.strength for item, *_ in known]
-    has_room = folding.with_room([x for _, _, x, _ in known], strengths, _ROOM)
+    told = [i for i, (item, *_) in enumerate(known) if not item.is_imputed]
+    strengths = [known[i][0].strength for i in told]
+    fit = folding.with_room([known[i][2] for i in told], strengths, _ROOM)
+    has_room = {told[place] for place in fit}
     dots = [(*dot, i in has_room) for i, dot in enumerate(known)]
     upper, lower = to_y(usual[1]), to_y(usual[0])
     is_known = any(map(math.isfinite, usual))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_ehr.explanation.feature_record import FeatureKeyError, codes_of
+from captum_ehr.explanation.feature_record import FeatureKeyError, Range, codes_of
 from captum_ehr.explanation.words import mixed_targets
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 type Patient = int | str | None
 """A patient's index, or identifier; None where there is only one."""
-
-type Range = tuple[float, float]
-"""The least and the greatest usual value; infinite where there is no bound."""
 
 type Ranges = Mapping[str, Range | Mapping[str, Range]]
 """Ranges by column; under a feature's key may stand a table of its own."""
@@ -109,15 +106,13 @@ def check_features(explanation: Explanation, wanted: Iterable[str], where: str) 
         )
 
 
-def ranges_of(
-    explanation: Explanation, ranges: Ranges | None
-) -> dict[tuple[str, str], Range]:
-    """The usual range of each column that has one, by feature and column."""
+def with_reference(explanation: Explanation, ranges: Ranges | None) -> Explanation:
+    """The explanation with other usual ranges; refuse columns that there are not."""
     records = explanation.features.items()
     columns = {
         key: codes_of(key, record) for key, record in records if not record.is_token
     }
-    usual: dict[tuple[str, str], Range] = {}
+    usual: dict[str, dict[str, Range]] = {}
     for word, entry in (ranges or {}).items():
         keys = list(columns)
         table: Mapping[str, Any] = {word: entry}
@@ -125,7 +120,7 @@ def ranges_of(
             check_features(explanation, [word], "reference")
             keys, table = [word], entry
         for code, bounds in table.items():
-            places = [(key, code) for key in keys if code in columns.get(key, ())]
+            places = [key for key in keys if code in columns.get(key, ())]
             if not places:
                 known = [repr(name) for key in keys for name in columns.get(key, ())]
                 raise FeatureKeyError(
@@ -133,18 +128,6 @@ def ranges_of(
                     f"{', '.join(map(repr, keys)) or 'any feature'}; there are "
                     f"{', '.join(known) or 'none'}."
                 )
-            usual |= dict.fromkeys(places, _range(code, bounds))
-    return usual
-
-
-def _range(code: str, bounds: Range) -> Range:
-    try:
-        low, high = map(float, bounds)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not low < high:  # also where one is not a number
-        raise ValueError(
-            f"the reference of {code!r} is {bounds!r}, expected (low, high) with low "
-            "below high, infinite where there is no bound."
-        )
-    return low, high
+            for key in places:
+                usual.setdefault(key, {})[code] = bounds
+    return explanation.with_ranges(usual) if usual else explanation

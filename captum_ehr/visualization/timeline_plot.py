@@ -31,7 +31,7 @@ from captum_ehr.visualization.plot_arguments import (
     Ranges,
     at_least_one,
     one_patient,
-    ranges_of,
+    with_reference,
 )
 from captum_ehr.visualization.value_lines import ValueLines
 
@@ -58,7 +58,9 @@ def timeline(
     their visit's dot, strongest first, side by side where visits are too close for
     their chips. Red raises the output, blue lowers it; codes and values share one
     colour scale. Long histories fold: the strongest visits have chips, the others only
-    a dot with the colour of their sum, and what is not shown is counted.
+    a dot with the colour of their sum, and what is not shown is counted. Usual ranges
+    are shaded, and values outside of them have an arrow; what was not measured is a
+    small hollow dot without a number.
 
     Args:
         explanation: The explanation.
@@ -68,10 +70,10 @@ def timeline(
         max_codes: The most chips per visit.
         max_values: The most lines per continuous feature.
         time_label: The words under the x axis where it is time, e.g. ``"days"``.
-        reference: The usual range ``(low, high)`` of columns, infinite where there is
-            no bound, e.g. ``{"creatinine": (0.6, 1.2)}``; under a feature's key may
-            stand a table of its own. Ranges are shaded, and values outside of them
-            marked with an arrow.
+        reference: Usual ranges ``(low, high)`` of columns in place of the explanation's
+            own (:meth:`captum_ehr.Explanation.with_ranges`), infinite where there is no
+            bound, e.g. ``{"creatinine": (0.6, 1.2)}``; under a feature's key may stand
+            a table of its own.
 
     Returns:
         The figure and the axes.
@@ -93,9 +95,8 @@ def timeline(
         p1 | MLP: logit of 1
     """
     at_least_one(max_visits=max_visits, max_codes=max_codes, max_values=max_values)
-    ranges = ranges_of(explanation, reference)
-    explanation = one_patient(explanation, patient)
-    scene = patient_scene(explanation, ranges=ranges, time_label=time_label)
+    explanation = with_reference(one_patient(explanation, patient), reference)
+    scene = patient_scene(explanation, time_label=time_label)
     if not scene.bands:
         raise ValueError(f"nothing to show: {scene.patient_id!r} has no code or value.")
     width = _width(scene, max_visits) if ax is None else axes_size(ax)[0]

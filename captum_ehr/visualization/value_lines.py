@@ -11,8 +11,8 @@ from matplotlib.patheffects import withStroke
 
 from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
-from captum_ehr.scene.palette import DARK
-from captum_ehr.scene.wording import signed, usual_range
+from captum_ehr.scene.palette import DARK, bar_color
+from captum_ehr.scene.wording import signed
 from captum_ehr.visualization.axes import MUTED, PLAIN, label
 from captum_ehr.visualization.chips import Panel
 
@@ -27,7 +27,7 @@ class ValueLines(Panel):
     def height(self) -> float:
         """In inches."""
         count, most = len(self.band.lines), self.limits.max_values
-        notes = _NOTE if count > most or self.remark else 0.0
+        notes = _NOTE if count > most or self.remark or self.band.note else 0.0
         return _TOP + min(count, most) * _LINE + notes
 
     def draw(self, ax: Axes, top: float) -> None:
@@ -41,13 +41,13 @@ class ValueLines(Panel):
         if lines[most:]:
             total = total_of(item for line in lines[most:] for item in line.items)
             rest = f"+{len(lines) - most} more columns, together {signed(total, 3)}"
-        self.note_below(ax, top, rest)
+        self.note_below(ax, top, rest, self.band.note)
 
     def _draw_name(self, ax: Axes, middle: float, item: Item) -> None:
         """A column's name with its unit, and its usual range below."""
         words = [(item.short_name(27), 7.5, "#222222")]
-        if any(map(math.isfinite, item.usual)):
-            words.append((f"reference {usual_range(*item.usual)}", 6.5, MUTED))
+        if item.usual_words:
+            words.append((item.usual_words, 6.5, MUTED))
         for line, (text, size, color) in enumerate(words):
             place = 0, middle + 0.16 * (line - (len(words) - 1) / 2)
             style: Any = {"size": size, "color": color, "ha": "right", "va": "center"}
@@ -64,9 +64,16 @@ class ValueLines(Panel):
             ax.axhspan(high, low, color=_USUAL, lw=0, zorder=1)
         y = [to_y(item.value) for item in items]
         ax.plot(x, y, color="#aaaaaa", lw=0.9, zorder=2)
-        colors = [self.scale.color(item.attribution) for item in items]
-        look: Any = {"edgecolors": "#555555", "linewidths": 0.5, "zorder": 3}
-        ax.scatter(x, y, s=30, c=colors, **look)
+        for is_hollow in (False, True):
+            mine = [i for i, item in enumerate(items) if item.is_imputed == is_hollow]
+            colors = [self.scale.color(items[i].attribution) for i in mine]
+            edges = [bar_color(items[i].attribution) for i in mine]
+            look: Any = {"c": colors, "s": 30, "edgecolors": "#555555"}
+            if is_hollow:
+                look = {"c": "white", "s": 12, "edgecolors": edges}
+            if mine:
+                places = [x[i] for i in mine], [y[i] for i in mine]
+                ax.scatter(*places, linewidths=0.5 + 0.3 * is_hollow, zorder=3, **look)
         self._draw_values(ax, items, x, y)
 
     def _draw_values(
@@ -76,10 +83,11 @@ class ValueLines(Panel):
         halo = [withStroke(linewidth=2, foreground="white")]
         style: Any = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 4}
         style |= {"color": DARK, "path_effects": halo, **PLAIN}
-        inches = [self.canvas.to_inches(place) for place in x]
-        for i in with_room(inches, [item.strength for item in items], 0.5):
-            place, words = (x[i], y[i] - 0.07), items[i].value_words
-            ax.text(*place, words, **style)
+        told = [i for i, item in enumerate(items) if not item.is_imputed]
+        inches = [self.canvas.to_inches(x[i]) for i in told]
+        for at in with_room(inches, [items[i].strength for i in told], 0.5):
+            i = told[at]
+            ax.text(x[i], y[i] - 0.07, items[i].value_words, **style)
 
 
 def _scale_of(values: Sequence[float], middle: float) -> Callable[[float], float]:

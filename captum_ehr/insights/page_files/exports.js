@@ -22,9 +22,9 @@ function csv(head, table) {
 
 const PATIENT_HEAD = [
   "patient", "model", "method", "target", "baseline",
-  "feature", "visit", "time", "code", "name", "value", "attribution",
+  "feature", "visit", "time", "code", "name", "value", "unit", "measured", "attribution",
 ];
-const COHORT_HEAD = ["feature", "code", "name", "patients", "prevalence", "mean", "mean_abs"];
+const COHORT_HEAD = ["feature", "code", "name", "unit", "patients", "prevalence", "mean", "mean_abs"];
 
 async function exportCsv() {
   if (state.tab === "cohort") {

@@ -39,7 +39,7 @@ function shareColors(sides) {
   roots.sort((x, y) => Number(x.dataset.limit) - Number(y.dataset.limit));
   const [narrow, wide] = roots;
   const limit = Number(wide.dataset.limit);
-  for (const node of narrow.querySelectorAll(".chip, .dot, .values td[data-attribution]")) {
+  for (const node of narrow.querySelectorAll(".chip, .dot:not(.imputed), .values td[data-attribution]")) {
     const attribution = Number(node.dataset.attribution);
     if (Number.isNaN(attribution)) continue;
     const [background, color] = colorsOf(attribution, limit);
@@ -69,7 +69,7 @@ function jump(event) {
 function buildAgreement(a, b) {
   const sums = (rows) => {
     const totals = new Map();
-    for (const [feature, , , code, , , attribution] of rows) {
+    for (const [feature, , , code, , , , , attribution] of rows) {
       const key = `${feature}\n${code}`;
       totals.set(key, (totals.get(key) ?? 0) + (attribution ?? NaN));
     }

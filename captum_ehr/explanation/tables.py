@@ -1,0 +1,156 @@
+"""The tables of an explanation: rows, sums, the strongest, two side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import comparing, sums
+from .data import ExplanationData
+from .frame import to_frame
+from .labels import Grouping
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Tabled(ExplanationData):
+    """The methods of :class:`captum_ehr.Explanation` that give tables."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per real token or value; padding has no row.
+
+        Rows come patient by patient, feature by feature, in the tensors' order.
+
+        Returns:
+            A frame with the columns ``patient_id`` (string), ``sample`` (integer, the
+            row of the explanation: a patient may have several), ``visit`` (Int64),
+            ``position`` (Int64), ``time`` (float, in the units of the task, NaN where
+            unknown or no clock, see :meth:`with_times`; as recorded they stand in
+            ``features[key].time``), ``feature``, ``code`` and ``name`` (strings),
+            ``value`` (float, NaN for tokens), ``unit`` (string, None where unknown),
+            ``measured`` (boolean, NA where it is not known, see
+            :meth:`with_measured`) and ``attribution`` (float). Visits and positions
+            count from 0. After ``sample`` come the ``sample_columns``.
+
+            - Flat tokens: ``position`` counts tokens, ``visit`` is NA.
+            - Nested tokens: ``visit`` is axis 1, ``position`` the place in it; in
+              groups, ``group * visits + visit`` with the padded number of visits.
+            - Time series: ``visit`` is the step, ``position`` the column.
+            - Columns: ``position`` is the column, whose code is
+              ``"<feature>[<column>]"`` where it has no name.
+            - Flat time series: ``position`` is the step.
+        """
+        return to_frame(self)
+
+    def samples(self) -> pd.DataFrame:
+        """One row per sample: who it is, what was explained, and the sample columns.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, the
+            ``sample_columns``, ``target`` (the name of the explained output),
+            ``f_input``, ``f_baseline``, ``delta`` and ``rescale_factor``.
+        """
+        return sums.samples(self)
+
+    def by_visit(self) -> pd.DataFrame:
+        """The sum of each visit of each patient, in the order of the record.
+
+        Features share a visit where its number and the time that the record gives it
+        are the same. Each step of a time series without times stands for itself, and
+        what belongs to no visit comes last, a row per time, or one in all.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``visit`` (Int64, NA
+            where there is none), ``time`` (NaN where unknown), ``features`` (those
+            that it has, joined by commas), ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_visit(self)
+
+    def by_code(self) -> pd.DataFrame:
+        """The sum of each code, or column, of each patient, strongest first.
+
+        With the columns ``patient_id``, ``sample``, ``feature``, ``code``, ``name``,
+        ``unit``, ``count`` (rows) and ``attribution``.
+        """
+        return sums.by_code(self)
+
+    def by_feature(self) -> pd.DataFrame:
+        """The sum of each feature of each patient, in the features' order.
+
+        With the columns ``patient_id``, ``sample``, ``feature``, ``count`` (rows) and
+        ``attribution``.
+        """
+        return sums.by_feature(self)
+
+    def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
+        """The sum of each group of codes of each patient, strongest first.
+
+        Args:
+            mapping: From code to group: a mapping, a function (None for no group) or
+                a ready one by name; or a dict with one of these per feature key, as
+                in ``{"conditions": "ccs", "drugs": "atc3"}``. A group may have codes
+                of several features. Ready are
+
+                - ``"ccs"`` and ``"icd_chapter"`` for ICD diagnoses, each code in the
+                  edition that it is of (where both have it: that of most others);
+                - ``"icd9_ccs"``, ``"icd9_chapter"``, ``"icd10_ccsr"`` (its first
+                  category), ``"icd10_chapter"``, ``"icd10_block"``;
+                - ``"atc1"`` to ``"atc5"``, the levels of ATC codes.
+            rest: The group of all that has none, so that sums are kept.
+
+        Returns:
+            A frame with the columns ``patient_id``, ``sample``, ``group``, ``count``
+            (rows) and ``attribution``.
+
+        Raises:
+            KeyError: If the mapping names a feature that there is not.
+            ValueError: If there is no ready grouping of that name, or several
+                features have codes and it is not said which one it is for.
+            ImportError: If an ICD grouping is asked for without icd-mappings.
+        """
+        return sums.by_group(self, mapping, rest)
+
+    def top(
+        self, k: int | None = 10, mapping: Grouping | None = None, rest: str = "other"
+    ) -> pd.DataFrame:
+        """The strongest codes, or groups, over all patients of this explanation.
+
+        For the strongest codes of one patient: ``explanation[0].top()``.
+
+        Args:
+            k: How many codes; None for all.
+            mapping: Groups in place of codes; see :meth:`by_group`.
+            rest: The group of all that has none.
+
+        Returns:
+            A frame sorted by ``mean_abs``, strongest first, with the columns
+            ``feature``, ``code``, ``name``, ``unit`` (or ``group``), ``count`` (rows),
+            ``samples`` and ``patients`` (who have it), and over all samples
+            explained, counting 0 for those that do not have it, ``mean`` of its sum
+            in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
+            These are NaN, and come last, where a patient's attribution is, as
+            ``attrs["note"]`` says, and a warning. Of several targets each has rows of
+            its own, ``target``, over its ``explained`` samples.
+        """
+        return sums.top(self, k, mapping, rest)
+
+    def compare(self, other: ExplanationData) -> pd.DataFrame:
+        """Two explanations of the same samples, row by row.
+
+        Of two baselines, models or targets. Samples are matched by their patient,
+        several of one patient by their order.
+
+        Args:
+            other: The other one. Where it has a row (a code, a feature) that this one
+                does not have, or the other way round, the missing attribution is 0.
+
+        Returns:
+            The rows of :meth:`to_frame`, with ``attribution_other`` and
+            ``difference`` (this one's less the other's) as further columns. The sum
+            of each column is that of the explanation.
+
+        Raises:
+            ValueError: If they are not of the same patients, their records differ, or
+                one is in logits and the other in probabilities.
+        """
+        return comparing.compare(self, other)
