@@ -20,7 +20,7 @@ from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
 from .inputs import Prepared, in_form, prepare
-from .targets import Target
+from .targets import Target, asked
 
 
 class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
@@ -93,9 +93,13 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
             per_reference,
             self.sum_tokens,
         )
-        parts = result.each if per_reference else result.attributions
-        shaped = in_form(prepared, parts, self.model, self.sum_tokens)
-        return (shaped, result.deltas.flatten()) if return_convergence_delta else shaped
+        outputs = result.outputs_of(prepared)
+        parts = [one.each if per_reference else one.attributions for one in outputs]
+        shaped = asked(
+            target, [in_form(prepared, p, self.model, self.sum_tokens) for p in parts]
+        )
+        delta = asked(target, [one.deltas.flatten() for one in outputs])
+        return (shaped, delta) if return_convergence_delta else shaped
 
     def explain(  # type: ignore[override]
         self,

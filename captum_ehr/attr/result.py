@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .completeness import Balance, polish
+from .inputs import Prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,38 @@ class Result:
             each=scaled(self.each),
             factor=factor,
         )
+
+    def outputs_of(self, prepared: Prepared) -> list[Result]:
+        """Of outputs one after the other, each with all patients, each one's."""
+        count = len(self.f_input) // len(prepared.inputs[0])
+
+        def cut(tensors: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
+            each = [tensor.chunk(count) for tensor in tensors]
+            return list(zip(*each)) if each else [()] * count
+
+        names = "f_input f_baseline index factor deltas".split()
+        numbers = cut(getattr(self, name) for name in names)
+        parts = zip(cut(self.attributions), cut(self.each), cut(self.balance), numbers)
+        return [
+            replace(
+                self,
+                attributions=attributions,
+                each=each,
+                balance=Balance(*sums),
+                **dict(zip(names, some)),
+            )
+            for attributions, each, sums, some in parts
+        ]
+
+
+def joined_outputs(parts: list[tuple[Prepared, Result]]) -> Result:
+    """Slices of a batch, each with the same outputs, put together again by output."""
+    if len(parts) == 1:
+        return parts[0][1]
+    slices = [result.outputs_of(prepared) for prepared, result in parts]
+    whole = joined([joined(list(column)) for column in zip(*slices)])
+    report = sum((result.diagnostics for _, result in parts), Diagnostics())
+    return replace(whole, diagnostics=report)
 
 
 def averaged(parts: list[Result], each: bool) -> Result:

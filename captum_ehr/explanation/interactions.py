@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import label_of, word_of
+from .contrast import Explained, label_of
+from .data import word_of
 from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions
@@ -96,7 +97,7 @@ class Interactions:
     rest: Tensor
     f_input: Tensor
     f_baseline: Tensor
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str = ""

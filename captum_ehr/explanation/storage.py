@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
+from .contrast import Explained
 from .data import PER_PATIENT, ExplanationData, row_sums
 from .feature_record import FeatureRecord, Times
 from .frame import COLUMNS, build_rows, frame_of
@@ -67,7 +68,7 @@ class _Header(_Format):
     """All words of a file: how its features lie in it, and fields of an explanation."""
 
     features: tuple[_Feature, ...]
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str
