@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..explanation import FeatureKeyError
-from ..explanation.contrast import Contrast
+from ..explanation.explained import Contrast
 
 #: The target that is every output, one after the other.
 ALL: Final = "all"
@@ -104,7 +104,7 @@ def labelled(
     if isinstance(target, (bool, float)):
         raise ValueError(
             f"target {target!r} is neither an index (expected {len(shape)} integer(s)) "
-            f"nor a label of the dataset; the labels are {list(labels)}."
+            f"nor a label of the dataset, {_known(labels)}."
         )
     if is_all(target):
         raise ValueError("target='all': here one output at a time is explained.")
@@ -112,6 +112,12 @@ def labelled(
         f"target {written(target)} is {'several labels' if places else 'no label'} of "
         f"the dataset; the labels are {list(labels)}."
     )
+
+
+def _known(labels: Mapping[Any, int]) -> str:
+    if not labels:
+        return "which names none"
+    return f"whose labels are {', '.join(map(repr, labels))}"
 
 
 def alike(value: object, labels: Mapping[Any, int]) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from ..adapter import PyHealthAdapter
-from ..explanation.contrast import Contrast
+from ..explanation.explained import Contrast
 from ..propagation import Diagnostics
 from ..propagation.plans import Plans, compiled_for_all
 from ..propagation.recording import PlanRefused

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..explanation.contrast import Contrast, Explained, Place
+from ..explanation.explained import Contrast, Explained, Place
 from .classes import (
     ALL,
     Label,
@@ -73,7 +73,10 @@ def asked_of(target: Target, size: int, labels: Mapping[Any, int]) -> Targets:
 
 def part_of(targets: Targets, start: int, step: int) -> Targets:
     """The targets of some of the patients."""
-    return targets[start : start + step] if isinstance(targets, list) else targets
+    some = slice(start, start + step)
+    if isinstance(targets, Chosen):
+        return Chosen(targets.places[some])
+    return targets[some] if isinstance(targets, list) else targets
 
 
 def asked[T](target: Target, each: Sequence[T]) -> T | tuple[T, ...]:

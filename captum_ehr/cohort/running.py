@@ -11,8 +11,10 @@ from torch import nn
 
 from ..adapter import PyHealthAdapter, check_dataset, reference_patients
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
+from ..attr.classes import Label, is_all, plain, written
 from ..attr.targets import Target
 from ..explanation import Explanation
+from ..explanation.explained import Contrast
 from ..explanation.labels import Grouping
 from .columns import header_of
 from .durable import make_private, sweep
@@ -62,7 +64,7 @@ def explain_cohort(
         out: The folder; it is made, for its owner alone.
         baselines: See :meth:`PyHealthAdapter.baseline`; for :class:`DeepLiftShapEHR`
             reference patients, or how many.
-        target: One for all; see :meth:`DeepLiftEHR.attribute`.
+        target: One for all, or a contrast; see :meth:`DeepLiftEHR.attribute`.
         batch_size: How many samples at a time; of one length, so with little padding.
         partition: How many samples are written at a time, at most; of long ones fewer.
         client: None for this process; else a ``dask.distributed.Client``, the address
@@ -97,11 +99,11 @@ def explain_cohort(
     check_columns(columns)
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
-    _check_target(target)
+    target = _one_target(target)
     baselines = _resolved(explainer, baselines)
     options = {
         "baselines": baselines,
-        "target": target,
+        "target": written(target) if isinstance(target, (Label, Contrast)) else target,
         "batch_size": batch_size,
         "partition": partition,
         "compile": compile,
@@ -281,9 +283,14 @@ def _check_sizes(dataset: Any, **sizes: Any) -> None:
             raise ValueError(f"{name}={size!r}; a whole number, at least 1.")
 
 
-def _check_target(target: Any) -> None:
-    if target is not None and not isinstance(target, (int, str, tuple)):
+def _one_target(target: Any) -> Target:
+    """One for all, of which NumPy's numbers are Python's."""
+    target = plain(target)
+    kinds = int, str, tuple, Label, Contrast, type(None)
+    if not isinstance(target, kinds) or is_all(target):
+        what = "every output" if is_all(target) else f"a {type(target).__name__}"
         raise TypeError(
-            f"target is a {type(target).__name__}; a cohort has one target for all: an "
-            "index, a label, a tuple, or None for the predicted class of each."
+            f"target is {what}; a cohort has one target for all: an index, a label, a "
+            "contrast or a tuple, or None for the predicted class of each."
         )
+    return target

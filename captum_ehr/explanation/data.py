@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .contrast import Explained, label_of
+from .explained import Explained, label_of
 from .feature_record import FeatureKeyError, FeatureRecord, Words
 
 PER_PATIENT = ("f_input", "f_baseline", "delta", "rescale_factor")

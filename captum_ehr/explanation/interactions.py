@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .contrast import Explained, label_of
 from .data import word_of
+from .explained import Explained, label_of
 from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions

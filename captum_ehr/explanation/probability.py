@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .contrast import Contrast
 from .data import ExplanationData
+from .explained import Contrast
 
 _WHY_NOT = {
     "regression": "the model is a regression: its output is no logit and has no "

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .contrast import Explained
 from .data import PER_PATIENT, ExplanationData, row_sums
+from .explained import Explained
 from .feature_record import FeatureRecord, Times
 from .frame import COLUMNS, build_rows, frame_of
 from .writing import private

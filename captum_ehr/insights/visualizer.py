@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -152,7 +153,7 @@ class AttributionVisualizer(Viewer):
         if isinstance(target, str) and target in targets:
             target = targets.index(target)
         known = target is None or (
-            isinstance(target, int) and 0 <= target < len(targets)
+            isinstance(target, Integral) and 0 <= target < len(targets)
         )
         if not known:
             raise ValueError(

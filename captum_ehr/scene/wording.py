@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from captum_ehr.explanation.contrast import Contrast
+from captum_ehr.explanation.explained import Contrast
 from captum_ehr.explanation.words import mixed_targets, remarks
 
 if TYPE_CHECKING:
