@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 from captum.attr import DeepLiftShap
@@ -150,7 +151,8 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
                 f"{type(baselines).__name__}; reference patients need a batch to be "
                 "explained, and a PyHealth model."
             )
-        if isinstance(baselines, int):
+        if isinstance(baselines, Integral):
+            baselines = int(baselines)
             baselines = reference_patients(self.model.model.dataset, baselines)
         elif hasattr(baselines, "input_processors"):
             check_dataset(self.model.features, self.model.model, baselines)

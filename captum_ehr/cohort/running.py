@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,8 +250,8 @@ def _resolved(explainer: DeepLiftEHR, baselines: Any) -> Any:
     """Reference patients as a batch, drawn once."""
     if not isinstance(explainer, DeepLiftShapEHR):
         return baselines
-    if isinstance(baselines, int):
-        return reference_patients(explainer.model.model.dataset, baselines)
+    if isinstance(baselines, Integral):
+        return reference_patients(explainer.model.model.dataset, int(baselines))
     if hasattr(baselines, "input_processors"):
         check_dataset(explainer.model.features, explainer.model.model, baselines)
         return reference_patients(baselines, len(baselines))

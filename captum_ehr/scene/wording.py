@@ -185,7 +185,9 @@ def target_words(explanation: Explanation | Interactions) -> str:
     if len(labels) != 1:
         return "each sample's class"
     unit = shorten(explanation.target_unit, 12)
-    return shorten(labels.pop(), 40) + (f" ({unit})" if unit else "")
+    words = " rather than "  # neither of a contrast's two names is cut away
+    name = words.join(shorten(part, 40) for part in labels.pop().split(words))
+    return name + (f" ({unit})" if unit else "")
 
 
 def model_words(explanation: Explanation | Interactions) -> str:
