@@ -58,7 +58,7 @@ class Interactions:
         rest: ``(patients,)``, the attributions of what is no player here.
         f_input: ``(patients,)``, the explained output at the record.
         f_baseline: ``(patients,)``, the explained output at the reference.
-        target: Per patient, the index of the explained output.
+        target: Per patient, the index of the explained output, or a contrast of two.
         diagnostics: What was run, approximated or did not add up.
         patient_ids: Per patient, the identifier.
         model_name: The name of the explained model.

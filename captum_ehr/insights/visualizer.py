@@ -44,7 +44,8 @@ class AttributionVisualizer(Viewer):
             shown first. By default ours and ten of Captum's.
         baselines: Of PyHealth models: names (see
             :meth:`~captum_ehr.PyHealthAdapter.baseline`), or
-            by name whatever that takes; by default ``"unk"``, ``"pad"``, ``"mean"``.
+            by name whatever that takes; by default ``"unk"``, ``"pad"``,
+            ``"typical"``, ``"mean"``.
         groups: Of PyHealth datasets: subgroups to filter by; keys of the samples, or
             by name a function of the sample or one group per patient. By default all
             keys with few different values.
