@@ -151,9 +151,8 @@ def _number(
         ids = record.values[row] if is_token else None
         names = () if is_token else column_names(key, record)
         for place in record.mask[row].nonzero().tolist():
-            code = (
-                names[_position(record, place)] if names else _code(record, place, ids)
-            )
+            at = _position(record, place)
+            code = names[at] if ids is None else _code(record, place, ids)
             player = _player(key, record, players, place, code)
             mask[tuple(place)] = numbers.setdefault(player, len(numbers))
     return tuple(numbers)

@@ -108,9 +108,9 @@ def labelled(
         )
     if is_all(target):
         raise ValueError("target='all': here one output at a time is explained.")
+    what = "several labels" if places else "no label"
     raise FeatureKeyError(
-        f"target {written(target)} is {'several labels' if places else 'no label'} of "
-        f"the dataset; the labels are {list(labels)}."
+        f"target {written(target)} is {what} of the dataset, {_known(labels)}."
     )
 
 

@@ -163,7 +163,7 @@ class DeepLiftEHR(Engine):
         return (shaped, delta) if return_convergence_delta else shaped
 
     @overload
-    def explain(  # type: ignore[overload-overlap]
+    def explain(
         self,
         batch: Any,
         baselines: Baseline = "unk",

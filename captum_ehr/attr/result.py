@@ -72,19 +72,18 @@ class Result:
             each = [tensor.chunk(count) for tensor in tensors]
             return list(zip(*each)) if each else [()] * count
 
-        names = "f_input f_baseline index factor deltas".split()
+        attributions, each = cut(self.attributions), cut(self.each)
+        sums, names = (
+            cut(self.balance),
+            "f_input f_baseline index factor deltas".split(),
+        )
         numbers = cut(getattr(self, name) for name in names)
-        parts = zip(cut(self.attributions), cut(self.each), cut(self.balance), numbers)
-        return [
-            replace(
-                self,
-                attributions=attributions,
-                each=each,
-                balance=Balance(*sums),
-                **dict(zip(names, some)),
-            )
-            for attributions, each, sums, some in parts
-        ]
+        results = []
+        for k, some in enumerate(numbers):
+            fields: dict[str, Any] = dict(zip(names, some))
+            fields |= {"attributions": attributions[k], "each": each[k]}
+            results.append(replace(self, balance=Balance(*sums[k]), **fields))
+        return results
 
 
 def joined_outputs(parts: list[tuple[Prepared, Result]]) -> Result:
