@@ -67,6 +67,8 @@ class Result:
     def outputs_of(self, prepared: Prepared) -> list[Result]:
         """Of outputs one after the other, each with all patients, each one's."""
         count = len(self.f_input) // len(prepared.inputs[0])
+        if count == 1:
+            return [self]
 
         def cut(tensors: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
             each = [tensor.chunk(count) for tensor in tensors]
