@@ -163,7 +163,9 @@ def written(target: Any) -> str:
     if isinstance(target, Label):
         return f"label({target.value!r})"
     if isinstance(target, Contrast):
-        return f"({written(target.a)}, {written(target.b)})"
+        target = (target.a, target.b)
+    if isinstance(target, tuple):
+        return f"({', '.join(map(written, target))})"
     return repr(target)
 
 

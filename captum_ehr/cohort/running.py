@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from .cohort import Cohort
 
+_SAID = (tuple, Label, Contrast)
+"""Kinds of targets that stand in words in what a cohort is."""
+
 _READ = 1024
 """How many samples are read at a time for their lengths."""
 
@@ -104,7 +107,7 @@ def explain_cohort(
     baselines = _resolved(explainer, baselines)
     options = {
         "baselines": baselines,
-        "target": written(target) if isinstance(target, (Label, Contrast)) else target,
+        "target": written(target) if isinstance(target, _SAID) else target,
         "batch_size": batch_size,
         "partition": partition,
         "compile": compile,
@@ -287,6 +290,8 @@ def _check_sizes(dataset: Any, **sizes: Any) -> None:
 def _one_target(target: Any) -> Target:
     """One for all, of which NumPy's numbers are Python's."""
     target = plain(target)
+    if isinstance(target, tuple):
+        target = tuple(map(plain, target))
     kinds = int, str, tuple, Label, Contrast, type(None)
     if not isinstance(target, kinds) or is_all(target):
         what = "every output" if is_all(target) else f"a {type(target).__name__}"

@@ -161,6 +161,8 @@ class AttributionVisualizer(Viewer):
                 f"There is no target {target!r}; there are {', '.join(targets)}, by "
                 f"index 0 to {len(targets) - 1}."
             )
+        if isinstance(target, Integral):
+            target = int(target)
         if len(targets) == 1:
             target = 0  # the predicted output is the only one
         return Setting(model, method, target, baseline)  # type: ignore[arg-type]
