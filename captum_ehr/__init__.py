@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         DeepLiftShapEHR,
         LayerDeepLiftEHR,
         NeuronDeepLiftEHR,
+        contrast,
+        label,
     )
     from .cohort import Cohort, CohortError, explain_cohort
     from .explanation import Explanation, Interactions
@@ -37,7 +39,9 @@ __all__ = [
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",
+    "contrast",
     "explain_cohort",
+    "label",
     "reference_patients",
 ]
 

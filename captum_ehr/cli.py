@@ -268,7 +268,10 @@ def explain(
         ),
     ] = False,
     baseline: Annotated[
-        str, typer.Option(help="The reference: unk, pad, mean, median or pyhealth.")
+        str,
+        typer.Option(
+            help="The reference: unk, pad, typical, mean, median or pyhealth."
+        ),
     ] = "unk",
     target: Annotated[
         str | None,

@@ -89,7 +89,8 @@ class DeepLift(BaseInterpreter):
                 that it lacks take the default; a mapping that has them all, such as
                 another batch, may hold other entries beside them.
             target_class_idx: None for the predicted class of each patient; the index
-                or label of one for all; or a list or tensor of them, one per patient.
+                or label of one for all; a contrast; or a list or tensor of these, one
+                per patient; see :meth:`captum_ehr.DeepLiftEHR.attribute`.
                 A binary model has one logit, whichever of its two is named.
             **batch: The entries of the data loader's batch: tensors, or tuples in the
                 processor's schema. Those that are no features are ignored.

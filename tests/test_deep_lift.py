@@ -169,7 +169,7 @@ class TestTargets:
             (-4, IndexError, "between 0 and 2"),
             ([0, 1], ValueError, "2 entries for 9 patients"),
             ("sepsis", KeyError, "no label of the dataset"),
-            ((1, 1), ValueError, "expected 1 integer"),
+            ((1, 1, 1), ValueError, "expected 1 integer"),
             (1.5, ValueError, "expected 1 integer"),
         ],
     )

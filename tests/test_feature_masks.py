@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from math import prod
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ import torch
 import zoo
 from captum._utils.models.linear_model import SkLearnLinearRegression
 from captum.attr import FeatureAblation, KernelShap, Lime, ShapleyValueSampling
+from explanations import explain, rows
 from torch import Tensor
 from versions import CAPTUM, before
 
 from captum_ehr import PyHealthAdapter
-from captum_ehr.adapter import FeatureMask, Player
+from captum_ehr.adapter import EncodedBatch, FeatureMask, Player
+from captum_ehr.adapter.feature_masks import feature_mask
 from captum_ehr.datasets import tiny_model
+from captum_ehr.explanation import FeatureRecord
 
 RNN = zoo.HIDDEN
 SCHEMAS = (
@@ -138,6 +142,50 @@ def test_times_are_players_of_their_own() -> None:
     assert Player("timed.time", "time") in adapter.feature_mask(enc).players[0]
     visits = adapter.feature_mask(enc, "visit")
     assert all(not p.feature for p in visits.players[0])
+
+
+def values_of(values: Tensor, time: Tensor | None, **more: Any) -> EncodedBatch:
+    """Continuous values by themselves."""
+    record = FeatureRecord(values, torch.ones_like(values, dtype=torch.bool), time)
+    record = replace(record, **more)
+    ids = tuple(f"p{n}" for n in range(len(values)))
+    return EncodedBatch((values,), (record.mask,), (), {"labs": record}, ids)
+
+
+@pytest.mark.parametrize(
+    ("shape", "timed"),
+    [
+        ((2, 3, 2, 4), None),
+        ((2, 3, 2, 4), 3),
+        ((2, 5), 1),
+        ((2, 3, 4), 3),
+        ((2,), None),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_each_row_of_the_frame_is_a_player(
+    shape: tuple[int, ...], timed: int | None, named: bool
+) -> None:
+    """Of values of four axes, and of columns that all have one time."""
+    values = torch.arange(1.0, 1 + prod(shape)).view(shape)
+    time = None if timed is None else torch.ones(shape[0], timed).cumsum(1)
+    width = shape[-1] if len(shape) > 1 else 1
+    names = tuple(f"lab {k}" for k in range(width)) if named else None
+    enc = values_of(values, time, columns=names)
+    frame = rows(explain(dict(enc.features)), "patient_id", "code", "visit", "position")
+    for name, players in zip(enc.patient_ids, feature_mask(enc, "token").players):
+        found = [(name, p.code, p.visit, p.position) for p in players]
+        assert found == [row for row in frame if row[0] == name]
+    codes = {player.code for player in feature_mask(enc, "code").players[0]}
+    assert codes == {row[1] for row in frame}
+
+
+def test_one_value_per_step_is_one_code_and_one_player_per_step() -> None:
+    values = torch.ones(2, 5)
+    enc = values_of(values, values.cumsum(1))
+    assert len(feature_mask(enc, "code").players[0]) == 1
+    assert [p.position for p in feature_mask(enc, "token").players[0]] == [*range(5)]
+    assert [p.visit for p in feature_mask(enc, "visit").players[0]] == [*range(5)]
 
 
 def test_unknown_players_are_refused() -> None:

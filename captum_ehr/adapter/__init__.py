@@ -2,10 +2,11 @@
 
 from ..explanation.player import Player
 from .adapter import PyHealthAdapter
-from .baselines import Baseline, reference_patients
+from .baselines import Baseline
 from .encoded import EncodedBatch, Pairs, collated
 from .feature_masks import FeatureMask
 from .known_models import module_rules
+from .observations import reference_patients
 from .schema import is_pyhealth_model
 from .vocabularies import check_dataset
 

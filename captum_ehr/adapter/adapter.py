@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from ..explanation import FeatureKeyError
 from ..propagation import private_view
 from . import beside
-from .baselines import Baseline, Observations, ValueRange, at_positions, reference
+from .baselines import Baseline, at_positions, reference
 from .encoded import EncodedBatch, as_batch, patient_ids
 from .feature_masks import FeatureMask, feature_mask
 from .features import Feature
 from .known_models import description, without_loss
 from .lookups import rows, run
+from .observations import Observations, ValueRange
 from .packing import Entry, assumed, misfits, packed, unpacked
-from .schema import describe, target_names, times, zero_labels
+from .schema import any_number, describe, target_names, times, zero_labels
 from .token_ids import Lookup
 from .vocabularies import check_dataset
 
@@ -103,7 +104,7 @@ class PyHealthAdapter(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(iter(self.model.parameters())).device
+        return any_number(self.model).device
 
     @property
     def mode(self) -> str | None:
@@ -196,14 +197,15 @@ class PyHealthAdapter(nn.Module):
         Args:
             batch: A data loader's batch, or an encoded one.
             baselines: ``"unk"`` (the UNK token for tokens, 0 for values), ``"pad"``
-                (absence: the zero embedding, 0 for values), ``"mean"`` or
-                ``"median"`` of the dataset, ``"pyhealth"`` (what PyHealth's DeepLift
-                takes: UNK also on padding, 0.01 for values); a mapping from feature
-                key to a number, to raw values as the data loader gives them (tuples
-                included) or to embeddings, other features taking the default; or a
+                (absence: the zero embedding, 0 for values), ``"typical"`` (UNK for
+                tokens, the dataset's median for values), ``"mean"`` or ``"median"`` of
+                the dataset, ``"pyhealth"`` (what PyHealth's DeepLift takes: UNK also
+                on padding, 0.01 for values); a mapping from feature key to one of
+                these names, to a number, to raw values as the data loader gives them
+                (tuples included) or to embeddings, others taking the default; or a
                 callable that is given the encoded batch and returns such a mapping,
                 or a tuple of tensors.
-            dataset: For ``"mean"`` and ``"median"``; the model's by default.
+            dataset: For its mean and median; the model's by default.
 
         Raises:
             ValueError: If the name is unknown, or a shape or the dataset does not fit.
@@ -350,7 +352,7 @@ class PyHealthAdapter(nn.Module):
         try:
             output, traced = run(model, tuple(lookups.values()), self._traces)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            said = misfits(entries, next(iter(self.model.parameters())).dtype)
+            said = misfits(entries, any_number(self.model).dtype)
             if not said:
                 raise
             raise ValueError(" ".join(said)) from error

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..explanation import FeatureKeyError, FeatureRecord
-from ..explanation.times import runs_forward
-from .encoded import EncodedBatch, batched, collated
+from ..explanation import FeatureKeyError
+from .encoded import EncodedBatch
 from .features import Feature
+from .observations import Observations, middle_of
 
 #: What ``baselines`` may be for a batch; see :meth:`PyHealthAdapter.baseline`.
 type Baseline = (
@@ -30,12 +31,10 @@ type Baseline = (
 #: From a feature and token ids to their embeddings.
 type Embed = Callable[[Feature, Tensor], Tensor]
 
-NAMES = ("unk", "pad", "mean", "median", "pyhealth")
+NAMES = ("unk", "pad", "typical", "mean", "median", "pyhealth")
 
 #: What PyHealth's DeepLift takes for every continuous value.
 PYHEALTH_VALUE = 0.01
-
-_MOST_PATIENTS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +110,8 @@ def _masked(x: _Input, spec: Any, dataset: Observations) -> Tensor:
                 f"Feature {feature.key!r}: unknown baseline {spec!r}; the names are "
                 f"{NAMES}."
             )
+        if spec == "typical":  # codes have no middle
+            spec = "median" if feature.is_valued else "unk"
         if spec == "unk" and feature.embedding and x.untouched:
             return x.embed(torch.where(x.mask, _unknown(feature), x.ids))
         raw = _named(x, spec, dataset)
@@ -127,10 +128,11 @@ def _masked(x: _Input, spec: Any, dataset: Observations) -> Tensor:
 def _named(x: _Input, name: str, dataset: Observations) -> Tensor:
     feature, value = x.feature, x.value
     if name in ("mean", "median"):  # over all real tokens, or all steps
-        held, counts = dataset.of(feature)
-        points = x.embed(held.to(value.device)) if feature.embedding else held.to(value)
-        middle = _mean if name == "mean" else _median
-        return middle(points, counts.to(value.device)).expand(value.shape)
+        if feature.embedding is None:
+            return dataset.middle(feature, name).to(value).expand(value.shape)
+        held, counts = dataset.tokens(feature)
+        points = x.embed(held.to(value.device))
+        return middle_of(points, counts.to(value.device), name).expand(value.shape)
     if feature.owner is not None and name == "pyhealth":
         return value
     if feature.embedding is None:
@@ -150,7 +152,7 @@ def _fitted(x: _Input, spec: Any) -> Tensor:
     feature, value = x.feature, x.value
     if isinstance(spec, (tuple, list)):
         spec = feature.read(tuple(spec))["value"]
-    if isinstance(spec, (int, float)):
+    if isinstance(spec, Real):  # NumPy's too
         return torch.full_like(value, float(spec))
     if not isinstance(spec, Tensor):
         raise TypeError(
@@ -170,170 +172,6 @@ def _fitted(x: _Input, spec: Any) -> Tensor:
             f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and "
             f"dtype {spec.dtype}, expected {wanted}."
         ) from None
-
-
-def observed(feature: Feature, samples: Iterable[Mapping[str, Any]]) -> Tensor:
-    """All real tokens of samples, ``(tokens,)``, or values, ``(steps, columns)``."""
-    rows = []
-    for sample in samples:
-        record = _record(feature, sample)
-        if feature.embedding:
-            rows.append(record.values[record.mask])
-        elif record.values.dim() == 2 and record.time is not None:
-            rows.append(record.values[record.mask].unsqueeze(-1))
-        elif feature.columns is not None:
-            rows.append(record.values)
-        else:
-            width = record.values.shape[-1]
-            rows.append(record.values[record.mask].reshape(-1, width))
-    if not rows:
-        raise ValueError("The dataset is empty: it has no mean or median.")
-    return torch.cat(rows)
-
-
-def _record(feature: Feature, sample: Mapping[str, Any]) -> FeatureRecord:
-    return feature.record(feature.read(batched(sample[feature.source])))
-
-
-def _mean(points: Tensor, counts: Tensor) -> Tensor:
-    """``(columns,)``: the mean of points that are there several times."""
-    total: Tensor = counts.double() @ points.double() / counts.sum()
-    return total.to(points.dtype)
-
-
-def _median(points: Tensor, counts: Tensor) -> Tensor:
-    """``(columns,)``: the median likewise; of an even number the lower one, as torch's.
-
-    Example:
-        >>> _median(torch.tensor([[3.0], [1.0]]), torch.tensor([1, 2]))
-        tensor([1.])
-    """
-    ordered, order = points.sort(0)
-    upto = counts[order].cumsum(0)
-    place = (upto <= (counts.sum() - 1) // 2).sum(0, keepdim=True)
-    return ordered.gather(0, place).squeeze(0)
-
-
-class ValueRange(NamedTuple):
-    """What values the patients of a dataset have, to judge a reference by.
-
-    Args:
-        low: ``(columns,)``, the least value of each column.
-        high: ``(columns,)``, the greatest.
-        slack: ``(columns,)``, rounding: beyond them by less is not outside.
-        patients: Of how many samples.
-    """
-
-    low: Tensor
-    high: Tensor
-    slack: Tensor
-    patients: int
-
-
-class Observations:
-    """What the samples of a dataset hold, read when it is first asked for.
-
-    Args:
-        samples: The dataset.
-    """
-
-    def __init__(self, samples: Any) -> None:
-        self._samples = samples
-        self._held: dict[str, tuple[Tensor, Tensor]] = {}
-        self._clocks: dict[tuple[str, ...], bool] = {}
-
-    def of(self, feature: Feature) -> tuple[Tensor, Tensor]:
-        """Each token that there is, or the values of each step, and how many times."""
-        if feature.key not in self._held:
-            table = observed(feature, self._samples)
-            if feature.embedding:
-                self._held[feature.key] = table.unique(return_counts=True)
-            else:
-                self._held[feature.key] = table, torch.ones(len(table)).long()
-        return self._held[feature.key]
-
-    def ranges(self, features: Sequence[Feature]) -> dict[str, ValueRange]:
-        """By feature key, the range of each column of continuous values.
-
-        Of some hundred samples, evenly spread; empty where they cannot be read.
-        Multi-hot features are left out, whose 0 is the absence of a category.
-        """
-        valued = [
-            feature
-            for feature in features
-            if feature.embedding is None
-            and (feature.columns is None or feature.owner is not None)
-        ]
-        if not valued:
-            return {}
-        ranges: dict[str, ValueRange] = {}
-        try:
-            samples = self._some()
-            for feature in valued:
-                table = observed(feature, samples)
-                if len(table):
-                    low, high = table.amin(0), table.amax(0)
-                    slack = 1e-6 * low.abs().maximum(high.abs())
-                    held = ValueRange(low, high, slack, len(samples))
-                    ranges[feature.key] = held
-        except Exception:
-            # No explanation depends on it: the dataset may be gone, or hold what the
-            # model is not explained for (NaN).
-            return {}
-        return ranges
-
-    def has_clock(self, features: Sequence[Feature]) -> bool:
-        """Whether all recorded times run forward, of some hundred samples.
-
-        Gaps since the visit before do not, and where those of one feature are such,
-        those of the others may be too. True where the samples cannot be read.
-        """
-        timed = [feature for feature in features if "time" in feature.schema]
-        keys = tuple(feature.key for feature in timed)
-        if keys and keys not in self._clocks:
-            try:
-                self._clocks[keys] = all(
-                    runs_forward(_record(feature, sample))[0]
-                    for sample in self._some()
-                    for feature in timed
-                )
-            except Exception:
-                self._clocks[keys] = True  # no number depends on it
-        return self._clocks.get(keys, True)
-
-    def _some(self) -> list[Any]:
-        """Some hundred samples, evenly spread."""
-        count = len(self._samples)
-        step = max(1, count // _MOST_PATIENTS)
-        return [self._samples[k] for k in range(0, count, step)]
-
-
-def reference_patients(dataset: Any, count: int, seed: int = 0) -> dict[str, Any]:
-    """Some patients of a dataset as one batch, drawn without replacement.
-
-    Args:
-        dataset: A PyHealth sample dataset.
-        count: How many.
-        seed: Which ones.
-
-    Returns:
-        A batch as PyHealth's data loader yields it.
-
-    Raises:
-        ValueError: If the dataset has fewer patients.
-
-    Example:
-        >>> from captum_ehr.datasets import tiny_model
-        >>> model, batch = tiny_model()
-        >>> sample = reference_patients(model.dataset, 3)
-        >>> len(sample["patient_id"])
-        3
-    """
-    size = len(dataset)
-    if not 0 < count <= size:
-        raise ValueError(f"{count} reference patients of a dataset that has {size}.")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    return collated([dataset[int(k)] for k in order[:count]])
 
 
 def at_positions(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import FeatureRecord
+from ..explanation.feature_record import column_names
 from ..explanation.player import Player
 from .encoded import EncodedBatch, like
 
@@ -148,8 +149,11 @@ def _number(
     for (key, record), x, mask in rows:
         is_token = record.is_token or x.dim() > record.mask.dim()
         ids = record.values[row] if is_token else None
+        names = () if is_token else column_names(key, record)
         for place in record.mask[row].nonzero().tolist():
-            player = _player(key, record, players, place, ids)
+            at = _position(record, place)
+            code = names[at] if ids is None else _code(record, place, ids)
+            player = _player(key, record, players, place, code)
             mask[tuple(place)] = numbers.setdefault(player, len(numbers))
     return tuple(numbers)
 
@@ -159,7 +163,7 @@ def _player(
     record: FeatureRecord,
     players: str,
     place: list[int],
-    ids: Tensor | None,
+    code: str,
 ) -> Player:
     """Whom a real token or value belongs to."""
     visit = _visit(record, place)
@@ -167,38 +171,44 @@ def _player(
         return Player(key)
     if players == "visit":
         return Player("", visit=visit)
-    code = _code(key, record, place, ids)
     if players == "code":
         return Player(key, code)
     held = visit if len(place) > 1 else None
-    return Player(key, code, held, place[-1] if place else 0)
+    return Player(key, code, held, _position(record, place))
 
 
-def _code(key: str, record: FeatureRecord, place: list[int], ids: Tensor | None) -> str:
-    """A token's code, or the name of a value's column."""
-    if ids is not None:
-        token, vocabulary = int(ids[tuple(place)]), record.vocabulary or ()
-        return vocabulary[token] if token < len(vocabulary) else str(token)
-    columns = record.columns or ()
-    if record.values.dim() == 2 and record.time is not None:  # one value per step
-        return columns[0] if columns else key
-    column = place[-1] if place else 0
-    return columns[column] if column < len(columns) else f"{key}[{column}]"
+def _code(record: FeatureRecord, place: list[int], ids: Tensor) -> str:
+    token, vocabulary = int(ids[tuple(place)]), record.vocabulary or ()
+    return vocabulary[token] if token < len(vocabulary) else str(token)
+
+
+def _position(record: FeatureRecord, place: list[int]) -> int:
+    """Where in its visit or step a place is, over all axes of its columns."""
+    if len(place) < 2 or record.is_token:
+        return place[-1] if place else 0
+    inner = record.values.shape[2:]
+    return sum(k * inner[axis:].numel() for axis, k in enumerate(place[1:], 1))
 
 
 def _visit(record: FeatureRecord, place: list[int]) -> int | None:
     """Which visit or step a place is in, None for features that have none."""
     if not _has_visits(record):
         return None
-    if record.values.dim() == 4:  # groups of visits
-        return place[0] * record.values.shape[2] + place[1]
-    return place[0]
+    groups = _groups(record)
+    return place[0] if groups is None else place[0] * groups + place[1]
 
 
 def _has_visits(record: FeatureRecord) -> bool:
-    return record.values.dim() > 2 or (
-        record.values.dim() == 2 and record.time is not None
-    )
+    """Whether places are in visits or steps; a single time is that of all columns."""
+    if record.values.dim() > 2 or record.time is None:
+        return record.values.dim() > 2
+    return record.is_series or record.time.shape == record.values.shape
+
+
+def _groups(record: FeatureRecord) -> int | None:
+    """How many visits are in a group of them, None where there are no groups."""
+    grouped = record.is_token and record.values.dim() == 4
+    return record.values.shape[2] if grouped else None
 
 
 def _check_visits(encoded: EncodedBatch) -> None:
@@ -209,10 +219,7 @@ def _check_visits(encoded: EncodedBatch) -> None:
             f"players='visit', but none of the features ({', '.join(encoded.features)})"
             " has visits or steps."
         )
-    counts = {
-        key: r.values.shape[1] * (r.values.shape[2] if r.values.dim() == 4 else 1)
-        for key, r in stepped.items()
-    }
+    counts = {key: r.values.shape[1] * (_groups(r) or 1) for key, r in stepped.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
             f"players='visit', but the features differ in their number of visits or "

@@ -32,6 +32,13 @@ class Feature:
     titles: tuple[str, ...] | None = None
 
     @property
+    def is_valued(self) -> bool:
+        """Whether it is of continuous values; no tokens, and no multi-hot vector."""
+        return self.embedding is None and (
+            self.columns is None or self.owner is not None
+        )
+
+    @property
     def source(self) -> str:
         """The key of the batch's entry that it is read from."""
         return self.key if self.owner is None else self.owner.key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,6 +50,17 @@ def describe(
         if key not in structure
     ]
     return titled(features, model.dataset)
+
+
+def any_number(model: nn.Module) -> Tensor:
+    """A parameter or buffer, of whose device and dtype all are; else an empty tensor.
+
+    Example:
+        >>> any_number(nn.Identity()).dtype
+        torch.float32
+    """
+    numbers = chain(model.parameters(), model.buffers())
+    return next((x for x in numbers if x.is_floating_point()), torch.empty(0))
 
 
 def times(features: Iterable[Feature]) -> tuple[Feature, ...]:

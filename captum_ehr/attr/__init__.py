@@ -1,5 +1,6 @@
 """Captum attribution classes with exact multipliers."""
 
+from .classes import contrast, label
 from .completeness import AttributionWarning, CompletenessError
 from .deep_lift import DeepLiftEHR
 from .deep_lift_shap import DeepLiftShapEHR
@@ -12,4 +13,6 @@ __all__ = [
     "DeepLiftShapEHR",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
+    "contrast",
+    "label",
 ]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, PyHealthAdapter
+from ..adapter.outside import outside
 from ..explanation import Explanation, Interactions
-from ..explanation.feature_record import column_names
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
 from .pairwise import Found, Pairs, Scored, remarks
@@ -49,7 +49,7 @@ def assembled(
             if one.owner is None and features[one.key].time is not None
         }
     if adapter is not None and len(references) == 1:
-        report += Diagnostics(notes=outside(adapter, encoded, references[0]))
+        report += Diagnostics(notes=outside(adapter.ranges, encoded, references[0]))
     inside = model if adapter is None else adapter.model
     return Explanation(
         attributions=sums,
@@ -92,7 +92,9 @@ def assembled_pairs(
     said = tuple(remarks(scored, encoded.patient_ids, found.rows))
     players = zip(scored.mask.players, found.players)
     references = scored.prepared.references
-    notes = outside(model, encoded, references[0]) if len(references) == 1 else ()
+    notes = (
+        outside(model.ranges, encoded, references[0]) if len(references) == 1 else ()
+    )
     return Interactions(
         players=tuple(tuple(everybody[k] for k in some) for everybody, some in players),
         **{name: column(name) for name in Pairs._fields},
@@ -116,40 +118,6 @@ def in_words(baselines: object, count: int) -> str:
     if count > 1:
         return f"{count} reference patients"
     return baselines if isinstance(baselines, str) else "given"
-
-
-def outside(
-    adapter: PyHealthAdapter, encoded: EncodedBatch, reference: Sequence[Tensor]
-) -> tuple[str, ...]:
-    """A note for each feature whose reference no patient of the dataset has.
-
-    Of a laboratory value that is never 0, a reference of 0 makes much of what does not
-    matter.
-    """
-    notes = []
-    for key, baseline, mask in zip(encoded.feature_keys, reference, encoded.masks):
-        held, record = adapter.ranges.get(key), encoded.features[key]
-        width = 1 if record.is_series or baseline.dim() < 2 else baseline.shape[-1]
-        if held is None or len(held.low) != width or not baseline.numel():
-            continue
-        least, most = (
-            torch.where(mask, baseline, sign * torch.inf).reshape(-1, width)
-            for sign in (1, -1)
-        )
-        low, high = least.amin(0).cpu(), most.amax(0).cpu()
-        off = (low < held.low - held.slack) | (high > held.high + held.slack)
-        if bool(off.any()):
-            column = int(off.nonzero()[0])
-            value = low if low[column] < held.low[column] else high
-            notes.append(
-                f"the reference of feature {key!r} is outside of what the dataset "
-                f"holds, in {int(off.sum())} of {width} column(s): "
-                f"{column_names(key, record)[column]} is "
-                f"{float(value[column]):.4g}, where {held.patients} samples have "
-                f"{float(held.low[column]):.4g} to {float(held.high[column]):.4g}. "
-                f'A usual patient: baselines={{{key!r}: "mean"}}'
-            )
-    return tuple(notes)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -189,11 +189,12 @@ def told(
     f_baseline: Tensor,
     output: Tensor,
     checked: bool,
+    of: str = "",
 ) -> Diagnostics:
     """The passes' diagnostics, with what the sums and the outputs add to them.
 
     ``output`` is all of the input pass's; sums that are out of tolerance are only told
-    where they are ``checked``.
+    where they are ``checked``. ``of`` says which of several outputs is explained.
     """
     messages = list(report.messages)
     if not bool((sums.off | ~torch.isfinite(f_input - f_baseline)).any()):
@@ -202,7 +203,7 @@ def told(
     if bool(broken.any()):
         messages.append(
             f"{_BROKEN}, at the input or at the reference, for patient(s) "
-            f"{_rows(broken)} of the batch; they have no attributions"
+            f"{_rows(broken)} of the batch; they have no attributions{of}"
         )
     change = (f_input - f_baseline).abs()
     wrong = sums.off & ~broken & checked
@@ -213,7 +214,7 @@ def told(
         messages.append(
             f"{_SUMS} {_rows(off)} do not add up to f(x) - "
             f"f(x0): off by up to {_part(sums.delta, change, off)} before any "
-            f"rescaling, which was not done; operations that are not exact: {names}"
+            f"rescaling, which was not done; operations that are not exact: {names}{of}"
         )
     if bool(lost.any()):
         times = (sums.gross / change)[lost].max().item()
@@ -221,7 +222,7 @@ def told(
             f"{_SUMS} {_rows(lost)} cancel, and do not add up to a thousandth: "
             f"Σ|attributions| is up to {times:.2g} times f(x) - f(x0), and rounding "
             f"takes up to {_part(sums.delta, change, lost)}; explain the model in "
-            "float64, or against a reference that is less unlike the input"
+            f"float64, or against a reference that is less unlike the input{of}"
         )
     return replace(report, messages=tuple(messages))
 

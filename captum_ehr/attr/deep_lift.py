@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from captum.log import log_usage
@@ -22,13 +22,15 @@ from ..propagation import (
     two_passes,
 )
 from .assembly import assembled, assembled_pairs, in_words
+from .classes import is_all
 from .completeness import AttributionWarning, CompletenessError
 from .engine import Engine
 from .inputs import Prepared, in_form
 from .options import counts
+from .outputs import select_again
 from .pairwise import Scored, pairs_of, rows_at_once
 from .result import Result
-from .targets import Chosen, Target, rounded_at, select, select_again
+from .targets import Chosen, Target, asked, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,9 +116,12 @@ class DeepLiftEHR(Engine):
                 takes, ``"unk"`` by default; for tensors what Captum takes, 0 by
                 default.
             target: None for the predicted class of each patient; an index; a label of
-                the dataset; a tuple for outputs of more dimensions; or a list or
-                tensor with one per patient. A one-logit binary model has one output,
-                the positive label's: None, 0, or that label.
+                the dataset (:func:`captum_ehr.label` where a number is both); a tuple
+                ``(a, b)`` for class a rather than b, which is
+                :func:`captum_ehr.contrast`; a tuple of indices for outputs of more
+                dimensions; or a list or tensor with one per patient. ``"all"`` is
+                every output, from one input pass. A one-logit binary model has one
+                output, the positive label's: None, 0, or that label.
             additional_forward_args: As for Captum; batches and ``enc.pairs`` bring
                 their own.
             return_convergence_delta: Also return ``(batch,)`` raw residuals, Σ
@@ -127,11 +132,16 @@ class DeepLiftEHR(Engine):
         Returns:
             Attributions in the form of the inputs: shaped like them for tensors and
             tuples; for a batch a dict per feature key, shaped like the token ids or
-            raw values; for pairs a tuple, likewise.
+            raw values; for pairs a tuple, likewise. For ``target="all"`` a tuple of
+            these, one per output in their order, and likewise of the residuals.
 
         Raises:
             CompletenessError: If they do not add up and ``completeness="raise"``.
             DivergenceError: If the model takes another path on the reference.
+            IndexError: If a target is out of range; the message names the range.
+            KeyError: If it is no label of the dataset; the message names these.
+            ValueError: If it does not fit the output, is an index and another class's
+                label, or the contrast of a class with itself.
         """
         prepared, result = self.run(
             inputs,
@@ -141,8 +151,35 @@ class DeepLiftEHR(Engine):
             custom_attribution_func,
             tokens=self.sum_tokens,
         )
-        shaped = in_form(prepared, result.attributions, self.model, self.sum_tokens)
-        return (shaped, result.balance.delta) if return_convergence_delta else shaped
+        each = result.outputs_of(prepared)
+        shaped = asked(
+            target,
+            [
+                in_form(prepared, one.attributions, self.model, self.sum_tokens)
+                for one in each
+            ],
+        )
+        delta = asked(target, [one.balance.delta for one in each])
+        return (shaped, delta) if return_convergence_delta else shaped
+
+    @overload
+    def explain(
+        self,
+        batch: Any,
+        baselines: Baseline = "unk",
+        *,
+        target: Literal["all"],
+        names: Grouping | None = None,
+    ) -> dict[str, Explanation]: ...
+
+    @overload
+    def explain(
+        self,
+        batch: Any,
+        baselines: Baseline = "unk",
+        target: Target = None,
+        names: Grouping | None = None,
+    ) -> Explanation: ...
 
     def explain(
         self,
@@ -150,7 +187,7 @@ class DeepLiftEHR(Engine):
         baselines: Baseline = "unk",
         target: Target = None,
         names: Grouping | None = None,
-    ) -> Explanation:
+    ) -> Explanation | dict[str, Explanation]:
         """Attributions with all that it takes to read them.
 
         Args:
@@ -159,25 +196,41 @@ class DeepLiftEHR(Engine):
             target: See :meth:`attribute`.
             names: Human names of codes; see :meth:`Explanation.with_names`.
 
+        Returns:
+            The explanation; for ``target="all"`` one for each output by its name, in
+            their order. :meth:`Explanation.concat` makes one of these, of which tables
+            have rows for each output.
+
         Raises:
             TypeError: If the model is not PyHealth's, or the batch no batch.
-            ValueError: If the explainer returns multipliers.
+            ValueError: If the explainer returns multipliers, or the target is wrong;
+                see :meth:`attribute`.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> list(DeepLiftEHR(model).explain(batch, target="all"))
+            ['1']
         """
         if not self.multiplies_by_inputs:
             raise ValueError(
                 "explain needs multiply_by_inputs=True: multipliers have no sum."
             )
-        prepared, result = self.run(batch, baselines, target, None, None, tokens=True)
+        prepared, whole = self.run(batch, baselines, target, None, None, tokens=True)
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
             raise TypeError(
                 "explain takes a batch; use attribute for tensors and pairs."
             )
         references = prepared.references
         words = in_words(baselines, len(references))
-        explanation = assembled(
-            self.model, prepared.encoded, references, result, self.output, words
-        )
-        return explanation if names is None else explanation.with_names(names)
+        given = self.model, prepared.encoded, references
+        each = []
+        for result in whole.outputs_of(prepared):
+            one = assembled(*given, result, self.output, words)
+            each.append(one if names is None else one.with_names(names))
+        if is_all(target):
+            return {one.target_label(0): one for one in each}
+        return each[0]
 
     def interactions(
         self,
@@ -244,9 +297,7 @@ class DeepLiftEHR(Engine):
         if encoded is None or not isinstance(self.model, PyHealthAdapter):
             raise TypeError("interactions takes a batch, and a PyHealth model.")
         mask = self.model.feature_mask(encoded, players)
-        value, index = self._scores(prepared, target)
-        coarse = rounded_at(self.model, self.output, value)
-        largest = 0.0 if coarse is None else float(coarse.max())
+        value, index, largest = self._scores(prepared, target)
         checked = self.completeness != "off"
         return Scored(prepared, mask, value, index, largest, checked), encoded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 from captum.attr import DeepLiftShap
@@ -20,7 +21,7 @@ from ..explanation import Explanation
 from ..explanation.labels import Grouping
 from .deep_lift import DeepLiftEHR
 from .inputs import Prepared, in_form, prepare
-from .targets import Target
+from .targets import Target, asked
 
 
 class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
@@ -93,9 +94,13 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
             per_reference,
             self.sum_tokens,
         )
-        parts = result.each if per_reference else result.attributions
-        shaped = in_form(prepared, parts, self.model, self.sum_tokens)
-        return (shaped, result.deltas.flatten()) if return_convergence_delta else shaped
+        outputs = result.outputs_of(prepared)
+        parts = [one.each if per_reference else one.attributions for one in outputs]
+        shaped = asked(
+            target, [in_form(prepared, p, self.model, self.sum_tokens) for p in parts]
+        )
+        delta = asked(target, [one.deltas.flatten() for one in outputs])
+        return (shaped, delta) if return_convergence_delta else shaped
 
     def explain(  # type: ignore[override]
         self,
@@ -146,7 +151,8 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
                 f"{type(baselines).__name__}; reference patients need a batch to be "
                 "explained, and a PyHealth model."
             )
-        if isinstance(baselines, int):
+        if isinstance(baselines, Integral):
+            baselines = int(baselines)
             baselines = reference_patients(self.model.model.dataset, baselines)
         elif hasattr(baselines, "input_processors"):
             check_dataset(self.model.features, self.model.model, baselines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
@@ -29,6 +29,7 @@ from ..propagation.explain import settled
 from ..propagation.missing import nan_without_answer
 from ..propagation.plans import Plans, PlanState
 from ..propagation.registry import Table
+from .classes import ALL
 from .completeness import (
     APART,
     MIXED,
@@ -43,20 +44,19 @@ from .completeness import (
 from .contributions import Parts, absolute_sums, known, times_change
 from .inputs import Prepared, explained, prepare
 from .options import check_options
+from .outputs import per_patient_output, rounded_at, scored, select_again
 from .planned import planned
-from .result import Result, averaged, joined
-from .segments import Run, multipliers_along
+from .result import Result, averaged, joined, joined_outputs
+from .segments import Run, multipliers_along, once
 from .slicing import sliced
 from .stacking import how_many, in_stacks
 from .targets import (
     Chosen,
     Target,
-    confusion,
-    per_patient,
-    per_patient_output,
-    rounded_at,
-    scored,
+    asked_of,
+    part_of,
     select,
+    selected,
 )
 
 
@@ -169,6 +169,7 @@ class Engine(DeepLift):
 
         Takes what :meth:`captum_ehr.DeepLiftEHR.attribute` takes; ``each`` keeps the
         attributions of every reference, with ``tokens`` those of embeddings are summed.
+        Of every output the result has all patients, one output after the other.
         """
         grad = torch.is_grad_enabled()  # so also where a fault hits what sets it back
         with torch.set_grad_enabled(grad), torch.inference_mode(False):
@@ -177,13 +178,12 @@ class Engine(DeepLift):
                 prepared = prepared.in_sums(self.model)
             size = prepared.inputs[0].shape[0]
             step = self.internal_batch_size or size
-            targets = None if target is None else per_patient(target, size)
-            self._doubt(targets or ())
+            targets = asked_of(target, size, getattr(self.model, "labels", {}))
             parts = [
-                self._unmixed(piece, targets and targets[k : k + step], custom, each)
+                (piece, self._unmixed(piece, part_of(targets, k, step), custom, each))
                 for k, piece in sliced(prepared, step, self._output)
             ]
-            result = joined(parts)
+            result = joined_outputs(parts)
         looked_after = custom is None and self.multiplies_by_inputs
         mode = self.completeness if looked_after else "off"
         if mode == "raise" and bool(result.balance.off.any()):
@@ -194,12 +194,6 @@ class Engine(DeepLift):
             warnings.warn(message, AttributionWarning, stacklevel=4)
         return prepared, result
 
-    def _doubt(self, targets: Sequence[Any]) -> None:
-        """Say of a number that is one class's index and another's label what it is."""
-        labels = getattr(self.model, "labels", None) if targets else None
-        if labels and (words := confusion(targets, labels)):
-            warnings.warn(words, AttributionWarning, stacklevel=5)
-
     def _output(self, prepared: Prepared) -> Tensor:
         """The model's output, without any explanation."""
         with torch.no_grad():
@@ -207,21 +201,28 @@ class Engine(DeepLift):
             output: Tensor = self.forward_view().forward(*inputs, *prepared.args)
             return output
 
-    def _scores(self, prepared: Prepared, target: Target) -> tuple[Tensor, Tensor]:
-        """The explained value of each patient, and where it stands in the output."""
+    def _scores(
+        self, prepared: Prepared, target: Target
+    ) -> tuple[Tensor, Tensor, float]:
+        """The explained value of each patient, and where it stands in the output.
+
+        And how large the numbers are that it was rounded at, where it is not itself.
+        """
         size = len(prepared.inputs[0])
-        targets = None if target is None else per_patient(target, size)
-        self._doubt(targets or ())
-        parts = []
+        targets = asked_of(target, size, getattr(self.model, "labels", {}))
+        parts, largest = [], 0.0
         step = self.internal_batch_size or size
         for k, piece in sliced(prepared, step, self._output):
             view, tape = self.forward_view(), Tape(self.table)
             inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
             with recorded(view.forward, inputs, piece.args, tape) as (output, _):
-                wanted = targets and targets[k : k + step]
-                parts.append(select(output.detach(), wanted, view.labels))
+                output, wanted = output.detach(), part_of(targets, k, step)
+                parts.append(select(output, wanted, view.labels))
+                coarse = rounded_at(self.model, self.output, parts[-1][1], output)
+                if coarse is not None:
+                    largest = max(largest, float(coarse.max()))
         value, index = (torch.cat(part) for part in zip(*parts))
-        return value, index
+        return value, index, largest
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool
@@ -236,7 +237,7 @@ class Engine(DeepLift):
             return together
         if self.mixing == "together":
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
-        chosen = Chosen(together.index)
+        chosen = target if target == ALL else Chosen(together.index)
         apart = self._slice(prepared, chosen, custom, each, apart=True)
         return replace(apart, diagnostics=noted(apart.diagnostics, APART))
 
@@ -247,7 +248,7 @@ class Engine(DeepLift):
         if custom is None and not each and len(prepared.references) == 1:
             return self._single(prepared, target)
         most = how_many(self.model, prepared, self.internal_batch_size)
-        if custom is None and self.segments == 1 and most:
+        if custom is None and self.segments == 1 and most and target != ALL:
             single, output = self._single, self._output
             result = in_stacks(prepared, target, most, each, single, output)
             if result is not None:
@@ -296,14 +297,14 @@ class Engine(DeepLift):
         each: bool,
         apart: bool = False,
     ) -> Result:
-        """A slice: one input pass for all references, and all patients if apart.
+        """A slice: one input pass for all references, outputs, and patients if apart.
 
         Each further segment has input passes of its own.
         """
         fresh = prepared.fresh()
         view = self.forward_view()
         rows = range(fresh.inputs[0].shape[0]) if apart else (None,)
-        again = len(fresh.references) * len(rows) > 1
+        again = len(fresh.references) * len(rows) > 1 or target == ALL
         tape = Tape(self.table, lasting=again, seeks_missing=False)
         record = partial(recorded, view.forward, args=fresh.args)
         checked = custom is None and self.completeness != "off"
@@ -311,16 +312,20 @@ class Engine(DeepLift):
         def attempt() -> Result | None:
             with recorded(view.forward, fresh.inputs, fresh.args, tape) as passes:
                 output, against = passes
-                value, index = select(output, target, view.labels)
-                run = Run(value, index, against, record, None, again, tape)
-                runs = (replace(run, row=row) for row in rows)
-                result = joined([self._averaged(fresh, r, custom, each) for r in runs])
+                run = partial(Run, output.detach(), record=record, again=again)
+                run = partial(run, against=once(against), tape=tape)
+                runs = [run(*found) for found in selected(output, target, view.labels)]
+                table = [self._averaged(fresh, runs, r, custom, each) for r in rows]
+                results = [joined(list(column)) for column in zip(*table)]
+                result = joined(results)
                 report = result.diagnostics + tape.diagnostics()
             if not tape.seeks_missing and not result.finite:
                 tape.seeks_missing = True
                 return None
-            outputs = result.f_input, result.f_baseline, output
-            report = told(report, result.balance, *outputs, checked)
+            for k, one in enumerate(results):
+                of = f", of output {k}" if len(results) > 1 else ""
+                outputs = one.f_input, one.f_baseline, output
+                report = told(report, one.balance, *outputs, checked, of)
             report += Diagnostics(rewrites=view.rewrites)
             drawn = bool(tape.drawn_from) or tape.draws_globals
             shape = tuple(output.shape[1:])
@@ -331,19 +336,27 @@ class Engine(DeepLift):
         return result
 
     def _averaged(
-        self, prepared: Prepared, run: Run, custom: Any, each: bool
-    ) -> Result:
+        self,
+        prepared: Prepared,
+        runs: list[Run],
+        row: int | None,
+        custom: Any,
+        each: bool,
+    ) -> list[Result]:
         """The mean over the references: of a batch, or of one patient in it."""
-        references = (prepared if run.row is None else prepared.but(run.row)).references
-        return averaged(
-            [self._against(prepared, run, b, custom) for b in references], each
-        )
+        runs = [replace(run, row=row) for run in runs]
+        references = (prepared if row is None else prepared.but(row)).references
+        table = [
+            [self._against(prepared, run, b, custom) for run in runs]
+            for b in references
+        ]
+        return [averaged(list(column), each) for column in zip(*table)]
 
     def _against(
         self, prepared: Prepared, run: Run, baselines: Parts, custom: Any
     ) -> Result:
         """The attributions against one reference."""
-        multipliers, f_baseline, report = multipliers_along(
+        multipliers, at_baseline, report = multipliers_along(
             run, prepared.inputs, baselines, self.segments
         )
         sides = multipliers, prepared.inputs, baselines
@@ -357,16 +370,18 @@ class Engine(DeepLift):
                 attributions = measured = times_change(*sides, prepared.summed)
             else:
                 attributions, measured = sides[0], times_change(*sides)
-            index, f_input = run.index, run.value.detach()
+            index, f_input, output = run.index, run.value.detach(), run.output
             if run.row is not None:
                 row = slice(run.row, run.row + 1)
-                index, f_input, f_baseline = index[row], f_input[row], f_baseline[row]
+                index, f_input = index[row], f_input[row]
+                output, at_baseline = output[row], at_baseline[row]
                 attributions, measured = _rows(attributions, row), _rows(measured, row)
                 sides = _rows(sides[0], row), _rows(sides[1], row), _rows(sides[2], row)
+            f_baseline = select_again(at_baseline, index)
             # of what was not summed yet, if it is asked for at all
             gross = absolute_sums if prepared.summed else None
             parts = tuple(chain(*sides)) if gross else ()
-            size = rounded_at(self.model, self.output, f_input, f_baseline)
+            size = rounded_at(self.model, self.output, index, output, at_baseline)
             sums = balance(measured, f_input, f_baseline, gross, size, parts)
         detached = tuple(a.detach() for a in attributions)
         answered = nan_without_answer(detached, f_input, f_baseline)

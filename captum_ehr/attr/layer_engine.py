@@ -14,9 +14,9 @@ from .completeness import balance
 from .engine import Engine, View
 from .inputs import Prepared, prepare
 from .layer_tap import Owner, Watch
+from .outputs import rounded_at, select_again
 from .result import Result
 from .segments import Run
-from .targets import select_again
 
 
 class LayerEngine(Engine):
@@ -48,7 +48,7 @@ class LayerEngine(Engine):
         self, prepared: Prepared, run: Run, baselines: tuple[Tensor, ...], custom: Any
     ) -> Result:
         """The layers' attributions against one reference."""
-        f_baseline = select_again(run.against(baselines), run.index)
+        at_baseline = run.against(baselines)
         here, there = self.watch.passes[0], self.watch.passes[-1]
         shapes = [[tuple(h.shape) for h in side.parts] for side in (here, there)]
         if shapes[0] != shapes[1]:
@@ -74,7 +74,9 @@ class LayerEngine(Engine):
             outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
             whole = self.multiplies_by_inputs or custom is not None
             rows = self._rows(run, shares if whole else ms, owners)
-            return _compared(run, f_baseline, rows, inner, outer)
+            outputs = run.output, at_baseline
+            coarse = rounded_at(self.model, self.output, run.index, *outputs)
+            return _compared(run, at_baseline, rows, inner, outer, coarse)
 
     def _rows(
         self, run: Run, parts: Sequence[Tensor], owners: Sequence[Owner]
@@ -99,14 +101,17 @@ class LayerEngine(Engine):
 
 def _compared(
     run: Run,
-    f_baseline: Tensor,
+    at_baseline: Tensor,
     rows: Sequence[Tensor],
     inner: Tensor | None,
     outer: Tensor | None,
+    coarse: Tensor | None,
 ) -> Result:
     """How the sums ``(batch, 2)``, Σ and Σ|.|, compare with f(x) - f(x0)."""
     here = slice(None) if run.row is None else slice(run.row, run.row + 1)
-    f_input, f_baseline = run.value.detach()[here], f_baseline[here]
+    f_input = run.value.detach()[here]
+    f_baseline = select_again(at_baseline, run.index)[here]
+    size = None if coarse is None else coarse[here]
     change = (f_input - f_baseline).double()
     past = torch.full_like(change, torch.nan)
     gross = change.abs()
@@ -121,7 +126,7 @@ def _compared(
                 every = inner.sum(0) + outer.sum(0)
                 past, gross = every[:1] - through, every[1:]
         total = through + past
-    sums = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross)
+    sums = balance((total.unsqueeze(1),), f_input, f_baseline, lambda: gross, size)
     last = past.to(f_input.dtype)
     return Result((*rows, last), f_input, f_baseline, run.index[here], sums)
 

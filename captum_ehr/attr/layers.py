@@ -23,8 +23,9 @@ from .engine import View
 from .inputs import Prepared
 from .layer_engine import LayerEngine
 from .layer_tap import Probe, Selector, Watch, layer_path, neuron
+from .outputs import per_patient_output
 from .result import Result
-from .targets import Target, per_patient_output
+from .targets import Target, asked
 
 
 class LayerDeepLiftEHR(LayerDeepLift):
@@ -112,7 +113,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
 
         Returns:
             A tensor shaped like what the layer gives (or takes); a tuple of them if
-            these are several; for a list of layers a list of these.
+            these are several; for a list of layers a list of these. For every output
+            (``target="all"``) a tuple of what it is for each.
 
         Raises:
             CompletenessError: If they do not add up and ``completeness="raise"``.
@@ -130,12 +132,24 @@ class LayerDeepLiftEHR(LayerDeepLift):
         engine.watch = watch = Watch(
             [Probe(engine.model, path, to_input, call, cut=True) for path in self.paths]
         )
-        _, result = engine.run(
+        prepared, result = engine.run(
             inputs, baselines, target, additional_forward_args, custom_attribution_func
         )
-        *rows, past = result.attributions
-        if engine.multiplies_by_inputs and custom_attribution_func is None:
-            self._say(result, past)
+        shaped, deltas = [], []
+        for each in result.outputs_of(prepared):
+            past = each.attributions[-1]
+            if engine.multiplies_by_inputs and custom_attribution_func is None:
+                self._say(each, past)
+            if return_convergence_delta:
+                deltas.append(self._delta(each, past))
+            shaped.append(self._shaped(each, watch))
+        if return_convergence_delta:
+            return asked(target, shaped), asked(target, deltas)
+        return asked(target, shaped)
+
+    def _shaped(self, result: Result, watch: Watch) -> Any:
+        """The attributions in the form of what the layers give or take."""
+        *rows, _ = result.attributions
         parts = [  # the patients where the layer has them
             part.movedim(0, owner) if isinstance(owner, int) else part
             for part, owner in zip(rows, watch.placed)
@@ -144,15 +158,16 @@ class LayerDeepLiftEHR(LayerDeepLift):
             group[0] if len(group) == 1 else tuple(group)
             for group in ([parts.pop(0) for _ in p.take()] for p in watch.probes)
         ]
-        shaped = grouped if self.several else grouped[0]
-        if not return_convergence_delta:
-            return shaped
+        return grouped if self.several else grouped[0]
+
+    def _delta(self, result: Result, past: Tensor) -> Tensor:
+        """What the layers' attributions miss of f(x) - f(x0), or have too much."""
         if bool(past.isnan().any()) and not bool(result.f_input.isnan().any()):
             raise ValueError(
                 f"The layer {', '.join(self.paths)!r} gives or takes a tensor without "
                 "an axis for the patients: there is no residual per patient."
             )
-        return shaped, result.balance.delta - past
+        return result.balance.delta - past
 
     def _say(self, result: Result, past: Tensor) -> None:
         """Say how much goes past the layer, if it is more than rounding."""
@@ -160,7 +175,7 @@ class LayerDeepLiftEHR(LayerDeepLift):
         change = result.f_input - result.f_baseline
         through = change + result.balance.delta - past
         off = balance((through.unsqueeze(1),), result.f_input, result.f_baseline).off
-        off = off & ~result.balance.off
+        off = off & ~result.balance.off & (past.abs() > result.balance.bound)
         if mode == "off" or not bool(off.any()):
             return
         part = (past.abs() / change.abs())[off].max().item()

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from ..adapter import PyHealthAdapter
+from ..explanation.explained import Contrast
 from ..propagation import Diagnostics
 from ..propagation.plans import Plans, compiled_for_all
 from ..propagation.recording import PlanRefused
 from ..propagation.watch import UnwatchableError
+from .classes import ALL, Label
 from .completeness import Balance, mixes
 from .inputs import Prepared
 from .result import Result
-from .targets import Chosen, chosen
+from .targets import Chosen, Targets, chosen
 
 #: Explains a slice of patients, each with a target, by the passes.
 type Passes = Callable[[Prepared, Any], Result]
@@ -34,7 +36,7 @@ def planned(
     model: nn.Module,
     options: Hashable,
     prepared: Prepared,
-    targets: list[Any] | Chosen | None,
+    targets: Targets,
     passes: Passes,
     compile: bool = False,
 ) -> Result:
@@ -45,7 +47,8 @@ def planned(
         model: What it explains.
         options: What the passes depend on beside their arguments and the model.
         prepared: A slice of patients, with one reference.
-        targets: One for each; or None for the predicted classes, or where they are.
+        targets: One for each; or None for the predicted classes, where they are, or
+            every output.
         passes: The passes.
         compile: Whether one program for all sizes is made first.
     """
@@ -145,19 +148,21 @@ def _filled(
     return piece, list(rest)
 
 
-def _target(
-    targets: list[Any] | Chosen | None, model: nn.Module, shape: Any
-) -> tuple[Any, Hashable]:
+def _target(targets: Targets, model: nn.Module, shape: Any) -> tuple[Any, Hashable]:
     """The targets as the passes take them, and what a plan is bound to of them."""
-    if targets is None:
-        return None, None
+    if targets is None or targets == ALL:
+        return targets, targets
     if isinstance(targets, Chosen):
         return targets, "each"
-    if all(t is targets[0] for t in targets) and isinstance(targets[0], Hashable):
-        return targets, (type(targets[0]), targets[0])
+    if all(t is targets[0] for t in targets) and isinstance(targets[0], _WRITTEN):
+        return targets, repr(targets[0])  # True and 1 are equal
     if shape is None:
         return targets, "each"  # the first batch, which no plan is for
     return chosen(targets, shape, getattr(model, "labels", {})), "each"
+
+
+#: Targets that are the same where they are written the same.
+_WRITTEN = (int, str, tuple, Contrast, Label)
 
 
 def _form(x: Tensor) -> Hashable:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .completeness import Balance, polish
+from .inputs import Prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,39 @@ class Result:
             each=scaled(self.each),
             factor=factor,
         )
+
+    def outputs_of(self, prepared: Prepared) -> list[Result]:
+        """Of outputs one after the other, each with all patients, each one's."""
+        count = len(self.f_input) // len(prepared.inputs[0])
+        if count == 1:
+            return [self]
+
+        def cut(tensors: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
+            each = [tensor.chunk(count) for tensor in tensors]
+            return list(zip(*each)) if each else [()] * count
+
+        attributions, each = cut(self.attributions), cut(self.each)
+        sums, names = (
+            cut(self.balance),
+            "f_input f_baseline index factor deltas".split(),
+        )
+        numbers = cut(getattr(self, name) for name in names)
+        results = []
+        for k, some in enumerate(numbers):
+            fields: dict[str, Any] = dict(zip(names, some))
+            fields |= {"attributions": attributions[k], "each": each[k]}
+            results.append(replace(self, balance=Balance(*sums[k]), **fields))
+        return results
+
+
+def joined_outputs(parts: list[tuple[Prepared, Result]]) -> Result:
+    """Slices of a batch, each with the same outputs, put together again by output."""
+    if len(parts) == 1:
+        return parts[0][1]
+    slices = [result.outputs_of(prepared) for prepared, result in parts]
+    whole = joined([joined(list(column)) for column in zip(*slices)])
+    report = sum((result.diagnostics for _, result in parts), Diagnostics())
+    return replace(whole, diagnostics=report)
 
 
 def averaged(parts: list[Result], each: bool) -> Result:

@@ -27,7 +27,10 @@ from ..propagation import Diagnostics, Tape, multipliers
 from ..propagation.explain import settled
 from ..propagation.missing import missing, where_known
 from .contributions import Parts
-from .targets import select_again
+from .outputs import select_again
+
+#: From references to the model's output.
+type Against = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,26 +38,46 @@ class Run:
     """One input pass, from which the input is explained against several references.
 
     Args:
-        value: ``(batch,)``, the explained output of each patient.
+        output: The model's output.
+        value: ``(batch,)``, the explained one of each patient.
         index: ``(batch, ...)``, where each stands in the output.
-        against: From references to f(x0).
+        against: From references to the output there.
         record: Records an input pass over other inputs.
-        row: The only patient whose value counts, or None for all.
-        again: Whether another reference may follow.
+        again: Whether another reference, or another output, may follow.
         tape: What the input pass is recorded on.
+        row: The only patient whose value counts, or None for all.
     """
 
+    output: Tensor
     value: Tensor
     index: Tensor
-    against: Callable[[Sequence[Tensor]], Tensor]
+    against: Against
     record: Callable[..., AbstractContextManager[tuple[Tensor, Callable[..., Tensor]]]]
-    row: int | None
     again: bool
     tape: Tape
+    row: int | None = None
 
     def explained(self, value: Tensor) -> Tensor:
         """Of ``(batch,)`` values those that count."""
         return value if self.row is None else value[self.row]
+
+
+def once(against: Against) -> Against:
+    """The pass of a reference that is not repeated where it comes again next.
+
+    What a tape holds is that of the last reference, so nothing older is known.
+    """
+    last: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def at_reference(references: Sequence[Tensor]) -> Tensor:
+        same = len(last) == len(references) > 0
+        if not (same and all(x is known for x, known in zip(references, last))):
+            outputs[:] = [against(references)]
+            last[:] = references
+        return outputs[0]
+
+    return at_reference
 
 
 def point(
@@ -74,13 +97,13 @@ def point(
 def multipliers_along(
     run: Run, inputs: Parts, references: Parts, count: int
 ) -> tuple[Parts, Tensor, Diagnostics]:
-    """The mean multipliers of all pieces of the line, f(x0), and an account.
+    """The mean multipliers of all pieces of the line, the output at x0, an account.
 
     The run is that of the first piece, that of the input, whose account is not in it.
     """
     end = point(inputs, references, 1 / count)
     with torch.enable_grad():
-        f_end = select_again(run.against(end), run.index)
+        output = run.against(end)
         total = multipliers(run.explained(run.value), inputs, run.again)
         report = Diagnostics()
         for k in range(1, count):
@@ -88,22 +111,22 @@ def multipliers_along(
             end = point(inputs, references, (k + 1) / count)
             tape = Tape(run.tape.table, seeks_missing=run.tape.seeks_missing)
             value, following = settled(tape, partial(_piece, run, start, end, tape))
-            if _unmet(f_end, value.detach()):
+            if _unmet(select_again(output, run.index), value.detach()):
                 report += Diagnostics(messages=(_UNMET,))
-            f_end = following
+            output = following
             more = multipliers(run.explained(value), start)
             total = tuple(a + b for a, b in zip(total, more))
             report += tape.diagnostics()
     mean = total if count == 1 else tuple(m / count for m in total)
-    return mean, f_end, report
+    return mean, output, report
 
 
 def _piece(
     run: Run, start: Sequence[Tensor], end: Sequence[Tensor], tape: Tape
 ) -> tuple[Tensor, Tensor]:
-    """The explained values where a piece of the line starts and where it ends."""
+    """The explained values where a piece of the line starts, the output at its end."""
     with run.record(start, tape=tape) as (output, against):
-        return select_again(output, run.index), select_again(against(end), run.index)
+        return select_again(output, run.index), against(end)
 
 
 def _unmet(end: Tensor, start: Tensor) -> bool:

@@ -85,7 +85,7 @@ def in_stacks(
         for k in range(1, len(references), most):
             some = _stacked(prepared, references[k : k + most], follow)
             count = len(some.inputs[0]) // size
-            part = explain(some, Chosen(first.index.repeat(count, 1)))
+            part = explain(some, Chosen(torch.cat([first.index] * count)))
             if not _accounted(part) or noted(part.diagnostics) != report:
                 return None
             if not _same(part.f_input.view(count, size), first):

@@ -1,18 +1,31 @@
-"""Which output of the model is explained, on which scale, for each patient."""
+"""Which output of the model is explained for each patient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapter import PyHealthAdapter
-from ..explanation import FeatureKeyError
+from ..explanation.explained import Contrast, Explained, Place
+from .classes import (
+    ALL,
+    Label,
+    alike,
+    contrast,
+    is_all,
+    labelled,
+    named,
+    plain,
+    refuse_doubt,
+    whole,
+    written,
+)
+from .outputs import select_again
 
 
 class Chosen(NamedTuple):
@@ -21,12 +34,54 @@ class Chosen(NamedTuple):
     places: Tensor
 
 
-#: An index, a label, a tuple of indices, or one of these per patient; None is the
-#: predicted class.
-type Target = None | int | str | tuple[int, ...] | Sequence[Any] | Tensor | Chosen
+#: An index, a label, a contrast of two of them (also as a tuple of two), a tuple of
+#: indices for outputs of more dimensions, or one of these per patient; None is the
+#: predicted class, ``"all"`` every output.
+type Target = (
+    None
+    | int
+    | str
+    | np.generic
+    | Label
+    | Contrast
+    | tuple[Any, ...]
+    | Sequence[Any]
+    | Tensor
+    | Chosen
+)
+
+#: One per patient, the predicted classes, where they are, or every output.
+type Targets = list[Any] | Chosen | Literal["all"] | None
 
 #: One index per output dimension after the batch.
 type Index = tuple[int, ...]
+
+
+def asked_of(target: Target, size: int, labels: Mapping[Any, int]) -> Targets:
+    """What is asked of so many patients, in the form in which it is cut in slices."""
+    if target is None or isinstance(target, Chosen):
+        return target
+    if not is_all(target):
+        return per_patient(target, size)
+    if ALL in labels:
+        raise ValueError(
+            "target='all' is every output, and a label of the dataset: say "
+            "label('all') for the class of that label."
+        )
+    return ALL
+
+
+def part_of(targets: Targets, start: int, step: int) -> Targets:
+    """The targets of some of the patients."""
+    some = slice(start, start + step)
+    if isinstance(targets, Chosen):
+        return Chosen(targets.places[some])
+    return targets[some] if isinstance(targets, list) else targets
+
+
+def asked[T](target: Target, each: Sequence[T]) -> T | tuple[T, ...]:
+    """What was found for each output: of all of them a tuple."""
+    return tuple(each) if is_all(target) else each[0]
 
 
 def select(
@@ -35,7 +90,8 @@ def select(
     """The explained value of each patient, and where it stands in the output.
 
     Returns:
-        ``(batch,)``, and integers of shape ``(batch, dimensions of the output - 1)``.
+        ``(batch,)``, and integers of shape ``(batch, dimensions of the output - 1)``;
+        of contrasts ``(batch, 2, dimensions of the output - 1)``.
 
     Example:
         >>> select(torch.tensor([[1.0, 3.0], [2.0, 0.0]]), None)
@@ -54,24 +110,34 @@ def select(
     return select_again(output, index), index
 
 
-def select_again(output: Tensor, index: Tensor) -> Tensor:
-    """The values that stand in another output where :func:`select` found the first."""
-    rows = output.shape[0]
-    if math.prod(output.shape[1:]) == 1:
-        return output.reshape(rows)
-    return output[(torch.arange(rows, device=output.device), *index.unbind(1))]
+def selected(
+    output: Tensor, targets: Targets, labels: Mapping[Any, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same for each output that is asked for, in their order."""
+    if targets != ALL:
+        yield select(output, targets, labels)
+        return
+    for place in product(*map(range, output.shape[1:])):
+        index = torch.tensor(place, dtype=torch.long, device=output.device)
+        yield select(output, Chosen(index.expand(len(output), -1)))
 
 
-def indices(index: Tensor) -> tuple[int | Index, ...]:
+def indices(index: Tensor) -> tuple[Explained, ...]:
     """Where each patient's value stands, as people write it.
 
     Example:
         >>> indices(torch.tensor([[1], [0]])), indices(torch.tensor([[1, 0]]))
         ((1, 0), ((1, 0),))
+        >>> indices(torch.tensor([[[1], [0]]]))
+        (Contrast(a=1, b=0),)
     """
-    if index.shape[1] == 1:
-        return tuple(index[:, 0].tolist())
-    return tuple(map(tuple, index.tolist()))
+    if index.dim() == 3:
+        return tuple(Contrast(*map(_place, pair)) for pair in index.tolist())
+    return tuple(map(_place, index.tolist()))
+
+
+def _place(index: list[int]) -> Place:
+    return index[0] if len(index) == 1 else tuple(index)
 
 
 def per_patient(target: Target, rows: int) -> list[Any]:
@@ -90,21 +156,6 @@ def per_patient(target: Target, rows: int) -> list[Any]:
             )
         return each
     return [target] * rows
-
-
-def confusion(targets: Sequence[Any], labels: Mapping[Any, int]) -> str:
-    """What to say of numbers that are an index of one class and another's label."""
-    words = {str(label): index for label, index in labels.items()}
-    names = {index: label for label, index in labels.items()}
-    said = {
-        f"target={target} is taken as an index, that of the label {names[target]!r}; "
-        f"the label {target} is target='{target}'"
-        for target in targets
-        if _whole(target)
-        and words.get(str(target), target) != target
-        and target in names
-    }
-    return "; ".join(sorted(said))
 
 
 def chosen(
@@ -132,158 +183,77 @@ def _indexed(each: Sequence[Any], output: Tensor, labels: Mapping[Any, int]) -> 
     shape = tuple(output.shape[1:])
     if all(wanted is each[0] for wanted in each):
         each = each[:1]
-    index = [_index(wanted, shape, labels) for wanted in each]
-    known = torch.tensor(index, dtype=torch.long, device=output.device)
-    return known.view(len(index), len(shape)).expand(output.shape[0], -1)
+    read = [_read(wanted, shape, labels) for wanted in each]
+    ends = len(read[0])
+    if any(len(places) != ends for places in read):
+        raise ValueError(
+            "target has contrasts for some patients and single classes for others; "
+            "explain these apart."
+        )
+    known = torch.tensor(read, dtype=torch.long, device=output.device)
+    known = known.view(len(read), ends, len(shape)).expand(output.shape[0], -1, -1)
+    return known if ends == 2 else known[:, 0]
 
 
-def _index(target: Any, shape: Sequence[int], labels: Mapping[Any, int]) -> Index:
-    """One patient's target as a tuple of non-negative indices."""
-    single = len(shape) == 1 and shape[0] == 1
-    if isinstance(target, (Tensor, np.ndarray, np.generic)):
-        target = target.tolist()
+def _read(
+    target: Any, shape: tuple[int, ...], labels: Mapping[Any, int]
+) -> tuple[Index, ...]:
+    """One patient's target as one place in the output, or the two of a contrast."""
+    target = plain(target)
+    if isinstance(target, tuple) and len(target) == 2 and len(shape) == 1:
+        target = contrast(*target)
+    if not isinstance(target, Contrast):
+        return (_index(target, shape, labels),)
+    if math.prod(shape) == 1:
+        raise ValueError(
+            f"target {written(target)} is a contrast, and the model has one output"
+            + (
+                f", whose logit is that of {named(1, labels)!r} rather than "
+                f"{named(0, labels)!r} already"
+                if len(labels) == 2
+                else ", with nothing to compare it with"
+            )
+            + ": leave the target away."
+        )
+    a, b = (_index(plain(part), shape, labels) for part in (target.a, target.b))
+    if a == b:
+        raise ValueError(
+            f"target {written(target)} is a contrast of an output with itself, which "
+            "is 0 for every patient; name two."
+        )
+    return a, b
+
+
+def _index(target: Any, shape: tuple[int, ...], labels: Mapping[Any, int]) -> Index:
+    """One class as a tuple of non-negative indices."""
+    single = shape == (1,)
     if isinstance(target, list) and len(target) == 1:
-        target = target[0]  # of a column
-    if isinstance(target, (str, bool)):
-        target = _labelled(target, labels)
+        target = plain(target[0])  # of a column
+    if isinstance(target, (Label, str, bool, float)):
+        target = labelled(target, labels, shape)
         if single and target == 0:
             raise ValueError(
-                f"The model has one logit, for the label {_positive(labels)!r}; explain"
+                f"The model has one logit, for the label {named(1, labels)!r}; explain"
                 " that one and read the signs the other way round."
             )
-    if single and _whole(target) and target == 1 and len(labels) == 2:
+    elif whole(target) and len(shape) == 1 and not single:
+        refuse_doubt(target, shape[0], labels)
+    if single and whole(target) and target == 1 and len(labels) == 2:
         target = 0  # the positive label of a binary dataset is its only logit
     indices = target if isinstance(target, (tuple, list)) else (target,)
-    if not shape and all(_whole(i) and i == 0 for i in indices) and indices:
+    if not shape and all(whole(i) and i == 0 for i in indices) and indices:
         return ()
-    if len(indices) != len(shape) or not all(_whole(i) for i in indices):
+    if len(indices) != len(shape) or not all(map(whole, indices)):
         raise ValueError(
             f"target {target!r} does not fit an output of shape (batch, "
-            f"{', '.join(map(str, shape))}): expected {len(shape)} integer(s)."
+            f"{', '.join(map(str, shape))}): expected {len(shape)} integer(s); "
+            "contrast(a, b) is one of them rather than another."
         )
     for i, size in zip(indices, shape):
         if not -size <= i < size:
             raise IndexError(
                 f"target {i} is out of range: the model has {size} output(s), so it "
                 f"must be {'0' if size == 1 else f'between 0 and {size - 1}'}"
-                f"{_by_name(i, labels)}."
+                f"{f'; the label is label({i!r})' if alike(i, labels) else ''}."
             )
     return tuple(int(i) % size for i, size in zip(indices, shape))
-
-
-def _labelled(target: Any, labels: Mapping[Any, int]) -> int:
-    """The index of a label, or of what a label is written like."""
-    alike = [labels[target]] if target in labels else []
-    alike = alike or [k for label, k in labels.items() if str(label) == str(target)]
-    if len(alike) == 1:
-        return alike[0]
-    if not isinstance(target, str):  # no label, but the index of two classes
-        return int(target)
-    raise FeatureKeyError(
-        f"target {target!r} is no label of the dataset; the labels are {list(labels)}."
-    )
-
-
-def _by_name(index: Any, labels: Mapping[Any, int]) -> str:
-    return f"; the label is target='{index}'" if str(index) in map(str, labels) else ""
-
-
-def _whole(value: Any) -> bool:
-    """Whether something is an index: also NumPy's, and a float that is one."""
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, Integral) or (
-        isinstance(value, float) and value.is_integer()
-    )
-
-
-def _positive(labels: Mapping[Any, int]) -> Any:
-    return next((label for label, index in labels.items() if index == 1), True)
-
-
-def scored(
-    model: nn.Module, forward: Callable[..., Tensor], output: str
-) -> Callable[..., Tensor]:
-    """The forward of a model (or a view of it), on the scale asked for."""
-    if not isinstance(model, PyHealthAdapter) or output == model.scale:
-        return forward
-    mode = model.mode
-
-    def logit(*args: Tensor) -> Tensor:
-        return torch.logit(forward(*args))
-
-    def probability(*args: Tensor) -> Tensor:
-        score = forward(*args)
-        if mode == "multiclass":
-            return torch.softmax(score, dim=-1)
-        return score if mode == "regression" else torch.sigmoid(score)
-
-    return logit if output == "logit" else probability
-
-
-def rounded_at(model: nn.Module, output: str, *values: Tensor) -> Tensor | None:
-    """``(batch,)``: how coarse logits are that are worked out of probabilities.
-
-    The last digit of a probability p is one of 1/(1 - p) in its logit; None where the
-    values are what the model has rounded.
-    """
-    if output != "logit" or getattr(model, "scale", "logit") == "logit":
-        return None
-    return torch.stack([1 + value.exp() for value in values]).sum(0)
-
-
-def per_patient_output(forward: Callable[..., Any], name: str) -> Callable[..., Tensor]:
-    """A forward whose output is one tensor with the patients first, or an error."""
-
-    def rows(*args: Any) -> Tensor:
-        output = forward(*args)
-        with torch._C.DisableTorchFunction():  # no part of the model
-            return _per_patient(_tensor(output, name), args[0].shape[0], name)
-
-    return rows
-
-
-def _tensor(output: Any, name: str) -> Tensor:
-    """The one tensor of a model's output."""
-    tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))
-    if len(tensors) != 1:
-        what = type(output).__name__
-        if isinstance(output, Mapping):
-            what += f" with {', '.join(map(repr, output))}"
-        raise TypeError(
-            f"{name} returned {'several tensors' if tensors else 'no tensor'}: {what}; "
-            "one tensor of scores is explained. Give a module whose forward returns "
-            "that one, e.g. forward(self, *x): return self.model(*x).logits."
-        )
-    if not tensors[0].is_floating_point():
-        raise TypeError(
-            f"{name} returned a tensor of {tensors[0].dtype}; only real-valued scores "
-            "can be explained, not classes or flags."
-        )
-    return tensors[0]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (list, tuple, Mapping)):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(part)
-
-
-def _per_patient(output: Tensor, patients: int, name: str) -> Tensor:
-    """The output with a row per patient, also where one patient's was squeezed."""
-    shape = tuple(output.shape)
-    if patients == 1 and (not shape or shape[0] != 1):
-        output = output.unsqueeze(0)
-    elif not shape:
-        raise ValueError(f"{name} returned one number for the batch, not one each.")
-    elif shape[0] != patients:
-        raise ValueError(
-            f"{name} returned an output of shape {shape} for {patients} patients: the "
-            "first dimension of inputs and output is the batch. If the model takes "
-            "another dimension first (sequences, nodes), give a module that transposes."
-        )
-    if output.numel() == 0:
-        raise ValueError(f"{name} returned an output of shape {shape}: it is empty.")
-    return output

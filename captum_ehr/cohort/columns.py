@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..explanation import Explanation, FeatureRecord
 from ..explanation.columns import PER_PATIENT, plain
+from ..explanation.explained import Contrast, Explained, Place
 from ..explanation.feature_record import range_of
 from ..explanation.frame import build_rows
 from ..explanation.words import cancellation
@@ -64,14 +65,14 @@ def rows_schema() -> pa.Schema:
 def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schema:
     """The columns of ``patients.parquet``, but those that were asked for.
 
-    ``target`` is an index, or a list of them where outputs have more dimensions;
+    ``target`` is an index, or a list of them where outputs have more dimensions; of a
+    contrast a struct of two, ``a`` and ``b``;
     ``messages`` are those of the batch that the patient was explained in; ``layout``
     has, per feature in the order of ``cohort.json``, the shape of its tensor and the
     times as the record has them.
     """
     import pyarrow as pa
 
-    several = any(isinstance(target, tuple) for target in explanation.target)
     layout = pa.struct(
         [("shape", pa.list_(pa.int32())), ("time", pa.list_(pa.float64()))]
     )
@@ -80,12 +81,34 @@ def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schem
             ("patient_id", pa.string()),
             ("sample", pa.int32()),
             *((name, pa.float64()) for name in PER_PATIENT),
-            ("target", pa.list_(pa.int32()) if several else pa.int32()),
+            ("target", _target_type(explanation.target)),
             ("observed", observed),
             ("messages", pa.list_(pa.string())),
             ("layout", pa.list_(layout)),
         ]
     )
+
+
+def _target_type(targets: Sequence[Explained]) -> pa.DataType:
+    """The type of the column of explained outputs."""
+    import pyarrow as pa
+
+    ends = [t.a if isinstance(t, Contrast) else t for t in targets]
+    several = any(isinstance(end, tuple) for end in ends)
+    place = pa.list_(pa.int32()) if several else pa.int32()
+    contrasts = any(isinstance(target, Contrast) for target in targets)
+    return pa.struct([("a", place), ("b", place)]) if contrasts else place
+
+
+def target_of(stored: Any) -> Explained:
+    """An explained output as the column has it."""
+    if isinstance(stored, Mapping):
+        return Contrast(_place(stored["a"]), _place(stored["b"]))
+    return _place(stored)
+
+
+def _place(stored: Any) -> Place:
+    return tuple(stored) if isinstance(stored, list) else stored
 
 
 def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
@@ -134,7 +157,10 @@ def patients_table(
     columns |= {
         "patient_id": list(explanation.patient_ids),
         "sample": list(samples),
-        "target": list(explanation.target),
+        "target": [
+            asdict(target) if isinstance(target, Contrast) else target
+            for target in explanation.target
+        ],
         "observed": observed,
         "messages": [list(explanation.diagnostics.messages)] * count,
         "layout": [
@@ -235,7 +261,7 @@ def _one(
         features[described["key"]], shares[described["key"]] = record, share
     dtype = getattr(torch, header["dtype"])
     fields: dict[str, Any] = {n: _number(patient[n], dtype) for n in PER_PATIENT}
-    target, names = patient["target"], header["target_names"]
+    names = header["target_names"]
     change = fields["f_input"] - fields["f_baseline"]
     times = cancellation(shares.values(), change)
     # Cohorts of earlier versions say less.
@@ -248,7 +274,7 @@ def _one(
     return Explanation(
         attributions=shares,
         features=features,
-        target=(tuple(target) if isinstance(target, list) else target,),
+        target=(target_of(patient["target"]),),
         diagnostics=replace(
             report,
             messages=tuple(patient["messages"]),

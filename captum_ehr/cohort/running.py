@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from torch import nn
 
 from ..adapter import PyHealthAdapter, check_dataset, reference_patients
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
+from ..attr.classes import Label, is_all, plain, written
 from ..attr.targets import Target
 from ..explanation import Explanation
+from ..explanation.explained import Contrast
 from ..explanation.labels import Grouping
 from .columns import header_of
 from .durable import make_private, sweep
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .cohort import Cohort
+
+_SAID = (tuple, Label, Contrast)
+"""Kinds of targets that stand in words in what a cohort is."""
 
 _READ = 1024
 """How many samples are read at a time for their lengths."""
@@ -65,7 +71,7 @@ def explain_cohort(
         out: The folder; it is made, for its owner alone.
         baselines: See :meth:`PyHealthAdapter.baseline`; for :class:`DeepLiftShapEHR`
             reference patients, or how many.
-        target: One for all; see :meth:`DeepLiftEHR.attribute`.
+        target: One for all, or a contrast; see :meth:`DeepLiftEHR.attribute`.
         batch_size: How many samples at a time; of one length, so with little padding.
         partition: How many samples are written at a time, at most; of long ones fewer.
         client: None for this process; else a ``dask.distributed.Client``, the address
@@ -104,11 +110,11 @@ def explain_cohort(
     check_columns(columns)
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
-    _check_target(target)
+    target = _one_target(target)
     baselines = _resolved(explainer, baselines)
     options = {
         "baselines": baselines,
-        "target": target,
+        "target": written(target) if isinstance(target, _SAID) else target,
         "batch_size": batch_size,
         "partition": partition,
         "compile": compile,
@@ -258,8 +264,8 @@ def _resolved(explainer: DeepLiftEHR, baselines: Any) -> Any:
     """Reference patients as a batch, drawn once."""
     if not isinstance(explainer, DeepLiftShapEHR):
         return baselines
-    if isinstance(baselines, int):
-        return reference_patients(explainer.model.model.dataset, baselines)
+    if isinstance(baselines, Integral):
+        return reference_patients(explainer.model.model.dataset, int(baselines))
     if hasattr(baselines, "input_processors"):
         check_dataset(explainer.model.features, explainer.model.model, baselines)
         return reference_patients(baselines, len(baselines))
@@ -292,9 +298,16 @@ def _check_sizes(dataset: Any, **sizes: Any) -> None:
             raise ValueError(f"{name}={size!r}; a whole number, at least 1.")
 
 
-def _check_target(target: Any) -> None:
-    if target is not None and not isinstance(target, (int, str, tuple)):
+def _one_target(target: Any) -> Target:
+    """One for all, of which NumPy's numbers are Python's."""
+    target = plain(target)
+    if isinstance(target, tuple):
+        target = tuple(map(plain, target))
+    kinds = int, str, tuple, Label, Contrast, type(None)
+    if not isinstance(target, kinds) or is_all(target):
+        what = "every output" if is_all(target) else f"a {type(target).__name__}"
         raise TypeError(
-            f"target is a {type(target).__name__}; a cohort has one target for all: an "
-            "index, a label, a tuple, or None for the predicted class of each."
+            f"target is {what}; a cohort has one target for all: an index, a label, a "
+            "contrast or a tuple, or None for the predicted class of each."
         )
+    return target

@@ -17,10 +17,11 @@ import torch
 
 from ..explanation import Explanation, FeatureRecord
 from ..explanation.columns import PER_PATIENT
+from ..explanation.explained import Contrast, Explained, Place, label_of
 from ..explanation.feature_record import FeatureKeyError, Times
 from ..propagation import Diagnostics
 from ..scene.wording import several
-from .columns import explanation_of, rows_schema
+from .columns import explanation_of, rows_schema, target_of
 from .manifest import (
     COHORT,
     PART,
@@ -41,9 +42,6 @@ type _Number = Literal[_Float, "uint8", "int8", "int16", "int32", "int64", "bool
 
 _MOST_PLACES = 2**26
 """How many codes or values a feature of one sample has at most."""
-
-#: The index of an explained output, or several where outputs have more dimensions.
-type Target = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,9 @@ class Header:
         default_factory=dict
     )
 
-    def target_label(self, target: Target) -> str:
+    def target_label(self, target: Explained) -> str:
         """The name of an explained output, else its index."""
-        names = self.target_names or ()
-        if isinstance(target, int) and 0 <= target < len(names):
-            return names[target]
-        return str(target)
+        return label_of(target, self.target_names)
 
 
 @dataclass(frozen=True)
@@ -252,15 +247,21 @@ class StoredCohort:
             raise CohortError(f"{self.path} cannot be read: {error}") from error
 
 
-def targets_of(people: pl.DataFrame) -> Counter[Target]:
+def targets_of(people: pl.DataFrame) -> Counter[Explained]:
     """How many of some rows of the patients' table are explained for each output."""
-    targets = people["target"].to_list()
-    return Counter(tuple(t) if isinstance(t, list) else t for t in targets)
+    return Counter(map(target_of, people["target"].to_list()))
 
 
-def explained_for(target: Target) -> pl.Expr:
-    """Which rows of the patients' table are explained for an output."""
+def explained_for(target: Explained) -> pl.Expr:
+    """Which rows of the patients' table are explained for an output, or a contrast."""
     column = pl.col("target")
+    if isinstance(target, Contrast):
+        a, b = (column.struct.field(end) for end in "ab")
+        return _stands_at(a, target.a) & _stands_at(b, target.b)
+    return _stands_at(column, target)
+
+
+def _stands_at(column: pl.Expr, target: Place) -> pl.Expr:
     if isinstance(target, int):
         return column == target
     return column.list.eval(pl.element().cast(pl.String)).list.join(",") == ",".join(

@@ -28,7 +28,7 @@ class Explained:
 
 
 def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
-    """Explain all held-out patients against unknown codes and average values."""
+    """Explain all held-out patients against unknown codes and median values."""
     import torch
     from pyhealth.datasets import get_dataloader
 
@@ -38,7 +38,7 @@ def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
     batch: dict[str, Any] = next(iter(get_dataloader(cohort.held_out, size)))
     explainer = DeepLiftEHR(model, internal_batch_size=_AT_A_TIME)
     start = time.perf_counter()
-    explanation = explainer.explain(batch, "unk", names=cohort.names)
+    explanation = explainer.explain(batch, "typical", names=cohort.names)
     seconds = time.perf_counter() - start
     ids = explanation.patient_ids
     if cohort.sample_key is not None:

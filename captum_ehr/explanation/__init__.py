@@ -5,12 +5,14 @@ sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
 :class:`Interactions` holds what pairs of codes do together.
 """
 
+from .explained import Contrast
 from .explanation import Explanation
 from .feature_record import FeatureKeyError, FeatureRecord
 from .interactions import Interactions
 from .words import completeness, summary
 
 __all__ = [
+    "Contrast",
     "Explanation",
     "FeatureKeyError",
     "FeatureRecord",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .columns import PER_PATIENT, SampleColumns, checked
+from .explained import Explained, label_of
 from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
 
 
@@ -28,7 +29,7 @@ class ExplanationData:
     f_baseline: Tensor
     delta: Tensor
     rescale_factor: Tensor
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str = ""
@@ -84,15 +85,6 @@ class ExplanationData:
 def word_of(mode: str | None, output: str) -> str:
     """What an explained number is called, by the model's mode and the scale."""
     return "output" if mode == "regression" else output
-
-
-def label_of(
-    target: int | tuple[int, ...], names: tuple[str, ...] | None = None
-) -> str:
-    """The name of an output where it has one, else its index."""
-    if isinstance(target, int) and 0 <= target < len(names or ()):
-        return (names or ())[target]
-    return str(target)
 
 
 def row_sums(tensor: Tensor) -> Tensor:

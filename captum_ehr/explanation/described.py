@@ -10,6 +10,7 @@ from . import labels, probability
 from . import times as clocks
 from .columns import checked
 from .data import ExplanationData, check_keys
+from .explained import Contrast
 from .feature_record import as_flags
 from .labels import Grouping
 
@@ -125,7 +126,10 @@ class Described(ExplanationData):
         names = self.target_names
         if name is not None:
             names = (name,) if isinstance(name, str) else tuple(name)
-            places = [target for target in self.target if isinstance(target, int)]
+            said = [
+                (t.a, t.b) if isinstance(t, Contrast) else (t,) for t in self.target
+            ]
+            places = [k for ks in said for k in ks if isinstance(k, int)]
             outputs = len(self.target_names or ()) or max(places, default=0) + 1
             # Where outputs have no names yet, those explained are as many as are known.
             if len(names) < outputs or (self.target_names and len(names) > outputs):

@@ -31,7 +31,8 @@ class Explanation(Described, Tabled):
         delta: ``(patients,)``, the raw convergence delta: the sum of the
             attributions before any rescaling, minus ``f_input - f_baseline``.
         rescale_factor: ``(patients,)``; 1 where nothing was rescaled.
-        target: Per patient, the index of the explained output.
+        target: Per patient, the index of the explained output, or the
+            :class:`Contrast` of two.
         diagnostics: What was run, approximated or could not be attributed.
         patient_ids: Per patient, the identifier.
         model_name: The name of the explained model.

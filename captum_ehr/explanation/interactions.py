@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import label_of, word_of
+from .data import word_of
+from .explained import Explained, label_of
 from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions
@@ -57,7 +58,7 @@ class Interactions:
         rest: ``(patients,)``, the attributions of what is no player here.
         f_input: ``(patients,)``, the explained output at the record.
         f_baseline: ``(patients,)``, the explained output at the reference.
-        target: Per patient, the index of the explained output.
+        target: Per patient, the index of the explained output, or a contrast of two.
         diagnostics: What was run, approximated or did not add up.
         patient_ids: Per patient, the identifier.
         model_name: The name of the explained model.
@@ -96,7 +97,7 @@ class Interactions:
     rest: Tensor
     f_input: Tensor
     f_baseline: Tensor
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str = ""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import ExplanationData
+from .explained import Contrast
 
 _WHY_NOT = {
     "regression": "the model is a regression: its output is no logit and has no "
@@ -24,6 +25,12 @@ _WHY_NOT = {
 def in_probability[E: ExplanationData](explanation: E) -> E:
     """On the scale of probabilities; see :meth:`Explanation.in_probability`."""
     mode = explanation.mode
+    if any(isinstance(target, Contrast) for target in explanation.target):
+        raise ValueError(
+            "in_probability: the explanation is of a contrast, and a difference of "
+            "logits is no logit of a class. Explain the difference of probabilities "
+            'itself: DeepLiftEHR(model, output="probability").explain(batch, ...).'
+        )
     if explanation.output == "probability" and mode != "regression":
         return explanation
     if mode not in ("binary", "multilabel"):

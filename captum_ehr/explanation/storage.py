@@ -26,6 +26,7 @@ from torch import Tensor
 from ..propagation import Diagnostics
 from .columns import COLUMNS, PER_PATIENT, Plain
 from .data import ExplanationData, check_sums
+from .explained import Explained
 from .feature_record import FeatureRecord, Range, Times
 from .frame import build_rows, frame_of
 from .writing import private
@@ -68,7 +69,7 @@ class _Header(_Format):
     """All words of a file: how its features lie in it, and fields of an explanation."""
 
     features: tuple[_Feature, ...]
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str

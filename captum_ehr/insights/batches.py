@@ -204,7 +204,7 @@ def source_of(
             "sample dataset, or AttributionVisualizer(models, classes, features, "
             "batches) as for Captum Insights."
         )
-    offered = ("unk", "pad", "mean") if baselines is None else baselines
+    offered = ("unk", "pad", "typical", "mean") if baselines is None else baselines
     if not isinstance(offered, Mapping):
         offered = {name: name for name in offered}
     return PyHealthSource(models, dataset, offered, groups, classes)

@@ -312,7 +312,7 @@ class EHRVisualizer(AttributionVisualizer):
                 output, sign = 0, 2 * target - 1
             elif target == len(self.head.targets):  # the class of no label
                 output, sign = 0, 0
-            explanation = self.explainer.explain(encoded, reference, output)
+            explanation = self.explainer.explain(encoded, reference, (output,))
             sums = {key: sign * a for key, a in explanation.attributions.items()}
         return replace(explanation, attributions=sums, names=self.names)
 

@@ -15,6 +15,7 @@ import torch
 from ..cohort.columns import TAKEN
 from ..cohort.stored import StoredCohort, open_cohort, targets_of
 from ..explanation import Explanation
+from ..explanation.explained import Contrast
 from ..explanation.feature_record import words_for
 from .explainer import Setting
 from .methods import SHAP, Offer
@@ -127,6 +128,7 @@ class SavedExplanations:
         self.people = people.collect().sort("sample")
         header, targets = stored.header, list(targets_of(self.people))
         self.is_predicted = stored.manifest["identity"]["options"]["target"] is None
+        self.is_contrast = any(isinstance(target, Contrast) for target in targets)
         labels = [header.target_label(target) for target in targets]
         several = "predicted class" if self.is_predicted else "as explained"
         self.target = labels[0] if len(labels) == 1 else several
@@ -167,7 +169,7 @@ class SavedExplanations:
 
     def _probability(self, output: float | None) -> float | None:
         """An output as a probability, NaN for no answer; None where it is none."""
-        if self.head.mode == "regression":
+        if self.head.mode == "regression" or self.is_contrast:
             return None
         output = math.nan if output is None else output
         if self.head.scale == "probability":
@@ -200,7 +202,7 @@ class SavedExplanations:
     ) -> tuple[tuple[int, ...], bool | None]:
         """The predicted classes, and whether they are the true ones."""
         mode, is_called = self.head.mode, score >= 0.5
-        if math.isnan(score) or mode == "regression":
+        if math.isnan(score) or mode == "regression" or self.is_contrast:
             return (), None
         if mode == "multilabel":
             is_right = None if actual is None else is_called == (target in actual)

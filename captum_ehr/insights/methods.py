@@ -82,6 +82,11 @@ class Case:
     reference: tuple[Tensor, ...]  # one tensor per input
     target: tuple[int, ...]  # per patient, the index of the explained output
 
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """The targets as indices, which no label may be taken for."""
+        return [(target,) for target in self.target]
+
     def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
         """What the model returns."""
         with torch.no_grad():
@@ -165,7 +170,7 @@ def _ours(case: Case) -> Explanation:
     """The same run as :meth:`DeepLiftEHR.explain`'s, for any model."""
     args = case.encoded.additional_forward_args or None
     _, result = DeepLiftEHR(case.model).run(
-        case.encoded.inputs, case.reference, list(case.target), args, None
+        case.encoded.inputs, case.reference, case.places, args, None
     )
     return assembled(case.model, case.encoded, [case.reference], result)
 
@@ -173,7 +178,7 @@ def _ours(case: Case) -> Explanation:
 def _shap(case: Case) -> Explanation:
     explainer = DeepLiftShapEHR(case.model)
     count = min(REFERENCES, len(explainer.model.model.dataset))
-    return explainer.explain(case.encoded, count, list(case.target))
+    return explainer.explain(case.encoded, count, case.places)
 
 
 # Captum's ----------------------------------------------------------------------------

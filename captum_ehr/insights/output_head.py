@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import EncodedBatch
-from ..explanation import Explanation
+from ..explanation import Contrast, Explanation
 from .readers import BaseFeature, FeatureOutput
 
 
@@ -123,6 +123,7 @@ def output_of(
     whole = sum(map(abs, sums)) or 1.0
     actual = head.actual(label)
     target = explanation.target[0]
+    place = target.a if isinstance(target, Contrast) else target
     return VisualizationOutput(
         [
             feature.visualize(part, encoded.features[feature.name].values, sum_ / whole)
@@ -130,6 +131,6 @@ def output_of(
         ],
         OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,
         head.listed(scores),
-        target if isinstance(target, int) else target[0],
+        place if isinstance(place, int) else place[0],
         model,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class AttributionVisualizer(Viewer):
             shown first. By default ours and ten of Captum's.
         baselines: Of PyHealth models: names (see
             :meth:`~captum_ehr.PyHealthAdapter.baseline`), or
-            by name whatever that takes; by default ``"unk"``, ``"pad"``, ``"mean"``.
+            by name whatever that takes; by default ``"unk"``, ``"pad"``,
+            ``"typical"``, ``"mean"``.
         groups: Of PyHealth datasets: subgroups to filter by; keys of the samples, or
             by name a function of the sample or one group per patient. By default all
             keys with few different values.
@@ -152,13 +154,15 @@ class AttributionVisualizer(Viewer):
         if isinstance(target, str) and target in targets:
             target = targets.index(target)
         known = target is None or (
-            isinstance(target, int) and 0 <= target < len(targets)
+            isinstance(target, Integral) and 0 <= target < len(targets)
         )
         if not known:
             raise ValueError(
                 f"There is no target {target!r}; there are {', '.join(targets)}, by "
                 f"index 0 to {len(targets) - 1}."
             )
+        if isinstance(target, Integral):
+            target = int(target)
         if len(targets) == 1:
             target = 0  # the predicted output is the only one
         return Setting(model, method, target, baseline)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from captum_ehr.explanation.explained import Contrast
 from captum_ehr.explanation.words import mixed_targets, remarks
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def has_probability(explanation: Explanation) -> bool:
     names = explanation.target_names
     is_only = explanation.mode is None and names is not None and len(names) == 1
     is_known = explanation.mode in ("binary", "multilabel") or is_only
-    return explanation.output == "logit" and is_known
+    is_single = not any(isinstance(one, Contrast) for one in explanation.target)
+    return explanation.output == "logit" and is_known and is_single
 
 
 def probability(logit: float) -> float:
@@ -183,7 +185,9 @@ def target_words(explanation: Explanation | Interactions) -> str:
     if len(labels) != 1:
         return "each sample's class"
     unit = shorten(explanation.target_unit, 12)
-    return shorten(labels.pop(), 40) + (f" ({unit})" if unit else "")
+    words = " rather than "  # neither of a contrast's two names is cut away
+    name = words.join(shorten(part, 40) for part in labels.pop().split(words))
+    return name + (f" ({unit})" if unit else "")
 
 
 def model_words(explanation: Explanation | Interactions) -> str:
