@@ -57,7 +57,7 @@ def waterfall_bars(
         labels = _visit_labels(table, time_label)
     else:
         table = explanation.by_feature()
-        labels = [shorten(feature, 44) for feature in table["feature"]]
+        labels = [shorten(feature, 100) for feature in table["feature"]]
     sizes = table["attribution"].tolist()
     places = strongest_places(list(map(abs, sizes)), k)
     bars = [WaterfallBar(labels[i], sizes[i]) for i in places]
@@ -83,7 +83,7 @@ def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
         place = "no visit" if pd.isna(visit) else f"visit {visit + 1}"
         if math.isfinite(time):
             place = f"{time_label} {number(time)}"
-        labels.append(shorten(f"{place}: {features}", 44))
+        labels.append(shorten(f"{place}: {features}", 100))
     return labels
 
 
@@ -114,9 +114,9 @@ def heatmap_grid(
     cells = sums.unstack().to_numpy(dtype=float)
     first = frame.drop_duplicates(keys)
     if by == "code":
-        labels = code_labels(first, 40)
+        labels = code_labels(first)
     else:
-        labels = [shorten(feature, 40) for feature in first["feature"]]
+        labels = [shorten(feature, 100) for feature in first["feature"]]
     strength = np.nansum(np.abs(cells), axis=1)
     rows = strongest_places(strength.tolist(), k)
     if by == "code":
