@@ -96,15 +96,35 @@ class Grid:
     columns: list[str]
     scale: ColorScale  # of the cells that sum nothing hidden
     is_timed: bool  # columns are times
+    shown: tuple[int, int]  # rows and columns that stand for themselves, not the rest
 
 
 def heatmap_grid(
-    explanation: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
+    explanation: Explanation,
+    frame: pd.DataFrame,
+    by: str,
+    k: int,
+    max_visits: int,
+    bins: int | None = None,
 ) -> Grid:
-    """One patient's table, with what is beyond the limits added up at its end."""
+    """One patient's table, with what is beyond the limits added up at its end.
+
+    Args:
+        explanation: Of one patient.
+        frame: Its rows to show.
+        by: ``"feature"`` or ``"code"``, which a row is.
+        k: The most rows.
+        max_visits: The most columns, where there are no bins.
+        bins: How many stretches of time the columns are put into, if at all.
+    """
     keys = ["feature", "code"] if by == "code" else ["feature"]
     places = _places(explanation, frame)
     columns = sorted(set(places))
+    is_timed = any(kind == _TIMED for kind, *_ in columns)
+    words = _column_words(columns)
+    if bins is not None:
+        places, columns, words = _binned(places, bins)
+        max_visits = len(columns)
     column_of = {place: i for i, place in enumerate(columns)}
     frame = frame.assign(
         _row=frame.groupby(keys, sort=False).ngroup(),
@@ -124,11 +144,61 @@ def heatmap_grid(
     cells, labels = _folded(cells, labels, rows)
     strength = np.nansum(np.abs(cells), axis=0)
     visits = strongest_places(strength.tolist(), max_visits)
-    across, words = _folded(cells.T, _column_words(columns), visits)
+    across, words = _folded(cells.T, words, visits)
     # What is not shown may be much: it takes no colour from the others.
-    scale = ColorScale.of(across.T[: len(rows), : len(visits)].ravel().tolist())
-    is_timed = any(kind == _TIMED for kind, *_ in columns)
-    return Grid(across.T, labels, words, scale, is_timed)
+    shown = len(rows), len(visits)
+    scale = ColorScale.of(across.T[: shown[0], : shown[1]].ravel().tolist())
+    return Grid(across.T, labels, words, scale, is_timed, shown)
+
+
+def _binned(
+    places: Sequence[_Place], bins: int
+) -> tuple[list[_Place], list[_Place], list[str]]:
+    """Places in stretches of equal length; what has no place, or no time, stays apart.
+
+    Returns:
+        The place of each row, all columns in order, also those in which nothing is, and
+        what to call them: the first and the last of what a stretch may hold.
+    """
+    binned, names = list(places), {}
+    for kind, feature in {place[:2] for place in places if place[0] != _NOWHERE}:
+        here = [i for i, place in enumerate(places) if place[:2] == (kind, feature)]
+        numbers = np.array([places[i][2] for i in here])
+        low, high = float(numbers.min()), float(numbers.max())
+        # Visits and steps are whole: a stretch holds as many of them as the next.
+        step = 0.0 if kind == _TIMED else 1.0
+        count = bins if kind == _TIMED else min(bins, int(high - low) + 1)
+        edges = np.linspace(low, high + step, count + 1)
+        if kind != _TIMED:
+            edges = np.round(edges)
+        at = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, count - 1)
+        for i, bin_ in zip(here, at.tolist(), strict=True):
+            binned[i] = (kind, feature, float(bin_))
+        for bin_ in range(count):
+            ends = [
+                (kind, feature, edge) for edge in (edges[bin_], edges[bin_ + 1] - step)
+            ]
+            first, last = (
+                _column_words(ends)
+                if kind != _TIMED
+                else map(number, edges[bin_ : bin_ + 2])
+            )
+            names[kind, feature, float(bin_)] = _stretch(first, last)
+    if any(place[0] == _NOWHERE for place in places):
+        nowhere = (_NOWHERE, "", 0.0)
+        names[nowhere] = "no visit" if names else "all"
+    columns = sorted(names)
+    return binned, columns, [names[place] for place in columns]
+
+
+def _stretch(first: str, last: str) -> str:
+    """From the first to the last of a stretch.
+
+    Example:
+        >>> _stretch("visit 1", "visit 3"), _stretch("0", "7.5"), _stretch("2", "2")
+        ('visit 1–3', '0–7.5', '2')
+    """
+    return first if first == last else f"{first}–{last.rpartition(' ')[2]}"
 
 
 def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:

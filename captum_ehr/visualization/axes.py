@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from captum_ehr.scene.wording import rounded
@@ -119,24 +118,29 @@ def words_wide(page: Page, words: Sequence[str]) -> float:
     return widest(page.figure, words, page.small) + 0.08
 
 
-def thin_ticks(ax: Axes, around: float = 0.0) -> None:
+def thin_ticks(
+    ax: Axes,
+    around: float = 0.0,
+    known: Sequence[tuple[float, str]] | None = None,
+) -> None:
     """Leave out ticks of the x axis whose numbers would meet, or leave the axes.
 
     Args:
         ax: The axes, with the limits that they shall have.
         around: How far numbers may stand out at the sides, in inches.
+        known: The ticks and their words; by default those that there are.
     """
     low, high = sorted(ax.get_xlim())
-    places = [float(place) for place in ax.get_xticks() if low <= place <= high]
-    formatter = ax.xaxis.get_major_formatter()
-    words = formatter.format_ticks(places)
-    ax.set_xticks(places, words)
+    if known is None:
+        places = [float(place) for place in ax.get_xticks() if low <= place <= high]
+        words = ax.xaxis.get_major_formatter().format_ticks(places)
+        known = list(zip(places, words, strict=True))
+    ax.set_xticks([place for place, _ in known], [word for _, word in known], **PLAIN)
     dpi, box = figure_of(ax).dpi, ax.get_window_extent()
-    kept: list[int] = []
-    end = box.x0 - around * dpi
-    for index in np.argsort(ax.transData.transform([(x, 0) for x in places])[:, 0]):
-        text = ax.get_xticklabels()[index].get_window_extent()
-        if text.x0 >= end and text.x1 <= box.x1 + around * dpi:
-            kept.append(int(index))
-            end = text.x1 + 0.06 * dpi
-    ax.set_xticks([places[i] for i in kept], [words[i] for i in kept])
+    kept, end = [], box.x0 - around * dpi
+    for tick, text in zip(known, ax.get_xticklabels(), strict=True):
+        extent = text.get_window_extent()
+        if extent.x0 >= end and extent.x1 <= box.x1 + around * dpi:
+            kept.append(tick)
+            end = extent.x1 + 0.06 * dpi
+    ax.set_xticks([place for place, _ in kept], [word for _, word in kept], **PLAIN)

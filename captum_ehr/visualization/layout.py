@@ -2,8 +2,9 @@
 
 The conventions of all plots, also of new ones:
 
-- The arguments ``width``, ``fontsize``, ``title`` and ``subtitle`` are a :class:`Looks`;
-  every plot has them, with these names, and passes them on to :func:`open_page`.
+- The arguments ``width``, ``fontsize``, ``title`` and ``subtitle`` are a
+  :class:`Looks`; every plot has them, by these names, and gives them to
+  :func:`open_page`.
 - ``page = open_page(ax, looks, width)`` gives axes: the caller's, or those of a new
   figure. ``page.size`` is the size of ordinary text in points, ``page.small`` that of
   notes, ``page.title_size`` that of the heading. No plot has sizes of its own.
@@ -216,7 +217,7 @@ class Page:
     def rows(
         self, wanted: int, head: str, lines: Sequence[str], below: float, more: int = 0
     ) -> int:
-        """How many of the wanted rows have room, besides ``more`` others; at least 1."""
+        """How many of the wanted rows have room, besides ``more`` others, or 1."""
         free = self.free(head, lines, below)
         if math.isinf(free):
             return wanted
@@ -270,7 +271,9 @@ class Page:
         rest = [below] if isinstance(below, str) else lines if below else []
         titles = wrap(self.figure, first, self.width, self.title_size, "bold", 2)
         words = [
-            word for line in rest for word in wrap(self.figure, line, self.width, self.small)
+            word
+            for line in rest
+            for word in wrap(self.figure, line, self.width, self.small)
         ]
         return [title for title in titles if title], [word for word in words if word]
 
@@ -292,7 +295,9 @@ class Page:
         titles, words = self._heading(head, lines)
         rows = key_lines(self.figure, key, self.width, self.small)
         texts = [
-            line for note in notes for line in wrap(self.figure, note, self.width, self.small)
+            line
+            for note in notes
+            for line in wrap(self.figure, note, self.width, self.small)
         ]
         row, text = 1.5 * self.small / 72, lines_high(texts, self.small)
         top = above + self._heading_high(titles, words) + _PAD
@@ -341,14 +346,22 @@ class Page:
         """The title and smaller text, so many inches right of and above the axes."""
         (right, up), small = place, lines_high(words, self.small)
         if words:
-            look: Any = {"va": "bottom", "linespacing": 1.15, "color": ink(self.ax, 0.73)}
+            look: Any = {
+                "va": "bottom",
+                "linespacing": 1.15,
+                "color": ink(self.ax, 0.73),
+            }
             where = self.inches(right, up + 0.05, 1)
             whole = "\n".join(words)
-            self.ax.text(0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN)
+            self.ax.text(
+                0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN
+            )
         if titles:
             look = {"loc": "left", "fontweight": "bold", "linespacing": 1.15}
             whole = "\n".join(titles)
-            title = self.ax.set_title(whole, y=1, fontsize=self.title_size, **look, **PLAIN)
+            title = self.ax.set_title(
+                whole, y=1, fontsize=self.title_size, **look, **PLAIN
+            )
             title.set_position((0, 0))
             title.set_transform(self.inches(right, up + 0.07 + small, 1))
 

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
-"""What makes a text be drawn as it is: ``$``, ``_`` or ``^`` in names are no formula."""
+"""What draws a text as it is: ``$``, ``_`` or ``^`` in names are no formula."""
 
 LEADING = 1.35
 """The distance of lines, in sizes of their letters; as with ``linespacing=1.15``."""
@@ -93,7 +93,9 @@ def wrap(
     """
     lines: list[str] = []
     for part in text.split(_APART):
-        whole = [part] if extent(figure, part, size, weight)[0] <= room else part.split()
+        whole = (
+            [part] if extent(figure, part, size, weight)[0] <= room else part.split()
+        )
         gap = _APART
         for word in whole:
             longer = gap.join([*lines[-1:], word])
@@ -104,7 +106,10 @@ def wrap(
             gap = " "
     if most is None or len(lines) <= most:
         return lines
-    return [*lines[: most - 1], fit(figure, " ".join(lines[most - 1 :]), room, size, weight)]
+    return [
+        *lines[: most - 1],
+        fit(figure, " ".join(lines[most - 1 :]), room, size, weight),
+    ]
 
 
 def lines_high(lines: Sequence[str], size: float) -> float:

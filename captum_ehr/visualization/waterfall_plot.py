@@ -169,8 +169,10 @@ def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[WaterfallBar]) ->
     ax.plot(outputs, [0, last], "D", clip_on=False, **black)
     reach = [*ends, *outputs]
     words = rounded(sizes)
-    sides = [words_wide(page, [w for w, x in zip(words, sizes) if (x < 0) == s] + [""])
-             for s in (True, False)]
+    sides = [
+        words_wide(page, [w for w, x in zip(words, sizes) if (x < 0) == s] + [""])
+        for s in (True, False)
+    ]
     room_for_words(page, ax, (min(reach), max(reach)), *sides)
     _widen(page, scene)
     thin_ticks(ax, 0.1)
