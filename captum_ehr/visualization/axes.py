@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from captum_ehr.scene.wording import rounded
 from captum_ehr.visualization.layout import Page, figure_of, ink
-from captum_ehr.visualization.measuring import PLAIN, widest
+from captum_ehr.visualization.measuring import PLAIN, SPACED, widest
 
 FRACTION = "axes fraction"
 """Places as shares of the axes."""
@@ -63,7 +63,7 @@ def axis_label(page: Page, ax: Axes, text: str, axis: str = "x") -> None:
     lines = page.wrap(text, max(wide if axis == "x" else high, 0.5), page.size)
     ax.set(**{f"{axis}label": "\n".join(lines)})
     words = ax.xaxis.label if axis == "x" else ax.yaxis.label
-    words.set(fontsize=page.size, **PLAIN)
+    words.set(fontsize=page.size, **SPACED, **PLAIN)
 
 
 def axes_size(ax: Axes) -> tuple[float, float]:

@@ -17,14 +17,14 @@ from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import signed
 from captum_ehr.visualization.axes import LINE, MUTED
 from captum_ehr.visualization.layout import Page, ink
-from captum_ehr.visualization.measuring import LEADING, PLAIN, extent, widest
+from captum_ehr.visualization.measuring import LEADING, PLAIN, SPACED, extent, widest
 
 _GAP, _PAD, _INSET = 0.05, 0.12, 0.1
 """Between chips, below a band, and at both sides of a chip's words; in inches."""
 
-_RAIL, _HANG, _COLUMN = 0.2, 0.26, 0.62
+_RAIL, _HANG, _NAME, _MOST = 0.2, 0.26, 0.85, 1.4
 """From a band's top to its rail, from there to the chips; the least width of a column
-at a font size of 8 points."""
+of names, and the most that codes alone may ask for; at a font size of 8 points."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Panel(ABC):
         """Those lines, at the panel's lower edge."""
         lines = self.note_lines(*words)
         place = self.canvas.to_axis(0.05), top + self.height - 0.06
-        look: Any = {"ha": "left", "va": "bottom", "linespacing": 1.15}
+        look: Any = {"ha": "left", "va": "bottom", **SPACED}
         note(self.page, *place, "\n".join(lines), **look)
 
 
@@ -105,7 +105,10 @@ class ChipsOverTime(Panel):
     @property
     def _room(self) -> int:
         """How many columns of chips stand beside each other."""
-        return max(1, int(self.canvas.width / (_COLUMN * self.unit)))
+        items = [item for step in self.band.steps for item in step.items]
+        codes = min(self._codes_wide(items), _MOST * self.unit)
+        names = _NAME * self.unit if any(item.is_named for item in items) else 0.0
+        return max(1, int(self.canvas.width / max(codes, names)))
 
     @property
     def strongest(self) -> list[int]:
@@ -167,14 +170,14 @@ class ChipsOverTime(Panel):
         """Inches for a column in which the longest line of a chip fits."""
         steps = [self.band.steps[index] for index in self.strongest]
         items = [item for step in steps for item in step.items]
-        codes = widest(self.page.figure, self._codes(items), self.page.small, "bold")
-        names = widest(
-            self.page.figure, [i.name for i in items if i.is_named], self.page.small
-        )
-        return max(max(codes, names) + _INSET + 0.06, 0.85 * self.unit)
+        names = [item.name for item in items if item.is_named]
+        wide = widest(self.page.figure, names, self.page.small) + _INSET + 0.06
+        return max(self._codes_wide(items), wide, 0.85 * self.unit)
 
-    def _codes(self, items: Sequence[Item]) -> list[str]:
-        return [chip_words(item, self.values)[0] for item in items]
+    def _codes_wide(self, items: Sequence[Item]) -> float:
+        """Inches for a column in which the first line of each chip fits."""
+        words = ["".join(chip_words(item, self.values)[0]) for item in items]
+        return widest(self.page.figure, words, self.page.small, "bold") + _INSET + 0.06
 
     def _draw_column(
         self, ax: Axes, index: int, place: tuple[float, float, float]
@@ -210,18 +213,19 @@ class ChipRows(Panel):
             f"+{len(rest)} more, together {signed(total_of(rest), 3)}" if rest else ""
         )
 
-    def _boxes(self) -> list[tuple[Item, str, float, float, float]]:
+    def _boxes(self) -> list[tuple[Item, tuple[str, str], float, float, float]]:
         """Per chip: the item, its words, left, top and width in inches."""
         boxes, left, top = [], 0.05, 0.1
         most, high = self.canvas.width - 0.1, chip_high(self.page, 1)
         for item in self._parts[0]:
-            words = " ".join(chip_words(item, self.values))
-            text = self.page.fit(words, most - _INSET, self.page.small, "bold")
-            size = extent(self.page.figure, text, self.page.small, "bold")[0]
+            heads, tails = zip(*chip_words(item, self.values), strict=True)
+            words = " ".join(heads), "".join(tails)
+            whole = "".join(words)
+            size = extent(self.page.figure, whole, self.page.small, "bold")[0]
             width = min(size + _INSET, most)
             if left + width > self.canvas.width and left > 0.05:
                 left, top = 0.05, top + high + _GAP
-            boxes.append((item, text, left, top, width))
+            boxes.append((item, words, left, top, width))
             left += width + 0.07
         return boxes
 
@@ -234,8 +238,8 @@ class ChipRows(Panel):
     def draw(self, ax: Axes, top: float) -> None:
         """Draw the chips row by row."""
         high = chip_high(self.page, 1)
-        for item, text, left, below, width in self._boxes():
-            draw_chip(ax, self, (left, top + below, width, high), item, [text])
+        for item, words, left, below, width in self._boxes():
+            draw_chip(ax, self, (left, top + below, width, high), item, [words])
         self.note_below(ax, top, self._rest)
 
 
@@ -266,19 +270,22 @@ def chip_high(page: Page, lines: int) -> float:
     return (lines * LEADING * page.small + 2.5) / 72
 
 
-def chip_words(item: Item, has_value: bool) -> list[str]:
+def chip_words(item: Item, has_value: bool) -> list[tuple[str, str]]:
     """What stands on a chip: the code, or the column and its value; a name below.
+
+    Returns:
+        Per line what may be cut, and what may not.
 
     Example:
         >>> failure = Item("conditions", "I50", "heart failure", 0.1)
-        >>> chip_words(failure, False), chip_words(failure, True)
-        (['I50', 'heart failure'], ['I50 +0.10', 'heart failure'])
+        >>> chip_words(failure, False), chip_words(failure, True)[0]
+        ([('I50', ''), ('heart failure', '')], ('I50', ' +0.10'))
     """
     tail = f" {signed(item.attribution)}" if has_value else ""
     if not math.isnan(item.value):
         unit = f" {item.unit}" if item.unit else ""
-        return [f"{item.name} = {item.value_words}{unit}{tail}"]
-    return [item.code + tail, *([item.name] if item.is_named else [])]
+        return [(item.name, f" = {item.value_words}{unit}{tail}")]
+    return [(item.code, tail), *([(item.name, "")] if item.is_named else [])]
 
 
 def draw_chip(
@@ -286,7 +293,7 @@ def draw_chip(
     panel: Panel,
     box: tuple[float, float, float, float],
     item: Item,
-    words: Sequence[str],
+    words: Sequence[tuple[str, str]],
 ) -> None:
     """A box, at its left and top edge, width and height in inches, with its words."""
     (left, top, width, high), canvas, page = box, panel.canvas, panel.page
@@ -307,9 +314,12 @@ def draw_chip(
     )
     middle, step = canvas.to_axis(left + width / 2), high / len(words)
     style: Any = {"ha": "center", "va": "center", "fontsize": page.small, "zorder": 4}
-    for line, whole in enumerate(words):
+    for line, (head, tail) in enumerate(words):
         weight = "normal" if line else "bold"
-        shown = page.fit(whole, width - 0.6 * _INSET, page.small, weight)
+        room = width - 0.6 * _INSET
+        if tail:
+            room -= extent(page.figure, tail, page.small, weight)[0]
+        shown = page.fit(head, room, page.small, weight) + tail
         place = middle, top + (line + 0.5) * step
         ax.text(*place, shown, color=text, fontweight=weight, **style, **PLAIN)
 

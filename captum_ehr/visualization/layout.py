@@ -37,6 +37,7 @@ from captum_ehr.visualization.keys import Part, draw_key, key_lines
 from captum_ehr.visualization.measuring import (
     LEADING,
     PLAIN,
+    SPACED,
     fit,
     lines_high,
     widest,
@@ -313,7 +314,7 @@ class Page:
         self._write_heading(titles, words, (edge, above))
         draw_key(self.ax, rows, (edge, -below - 0.05), row, self.small)
         if texts:
-            look: Any = {"va": "top", "fontsize": self.small, "linespacing": 1.15}
+            look: Any = {"va": "top", "fontsize": self.small, **SPACED}
             look["color"] = ink(self.ax, 0.67)
             place = self.inches(edge, -foot - 0.03, 0)
             self.ax.text(0, 0, "\n".join(texts), transform=place, **look, **PLAIN)
@@ -348,7 +349,7 @@ class Page:
         if words:
             look: Any = {
                 "va": "bottom",
-                "linespacing": 1.15,
+                **SPACED,
                 "color": ink(self.ax, 0.73),
             }
             where = self.inches(right, up + 0.05, 1)
@@ -357,7 +358,7 @@ class Page:
                 0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN
             )
         if titles:
-            look = {"loc": "left", "fontweight": "bold", "linespacing": 1.15}
+            look = {"loc": "left", "fontweight": "bold", **SPACED}
             whole = "\n".join(titles)
             title = self.ax.set_title(
                 whole, y=1, fontsize=self.title_size, **look, **PLAIN

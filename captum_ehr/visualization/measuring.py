@@ -8,17 +8,23 @@ and columns differ at both ends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 """What draws a text as it is: ``$``, ``_`` or ``^`` in names are no formula."""
 
 LEADING = 1.35
-"""The distance of lines, in sizes of their letters; as with ``linespacing=1.15``."""
+"""The distance of lines, in sizes of their letters."""
+
+SPACED: dict[str, Any] = {"linespacing": 1.4}
+"""How matplotlib is told so: it counts from a letter's height without what is below."""
 
 _APART = "   "
 """What stands between the parts of a line; it breaks there first."""
@@ -27,15 +33,27 @@ _SLACK = 1.03
 """Letters are moved to whole pixels, and widths vary with their number."""
 
 
+_FONTS = ("family", "style", "variant", "stretch", "serif", "sans-serif", "monospace")
+
+
 def extent(
     figure: Figure, text: str, size: float, weight: str = "normal"
 ) -> tuple[float, float]:
     """The width and height of a line in inches, on the screen or on paper."""
-    words = Text(0, 0, text, fontsize=size, fontweight=weight, **PLAIN)
-    words.set_figure(figure)
-    box, font = words.get_window_extent(), words.get_fontproperties()
+    fonts = tuple(str(mpl.rcParams[f"font.{name}"]) for name in _FONTS)
+    return _extent(text, size, weight, figure.dpi, fonts)
+
+
+@lru_cache(maxsize=10_000)
+def _extent(
+    text: str, size: float, weight: str, dpi: float, fonts: tuple[str, ...]
+) -> tuple[float, float]:
+    """That of a text in the style's font, which the last argument tells apart."""
+    font = FontProperties(size=size, weight=weight)
+    renderer = RendererAgg(1, 1, dpi)
+    wide, high, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
     paper = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
-    return _SLACK * max(box.width / figure.dpi, paper / 72), box.height / figure.dpi
+    return _SLACK * max(wide / dpi, paper / 72), high / dpi
 
 
 def widest(

@@ -56,9 +56,10 @@ def timeline(
     The x axis is the time of the visits, or their order where no time is known, or the
     times are no clock (see :meth:`captum_ehr.Explanation.with_times`). Chips hang from
     their visit's dot, strongest first, side by side where visits are too close for
-    their chips; a name stands below its code. Red raises the output, blue lowers it; codes and values share one
-    colour scale. Long histories fold: the strongest visits have chips, the others only
-    a dot with the colour of their sum, and what is not shown is counted.
+    their chips; a name stands below its code. Red raises the output, blue lowers it;
+    codes and values share one colour scale. Long histories fold: the strongest visits
+    have chips, the others only a dot with the colour of their sum, and what is not
+    shown is counted.
 
     Args:
         explanation: The explanation.
