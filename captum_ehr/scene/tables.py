@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -131,7 +132,8 @@ def heatmap_grid(
         _column=[column_of[place] for place in places],
     )
     sums = sums_of(frame, ["_row", "_column"])["attribution"]
-    cells = sums.unstack().to_numpy(dtype=float)
+    wide = sums.unstack().reindex(columns=range(len(columns)))
+    cells = wide.to_numpy(dtype=float)
     first = frame.drop_duplicates(keys)
     if by == "code":
         labels = code_labels(first)
@@ -160,35 +162,33 @@ def _binned(
         The place of each row, all columns in order, also those in which nothing is, and
         what to call them: the first and the last of what a stretch may hold.
     """
-    binned, names = list(places), {}
+    binned = list(places)
+    names: dict[_Place, str] = {}
     for kind, feature in {place[:2] for place in places if place[0] != _NOWHERE}:
         here = [i for i, place in enumerate(places) if place[:2] == (kind, feature)]
         numbers = np.array([places[i][2] for i in here])
-        low, high = float(numbers.min()), float(numbers.max())
-        # Visits and steps are whole: a stretch holds as many of them as the next.
-        step = 0.0 if kind == _TIMED else 1.0
-        count = bins if kind == _TIMED else min(bins, int(high - low) + 1)
-        edges = np.linspace(low, high + step, count + 1)
-        if kind != _TIMED:
-            edges = np.round(edges)
-        at = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, count - 1)
-        for i, bin_ in zip(here, at.tolist(), strict=True):
-            binned[i] = (kind, feature, float(bin_))
-        for bin_ in range(count):
-            ends = [
-                (kind, feature, edge) for edge in (edges[bin_], edges[bin_ + 1] - step)
-            ]
-            first, last = (
-                _column_words(ends)
-                if kind != _TIMED
-                else map(number, edges[bin_ : bin_ + 2])
-            )
-            names[kind, feature, float(bin_)] = _stretch(first, last)
+        edges = _edges(float(numbers.min()), float(numbers.max()), bins, kind == _TIMED)
+        # Each stretch begins with its first edge; the last has its end, too.
+        at = np.searchsorted(edges[1:-1], numbers, side="right")
+        for i, stretch in zip(here, at.tolist(), strict=True):
+            binned[i] = (kind, feature, float(stretch))
+        for stretch, (start, end) in enumerate(pairwise(edges)):
+            words = [number(start, 3), number(end, 3)]
+            if kind != _TIMED:
+                words = _column_words([(kind, feature, at) for at in (start, end - 1)])
+            names[kind, feature, float(stretch)] = _stretch(*words)
     if any(place[0] == _NOWHERE for place in places):
-        nowhere = (_NOWHERE, "", 0.0)
-        names[nowhere] = "no visit" if names else "all"
+        names[_NOWHERE, "", 0.0] = "no visit" if names else "all"
     columns = sorted(names)
     return binned, columns, [names[place] for place in columns]
+
+
+def _edges(low: float, high: float, bins: int, is_timed: bool) -> list[float]:
+    """The ends of stretches: of times of equal length, of visits of about as many."""
+    if is_timed:
+        return np.linspace(low, high, (bins if high > low else 1) + 1).tolist()
+    count = min(bins, int(high - low) + 1)
+    return np.round(np.linspace(low, high + 1, count + 1)).tolist()
 
 
 def _stretch(first: str, last: str) -> str:

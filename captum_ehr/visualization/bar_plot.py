@@ -186,7 +186,7 @@ def _draw_bars(page: Page, table: pd.DataFrame, samples: int) -> None:
     ]
     plain = [word.lstrip("+") for word in rounded(sizes)]
     columns = [
-        ("mean (raises →, ← lowers)", means, rounded(means)),
+        ("mean   (raises →, ← lowers)", means, rounded(means)),
         ("mean absolute value", sizes, plain),
         ("share of samples", shares, [percent(share) for share in shares]),
     ]

@@ -74,7 +74,7 @@ def mean_intervals(
     for row, code in enumerate(codes):
         _draw(page, row, code)
     ax.axvline(0, color=ink(ax, LINE), lw=0.8, zorder=0)
-    axis_label(page, ax, "mean attribution over all samples (raises →, ← lowers)")
+    axis_label(page, ax, "mean attribution over all samples   (raises →, ← lowers)")
     page.finish(title, lines)
     return page.figure, ax
 

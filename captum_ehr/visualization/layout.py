@@ -38,14 +38,14 @@ from captum_ehr.visualization.measuring import (
     LEADING,
     PLAIN,
     SPACED,
+    block_high,
     fit,
-    lines_high,
     widest,
     wrap,
 )
 
-_PAD = 0.04
-"""What stays free at the edges, in inches."""
+_PAD, _GAP = 0.04, 0.06
+"""What stays free at the edges, and above and below the smaller text, in inches."""
 
 _LEAST_WIDTH, _LEAST_HEIGHT = 2.0, 0.3
 """Of a figure, and of the axes in it, in inches."""
@@ -279,8 +279,9 @@ class Page:
         return [title for title in titles if title], [word for word in words if word]
 
     def _heading_high(self, titles: Sequence[str], words: Sequence[str]) -> float:
-        high = lines_high(titles, self.title_size) + lines_high(words, self.small)
-        return high + (0.07 if titles or words else 0.0)
+        high = block_high(self.figure, titles, self.title_size, "bold")
+        high += block_high(self.figure, words, self.small, "normal")
+        return high + _GAP * (bool(titles) + bool(words))
 
     def finish(
         self,
@@ -300,7 +301,8 @@ class Page:
             for note in notes
             for line in wrap(self.figure, note, self.width, self.small)
         ]
-        row, text = 1.5 * self.small / 72, lines_high(texts, self.small)
+        row = 1.5 * self.small / 72
+        text = block_high(self.figure, texts, self.small, "normal")
         top = above + self._heading_high(titles, words) + _PAD
         foot = below + (0.05 + row * len(rows) if rows else 0.0)
         margins = [
@@ -345,14 +347,16 @@ class Page:
         self, titles: Sequence[str], words: Sequence[str], place: tuple[float, float]
     ) -> None:
         """The title and smaller text, so many inches right of and above the axes."""
-        (right, up), small = place, lines_high(words, self.small)
+        right, up = place
+        small = block_high(self.figure, words, self.small, "normal")
+        small += _GAP if words else 0.0
         if words:
             look: Any = {
                 "va": "bottom",
                 **SPACED,
                 "color": ink(self.ax, 0.73),
             }
-            where = self.inches(right, up + 0.05, 1)
+            where = self.inches(right, up + _GAP, 1)
             whole = "\n".join(words)
             self.ax.text(
                 0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN
@@ -364,7 +368,7 @@ class Page:
                 whole, y=1, fontsize=self.title_size, **look, **PLAIN
             )
             title.set_position((0, 0))
-            title.set_transform(self.inches(right, up + 0.07 + small, 1))
+            title.set_transform(self.inches(right, up + _GAP + small, 1))
 
 
 def _within(ends: Sequence[float], low: float, high: float) -> tuple[float, float]:

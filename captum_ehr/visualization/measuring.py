@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
@@ -23,7 +24,7 @@ PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 LEADING = 1.35
 """The distance of lines, in sizes of their letters."""
 
-SPACED: dict[str, Any] = {"linespacing": 1.4}
+SPACED: dict[str, Any] = {"linespacing": 1.35}
 """How matplotlib is told so: it counts from a letter's height without what is below."""
 
 _APART = "   "
@@ -133,3 +134,13 @@ def wrap(
 def lines_high(lines: Sequence[str], size: float) -> float:
     """The height in inches of lines below each other."""
     return len(lines) * LEADING * size / 72
+
+
+def block_high(figure: Figure, lines: Sequence[str], size: float, weight: str) -> float:
+    """The height in inches of lines that are one text; 0 without lines."""
+    if not lines:
+        return 0.0
+    look: dict[str, Any] = {"fontsize": size, "fontweight": weight, **SPACED, **PLAIN}
+    block = Text(0, 0, "\n".join(lines), **look)
+    block.set_figure(figure)
+    return block.get_window_extent().height / figure.dpi + 0.02

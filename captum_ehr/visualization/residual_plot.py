@@ -147,7 +147,7 @@ def _write_tolerance(page: Page, tolerance: float) -> None:
 def _account(page: Page, row: Residuals, max_named: int) -> str:
     """The median and as many names as the axes have room for."""
     room = axes_size(page.ax)[0] - 0.1
-    for most in range(max_named, 0, -1):
+    for most in range(max_named, -1, -1):
         words = row.account(most)
         if extent(page.figure, words, page.small)[0] <= room:
             break

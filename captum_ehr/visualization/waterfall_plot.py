@@ -132,9 +132,10 @@ def waterfall(
     ax = page.ax
     strip(page, ax, "top", "right", "left")
     label_rows(page, ax, labels)
-    words = f"{scene.output} of {target_words(explanation)} (red raises, blue lowers)"
+    words = f"{scene.output} of {target_words(explanation)}"
+    words += "   (red raises, blue lowers)"
     if _draw_bars(page, scene, bars):
-        words += "; partial sums may leave 0 to 1"
+        words += "   partial sums may leave 0 to 1"
     axis_label(page, ax, words)
     if has_top:
         _draw_probability(page)
