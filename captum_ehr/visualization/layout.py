@@ -47,6 +47,9 @@ from captum_ehr.visualization.measuring import (
 _PAD, _GAP = 0.04, 0.06
 """What stays free at the edges, and above and below the smaller text, in inches."""
 
+_LARGER = 1.06
+"""How much longer words may be at another resolution: letters stand on whole pixels."""
+
 _LEAST_WIDTH, _LEAST_HEIGHT = 2.0, 0.3
 """Of a figure, and of the axes in it, in inches."""
 
@@ -328,10 +331,10 @@ class Page:
         whole = Bbox.union([inside, *(box for box in boxes if box is not None)])
         dpi = self.figure.dpi
         return (
-            (inside.x0 - whole.x0) / dpi,
-            (whole.x1 - inside.x1) / dpi,
+            _LARGER * (inside.x0 - whole.x0) / dpi,
+            _LARGER * (whole.x1 - inside.x1) / dpi,
             (whole.y1 - inside.y1) / dpi,
-            (inside.y0 - whole.y0) / dpi,
+            _LARGER * (inside.y0 - whole.y0) / dpi,
         )
 
     def inches(self, right: float, up: float, corner: float) -> Transform:
