@@ -1,4 +1,4 @@
-"""Where the words of a figure are, as the renderer has them: none may be lost or meet."""
+"""Where a figure's words are, as the renderer has them: none is lost, none meets."""
 
 from itertools import combinations
 

@@ -55,12 +55,15 @@ def record(
     words = [f"{'ABCDEFGHIJ'[i % 10]}{i:02d}.{i % 10}" for i in range(vocabulary)]
     ids = torch.randint(2, vocabulary + 2, (count, visits, codes), generator=random)
     columns = tuple(
-        f"Laboratory measurement number {i} with a long name in plasma" for i in range(labs)
+        f"Laboratory measurement number {i} with a long name in plasma"
+        for i in range(labs)
     )
     seen = torch.rand(count, steps, labs, generator=random) > 0.1
     values = torch.rand(count, steps, labs, generator=random) * 100
     at = torch.arange(visits).mul(7.3).expand(count, visits) if times else None
-    lab_at = torch.arange(steps).mul(5.1).add(0.7).expand(count, steps) if times else None
+    lab_at = (
+        torch.arange(steps).mul(5.1).add(0.7).expand(count, steps) if times else None
+    )
     features = {
         "conditions": FeatureRecord(ids, ids > 0, at, ("<pad>", "<unk>", *words)),
         "laboratory values": FeatureRecord(values, seen, lab_at, None, columns),
