@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -10,51 +10,47 @@ from matplotlib.transforms import Bbox
 #: Pixels by which boxes may overlap: they have room around letters.
 TOUCH = 1.5
 
+type Place = tuple[Text, Bbox]
 
-def words_of(figure: Figure) -> list[tuple[Text, np.ndarray]]:
-    """The visible texts with their corners in pixels, also where they are turned."""
+
+def words_of(figure: Figure) -> list[Place]:
+    """The visible texts with their boxes in pixels."""
     figure.canvas.draw()
+    axes = figure.findobj(lambda one: isinstance(one, Axes))
+    hidden = {id(text) for one in axes for text in _hidden(one)}
     texts = figure.findobj(lambda one: isinstance(one, Text))
     seen = [one for one in texts if one.get_visible() and one.get_text().strip()]
-    return [(one, one.get_window_extent()) for one in seen if _is_drawn(one)]
+    return [(one, one.get_window_extent()) for one in seen if id(one) not in hidden]
 
 
-def _is_drawn(text: Text) -> bool:
-    """Whether it is on the figure: ticks beyond the limits and in off axes are not."""
-    axes = text.axes
-    if axes is None:
-        return True
-    if not axes.get_visible():
-        return False
+def _hidden(axes: Axes) -> list[Text]:
+    """What matplotlib does not draw: of axes switched off, ticks beyond the limits."""
+    found = []
     for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        ticks = axis.get_major_ticks() + axis.get_minor_ticks()
-        for tick in ticks:
-            if text in (tick.label1, tick.label2):
-                low, high = sorted(limits)
-                span = 1e-9 * (high - low)
-                return axes.axison and low - span <= tick.get_loc() <= high + span
-        if text in (axis.label, axis.offsetText):
-            return axes.axison
-    return True
+        low, high = sorted(limits)
+        span = 1e-9 * (high - low)
+        if not axes.axison or not axis.get_visible():
+            found += axis.findobj(lambda one: isinstance(one, Text))
+        for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+            if not low - span <= tick.get_loc() <= high + span:
+                found += [tick.label1, tick.label2]
+    return found
 
 
-def outside(figure: Figure) -> list[str]:
+def outside(figure: Figure, words: list[Place]) -> list[str]:
     """What leaves the figure."""
-    box = figure.bbox
+    box = figure.bbox.padded(TOUCH)
     return [
         text.get_text()
-        for text, place in words_of(figure)
-        if place.x0 < box.x0 - TOUCH
-        or place.y0 < box.y0 - TOUCH
-        or place.x1 > box.x1 + TOUCH
-        or place.y1 > box.y1 + TOUCH
+        for text, place in words
+        if not (box.contains(*place.min) and box.contains(*place.max))
     ]
 
 
-def meeting(figure: Figure) -> list[tuple[str, str]]:
+def meeting(words: list[Place]) -> list[tuple[str, str]]:
     """The pairs of texts that lie over each other."""
     found = []
-    for (one, a), (other, b) in combinations(words_of(figure), 2):
+    for (one, a), (other, b) in combinations(words, 2):
         both = Bbox.intersection(a, b)
         if both is not None and min(both.width, both.height) > TOUCH:
             found.append((one.get_text(), other.get_text()))

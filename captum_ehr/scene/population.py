@@ -75,7 +75,8 @@ class PopulationScene:
         """How many were rescaled, and whether that was more than rounding.
 
         Example:
-            >>> PopulationScene(200, (), 0, rescaled=149, rescaled_by=3e-7).rescaled_words
+            >>> scene = PopulationScene(200, (), 0, rescaled=149, rescaled_by=3e-7)
+            >>> scene.rescaled_words
             '149 of 200; of these, rounding only (≤ 3e−07)'
         """
         words = f"{self.rescaled} of {self.samples}"
