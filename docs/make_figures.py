@@ -84,7 +84,9 @@ def draw(make: Callable[[], Cohort], out: Path, reference: Ranges | None) -> Non
         "waterfall": waterfall(first, patient),
         "waterfall_probability": waterfall(first.in_probability(), patient),
         "heatmap": heatmap(first, patient, bins=12, time_label=time),
-        "heatmap_codes": heatmap(first, patient, by="code", k=20, bins=12, time_label=time),
+        "heatmap_codes": heatmap(
+            first, patient, by="code", k=20, bins=12, time_label=time
+        ),
         "cohort_bar": cohort_bar(first, k=15),
         "cohort_beeswarm": cohort_beeswarm(first, k=15),
         "completeness": completeness(explained),
