@@ -12,8 +12,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from captum_ehr.scene.wording import rounded
-from captum_ehr.visualization.layout import Page, figure_of, ink
+from captum_ehr.visualization.layout import Page, ink
 from captum_ehr.visualization.measuring import PLAIN, SPACED, widest
+from captum_ehr.visualization.slots import figure_of
 
 FRACTION = "axes fraction"
 """Places as shares of the axes."""

@@ -43,6 +43,7 @@ from captum_ehr.visualization.measuring import (
     widest,
     wrap,
 )
+from captum_ehr.visualization.slots import figure_of, place_of, slot_of, within
 
 _PAD, _GAP = 0.04, 0.06
 """What stays free at the edges, and above and below the smaller text, in inches."""
@@ -73,14 +74,6 @@ class Looks:
             )
         if self.fontsize is not None and not self.fontsize > 0:
             raise ValueError(f"fontsize is {self.fontsize}, expected points above 0.")
-
-
-def figure_of(ax: Axes) -> Figure:
-    """The figure that axes are in; refuse axes that are in none."""
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("ax belongs to no figure; give axes of a figure.")
-    return figure
 
 
 def ink(ax: Axes, share: float) -> str:
@@ -151,27 +144,14 @@ class Page:
     @property
     def _given(self) -> Bbox:
         """The axes as they were given, in shares of their figure."""
-        return Bbox.union([ax.get_position(original=True) for ax in self.axes])
+        return place_of(self.axes)
 
     @property
     def _slot(self) -> Bbox:
         """What is theirs: halfway to their neighbours, else to the figure's edge."""
-        box, mine = self._given, set(map(id, self.axes))
         if self.figure.get_layout_engine() is not None:
-            return box
-        others = [
-            ax.get_position(original=True)
-            for ax in self._parent.axes
-            if id(ax) not in mine
-        ]
-        beside = [o for o in others if o.y0 < box.y1 and o.y1 > box.y0]
-        across = [o for o in others if o.x0 < box.x1 and o.x1 > box.x0]
-        return Bbox.from_extents(
-            max([0.0, *((o.x1 + box.x0) / 2 for o in beside if o.x1 <= box.x0)]),
-            max([0.0, *((o.y1 + box.y0) / 2 for o in across if o.y1 <= box.y0)]),
-            min([1.0, *((o.x0 + box.x1) / 2 for o in beside if o.x0 >= box.x1)]),
-            min([1.0, *((o.y0 + box.y1) / 2 for o in across if o.y0 >= box.y1)]),
-        )
+            return self._given
+        return slot_of(self.axes, self._parent)
 
     @property
     def width(self) -> float:
@@ -189,8 +169,8 @@ class Page:
         """As given; moved, and smaller, where what stands around has no room else."""
         (wide, high), slot, given = self._inches, self._slot, self._given
         left, right, top, bottom = self.margins
-        x = _within(given.intervalx, slot.x0 + left / wide, slot.x1 - right / wide)
-        y = _within(given.intervaly, slot.y0 + bottom / high, slot.y1 - top / high)
+        x = within(given.intervalx, slot.x0 + left / wide, slot.x1 - right / wide)
+        y = within(given.intervaly, slot.y0 + bottom / high, slot.y1 - top / high)
         return Bbox.from_extents(x[0], y[0], x[1], y[1])
 
     def locate(self, index: int, ax: Axes, renderer: Any) -> Bbox:
@@ -318,11 +298,14 @@ class Page:
         edge = -(self._inner.x0 - self._slot.x0) * self._inches[0] + _PAD
         self._write_heading(titles, words, (edge, above))
         draw_key(self.ax, rows, (edge, -below - 0.05), row, self.small)
-        if texts:
-            look: Any = {"va": "top", "fontsize": self.small, **SPACED}
-            look["color"] = ink(self.ax, 0.67)
-            place = self.inches(edge, -foot - 0.03, 0)
-            self.ax.text(0, 0, "\n".join(texts), transform=place, **look, **PLAIN)
+        self._write_notes(texts, (edge, -foot - 0.03))
+
+    def _write_notes(self, lines: Sequence[str], place: tuple[float, float]) -> None:
+        """Muted lines, so many inches right of and above the axes' lower corner."""
+        if lines:
+            look: Any = {"va": "top", "fontsize": self.small, **SPACED, **PLAIN}
+            look |= {"color": ink(self.ax, 0.67), "transform": self.inches(*place, 0)}
+            self.ax.text(0, 0, "\n".join(lines), **look)
 
     def _overhang(self) -> tuple[float, float, float, float]:
         """How far what is drawn reaches beyond the axes, in inches."""
@@ -354,30 +337,15 @@ class Page:
         small = block_high(self.figure, words, self.small, "normal")
         small += _GAP if words else 0.0
         if words:
-            look: Any = {
-                "va": "bottom",
-                **SPACED,
-                "color": ink(self.ax, 0.73),
-            }
+            look: Any = {"va": "bottom", "fontsize": self.small, **SPACED, **PLAIN}
+            look |= {"color": ink(self.ax, 0.73)}
             where = self.inches(right, up + _GAP, 1)
-            whole = "\n".join(words)
-            self.ax.text(
-                0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN
-            )
+            self.ax.text(0, 0, "\n".join(words), transform=where, **look)
         if titles:
-            look = {"loc": "left", "fontweight": "bold", **SPACED}
-            whole = "\n".join(titles)
-            title = self.ax.set_title(
-                whole, y=1, fontsize=self.title_size, **look, **PLAIN
-            )
+            look = {"loc": "left", "fontsize": self.title_size, "fontweight": "bold"}
+            title = self.ax.set_title("\n".join(titles), y=1, **look, **SPACED, **PLAIN)
             title.set_position((0, 0))
             title.set_transform(self.inches(right, up + _GAP + small, 1))
-
-
-def _within(ends: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    """A stretch moved, and if need be cut, to lie between two places."""
-    start, end = max(ends[0], low), max(ends[0], low) + ends[1] - ends[0]
-    return max(low, start - max(end - high, 0.0)), min(end, high)
 
 
 def open_page(
@@ -408,7 +376,7 @@ def open_page(
         )
     is_own = ax is None
     if ax is None:
-        ax = Figure(figsize=(looks.width or width, 1.0))
+        ax = Figure(figsize=(looks.width or width, 1.0), layout="none")
         FigureCanvasAgg(ax)
     if isinstance(ax, FigureBase):
         axes = [ax.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(shares))]
