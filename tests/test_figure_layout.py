@@ -255,6 +255,26 @@ class TestLooks:
         assert len(none.axes[0].texts) < len(heatmap(SHORT)[0].axes[0].texts)
 
 
+class TestTicks:
+    @pytest.mark.parametrize("factor", [1e-6, 1e-3, 1.0, 1e4])
+    def test_numbers_are_those_of_their_places(self, factor: float) -> None:
+        parts = {key: factor * one for key, one in ONE.attributions.items()}
+        start = torch.zeros(1, dtype=torch.float64)
+        small = replace(
+            ONE, attributions=parts, f_baseline=start, f_input=start + factor, mode=None
+        )
+        pictures = (waterfall(small, width=3.5), cohort_beeswarm(small, width=7))
+        far = {key: 3 * one for key, one in ONE.in_probability().attributions.items()}
+        beyond = replace(ONE.in_probability(), attributions=far)
+        for figure, axes in (*pictures, waterfall(beyond)):
+            figure.canvas.draw()
+            said = [text.get_text() for text in axes.get_xticklabels()]
+            assert said
+            for text, place in zip(said, axes.get_xticks(), strict=True):
+                number = float(text.replace("−", "-"))
+                assert number == pytest.approx(place, rel=1e-3, abs=1e-12)
+
+
 class TestStyles:
     @pytest.mark.parametrize("name", ALL)
     def test_dark_is_dark(self, name: str) -> None:

@@ -6,12 +6,13 @@ Every text is drawn with :data:`~captum_ehr.visualization.measuring.PLAIN`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from captum_ehr.scene.wording import rounded
+from captum_ehr.scene.wording import number, rounded
 from captum_ehr.visualization.layout import Page, ink
 from captum_ehr.visualization.measuring import PLAIN, SPACED, widest
 from captum_ehr.visualization.slots import figure_of
@@ -123,6 +124,7 @@ def thin_ticks(
     ax: Axes,
     around: float = 0.0,
     known: Sequence[tuple[float, str]] | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> None:
     """Leave out ticks of the x axis whose numbers would meet, or leave the axes.
 
@@ -130,11 +132,17 @@ def thin_ticks(
         ax: The axes, with the limits that they shall have.
         around: How far numbers may stand out at the sides, in inches.
         known: The ticks and their words; by default those that there are.
+        bounds: Between which ticks stand, with some room for rounding.
     """
-    low, high = sorted(ax.get_xlim())
     if known is None:
+        low, high = sorted(ax.get_xlim())
+        low, high = max(low, bounds[0] - 1e-9), min(high, bounds[1] + 1e-9)
         places = [float(place) for place in ax.get_xticks() if low <= place <= high]
-        words = ax.xaxis.get_major_formatter().format_ticks(places)
+        formatter = ax.xaxis.get_major_formatter()
+        words = formatter.format_ticks(places)
+        # Fixed words have no factor beside the axis.
+        if formatter.get_offset():
+            words = [number(place) for place in places]
         known = list(zip(places, words, strict=True))
     ax.set_xticks([place for place, _ in known], [word for _, word in known], **PLAIN)
     dpi, box = figure_of(ax).dpi, ax.get_window_extent()

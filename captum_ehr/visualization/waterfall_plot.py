@@ -176,11 +176,9 @@ def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[WaterfallBar]) ->
     ]
     room_for_words(page, ax, (min(reach), max(reach)), *sides)
     _widen(page, scene)
-    thin_ticks(ax, 0.1)
+    # Partial sums may leave 0 to 1; probabilities do not.
     is_probability = scene.output == "probability"
-    if is_probability:
-        # Partial sums may leave 0 to 1; probabilities do not.
-        ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= round(tick, 9) <= 1])
+    thin_ticks(ax, 0.1, bounds=(0, 1) if is_probability else (-math.inf, math.inf))
     bar_values(page, ax, ends, sizes, words, first=1)
     _write_outputs(page, scene, last)
     return is_probability and not 0 <= min(ends) <= max(ends) <= 1
