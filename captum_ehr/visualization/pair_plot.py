@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from captum_ehr.scene.pairing import PairScene, pair_scene
@@ -186,18 +187,19 @@ def _write_labels(
 ) -> None:
     """Names in two columns beside the circle, joined to their dots."""
     ax, (_, high) = page.ax, page.inner
-    unit = 2.3 / high
+    unit, leaders = 2.3 / high, []
     for side in (-1, 1):
         mine = [i for i, (x, _) in enumerate(spots) if (x >= -1e-9) == (side > 0)]
         mine.sort(key=lambda i: spots[i][1])
         wanted = [(spots[i][1] + 1.15) / unit for i in mine]
         gap = min(LEADING * page.size / 72, high / max(len(mine), 1))
         for i, at in zip(mine, spread(wanted, gap, high), strict=True):
-            (x, y), end = spots[i], (1.15 * side, at * unit - 1.15)
-            look: Any = {"color": ink(ax, LINE), "lw": 0.5, "zorder": 2, "ls": ":"}
-            ax.plot([x, end[0]], [y, end[1]], clip_on=False, **look)
+            end = 1.15 * side, at * unit - 1.15
+            leaders.append((spots[i], end))
             align = "left" if side > 0 else "right"
             label(ax, labels[i], end, (3 * side, 0), page.size, ha=align, va="center")
+    look: Any = {"colors": ink(ax, LINE), "linewidths": 0.5, "linestyles": ":"}
+    ax.add_collection(LineCollection(leaders, zorder=2, **look), autolim=False)
 
 
 def _draw_bonds(page: Page, scene: PairScene, spots: list[tuple[float, float]]) -> None:
