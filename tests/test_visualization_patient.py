@@ -273,7 +273,7 @@ class TestReference:
         assert "reference 0.6–1.2" in said and "reference > 135" in said
         # In y, downwards: the value above the range is above the band.
         dots = next(c for c in axes.collections if len(c.get_offsets()) == 2)
-        bands = [p for p in axes.patches if to_hex(p.get_facecolor()) == "#e3efe3"]
+        bands = [p for p in axes.patches if to_hex(p.get_facecolor()) == "#8fbf8f"]
         assert len(bands) == 2
         places = sorted(float(y) for _, y in dots.get_offsets())
         box = min(bands, key=lambda b: abs(b.get_y() - places[0])).get_extents()
