@@ -209,7 +209,8 @@ class Page:
 
     def reserve(self, left: float, right: float, height: float) -> None:
         """Make room at the sides; the height is that of new axes, in inches."""
-        self._place([left + _PAD, right + _PAD, 0.0, 0.0], height)
+        margins = [left + _PAD, right + _PAD, 0.0, 0.0]
+        self._place(margins, max(height, _LEAST_HEIGHT))
 
     def _place(self, margins: list[float], height: float) -> None:
         self.margins = margins
@@ -217,7 +218,7 @@ class Page:
             whole = margins[2] + height + margins[3]
             self.figure.set_size_inches(self.figure.get_figwidth(), whole)
         wide, high = self.inner
-        if min(wide / len(self.axes), high) < _LEAST_HEIGHT:
+        if min(wide / len(self.axes), high) < _LEAST_HEIGHT - 1e-6:
             size = [a * b for a, b in zip(self._slot.size, self._inches)]
             raise ValueError(
                 f"there is no room: {size[0]:.1f} × {size[1]:.1f} inches for the axes "
