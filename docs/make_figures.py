@@ -15,8 +15,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import Any
 
 from captum_ehr import Explanation
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
@@ -35,6 +34,9 @@ from captum_ehr.visualization import (
 
 HERE = Path(__file__).parent
 DPI = 100
+
+PAPER: dict[str, Any] = {"fontsize": 7, "title": False, "subtitle": False}
+"""What docs/figures.md says of a figure for a paper."""
 
 
 def main() -> None:
@@ -78,26 +80,26 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
         "timeline_short": timeline(first, short, time_label=time),
         "waterfall": waterfall(first, patient),
         "waterfall_probability": waterfall(first.in_probability(), patient),
-        "heatmap": heatmap(first, patient, time_label=time),
-        "heatmap_codes": heatmap(first, patient, by="code", k=20, time_label=time),
+        "heatmap": heatmap(first, patient, bins=12, time_label=time),
+        "heatmap_codes": heatmap(
+            first, patient, by="code", k=20, bins=12, time_label=time
+        ),
         "cohort_bar": cohort_bar(first, k=15),
         "cohort_beeswarm": cohort_beeswarm(first, k=15),
         "completeness": completeness(explained),
+        "paper_column": waterfall(first, patient, k=8, **PAPER, width=3.5),
+        "paper_page": timeline(
+            first, patient, values=True, max_codes=4, time_label=time, **PAPER, width=7
+        ),
     }
     for name, (figure, _) in figures.items():
-        save(figure, out / f"{name}.png")
+        figure.savefig(out / f"{name}.png", dpi=DPI, pil_kwargs={"optimize": True})
 
 
 def _explained(name: str, cohort: Cohort) -> Explanation:
     model = build_model(name, cohort.dataset, seed=0)
     train(model, cohort, cohort.epochs, 0, lambda epoch, loss: None)
     return explain(name, model, cohort).explanation
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure with all that stands outside its axes."""
-    options = {"bbox_inches": "tight", "pad_inches": 0.12}
-    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True}, **options)
 
 
 if __name__ == "__main__":

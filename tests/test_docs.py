@@ -17,7 +17,12 @@ from captum_ehr.datasets import tiny_model
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = ("adapter", "explanation", "propagation", "pyhealth")
-PAGES = ["start.md", "rules.md", *(f"reference/{name}.md" for name in REFERENCE)]
+PAGES = [
+    "start.md",
+    "rules.md",
+    "figures.md",
+    *(f"reference/{name}.md" for name in REFERENCE),
+]
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", re.M)
 
 

@@ -34,8 +34,8 @@ from captum_ehr.scene.history import Item
 from captum_ehr.scene.palette import UNKNOWN
 from captum_ehr.scene.wording import number, output_value, percent, signed
 from captum_ehr.visualization import heatmap, timeline, waterfall, write_report
-from captum_ehr.visualization.axes import COLORMAP
 from captum_ehr.visualization.html import patient_html, population_html, stylesheet
+from captum_ehr.visualization.keys import COLORMAP
 from captum_ehr.visualization.report import notebook_html
 
 CODES = ("<pad>", "<unk>", *(f"C{i}" for i in range(40)))

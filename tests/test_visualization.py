@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from captum_ehr import __version__
 from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import patient_scene
@@ -230,6 +232,23 @@ class TestTimeline:
         assert "+35 more visits" in words
         assert "+11 more" in words
 
+    def test_what_has_no_room_is_said(self) -> None:
+        explanation = build(visits=60, codes=1)
+        figure, _ = timeline(explanation, 0, max_visits=60, width=7)
+        words = " ".join(texts(figure))
+        found = re.search(
+            r"\+(\d+) more visits as dots only \(there is room for (\d+)\)", words
+        )
+        assert found is not None
+        left_out, shown = map(int, found.groups())
+        visits = patient_scene(explanation, 0).visits
+        assert left_out + shown == len(visits)
+        # The strongest are those that have their chips.
+        strengths = sorted((visit.strength for visit in visits), reverse=True)
+        strongest = [v for v in visits if v.strength >= strengths[shown - 1]]
+        drawn = [t.get_text() for t in figure.axes[0].texts]
+        assert all(visit.items[0].code in drawn for visit in strongest)
+
     def test_messages_are_on_the_figure(self) -> None:
         told = build(diagnostics=Diagnostics(messages=("sort fell back", "more")))
         figure, _ = timeline(told, 0)
@@ -327,6 +346,37 @@ class TestReport:
     def test_small_and_empty_explanations(self, tmp_path: Path) -> None:
         assert "<b>I50</b>" in self.write(tmp_path, single())
         assert "(0 of 0 shown)" in self.write(tmp_path, single()[0:0])
+
+    def test_one_patient_is_that_patient_alone(self) -> None:
+        made = build(model_name="StageNet", patient_ids=("p0", "p1"))
+        page = made["p1"].to_html()
+        assert "<h1>p1 · StageNet</h1>" in page
+        assert page.count('data-patient="') == 1 and 'data-patient="p1"' in page
+        for word in ("cohort", "rescaled", "Open all patients", "mean attribution"):
+            assert word not in page
+        assert "<h1>Mine</h1>" in made["p1"].to_html(title="Mine")
+        assert "Strongest codes of the cohort" in made.to_html()
+
+    def test_below_stands_where_it_comes_from(self, tmp_path: Path) -> None:
+        today = f"written {datetime.now(UTC):%Y-%m-%d}"
+        made = build(fingerprint="0123abcd", baseline="unk")
+        other = replace(made, fingerprint="", baseline="")
+        report = self.write(tmp_path, {"a": made, "b": other})
+        for page in (made[0].to_html(), made.to_html(), report):
+            foot = page[page.index("<footer") :]
+            assert f"captum_ehr {__version__} · model 0123abcd · baseline unk" in foot
+            assert f"{today} " in foot and " UTC</p>" in foot
+        assert "model without a fingerprint · baseline not known" in report
+
+    def test_rescaling_is_said_to_be_rounding_only_where_it_is(self) -> None:
+        factors = torch.ones(200, dtype=torch.float64)
+        assert ">0 of 200</dd>" in build(count=200, rescale_factor=factors).to_html()
+        factors[:149] += 3e-7
+        page = build(count=200, rescale_factor=factors).to_html()
+        assert ">149 of 200; of these, rounding only (≤ 3e−07)</dd>" in page
+        factors[7] = 1.25
+        page = build(count=200, rescale_factor=factors).to_html()
+        assert ">149 of 200; more than rounding, by up to 0.2</dd>" in page
 
     def test_bad_asks_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="at least one Explanation"):

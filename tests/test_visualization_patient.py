@@ -136,6 +136,23 @@ class TestWaterfall:
         assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(change)
         assert all(0 <= tick <= 1 for tick in axes.get_xticks())
 
+    def test_beyond_probabilities_it_says_what_sums_are(self) -> None:
+        one = history().in_probability()
+        parts = {key: 9 * a for key, a in one.attributions.items()}
+        parts["static"] = parts["static"] - 8 * float(one.total[0])
+        _, axes = waterfall(replace(one, attributions=parts))
+        assert "partial sums may leave 0 to 1" in " ".join(axes.get_xlabel().split())
+        assert "partial sums" not in waterfall(one)[1].get_xlabel()
+
+    def test_visits_without_times_have_numbers_from_1(self) -> None:
+        one = explain({"conditions": tokens([[[2], [3], [4]]])})
+        _, axes = waterfall(one, by="visit")
+        rows = {row for row in words(axes) if "conditions" in row}
+        assert rows == {f"visit {number}: conditions" for number in (1, 2, 3)}
+        _, axes = timeline(one)
+        ticks = [text.get_text() for text in axes.get_xticklabels()]
+        assert ticks == ["1", "2", "3"]
+
 
 class TestHeatmap:
     def test_cells_and_sums_are_the_explanations(self) -> None:
@@ -189,6 +206,49 @@ class TestHeatmap:
         box = figure.get_tightbbox(figure.canvas.get_renderer())
         assert box.y0 >= 0 and (box.max <= figure.get_size_inches()).all()
 
+    @pytest.mark.parametrize("bins", [1, 2, 3, 7])
+    def test_bins_keep_sums_and_have_equal_lengths(self, bins: int) -> None:
+        one = history()
+        _, axes = heatmap(one, bins=bins)
+        cells = np.ma.filled(axes.collections[0].get_array(), 0.0)
+        assert cells.shape == (3, bins + 1)  # one for what has no visit
+        frame = one.to_frame()
+        edges = [9.0 * place / bins for place in range(bins + 1)]
+        for row, feature in enumerate(words(axes)):
+            mine = frame[(frame["feature"] == feature) & frame["time"].notna()]
+            for place, (low, high) in enumerate(zip(edges, edges[1:]), 1):
+                at = (mine["time"] >= low - 1e-9) & (mine["time"] < high - 1e-9)
+                at |= (place == bins) & (mine["time"] == high)
+                wanted = mine[at]["attribution"].sum()
+                assert cells[row, place] == pytest.approx(wanted, abs=1e-6)
+        assert cells.sum() == pytest.approx(float(one.total[0]), abs=1e-6)
+
+    def test_bins_of_visits(self) -> None:
+        one = explain({"conditions": tokens([[[2], [3], [4], [2], [3]]])})
+        _, axes = heatmap(one, bins=2)
+        columns = [text.get_text() for text in axes.get_xticklabels()]
+        assert columns == ["visit 1–2", "visit 3–5"]
+        cells = axes.collections[0].get_array()
+        visits = one.by_visit()["attribution"].tolist()
+        wanted = [sum(visits[:2]), sum(visits[2:])]
+        assert cells.ravel().tolist() == pytest.approx(wanted, abs=1e-6)
+        _, axes = heatmap(one, bins=9)
+        assert axes.collections[0].get_array().shape == (1, 5)
+        with pytest.raises(ValueError, match="bins is 0, expected at least 1"):
+            heatmap(one, bins=0)
+
+    def test_what_sums_the_rest_has_no_colour(self) -> None:
+        ids = torch.arange(2, 22).view(1, 10, 2)
+        vocabulary = ("<pad>", "<unk>", *(f"C{i}" for i in range(20)))
+        codes = FeatureRecord(ids, ids > 0, torch.arange(10.0)[None], vocabulary)
+        figure, axes = heatmap(explain({"c": codes}), by="code", k=6, max_visits=4)
+        figure.canvas.draw()
+        image = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3]
+        rows, columns = axes.collections[0].get_array().shape
+        for place in [(0.3, rows - 1.3), (columns - 1.3, 0.3), (columns - 1.3, 2.3)]:
+            x, y = axes.transData.transform(place).astype(int)
+            assert image[y, x].tolist() == [255, 255, 255]
+
     def test_features_are_chosen(self) -> None:
         _, axes = heatmap(history(), features=["static", "labs"])
         assert words(axes) == ["labs", "static"]
@@ -213,7 +273,7 @@ class TestReference:
         assert "usual 0.6–1.2" in said and "usual > 135" in said
         # In y, downwards: the value above the range is above the band.
         dots = next(c for c in axes.collections if len(c.get_offsets()) == 2)
-        bands = [p for p in axes.patches if to_hex(p.get_facecolor()) == "#e3efe3"]
+        bands = [p for p in axes.patches if to_hex(p.get_facecolor()) == "#8fbf8f"]
         assert len(bands) == 2
         places = sorted(float(y) for _, y in dots.get_offsets())
         box = min(bands, key=lambda b: abs(b.get_y() - places[0])).get_extents()

@@ -16,7 +16,7 @@ from ..explanation.writing import write_text
 from ..scene.patient import PatientScene, patient_scene
 from ..scene.performance import Errors, Hits, Performance
 from ..scene.population import PopulationScene, top_codes
-from ..scene.wording import number, percent, several
+from ..scene.wording import footer, number, percent, several
 from .cohort_tables import code_table
 from .judging import judged
 from .resampling import Resampling
@@ -62,6 +62,7 @@ def write_cohort_report(
         failed=stored.failures[:_FAILED],
         failed_words=_failed(len(stored.failures)),
         patients=_patients(stored, patients),
+        footer=[footer(stored.header)],
     )
     return write_text(path, page)
 
@@ -139,6 +140,7 @@ def _target(
         len(table),
         residuals=_residuals(people),
         rescaled=people.filter(pl.col("rescale_factor") != 1).height,
+        rescaled_by=_rescaled_by(people),
         fallbacks=account.fallbacks,
         remarks=said,
     )
@@ -154,6 +156,12 @@ def _residuals(people: pl.DataFrame) -> tuple[float, float]:
     missed = pl.when(delta == 0).then(0.0).otherwise(delta.abs() / change.abs())
     sizes = people.select(size=missed)["size"].drop_nulls().to_numpy()
     return (float(np.median(sizes)), float(sizes.max())) if len(sizes) else (nan, nan)
+
+
+def _rescaled_by(people: pl.DataFrame) -> float:
+    """How far a factor is from 1 at most; of those with an answer."""
+    factors = people["rescale_factor"].drop_nulls().drop_nans().to_numpy()
+    return float(np.abs(factors - 1).max()) if len(factors) else 0.0
 
 
 def _messages(messages: pl.Series) -> list[str]:

@@ -154,13 +154,16 @@ class Explanation(Described, Tabled):
     def to_html(self, path: str | Path | None = None, *, title: str = "") -> str:
         """A page that needs nothing else: all data escaped, no network.
 
-        The strongest codes, whether the attributions add up, and the visits of the
-        first 20 patients; for more :func:`captum_ehr.visualization.write_report`.
+        Of one patient: whether the attributions add up, the visits, codes and values.
+        Of several: also the strongest codes, and the first 20 patients; for more
+        :func:`captum_ehr.visualization.write_report`. Below stand the version of this
+        package, the model's fingerprint, the baseline and the date.
 
         Args:
             path: Where to write it as well, readable by its owner alone; an existing
                 file is replaced.
-            title: The heading; by default the model's name.
+            title: The heading; by default the model's name, of one patient also its
+                identifier.
 
         Returns:
             The HTML document.

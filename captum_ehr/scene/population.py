@@ -12,6 +12,7 @@ import numpy as np
 from captum_ehr.explanation.sums import strongest, sums_of
 from captum_ehr.explanation.words import remarks, summary
 
+from .verdict import TOLERANCE
 from .wording import planted_ranks, shorten, tiny
 
 if TYPE_CHECKING:
@@ -65,9 +66,26 @@ class PopulationScene:
     summary: tuple[str, ...] = ()
     residuals: tuple[float, float] = (0.0, 0.0)  # median, largest relative delta
     rescaled: int = 0  # how many samples
+    rescaled_by: float = 0.0  # the most, as a share: |factor - 1|
     fallbacks: tuple[str, ...] = ()  # operations without an exact rule
     remarks: tuple[str, ...] = ()
     model: str = ""
+
+    @property
+    def rescaled_words(self) -> str:
+        """How many were rescaled, and whether that was more than rounding.
+
+        Example:
+            >>> scene = PopulationScene(200, (), 0, rescaled=149, rescaled_by=3e-7)
+            >>> scene.rescaled_words
+            '149 of 200; of these, rounding only (≤ 3e−07)'
+        """
+        words = f"{self.rescaled} of {self.samples}"
+        if not self.rescaled:
+            return words
+        if self.rescaled_by <= TOLERANCE:
+            return f"{words}; of these, rounding only (≤ {tiny(self.rescaled_by)})"
+        return f"{words}; more than rounding, by up to {tiny(self.rescaled_by)}"
 
     @property
     def has_counts(self) -> bool:
@@ -139,6 +157,7 @@ def population_scene(
         tuple(summary(explanation)),
         (float(relative.median()), float(relative.max())) if samples else (0.0, 0.0),
         int((explanation.rescale_factor != 1).sum()),
+        float((explanation.rescale_factor - 1).abs().max()) if samples else 0.0,
         explanation.diagnostics.fallbacks,
         tuple(remarks(explanation)),
         explanation.model_name,
@@ -197,6 +216,8 @@ class Residuals:
         order = order[self.beyond[order]]
         if not len(order):
             return text
+        if not most:
+            return f"{text}; {len(order)} beyond"
         named = [
             f"{shorten(self.patients[i], 20)} ({tiny(self.sizes[i])})"
             for i in order[:most]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
 
+from captum_ehr import __version__
 from captum_ehr.explanation.explained import Contrast
 from captum_ehr.explanation.words import mixed_targets, remarks
 
@@ -133,7 +135,7 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
 
 
-def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
+def code_labels(table: pd.DataFrame, width: int = 100) -> list[str]:
     """What to call each row of a table with ``feature``, ``code`` and ``name``.
 
     The code and its name, if it has one; the unit, where the table has it; the
@@ -151,6 +153,28 @@ def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
         tail += f" [{shorten(feature, 14)}]" if is_twice else ""
         labels.append(shorten(words, max(width - len(tail), 8)) + tail)
     return labels
+
+
+class Explained(Protocol):
+    """What knows which model, and against what: an explanation, or a cohort's head."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the weights of the model from others', or empty."""
+
+    @property
+    def baseline(self) -> str:
+        """What it was compared with, in words, or empty."""
+
+
+def footer(explained: Explained) -> list[str]:
+    """Where a page comes from: the version, the model, the baseline, the date."""
+    return [
+        f"captum_ehr {__version__}",
+        f"model {explained.fingerprint or 'without a fingerprint'}",
+        f"baseline {explained.baseline or 'not known'}",
+        f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    ]
 
 
 # What is explained ------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from captum_ehr.explanation.writing import write_text
 from captum_ehr.scene.patient import patient_scene
 from captum_ehr.scene.population import population_scene
+from captum_ehr.scene.wording import footer
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation, Interactions
@@ -99,10 +100,27 @@ def page_html(
 ) -> str:
     """The page of one explanation; see :meth:`captum_ehr.Explanation.to_html`."""
     name = explanation.model_name or "model"
-    page = _page({name: explanation}, title or name, (), None, ())
+    if len(explanation) == 1:
+        page = _one_patient(explanation, title)
+    else:
+        page = _page({name: explanation}, title or name, (), None, ())
     if path is not None:
         write_text(path, page)
     return page
+
+
+def _one_patient(explanation: Explanation, title: str) -> str:
+    """One patient, with no cohort about it."""
+    from captum_ehr.visualization.html import render
+
+    name = f" · {explanation.model_name}" if explanation.model_name else ""
+    return render(
+        "one_patient.html",
+        title=title or explanation.patient_ids[0] + name,
+        notes=(),
+        scene=patient_scene(explanation),
+        footer=[footer(explanation)],
+    )
 
 
 def notebook_html(explanation: Explanation) -> str:
@@ -142,4 +160,8 @@ def _page(
                 ],
             }
         )
-    return render("report.html", title=title, notes=notes, models=models)
+    feet = [
+        ([name] if len(explanations) > 1 else []) + footer(explanation)
+        for name, explanation in explanations.items()
+    ]
+    return render("report.html", title=title, notes=notes, models=models, footer=feet)
