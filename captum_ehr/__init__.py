@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         NeuronDeepLiftEHR,
     )
     from .cohort import Cohort, CohortError, explain_cohort
-    from .explanation import Explanation, Interactions
+    from .explanation import Explanation, Interactions, WhatIf
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",
+    "WhatIf",
     "explain_cohort",
     "reference_patients",
 ]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
+from ..adapter import Baseline, EncodedBatch, Name, PyHealthAdapter
 from ..adapter.fast_stagenet import use_fast_forward
-from ..explanation import Explanation, Interactions
+from ..explanation import Explanation, Interactions, WhatIf
 from ..explanation.labels import Grouping
 from ..propagation import (
     AuditTape,
@@ -29,6 +29,7 @@ from .options import counts
 from .pairwise import Scored, pairs_of, rows_at_once
 from .result import Result
 from .targets import Chosen, Target, rounded_at, select, select_again
+from .what_if import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,6 +255,58 @@ class DeepLiftEHR(Engine):
         """The explanation of rows, of which nothing is said yet."""
         result = self._slice(rows, chosen, None, False)
         return result.rescaled() if self.completeness == "rescale" else result
+
+    def what_if(
+        self,
+        batch: Any,
+        remove: str | Iterable[Name] = (),
+        set: Mapping[Name, float] | None = None,
+        *,
+        baselines: Baseline = "unk",
+        target: Target = None,
+        how: Literal["drop", "reference"] = "drop",
+    ) -> WhatIf:
+        """The model's own answer without a code, or with another value.
+
+        The honest check of an explanation: what the model itself then says, beside what
+        the attributions say that it would. It takes a forward for each change and, of
+        several, one for all together; the batch is not touched.
+
+        Args:
+            batch: A batch of PyHealth's data loader, or an encoded one.
+            remove: Codes to take away, wherever they stand in a record: ``"I50.9"``,
+                ``("drugs", "N02BE01")`` where several features have such a code, or
+                with a visit (from 0, as in ``to_frame``) behind it.
+            set: From a column of values, named likewise, to the value that stands there
+                instead, in the units of the data, at all steps that the record has or
+                in the one visit; what is missing (NaN) or padding stays so.
+            baselines: See :meth:`PyHealthAdapter.baseline`; what the attributions are
+                measured from.
+            target: See :meth:`attribute`; for both records it is the original's.
+            how: ``"drop"``: the record as if the code had never been in it: the tokens
+                behind it move up, the row is padded to the batch's width, a visit that
+                is left empty stays (as PyHealth's processors write it), a time that is
+                the token's own goes along, a category becomes 0. ``"reference"``: it is
+                put to its reference, which is the change that its attribution is a
+                share of; columns of values may then be removed as well.
+
+        Raises:
+            KeyError: If there is no such feature, code or column; near ones are named.
+            TypeError: If the model is not PyHealth's, or the batch no batch.
+            ValueError: If a name fits several features or asks for a visit where there
+                are none, nothing is asked for, a value is not finite, ``how`` is
+                unknown, the explainer returns multipliers or attributes patients
+                together, there are several references to remove to, or the model reads
+                other entries place by place with the tokens to drop.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> answers = DeepLiftEHR(model).what_if(batch, remove=["I50.9"])
+            >>> answers.to_frame()["places"].tolist()
+            [1, 0, 0, 1]
+        """
+        return answered(self, batch, remove, set, baselines, target, how)
 
     def audit(
         self,

@@ -212,16 +212,31 @@ class Engine(DeepLift):
         size = len(prepared.inputs[0])
         targets = None if target is None else per_patient(target, size)
         self._doubt(targets or ())
+        return select(self.answers(prepared), targets, self.forward_view().labels)
+
+    def answers(self, prepared: Prepared) -> Tensor:
+        """All outputs for each patient, as an explanation's input pass has them."""
         parts = []
-        step = self.internal_batch_size or size
-        for k, piece in sliced(prepared, step, self._output):
+        step = self.internal_batch_size or len(prepared.inputs[0])
+        for _, piece in sliced(prepared, step, self._output):
             view, tape = self.forward_view(), Tape(self.table)
             inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
             with recorded(view.forward, inputs, piece.args, tape) as (output, _):
-                wanted = targets and targets[k : k + step]
-                parts.append(select(output.detach(), wanted, view.labels))
-        value, index = (torch.cat(part) for part in zip(*parts))
-        return value, index
+                parts.append(output.detach())
+        return torch.cat(parts)
+
+    def multipliers(self, prepared: Prepared, index: Tensor, apart: bool) -> Parts:
+        """The multipliers of these outputs, of each patient alone if apart."""
+
+        def bare(multipliers: Parts, *_: Parts) -> Parts:
+            return multipliers
+
+        pieces = sliced(prepared, self.internal_batch_size or len(index), self._output)
+        parts = [
+            self._slice(p, Chosen(index[k : k + len(p.inputs[0])]), bare, False, apart)
+            for k, p in pieces
+        ]
+        return joined(parts).attributions
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool

@@ -1,0 +1,241 @@
+"""A model's own answers to changed records, beside what attributions say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..adapter import (
+    Edit,
+    EncodedBatch,
+    Name,
+    PyHealthAdapter,
+    changes_of,
+    edited,
+    edits_of,
+)
+from ..explanation import Change, FeatureRecord, WhatIf
+from .assembly import in_words
+from .completeness import APART, MIXED
+from .engine import Engine
+from .inputs import Prepared
+from .result import Result
+from .targets import Target, indices, select_again
+
+_NAN = float("nan")
+
+
+def answered(
+    dl: Engine,
+    batch: Any,
+    remove: str | Iterable[Name],
+    values: Mapping[Name, float] | None,
+    baselines: Any,
+    target: Target,
+    how: str,
+) -> WhatIf:
+    """What the model answers, as :meth:`captum_ehr.DeepLiftEHR.what_if` says it."""
+    model = dl.model
+    if not isinstance(model, PyHealthAdapter):
+        raise TypeError("what_if takes a batch, and a PyHealth model.")
+    if not dl.multiplies_by_inputs:
+        raise ValueError(
+            "what_if needs multiply_by_inputs=True: it compares attributions."
+        )
+    encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
+    changes = changes_of(model.features, encoded.features, remove, values, how)
+    prepared, result = dl.run(encoded, baselines, target, None, None, tokens=True)
+    if how == "reference" and len(prepared.references) > 1:
+        raise ValueError(
+            f"there are {len(prepared.references)} references, and how='reference' "
+            "puts what is removed to one: say how='drop'."
+        )
+    if MIXED in result.diagnostics.messages:
+        raise ValueError("what_if needs mixing='apart': each patient is asked about.")
+    apart = APART in result.diagnostics.messages
+    grad = torch.is_grad_enabled()
+    with torch.set_grad_enabled(grad), torch.inference_mode(False):
+        parts = dl.multipliers(prepared, result.index, apart)
+        multipliers = dict(zip(encoded.features, parts))
+        asked = Asked(
+            model, encoded, prepared, result, multipliers, dl.answers, dl.output, apart
+        )
+        cases = cases_of(changes)
+        found = answers(asked, cases, how)
+    return WhatIf(
+        cases,
+        **found,
+        target=indices(result.index),
+        diagnostics=result.diagnostics,
+        patient_ids=encoded.patient_ids,
+        model_name=type(model.model).__name__,
+        output=dl.output,
+        target_names=model.target_names,
+        baseline=in_words(baselines, len(prepared.references)),
+        mode=model.mode,
+        how=how,
+    )
+
+
+def cases_of(changes: Sequence[Change]) -> tuple[tuple[Change, ...], ...]:
+    """Each change alone, and of several all together."""
+    alone = tuple((change,) for change in changes)
+    return (*alone, tuple(changes)) if len(changes) > 1 else alone
+
+
+class Asked(NamedTuple):
+    """An explanation, and how to ask the model again.
+
+    Args:
+        model: The model.
+        encoded: The batch that was explained.
+        prepared: The same as tensors, and its references.
+        result: What came of it.
+        multipliers: By feature key.
+        answer: All outputs for prepared patients.
+        scale: ``"logit"`` or ``"probability"``, of these.
+        apart: Whether each patient is asked about alone, the others as they are, for
+            the model mixes them.
+    """
+
+    model: PyHealthAdapter
+    encoded: EncodedBatch
+    prepared: Prepared
+    result: Result
+    multipliers: Mapping[str, Tensor]
+    answer: Callable[[Prepared], Tensor]
+    scale: str
+    apart: bool
+
+
+def answers(
+    asked: Asked, cases: Sequence[Sequence[Change]], how: str
+) -> dict[str, Tensor]:
+    """By the name of the field of :class:`captum_ehr.WhatIf`, what was found.
+
+    Each case is one forward of the whole batch, so that who else is in it and how far
+    it is padded is as for f(x).
+    """
+    model, encoded, prepared = asked[:3]
+    records = encoded.features
+    attributions = dict(zip(records, asked.result.attributions))
+    reference = prepared.references[0] if how == "reference" else None
+    value, probability = _numbers(asked, asked.answer(prepared))
+    columns = []
+    for case in cases:
+        edits = edits_of(model.features, records, case, how)
+        places = _touched(edits)
+        outputs = _outputs(asked, edited(model, encoded, edits, reference), places)
+        said = attributed(records, edits, attributions, asked.multipliers)
+        found = (_where(places > 0, part) for part in _numbers(asked, outputs))
+        columns.append((places, *found, *said))
+    by_case = (torch.stack(part, 1) for part in zip(*columns))
+    return {
+        "f_input": value,
+        "probability": probability,
+        **dict(zip(_BY_CASE, by_case, strict=True)),
+    }
+
+
+_BY_CASE = (
+    "places",
+    "f_changed",
+    "probability_changed",
+    "minus_attribution",
+    "multiplier_times_change",
+)
+
+
+def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The explained outputs, and their probabilities; NaN where they have none."""
+    index, mode = asked.result.index, asked.model.mode
+    values = select_again(outputs, index).cpu().double()
+    if asked.scale == "probability" and mode != "regression":
+        return values, values
+    if mode == "multiclass":
+        return values, select_again(outputs.double().softmax(-1), index).cpu()
+    if mode in ("binary", "multilabel"):
+        return values, values.sigmoid()
+    return values, torch.full_like(values, _NAN)
+
+
+def _outputs(asked: Asked, changed: EncodedBatch, places: Tensor) -> Tensor:
+    """All outputs of the changed patients, of whom a mixing model is asked one by one.
+
+    Those who have nothing of what changes are not asked about.
+    """
+    prepared, args = asked.prepared, changed.additional_forward_args
+    if not asked.apart:
+        return asked.answer(replace(prepared, inputs=changed.inputs, args=args))
+    outputs = asked.answer(prepared).clone()
+    for row in places.nonzero().flatten().tolist():
+        mixed = replace(
+            prepared,
+            inputs=_with_row(prepared.inputs, changed.inputs, row),
+            args=_with_row(prepared.args, args, row),
+        )
+        outputs[row] = asked.answer(mixed)[row]
+    return outputs
+
+
+def _with_row(before: Sequence[Any], after: Sequence[Any], row: int) -> tuple[Any, ...]:
+    """Tensors of a batch with one patient's of another."""
+    mixed = []
+    for one, other in zip(before, after):
+        if isinstance(one, Tensor) and one.dim():
+            one = one.detach().clone()
+            one[row] = other[row]
+        mixed.append(one)
+    return tuple(mixed)
+
+
+def _touched(edits: Mapping[str, Edit]) -> Tensor:
+    """``(patients,)``: how many places edits concern, also such as are so already."""
+    counts = [(e.removed | e.put).cpu().flatten(1).sum(1) for e in edits.values()]
+    return torch.stack(counts).sum(0)
+
+
+def attributed(
+    records: Mapping[str, FeatureRecord],
+    edits: Mapping[str, Edit],
+    attributions: Mapping[str, Tensor],
+    multipliers: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """What attributions say of edits: of what goes, and of values that are set.
+
+    Args:
+        records: The features, by key.
+        edits: What becomes of them.
+        attributions: By feature key, shaped like the values.
+        multipliers: Likewise, for features of which values are set.
+
+    Returns:
+        ``(patients,)`` -Σ attributions and ``(patients,)`` Σ multiplier · change, in
+        float64; NaN where a patient has nothing of the kind.
+    """
+    gone = [(edit.removed, -attributions[key]) for key, edit in edits.items()]
+    put = [
+        (edit.put, multipliers[key] * (edit.values - records[key].values))
+        for key, edit in edits.items()
+        if bool(edit.put.any())
+    ]
+    count = len(next(iter(edits.values())).put)
+    return _summed(gone, count), _summed(put, count)
+
+
+def _summed(parts: Sequence[tuple[Tensor, Tensor]], patients: int) -> Tensor:
+    """The sums over places, NaN where there are none."""
+    total = torch.zeros(patients, dtype=torch.float64)
+    seen = torch.zeros(patients, dtype=torch.bool)
+    for at, sizes in parts:
+        total += torch.where(at, sizes, 0.0).cpu().double().flatten(1).sum(1)
+        seen |= at.cpu().flatten(1).any(1)
+    return _where(seen, total)
+
+
+def _where(seen: Tensor, numbers: Tensor) -> Tensor:
+    return torch.where(seen, numbers, _NAN)
