@@ -20,7 +20,7 @@ from ..adapter import (
 )
 from ..explanation import Change, FeatureRecord, WhatIf
 from .assembly import in_words
-from .completeness import APART, MIXED
+from .completeness import APART, MIXED, ROUNDINGS
 from .engine import Engine
 from .inputs import Prepared
 from .result import Result
@@ -98,8 +98,7 @@ class Asked(NamedTuple):
         multipliers: By feature key.
         answer: All outputs for prepared patients.
         scale: ``"logit"`` or ``"probability"``, of these.
-        apart: Whether each patient is asked about alone, the others as they are, for
-            the model mixes them.
+        apart: Whether the model is known to mix patients.
     """
 
     model: PyHealthAdapter
@@ -118,19 +117,21 @@ def answers(
     """By the name of the field of :class:`captum_ehr.WhatIf`, what was found.
 
     Each case is one forward of the whole batch, so that who else is in it and how far
-    it is padded is as for f(x).
+    it is padded is as for f(x). Where the model mixes patients it is one for each who
+    changes, the others being as they were.
     """
-    model, encoded, prepared = asked[:3]
-    records = encoded.features
+    records = asked.encoded.features
     attributions = dict(zip(records, asked.result.attributions))
-    reference = prepared.references[0] if how == "reference" else None
-    value, probability = _numbers(asked, asked.answer(prepared))
+    value, probability = _numbers(asked, asked.answer(asked.prepared))
+    edits = [edits_of(asked.model.features, records, case, how) for case in cases]
+    changed = [_changed(asked, some, how) for some in edits]
+    apart = asked.apart or _mixes(asked, changed[-1], _touched(edits[-1]))
     columns = []
-    for case in cases:
-        edits = edits_of(model.features, records, case, how)
-        places = _touched(edits)
-        outputs = _outputs(asked, edited(model, encoded, edits, reference), places)
-        said = attributed(records, edits, attributions, asked.multipliers)
+    for some, other in zip(edits, changed):
+        places = _touched(some)
+        rows = places.nonzero().flatten().tolist()
+        outputs = _one_by_one(asked, other, rows) if apart else asked.answer(other)
+        said = attributed(records, some, attributions, asked.multipliers)
         found = (_where(places > 0, part) for part in _numbers(asked, outputs))
         columns.append((places, *found, *said))
     by_case = (torch.stack(part, 1) for part in zip(*columns))
@@ -163,21 +164,34 @@ def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
     return values, torch.full_like(values, _NAN)
 
 
-def _outputs(asked: Asked, changed: EncodedBatch, places: Tensor) -> Tensor:
-    """All outputs of the changed patients, of whom a mixing model is asked one by one.
+def _changed(asked: Asked, edits: Mapping[str, Edit], how: str) -> Prepared:
+    """The batch with these edits."""
+    prepared = asked.prepared
+    reference = prepared.references[0] if how == "reference" else None
+    batch = edited(asked.model, asked.encoded, edits, reference)
+    args = batch.additional_forward_args
+    return replace(prepared, inputs=batch.inputs, args=args)
 
-    Those who have nothing of what changes are not asked about.
-    """
-    prepared, args = asked.prepared, changed.additional_forward_args
-    if not asked.apart:
-        return asked.answer(replace(prepared, inputs=changed.inputs, args=args))
+
+def _mixes(asked: Asked, changed: Prepared, places: Tensor) -> bool:
+    """Whether a patient's answer is another one where others have not changed."""
+    rows = places.nonzero().flatten().tolist()
+    if len(rows) < 2:
+        return False
+    together = asked.answer(changed)[rows[0]]
+    alone = _one_by_one(asked, changed, rows[:1])[rows[0]]
+    near = ROUNDINGS * torch.finfo(together.dtype).eps
+    return not torch.allclose(alone, together, near, near, equal_nan=True)
+
+
+def _one_by_one(asked: Asked, changed: Prepared, rows: Sequence[int]) -> Tensor:
+    """All outputs, of each of these patients where the others are as they were."""
+    prepared = asked.prepared
     outputs = asked.answer(prepared).clone()
-    for row in places.nonzero().flatten().tolist():
-        mixed = replace(
-            prepared,
-            inputs=_with_row(prepared.inputs, changed.inputs, row),
-            args=_with_row(prepared.args, args, row),
-        )
+    for row in rows:
+        inputs = _with_row(prepared.inputs, changed.inputs, row)
+        args = _with_row(prepared.args, changed.args, row)
+        mixed = replace(prepared, inputs=inputs, args=args)
         outputs[row] = asked.answer(mixed)[row]
     return outputs
 
