@@ -346,21 +346,21 @@ def test_a_model_that_reads_place_by_place_drops_nothing() -> None:
 class Mixing(Additive):
     """What a patient's codes come to depends on the batch's mean."""
 
-    shift = 0.0
+    share = 0.0
 
     def forward(self, codes: Any, labs: Any, **_: Any) -> Any:
         total = self.embeddings["codes"](codes).sum(1)
-        mean = total.mean() + self.shift
-        return {"logit": total * (1 + mean**2) + self.values(labs)[:, :1]}
+        mixed = self.share * total.mean() * labs[:, :1]
+        return {"logit": total * (1 + total.mean() ** 2) + mixed}
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])  # sums tell that it mixes only of 1
+@pytest.mark.parametrize("share", [0.0, 1.0])  # of 0 the sums do not tell it
 @pytest.mark.filterwarnings("ignore:the model mixes")
-def test_patients_that_a_model_mixes_are_asked_about_one_by_one(shift: float) -> None:
+def test_patients_that_a_model_mixes_are_asked_about_one_by_one(share: float) -> None:
     model, batch = additive()
     torch.manual_seed(2)
     model = Mixing(model.dataset).eval()
-    model.shift = shift
+    model.share = share
     found = DeepLiftEHR(model).what_if(batch, ["a"])
     ids = batch["codes"]
     for row in (0, 2):
@@ -369,6 +369,6 @@ def test_patients_that_a_model_mixes_are_asked_about_one_by_one(shift: float) ->
         other[row] = torch.tensor(kept + [0] * (ids.shape[1] - len(kept)))
         after = logits(model, {**batch, "codes": other})[row]
         assert found.f_changed[row, 0] == pytest.approx(after.item(), abs=1e-6)
-    if shift:
+    if share:
         with pytest.raises(ValueError, match="apart"):
             DeepLiftEHR(model, mixing="together").what_if(batch, ["a"])
