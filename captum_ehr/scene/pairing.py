@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +21,6 @@ from .wording import (
 if TYPE_CHECKING:
     from captum_ehr.explanation import Interactions
     from captum_ehr.explanation.feature_record import Words
-
-
-#: Characters of a line below a figure's heading.
-_WIDTH = 90
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def pair_scene(
         output=pairs.output_word,
         head=f"{shorten(pairs.patient_ids[0], 40)} | {model_words(pairs)}"
         f"what acts together on the {pairs.output_word} of {target_words(pairs)}",
-        lines=(*wrap(sentence(pairs, names), _WIDTH), *_first_message(pairs)),
+        lines=(sentence(pairs, names), *_first_message(pairs)),
     )
 
 
@@ -110,7 +105,7 @@ def called(pairs: Interactions, names: Words | None) -> list[str]:
         player.feature: words_for(player.feature, names or {}) for player in players
     }
     return [
-        shorten(f"{label} {tables[player.feature].get(player.code, '')}", 44)
+        shorten(f"{label} {tables[player.feature].get(player.code, '')}", 80)
         for label, player in zip(labels(players), players)
     ]
 

@@ -195,6 +195,8 @@ class Residuals:
         order = order[self.beyond[order]]
         if not len(order):
             return text
+        if not most:
+            return f"{text}; {len(order)} beyond"
         named = [
             f"{shorten(self.patients[i], 20)} ({tiny(self.sizes[i])})"
             for i in order[:most]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ def waterfall_bars(
         labels = _visit_labels(table, time_label)
     else:
         table = explanation.by_feature()
-        labels = [shorten(feature, 44) for feature in table["feature"]]
+        labels = [shorten(feature, 100) for feature in table["feature"]]
     sizes = table["attribution"].tolist()
     places = strongest_places(list(map(abs, sizes)), k)
     bars = [WaterfallBar(labels[i], sizes[i]) for i in places]
@@ -83,7 +84,7 @@ def _visit_labels(table: pd.DataFrame, time_label: str) -> list[str]:
         place = "no visit" if pd.isna(visit) else f"visit {visit + 1}"
         if math.isfinite(time):
             place = f"{time_label} {number(time)}"
-        labels.append(shorten(f"{place}: {features}", 44))
+        labels.append(shorten(f"{place}: {features}", 100))
     return labels
 
 
@@ -96,27 +97,48 @@ class Grid:
     columns: list[str]
     scale: ColorScale  # of the cells that sum nothing hidden
     is_timed: bool  # columns are times
+    shown: tuple[int, int]  # rows and columns that stand for themselves, not the rest
 
 
 def heatmap_grid(
-    explanation: Explanation, frame: pd.DataFrame, by: str, k: int, max_visits: int
+    explanation: Explanation,
+    frame: pd.DataFrame,
+    by: str,
+    k: int,
+    max_visits: int,
+    bins: int | None = None,
 ) -> Grid:
-    """One patient's table, with what is beyond the limits added up at its end."""
+    """One patient's table, with what is beyond the limits added up at its end.
+
+    Args:
+        explanation: Of one patient.
+        frame: Its rows to show.
+        by: ``"feature"`` or ``"code"``, which a row is.
+        k: The most rows.
+        max_visits: The most columns, where there are no bins.
+        bins: How many stretches of time the columns are put into, if at all.
+    """
     keys = ["feature", "code"] if by == "code" else ["feature"]
     places = _places(explanation, frame)
     columns = sorted(set(places))
+    is_timed = any(kind == _TIMED for kind, *_ in columns)
+    words = _column_words(columns)
+    if bins is not None:
+        places, columns, words = _binned(places, bins)
+        max_visits = len(columns)
     column_of = {place: i for i, place in enumerate(columns)}
     frame = frame.assign(
         _row=frame.groupby(keys, sort=False).ngroup(),
         _column=[column_of[place] for place in places],
     )
     sums = sums_of(frame, ["_row", "_column"])["attribution"]
-    cells = sums.unstack().to_numpy(dtype=float)
+    wide = sums.unstack().reindex(columns=range(len(columns)))
+    cells = wide.to_numpy(dtype=float)
     first = frame.drop_duplicates(keys)
     if by == "code":
-        labels = code_labels(first, 40)
+        labels = code_labels(first)
     else:
-        labels = [shorten(feature, 40) for feature in first["feature"]]
+        labels = [shorten(feature, 100) for feature in first["feature"]]
     strength = np.nansum(np.abs(cells), axis=1)
     rows = strongest_places(strength.tolist(), k)
     if by == "code":
@@ -124,11 +146,59 @@ def heatmap_grid(
     cells, labels = _folded(cells, labels, rows)
     strength = np.nansum(np.abs(cells), axis=0)
     visits = strongest_places(strength.tolist(), max_visits)
-    across, words = _folded(cells.T, _column_words(columns), visits)
+    across, words = _folded(cells.T, words, visits)
     # What is not shown may be much: it takes no colour from the others.
-    scale = ColorScale.of(across.T[: len(rows), : len(visits)].ravel().tolist())
-    is_timed = any(kind == _TIMED for kind, *_ in columns)
-    return Grid(across.T, labels, words, scale, is_timed)
+    shown = len(rows), len(visits)
+    scale = ColorScale.of(across.T[: shown[0], : shown[1]].ravel().tolist())
+    return Grid(across.T, labels, words, scale, is_timed, shown)
+
+
+def _binned(
+    places: Sequence[_Place], bins: int
+) -> tuple[list[_Place], list[_Place], list[str]]:
+    """Places in stretches of equal length; what has no place, or no time, stays apart.
+
+    Returns:
+        The place of each row, all columns in order, also those in which nothing is, and
+        what to call them: the first and the last of what a stretch may hold.
+    """
+    binned = list(places)
+    names: dict[_Place, str] = {}
+    for kind, feature in {place[:2] for place in places if place[0] != _NOWHERE}:
+        here = [i for i, place in enumerate(places) if place[:2] == (kind, feature)]
+        numbers = np.array([places[i][2] for i in here])
+        edges = _edges(float(numbers.min()), float(numbers.max()), bins, kind == _TIMED)
+        # Each stretch begins with its first edge; the last has its end, too.
+        at = np.searchsorted(edges[1:-1], numbers, side="right")
+        for i, stretch in zip(here, at.tolist(), strict=True):
+            binned[i] = (kind, feature, float(stretch))
+        for stretch, (start, end) in enumerate(pairwise(edges)):
+            words = [number(start, 3), number(end, 3)]
+            if kind != _TIMED:
+                words = _column_words([(kind, feature, at) for at in (start, end - 1)])
+            names[kind, feature, float(stretch)] = _stretch(*words)
+    if any(place[0] == _NOWHERE for place in places):
+        names[_NOWHERE, "", 0.0] = "no visit" if names else "all"
+    columns = sorted(names)
+    return binned, columns, [names[place] for place in columns]
+
+
+def _edges(low: float, high: float, bins: int, is_timed: bool) -> list[float]:
+    """The ends of stretches: of times of equal length, of visits of about as many."""
+    if is_timed:
+        return np.linspace(low, high, (bins if high > low else 1) + 1).tolist()
+    count = min(bins, int(high - low) + 1)
+    return np.round(np.linspace(low, high + 1, count + 1)).tolist()
+
+
+def _stretch(first: str, last: str) -> str:
+    """From the first to the last of a stretch.
+
+    Example:
+        >>> _stretch("visit 1", "visit 3"), _stretch("0", "7.5"), _stretch("2", "2")
+        ('visit 1–3', '0–7.5', '2')
+    """
+    return first if first == last else f"{first}–{last.rpartition(' ')[2]}"
 
 
 def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:

@@ -132,7 +132,7 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
 
 
-def code_labels(table: pd.DataFrame, width: int = 44) -> list[str]:
+def code_labels(table: pd.DataFrame, width: int = 100) -> list[str]:
     """What to call each row of a table with ``feature``, ``code`` and ``name``.
 
     The code and its name, if it has one; the unit, where the table has it; the

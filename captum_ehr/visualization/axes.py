@@ -1,8 +1,7 @@
-"""What figures share: their places, titles, colour bar, rows of codes and notes.
+"""What figures share on their axes: frames, labels, rows, the values of bars, ticks.
 
 Nothing here touches pyplot, so no figure stays open and no backend is chosen.
-Names come from data, and ``$``, ``_`` or ``^`` in them are no formula: every text is
-drawn with :data:`PLAIN`.
+Every text is drawn with :data:`~captum_ehr.visualization.measuring.PLAIN`.
 """
 
 from __future__ import annotations
@@ -11,91 +10,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 
-from captum_ehr.scene.palette import TABLE, ColorScale
 from captum_ehr.scene.wording import rounded
-
-PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
-"""What makes a text be drawn as it is."""
+from captum_ehr.visualization.layout import Page, figure_of, ink
+from captum_ehr.visualization.measuring import PLAIN, SPACED, widest
 
 FRACTION = "axes fraction"
 """Places as shares of the axes."""
 
-MUTED, GREY, EDGE = "#555555", "#4d4d4d", "#777777"
-"""Colours of notes, of what is neither raising nor lowering, and of outlines."""
-
-ROW = 0.27
-"""The height of a row in inches, in figures of our own."""
-
-_TITLE = 7.6
-"""What a title needs at least, in inches from the left edge of the axes."""
-
-Margins = tuple[float, float, float, float]
-"""Left, right, top and bottom, in inches."""
+BAR, EDGE, LINE, MUTED = 0.7, 0.53, 0.4, 0.67
+"""How much ink bars without a sign, outlines, frames and notes have."""
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that axes are in; refuse axes that are in none."""
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("ax belongs to no figure; give axes of a figure.")
-    return figure
-
-
-def axes_size(ax: Axes) -> tuple[float, float]:
-    """The width and height of axes in inches."""
-    box, size = ax.get_position(), figure_of(ax).get_size_inches()
-    return float(box.width * size[0]), float(box.height * size[1])
-
-
-def own_axes(
-    widths: Sequence[float], height: float, margins: Margins, gap: float = 0.0
-) -> tuple[Figure, list[Axes]]:
-    """A new figure around axes side by side; all sizes in inches."""
-    left, right, top, bottom = margins
-    inner = sum(widths) + gap * (len(widths) - 1)
-    wide = left + max(inner + right, _TITLE)
-    high = top + height + bottom
-    figure = Figure(figsize=(wide, high), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes, edge = [], left
-    for width in widths:
-        box = (edge / wide, bottom / high, width / wide, height / high)
-        axes.append(figure.add_axes(box))
-        edge += width + gap
-    return figure, axes
-
-
-def one_axes(
-    ax: Axes | None, width: float, height: float, margins: Margins
-) -> tuple[Figure, Axes]:
-    """The caller's axes, or new ones of the given size in inches."""
-    if ax is not None:
-        return figure_of(ax), ax
-    figure, axes = own_axes([width], height, margins)
-    return figure, axes[0]
-
-
-def strip(ax: Axes, *sides: str) -> None:
-    """Take the frame away at some sides, and mute the ticks."""
+def strip(page: Page, ax: Axes, *sides: str) -> None:
+    """Take the frame away at some sides, mute the ticks, and say them in our size."""
     for side in sides:
         ax.spines[side].set_visible(False)
     for spine in ax.spines.values():
-        spine.set_color("#999999")
-    ax.tick_params(labelsize=8, color="#999999")
-
-
-def write_title(ax: Axes, head: str, lines: Sequence[str], above: float = 0.0) -> None:
-    """A heading and smaller text, so many points above the axes."""
-    pad = above + len(lines) * 13 + 10
-    style: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
-    ax.set_title(head, pad=pad, **style, **PLAIN)
-    look: dict[str, Any] = {"size": 8.5, "va": "bottom", "color": "#444444"}
-    label(ax, "\n".join(lines), (0, 1), (0, above + 8), coords=FRACTION, **look)
+        spine.set_color(ink(ax, LINE))
+    ax.tick_params(labelsize=page.small, color=ink(ax, LINE))
+    ax.grid(visible=False, axis="y")
+    ax.set_axisbelow(True)
 
 
 def label(
@@ -103,9 +38,9 @@ def label(
     text: str,
     place: tuple[float, float],
     offset: tuple[float, float],
+    size: float,
     *,
     coords: Any = "data",
-    size: float = 7.5,
     **style: Any,
 ) -> None:
     """A text some points away from a place, as it is, also outside of the axes."""
@@ -122,51 +57,90 @@ def label(
     )
 
 
-COLORMAP = ListedColormap([background for background, _ in TABLE], "attribution")
-"""The scale of attributions as matplotlib wants it."""
+def axis_label(page: Page, ax: Axes, text: str, axis: str = "x") -> None:
+    """What an axis shows, in as many lines as its length needs."""
+    wide, high = axes_size(ax)
+    lines = page.wrap(text, max(wide if axis == "x" else high, 0.5), page.size)
+    ax.set(**{f"{axis}label": "\n".join(lines)})
+    words = ax.xaxis.label if axis == "x" else ax.yaxis.label
+    words.set(fontsize=page.size, **SPACED, **PLAIN)
 
 
-def color_bar(ax: Axes, scale: ColorScale, output: str, gap: float = 0.2) -> None:
-    """The scale, some inches right of the axes, symmetric about zero."""
-    limit = scale.limit or 1.0
-    # In inches from the axes' right edge, whatever the figure's size.
-    width, height = axes_size(ax)
-    tall = max(min(height - 0.4, 2.6), 0.3 * height)
-    place = (1 + gap / width, 1 - (tall + 0.2) / height, 0.14 / width, tall / height)
-    side = ax.inset_axes(place)
-    mappable = ScalarMappable(Normalize(-limit, limit), COLORMAP)
-    bar = figure_of(ax).colorbar(mappable, cax=side)
-    bar.set_label(f"attribution ({output})", fontsize=7.5)
-    label(side, "raises", (0, 1), (0, 3), coords=FRACTION, va="bottom")
-    label(side, "lowers", (0, 0), (0, -3), coords=FRACTION, va="top")
-    side.tick_params(labelsize=7)
-    bar.outline.set_linewidth(0.4)
+def axes_size(ax: Axes) -> tuple[float, float]:
+    """The width and height of axes in inches."""
+    box, dpi = ax.get_window_extent(), figure_of(ax).dpi
+    return box.width / dpi, box.height / dpi
 
 
-def label_rows(ax: Axes, labels: Sequence[str]) -> None:
+def label_rows(page: Page, ax: Axes, labels: Sequence[str]) -> None:
     """One row per label, the first on top."""
-    ax.set_yticks(range(len(labels)), labels, fontsize=8, **PLAIN)
+    ax.set_yticks(range(len(labels)), labels, **PLAIN)
     ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-
-
-def label_margin(labels: Sequence[str]) -> float:
-    """The inches that row labels need at the left of the axes."""
-    return 0.25 + 0.066 * max(map(len, labels), default=0)
-
-
-def footnote(ax: Axes, text: str) -> None:
-    """A muted line below the axes and their label."""
-    label(ax, text, (0, 0), (0, -38), coords=FRACTION, va="top", color=MUTED)
+    ax.tick_params(axis="y", length=0, labelsize=page.size)
 
 
 def bar_values(
-    ax: Axes, ends: Sequence[float], values: Sequence[float], first: int = 0
+    page: Page,
+    ax: Axes,
+    ends: Sequence[float],
+    values: Sequence[float],
+    words: Sequence[str] | None = None,
+    first: int = 0,
 ) -> None:
     """Write each bar's value outside its end: right of what raises, else left."""
-    words = rounded(values)
-    for row, (end, value) in enumerate(zip(ends, values, strict=True), first):
-        is_left = value < 0
-        align = "right" if is_left else "left"
-        offset = (-3 if is_left else 3, 0)
-        label(ax, words[row - first], (end, row), offset, ha=align, va="center")
+    words = rounded(values) if words is None else words
+    for row, (end, value, text) in enumerate(zip(ends, values, words), first):
+        align, shift = ("right", -3) if value < 0 else ("left", 3)
+        look: Any = {"ha": align, "va": "center"}
+        label(ax, text, (end, row), (shift, 0), page.small, **look)
+
+
+def room_for_words(
+    page: Page, ax: Axes, reach: tuple[float, float], left: float, right: float
+) -> None:
+    """The limits of an axis on which words stand beyond both ends of what is drawn.
+
+    Args:
+        page: The page.
+        ax: The axes.
+        reach: The least and the greatest that is drawn.
+        left: Inches that words need at the left of it.
+        right: And at the right.
+    """
+    low, high = reach
+    span, wide = (high - low) or abs(high) or 1.0, axes_size(ax)[0]
+    unit = span / max(wide - left - right, 0.2 * wide)
+    ax.set_xlim(low - left * unit, high + right * unit)
+
+
+def words_wide(page: Page, words: Sequence[str]) -> float:
+    """The inches that the widest of some numbers takes beside a bar."""
+    return widest(page.figure, words, page.small) + 0.08
+
+
+def thin_ticks(
+    ax: Axes,
+    around: float = 0.0,
+    known: Sequence[tuple[float, str]] | None = None,
+) -> None:
+    """Leave out ticks of the x axis whose numbers would meet, or leave the axes.
+
+    Args:
+        ax: The axes, with the limits that they shall have.
+        around: How far numbers may stand out at the sides, in inches.
+        known: The ticks and their words; by default those that there are.
+    """
+    low, high = sorted(ax.get_xlim())
+    if known is None:
+        places = [float(place) for place in ax.get_xticks() if low <= place <= high]
+        words = ax.xaxis.get_major_formatter().format_ticks(places)
+        known = list(zip(places, words, strict=True))
+    ax.set_xticks([place for place, _ in known], [word for _, word in known], **PLAIN)
+    dpi, box = figure_of(ax).dpi, ax.get_window_extent()
+    kept, end = [], box.x0 - around * dpi
+    for tick, text in zip(known, ax.get_xticklabels(), strict=True):
+        extent = text.get_window_extent()
+        if extent.x0 >= end and extent.x1 <= box.x1 + around * dpi:
+            kept.append(tick)
+            end = extent.x1 + 0.06 * dpi
+    ax.set_xticks([place for place, _ in kept], [word for _, word in kept], **PLAIN)

@@ -21,20 +21,19 @@ from captum_ehr.scene.wording import (
     signed,
 )
 from captum_ehr.visualization.axes import (
+    BAR,
     EDGE,
-    GREY,
-    PLAIN,
-    ROW,
+    LINE,
+    axis_label,
     bar_values,
-    figure_of,
-    footnote,
-    label,
-    label_margin,
     label_rows,
-    own_axes,
+    room_for_words,
     strip,
-    write_title,
+    thin_ticks,
+    words_wide,
 )
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
+from captum_ehr.visualization.measuring import PLAIN
 from captum_ehr.visualization.plot_arguments import (
     at_least_one,
     check_finite,
@@ -43,6 +42,10 @@ from captum_ehr.visualization.plot_arguments import (
 )
 
 _PANELS = ("mean", "mean absolute", "prevalence")
+_WIDTH, _SHARES = 10.5, (3.0, 2.0, 1.5)
+
+_NARROW = 5.0
+"""Below so many inches, labels stand above their bars: beside them is no room."""
 
 
 def cohort_bar(
@@ -52,6 +55,10 @@ def cohort_bar(
     k: int = 20,
     features: Iterable[str] | None = None,
     mapping: Grouping | None = None,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, np.ndarray[Any, Any]]:
     """Draw the strongest codes of a cohort: mean, mean absolute value, prevalence.
 
@@ -65,10 +72,16 @@ def cohort_bar(
         explanation: The explanation.
         ax: A figure, or three axes side by side. Without it a figure of fitting size
             is made, independent of pyplot and its backends.
-        k: How many codes; the others are added up in a note below.
+        k: How many codes; the others are added up in a note below. Fewer where axes
+            are given that have no room for them.
         features: The features to show; by default all.
         mapping: Groups in place of codes; see
             :meth:`captum_ehr.Explanation.by_group`.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and its three axes, as an array.
@@ -100,31 +113,33 @@ def cohort_bar(
     table = explanation.top(None, mapping)
     if mapping is None:
         table = of_features(table, explanation, features)
-    top, rest = table.head(k), table[k:]
-    labels = code_labels(top)
-    figure, axes = _three_axes(ax, labels)
-    _draw_bars(axes, top, labels, len(explanation))
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(_three_axes(ax), looks, _WIDTH, _SHARES, 0.12)
+    page.gap = 0.25 if page.width >= _NARROW else 0.12
+    head, lines = population_title(explanation)
+    most = page.rows(k, head, lines, 7.0)
+    is_narrow = page.width < _NARROW
+    most = max(most // 2, 1) if is_narrow and not page.is_own else most
+    top, rest = table.head(most), table[most:]
+    _reserve(page, code_labels(top), is_narrow)
+    _draw_bars(page, top, len(explanation))
+    notes = []
     if len(rest):
-        footnote(
-            axes[0],
+        notes = [
             f"+{len(rest)} more, weaker: "
             f"means together {signed(rest['mean'].sum(), 3)}, "
             f"mean absolute values {signed(rest['mean_abs'].sum(), 3).lstrip('+')}",
-        )
-    write_title(axes[0], *population_title(explanation))
-    return figure, np.array(axes, dtype=object)
+        ]
+    page.finish(head, lines, notes=notes)
+    return page.figure, np.array(page.axes, dtype=object)
 
 
 def _three_axes(
-    ax: Figure | Sequence[Axes] | None, labels: Sequence[str]
-) -> tuple[Figure, list[Axes]]:
-    """The caller's figure or axes, or new ones, for three panels."""
-    if ax is None:
-        margins = (label_margin(labels), 0.5, 0.75, 0.85)
-        height = max(ROW * len(labels), 0.8)
-        return own_axes([3.0, 2.0, 1.5], height, margins, 0.25)
-    if isinstance(ax, FigureBase):
-        return ax, list(ax.subplots(1, 3, width_ratios=[3.0, 2.0, 1.5]))
+    ax: Figure | Sequence[Axes] | None,
+) -> FigureBase | Sequence[Axes] | None:
+    """The caller's figure or axes, if they are for three panels."""
+    if ax is None or isinstance(ax, FigureBase):
+        return ax
     if isinstance(ax, Axes):
         raise TypeError("there are three panels: give a figure or three axes, not one.")
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
@@ -133,48 +148,67 @@ def _three_axes(
             f"ax has {len(axes)} entries, expected three axes, for "
             f"{', '.join(_PANELS)}; or a figure."
         )
-    return figure_of(axes[0]), axes
+    return axes
 
 
-def _draw_bars(
-    axes: Sequence[Axes], table: pd.DataFrame, labels: Sequence[str], samples: int
-) -> None:
-    """The three panels; only the first has the labels."""
-    rows = range(len(labels))
-    means = table["mean"].tolist()
-    sizes = table["mean_abs"].tolist()
+def _reserve(page: Page, labels: list[str], is_narrow: bool) -> None:
+    """Room for the rows, and their labels: beside the first axes, or above the bars."""
+    for panel in page.axes:
+        strip(page, panel, "top", "right", "left")
+    if not is_narrow:
+        labels, left = page.row_labels(labels)
+        page.reserve(left, 0.1, page.row * len(labels))
+        label_rows(page, page.ax, labels)
+    else:
+        page.reserve(0.05, 0.05, 1.7 * page.row * len(labels))
+        # The last axes are drawn last: nothing covers the words.
+        where = page.ax.get_yaxis_transform()
+        look: Any = {"va": "bottom", "fontsize": page.size, "transform": where}
+        for row, text in enumerate(labels):
+            words = page.fit(text, page.width - 0.1, page.size)
+            page.axes[-1].text(0, row - 0.28, words, **look, **PLAIN)
+    for panel in page.axes[0 if is_narrow else 1 :]:
+        label_rows(page, panel, [""] * len(labels))
+    for panel in page.axes:
+        panel.set_ylim(len(labels) - 0.4, -0.8 if is_narrow else -0.6)
+
+
+def _draw_bars(page: Page, table: pd.DataFrame, samples: int) -> None:
+    """The three panels, with a number at each bar."""
+    means, sizes = table["mean"].tolist(), table["mean_abs"].tolist()
     shares = (table["samples"] / samples).tolist()
     scale = ColorScale.of(means)
-    colors = [scale.color(mean) for mean in means]
-    axes[0].barh(rows, means, 0.72, color=colors, edgecolor=EDGE, lw=0.6)
-    axes[0].axvline(0, color="#999999", lw=0.8)
-    axes[1].barh(rows, sizes, 0.72, color=GREY)
-    axes[2].barh(rows, shares, 0.72, color="#a6a6a6")
-    bar_values(axes[0], means, means)
+    edge = ink(page.ax, EDGE)
+    looks: list[dict[str, Any]] = [
+        {"color": [scale.color(mean) for mean in means], "edgecolor": edge, "lw": 0.6},
+        {"color": ink(page.ax, BAR)},
+        {"color": ink(page.ax, BAR / 2)},
+    ]
     plain = [word.lstrip("+") for word in rounded(sizes)]
-    for panel, numbers, words in (
-        (axes[1], sizes, plain),
-        (axes[2], shares, [percent(share) for share in shares]),
-    ):
-        for row, size in enumerate(numbers):
-            label(panel, words[row], (size, row), (3, 0), va="center")
-    _set_limits(axes, means, sizes)
-    titles = ("mean (raises →, ← lowers)", "mean absolute value", "share of samples")
-    for panel, name in zip(axes, titles, strict=True):
-        label_rows(panel, labels if panel is axes[0] else [""] * len(labels))
-        strip(panel, "top", "right", "left")
-        panel.set_xlabel(name, fontsize=8.5, **PLAIN)
+    columns = [
+        ("mean   (raises →, ← lowers)", means, rounded(means)),
+        ("mean absolute value", sizes, plain),
+        ("share of samples", shares, [percent(share) for share in shares]),
+    ]
+    high = 0.72 if page.width >= _NARROW else 0.42
+    for panel, (name, values, words), look in zip(page.axes, columns, looks):
+        panel.barh(range(len(values)), values, high, **look)
+        _set_limits(page, panel, values, words)
+        bar_values(page, panel, values, values, words)
+        axis_label(page, panel, name)
+    page.ax.axvline(0, color=ink(page.ax, LINE), lw=0.8)
 
 
 def _set_limits(
-    axes: Sequence[Axes], means: Sequence[float], sizes: Sequence[float]
+    page: Page, panel: Axes, values: Sequence[float], words: Sequence[str]
 ) -> None:
-    """Room for the values written at the bars' ends."""
-    low, high = min([0.0, *means]), max([0.0, *means])
-    room = 0.2 * (high - low or 1.0)
-    axes[0].locator_params(axis="x", nbins=5)
-    axes[1].locator_params(axis="x", nbins=4)
-    axes[0].set_xlim(low - room * (low < 0), high + room * (high > 0))
-    axes[1].set_xlim(0, 1.3 * max(sizes) or 1.0)
-    axes[2].set_xlim(0, 1.4)
-    axes[2].set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    """Room for the numbers at the bars' ends, and for those of the axis."""
+    is_share = panel is page.axes[2]
+    reach = min([0.0, *values]), max([1.0 if is_share else 0.0, *values])
+    lefts = [word for word, value in zip(words, values) if value < 0]
+    rights = [word for word, value in zip(words, values) if value >= 0]
+    sides = [words_wide(page, side) if side else 0.05 for side in (lefts, rights)]
+    room_for_words(page, panel, reach, *sides)
+    known = [(share / 2, f"{50 * share} %") for share in range(3)] if is_share else None
+    panel.locator_params(axis="x", nbins=5)
+    thin_ticks(panel, page.gap / 2 - 0.03, known)

@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import CodeSamples, code_samples
 from captum_ehr.scene.wording import code_labels, population_title, signed
 from captum_ehr.visualization.axes import (
+    LINE,
     axes_size,
-    figure_of,
-    footnote,
-    label_margin,
+    axis_label,
     label_rows,
-    one_axes,
     strip,
-    write_title,
+    thin_ticks,
 )
+from captum_ehr.visualization.keys import Dot, Part, Ramp
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
 from captum_ehr.visualization.plot_arguments import (
     at_least_one,
     check_finite,
@@ -32,13 +30,13 @@ from captum_ehr.visualization.plot_arguments import (
     one_target,
 )
 
-PRESENT, ABSENT = "#404040", "#d0d0d0"
-"""The colours of samples with and without a code."""
+PRESENT, ABSENT = 0.75, 0.18
+"""How much ink dots of samples with and without a code have."""
 
 VALUES = "cividis"
 """The colours from low values to high ones; the same to all eyes."""
 
-_WIDTH, _ROW_HEIGHT, _DOT = 6.6, 0.34, 16
+_WIDTH, _ROW_HEIGHT, _DOT = 8.5, 1.26, 16
 _SPAN = (0.05, 0.95)
 
 _STEP = 0.13
@@ -51,6 +49,10 @@ def cohort_beeswarm(
     *,
     k: int = 20,
     features: Iterable[str] | None = None,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw the strongest codes of a cohort with one dot per sample.
 
@@ -66,6 +68,11 @@ def cohort_beeswarm(
         k: How many codes, by the mean absolute attribution over all samples; the
             others are added up in a note below.
         features: The features to show; by default all.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes. Each row is one collection of dots, in the order of
@@ -90,37 +97,36 @@ def cohort_beeswarm(
     frame = of_features(explanation.to_frame(), explanation, features)
     check_finite(frame)
     table = of_features(explanation.top(None), explanation, features)
-    top, rest = table.head(k), table[k:]
-    labels = code_labels(top)
-    margins = (label_margin(labels), 1.1, 0.75, 0.85)
-    height = max(_ROW_HEIGHT * len(labels), 1.0)
-    figure, ax = one_axes(ax, _WIDTH, height, margins)
-    label_rows(ax, labels)
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(ax, looks, _WIDTH)
+    head, lines = population_title(explanation)
+    most = page.rows(k, head, lines, 6.0)
+    top, rest = table.head(most), table[most:]
+    labels, left = page.row_labels(code_labels(top))
+    page.reserve(left, 0.1, max(_ROW_HEIGHT * page.row * len(labels), 0.8))
+    strip(page, page.ax, "top", "right", "left")
+    label_rows(page, page.ax, labels)
     rows = [
         code_samples(frame, feature, code, len(explanation))
         for feature, code in zip(top["feature"], top["code"], strict=True)
     ]
-    _draw_dots(ax, rows)
+    _draw_dots(page, rows)
+    thin_ticks(page.ax, 0.1)
     unit = explanation.target_unit or explanation.output_word
-    ax.set_xlabel(f"← lowers     attribution ({unit})     raises →", fontsize=9)
-    if any(row.values is not None for row in rows):
-        _value_bar(ax)
-    if any(row.values is None or not row.has.all() for row in rows):
-        _presence_key(ax)
+    axis_label(page, page.ax, f"← lowers   attribution ({unit})   raises →")
+    notes = []
     if len(rest):
-        footnote(
-            ax,
-            f"+{len(rest)} more codes or columns, weaker: mean together "
-            f"{signed(rest['mean'].sum(), 3)}",
-        )
-    write_title(ax, *population_title(explanation))
-    return figure, ax
+        total = signed(rest["mean"].sum(), 3)
+        notes = [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
+    page.finish(head, lines, key=_key(page, rows), notes=notes)
+    return page.figure, page.ax
 
 
-def dot_colors(has: np.ndarray, values: np.ndarray | None) -> list[Any]:
+def _dot_colors(ax: Axes, has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     """The colour of each dot: of its value, else of presence."""
+    present, absent = ink(ax, PRESENT), ink(ax, ABSENT)
     if values is None:
-        return [PRESENT if is_known else ABSENT for is_known in has]
+        return [present if is_known else absent for is_known in has]
     known = values[np.isfinite(values)]
     low, high = np.quantile(known, _SPAN) if len(known) else (0.0, 0.0)
     share = (np.clip(values, low, high) - low) / ((high - low) or 1.0)
@@ -128,22 +134,22 @@ def dot_colors(has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     # One value alone is neither low nor high.
     middle = high == low
     return [
-        scale(0.5 if middle else float(part)) if is_known else ABSENT
+        scale(0.5 if middle else float(part)) if is_known else absent
         for part, is_known in zip(share, has & np.isfinite(values), strict=True)
     ]
 
 
-def _draw_dots(ax: Axes, rows: list[CodeSamples]) -> None:
+def _draw_dots(page: Page, rows: list[CodeSamples]) -> None:
     """A row of dots per code, each on a thin line, and the line of zero."""
+    ax = page.ax
     whole = np.concatenate([row.sizes for row in rows])
     low, high = min(float(whole.min()), 0.0), max(float(whole.max()), 0.0)
     room = 0.05 * ((high - low) or 1.0)
     ax.set_xlim(low - room, high + room)
     span = high - low + 2 * room
-    ax.axvline(0, color="#999999", lw=0.8, zorder=1)
-    ax.grid(axis="y", color="#eeeeee", lw=0.8, zorder=0)
-    ax.set_axisbelow(True)
-    strip(ax, "top", "right", "left")
+    ax.axvline(0, color=ink(ax, LINE), lw=0.8, zorder=1)
+    ax.grid(visible=True, axis="y", color=ink(ax, 0.07), lw=0.8, zorder=0)
+    face, absent = ink(ax, 0), ink(ax, ABSENT)
     width = _DOT**0.5 / 72 / axes_size(ax)[0]
     for place, row in enumerate(rows):
         # Those that have it in the middle of each stack and on top.
@@ -155,34 +161,22 @@ def _draw_dots(ax: Axes, rows: list[CodeSamples]) -> None:
             row.sizes,
             place + offsets,
             s=_DOT,
-            c=dot_colors(row.has, row.values),
-            edgecolors=["white" if is_there else ABSENT for is_there in row.has],
+            c=_dot_colors(ax, row.has, row.values),
+            edgecolors=[face if is_there else absent for is_there in row.has],
             linewidths=0.25,
             zorder=3,
         )
 
 
-def _value_bar(ax: Axes) -> None:
-    """What the colours of values mean."""
-    width, height = axes_size(ax)
-    tall = min(0.5 * height, 1.6)
-    place = (1 + 0.15 / width, 1 - tall / height, 0.12 / width, tall / height)
-    side = ax.inset_axes(place)
-    bar = figure_of(ax).colorbar(ScalarMappable(cmap=VALUES), cax=side)
-    bar.set_ticks([0, 1], labels=["low", "high"], fontsize=7.5)
-    bar.set_label("value", fontsize=7.5, labelpad=-8)
-    bar.outline.set_linewidth(0.4)
-
-
-def _presence_key(ax: Axes) -> None:
-    """What dark and pale dots mean."""
-    size = _DOT**0.5
-    dots = [
-        Line2D([], [], marker="o", ls="", ms=size, color=color, label=label)
-        for color, label in ((PRESENT, "has it"), (ABSENT, "has it not"))
-    ]
-    place: Any = {"loc": "lower left", "bbox_to_anchor": (1, 0), "borderaxespad": 0}
-    ax.legend(handles=dots, fontsize=7.5, frameon=False, handletextpad=0.1, **place)
+def _key(page: Page, rows: list[CodeSamples]) -> list[Part]:
+    """What the colours of values, and dark and pale dots, mean."""
+    key: list[Part] = []
+    if any(row.values is not None for row in rows):
+        key.append(Ramp(colormaps[VALUES], "value low", "high"))
+    if any(row.values is None or not row.has.all() for row in rows):
+        key.append(Dot(ink(page.ax, PRESENT), "has it"))
+        key.append(Dot(ink(page.ax, ABSENT), "has it not"))
+    return key
 
 
 def swarm(places: Sequence[float] | np.ndarray, size: float, room: float) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
@@ -13,15 +14,17 @@ from matplotlib.patches import FancyBboxPatch
 from captum_ehr.scene.folding import cut, strongest_places
 from captum_ehr.scene.history import Band, Item, Step, total_of
 from captum_ehr.scene.palette import ColorScale
-from captum_ehr.scene.wording import shorten, signed
-from captum_ehr.visualization.axes import MUTED, PLAIN
+from captum_ehr.scene.wording import signed
+from captum_ehr.visualization.axes import LINE, MUTED
+from captum_ehr.visualization.layout import Page, ink
+from captum_ehr.visualization.measuring import LEADING, PLAIN, SPACED, extent, widest
 
-CHIP, CHARACTER = 0.21, 0.066
-"""The height of a chip, and the width of a character on it, generously; in inches."""
+_GAP, _PAD, _INSET = 0.05, 0.12, 0.1
+"""Between chips, below a band, and at both sides of a chip's words; in inches."""
 
-_GAP, _PAD, _NOTE = 0.05, 0.12, 0.2
-_RAIL, _HANG = 0.2, 0.26
-_NAMED = 26
+_RAIL, _HANG, _NAME, _MOST = 0.2, 0.26, 0.85, 1.4
+"""From a band's top to its rail, from there to the chips; the least width of a column
+of names, and the most that codes alone may ask for; at a font size of 8 points."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class Canvas:
 class Panel(ABC):
     """A feature with a height that can be drawn below a given line."""
 
+    page: Page
     band: Band
     canvas: Canvas
     scale: ColorScale
     limits: Limits
+    values: bool  # whether attributions are written
     places: tuple[float, ...] = ()  # per step, where it is on the x axis
     remark: str = ""  # what to know about the places
 
@@ -70,22 +75,46 @@ class Panel(ABC):
     def draw(self, ax: Axes, top: float) -> None:
         """Draw on axes, ``top`` inches below their upper edge."""
 
-    def note_below(self, ax: Axes, top: float, *words: str) -> None:
-        """The remark, and what is not shown, at the panel's lower edge."""
+    @property
+    def line(self) -> float:
+        """The distance of lines of notes in inches."""
+        return LEADING * self.page.small / 72
+
+    @property
+    def unit(self) -> float:
+        """What sizes are multiplied with where the font is not of 8 points."""
+        return self.page.size / 8
+
+    def note_lines(self, *words: str) -> list[str]:
+        """The remark, and what is not shown, in lines as there is room."""
         text = "; ".join(filter(None, [self.remark, *words]))
-        place = self.canvas.to_axis(0.05), top + self.height - 0.13
-        note(ax, *place, text, "left")
+        room = self.canvas.width - 0.1
+        return self.page.wrap(text, room, self.page.small) if text else []
+
+    def note_below(self, ax: Axes, top: float, *words: str) -> None:
+        """Those lines, at the panel's lower edge."""
+        lines = self.note_lines(*words)
+        place = self.canvas.to_axis(0.05), top + self.height - 0.06
+        look: Any = {"ha": "left", "va": "bottom", **SPACED}
+        note(self.page, *place, "\n".join(lines), **look)
 
 
 class ChipsOverTime(Panel):
     """Codes by visit: a rail with a dot per visit, the chips below."""
 
     @property
+    def _room(self) -> int:
+        """How many columns of chips stand beside each other."""
+        items = [item for step in self.band.steps for item in step.items]
+        codes = min(self._codes_wide(items), _MOST * self.unit)
+        names = _NAME * self.unit if any(item.is_named for item in items) else 0.0
+        return max(1, int(self.canvas.width / max(codes, names)))
+
+    @property
     def strongest(self) -> list[int]:
         """The steps that get chips: the strongest, in order."""
-        room = max(1, int(self.canvas.width / 0.7))
         strengths = [step.strength for step in self.band.steps]
-        return strongest_places(strengths, min(self.limits.max_visits, room))
+        return strongest_places(strengths, min(self.limits.max_visits, self._room))
 
     @property
     def folded(self) -> list[Step]:
@@ -94,53 +123,78 @@ class ChipsOverTime(Panel):
         return [step for i, step in enumerate(self.band.steps) if i not in strongest]
 
     @property
+    def _rest(self) -> str:
+        """What the steps without chips are."""
+        if not (folded := self.folded):
+            return ""
+        is_full = self._room < min(self.limits.max_visits, len(self.band.steps))
+        why = f" (there is room for {self._room})" if is_full else ""
+        total = signed(math.fsum(step.total for step in folded), 3)
+        return f"+{len(folded)} more visits as dots only{why}, together {total}"
+
+    @property
+    def _chip(self) -> float:
+        """The height of a chip: of one line, or of two where codes have names."""
+        items = [item for step in self.band.steps for item in step.items]
+        return chip_high(self.page, 1 + any(item.is_named for item in items))
+
+    @property
     def height(self) -> float:
         """In inches."""
         counts = [len(self.band.steps[i].items) for i in self.strongest]
         # One line more where a visit says how many of its codes are not shown.
         lines = max(min(count, self.limits.max_codes + 1) for count in counts)
-        notes = _NOTE if self.folded or self.remark else 0.0
-        return _RAIL + _HANG + lines * (CHIP + _GAP) + notes + _PAD
+        notes = len(self.note_lines(self._rest)) * self.line
+        hung = (_RAIL + _HANG) * self.unit + lines * (self._chip + _GAP)
+        return hung + notes + _PAD
 
     def draw(self, ax: Axes, top: float) -> None:
         """Draw the rail, the dots, and the columns of chips."""
-        steps, rail, canvas = self.strongest, top + _RAIL, self.canvas
-        ax.axhline(rail, color="#bbbbbb", lw=1, zorder=1)
+        steps, rail, canvas = self.strongest, top + _RAIL * self.unit, self.canvas
+        hang = rail + _HANG * self.unit
+        ax.axhline(rail, color=ink(ax, 0.27), lw=1, zorder=1)
+        edge: Any = {"ms": 6 * self.unit, "mec": ink(ax, MUTED), "mew": 0.6}
         for place, step in zip(self.places, self.band.steps, strict=True):
             color = self.scale.color(step.total)
-            ax.plot(place, rail, "o", ms=6, mfc=color, mec="#555555", mew=0.6, zorder=3)
+            ax.plot(place, rail, "o", mfc=color, zorder=3, **edge)
         gap = min(self._wanted_width(), canvas.width / len(steps))
         wanted = [canvas.to_inches(self.places[i]) for i in steps]
         centres = spread(wanted, gap, canvas.width)
         for index, centre in zip(steps, centres, strict=True):
             x = [self.places[index], canvas.to_axis(centre)]
-            ax.plot(x, [rail, rail + _HANG], color="#aaaaaa", lw=0.7, zorder=2)
-            self._draw_column(ax, index, (centre, rail + _HANG, gap - 0.08))
-        rest = ""
-        if self.folded:
-            total = signed(math.fsum(step.total for step in self.folded), 3)
-            rest = f"+{len(self.folded)} more visits as dots only, together {total}"
-        self.note_below(ax, top, rest)
+            ax.plot(x, [rail, hang], color=ink(ax, 0.33), lw=0.7, zorder=2)
+            self._draw_column(ax, index, (centre, hang, gap - 0.06))
+        self.note_below(ax, top, self._rest)
 
     def _wanted_width(self) -> float:
-        """Inches for a column in which the longest chip's text fits, within reason."""
+        """Inches for a column in which the longest line of a chip fits."""
         steps = [self.band.steps[index] for index in self.strongest]
-        texts = [chip_text(item, _NAMED) for step in steps for item in step.items]
-        return max(max(map(len, texts)) * CHARACTER + 0.2, 0.85)
+        items = [item for step in steps for item in step.items]
+        names = [item.name for item in items if item.is_named]
+        wide = widest(self.page.figure, names, self.page.small) + _INSET + 0.06
+        return max(self._codes_wide(items), wide, 0.85 * self.unit)
+
+    def _codes_wide(self, items: Sequence[Item]) -> float:
+        """Inches for a column in which the first line of each chip fits."""
+        words = ["".join(chip_words(item, self.values)[0]) for item in items]
+        return widest(self.page.figure, words, self.page.small, "bold") + _INSET + 0.06
 
     def _draw_column(
         self, ax: Axes, index: int, place: tuple[float, float, float]
     ) -> None:
         """One visit's chips, strongest first, below its leader line."""
-        centre, top, width = place
+        (centre, top, width), high = place, self._chip
         items, rest = cut(self.band.steps[index].ranked, self.limits.max_codes)
         for line, item in enumerate(items):
-            box = (centre - width / 2, top + line * (CHIP + _GAP), width)
-            draw_chip(ax, self.canvas, self.scale, item, box)
+            box = (centre - width / 2, top + line * (high + _GAP), width, high)
+            draw_chip(ax, self, box, item, chip_words(item, self.values))
         if rest:
-            y = top + len(items) * (CHIP + _GAP) + CHIP / 2
-            text = f"+{len(rest)} more: {signed(total_of(rest))}"
-            note(ax, self.canvas.to_axis(centre), y, text)
+            y = top + len(items) * (high + _GAP) + high / 2
+            total = signed(total_of(rest))
+            long, short = f"+{len(rest)} more: {total}", f"+{len(rest)}: {total}"
+            is_wide = extent(self.page.figure, long, self.page.small)[0] <= width
+            words = self.page.fit(long if is_wide else short, width, self.page.small)
+            note(self.page, self.canvas.to_axis(centre), y, words, ha="center")
 
 
 class ChipRows(Panel):
@@ -152,31 +206,41 @@ class ChipRows(Panel):
         items, most = self.band.ranked, self.limits.max_codes * 6
         return items[:most], items[most:]
 
-    def _boxes(self) -> list[tuple[Item, float, float, float]]:
-        """Per chip: the item, left, top and width in inches."""
+    @property
+    def _rest(self) -> str:
+        rest = self._parts[1]
+        return (
+            f"+{len(rest)} more, together {signed(total_of(rest), 3)}" if rest else ""
+        )
+
+    def _boxes(self) -> list[tuple[Item, tuple[str, str], float, float, float]]:
+        """Per chip: the item, its words, left, top and width in inches."""
         boxes, left, top = [], 0.05, 0.1
+        most, high = self.canvas.width - 0.1, chip_high(self.page, 1)
         for item in self._parts[0]:
-            text = chip_text(item, 32)
-            width = min(len(text) * CHARACTER + 0.2, self.canvas.width - 0.1)
+            heads, tails = zip(*chip_words(item, self.values), strict=True)
+            words = " ".join(heads), "".join(tails)
+            whole = "".join(words)
+            size = extent(self.page.figure, whole, self.page.small, "bold")[0]
+            width = min(size + _INSET, most)
             if left + width > self.canvas.width and left > 0.05:
-                left, top = 0.05, top + CHIP + _GAP
-            boxes.append((item, left, top, width))
+                left, top = 0.05, top + high + _GAP
+            boxes.append((item, words, left, top, width))
             left += width + 0.07
         return boxes
 
     @property
     def height(self) -> float:
         """In inches."""
-        notes = _NOTE if self._parts[1] else 0.0
-        return self._boxes()[-1][2] + CHIP + notes + _PAD
+        notes = len(self.note_lines(self._rest)) * self.line
+        return self._boxes()[-1][3] + chip_high(self.page, 1) + notes + _PAD
 
     def draw(self, ax: Axes, top: float) -> None:
         """Draw the chips row by row."""
-        for item, left, below, width in self._boxes():
-            draw_chip(ax, self.canvas, self.scale, item, (left, top + below, width))
-        if rest := self._parts[1]:
-            total = signed(total_of(rest), 3)
-            self.note_below(ax, top, f"+{len(rest)} more, together {total}")
+        high = chip_high(self.page, 1)
+        for item, words, left, below, width in self._boxes():
+            draw_chip(ax, self, (left, top + below, width, high), item, [words])
+        self.note_below(ax, top, self._rest)
 
 
 def spread(wanted: Sequence[float], gap: float, width: float) -> list[float]:
@@ -201,61 +265,66 @@ def spread(wanted: Sequence[float], gap: float, width: float) -> list[float]:
     return [min(max(mean, low), high) + rank * gap for rank, mean in enumerate(flat)]
 
 
+def chip_high(page: Page, lines: int) -> float:
+    """The height in inches of a chip with so many lines."""
+    return (lines * LEADING * page.small + 2.5) / 72
+
+
+def chip_words(item: Item, has_value: bool) -> list[tuple[str, str]]:
+    """What stands on a chip: the code, or the column and its value; a name below.
+
+    Returns:
+        Per line what may be cut, and what may not.
+
+    Example:
+        >>> failure = Item("conditions", "I50", "heart failure", 0.1)
+        >>> chip_words(failure, False), chip_words(failure, True)[0]
+        ([('I50', ''), ('heart failure', '')], ('I50', ' +0.10'))
+    """
+    tail = f" {signed(item.attribution)}" if has_value else ""
+    if not math.isnan(item.value):
+        unit = f" {item.unit}" if item.unit else ""
+        return [(item.name, f" = {item.value_words}{unit}{tail}")]
+    return [(item.code, tail), *([(item.name, "")] if item.is_named else [])]
+
+
 def draw_chip(
     ax: Axes,
-    canvas: Canvas,
-    scale: ColorScale,
+    panel: Panel,
+    box: tuple[float, float, float, float],
     item: Item,
-    box: tuple[float, float, float],
+    words: Sequence[tuple[str, str]],
 ) -> None:
-    """A box, at its left and top edge and width in inches, with a code or value."""
-    left, top, width = box
+    """A box, at its left and top edge, width and height in inches, with its words."""
+    (left, top, width, high), canvas, page = box, panel.canvas, panel.page
     unit = canvas.span / canvas.width
-    background, text = scale.pair(item.attribution)
+    background, text = panel.scale.pair(item.attribution)
     ax.add_patch(
         FancyBboxPatch(
             (canvas.to_axis(left), top),
             width * unit,
-            CHIP,
+            high,
             boxstyle=f"round,pad=0,rounding_size={0.06 * unit}",
             mutation_aspect=1 / unit,
             facecolor=background,
-            edgecolor="#999999",
+            edgecolor=ink(ax, LINE),
             linewidth=0.5,
             zorder=3,
         )
     )
-    middle = canvas.to_axis(left + width / 2), top + CHIP / 2
-    words = chip_text(item, int(width / CHARACTER))
-    style = {"ha": "center", "va": "center", "fontsize": 7, "zorder": 4, **PLAIN}
-    ax.text(*middle, words, color=text, clip_on=True, **style)
+    middle, step = canvas.to_axis(left + width / 2), high / len(words)
+    style: Any = {"ha": "center", "va": "center", "fontsize": page.small, "zorder": 4}
+    for line, (head, tail) in enumerate(words):
+        weight = "normal" if line else "bold"
+        room = width - 0.6 * _INSET
+        if tail:
+            room -= extent(page.figure, tail, page.small, weight)[0]
+        shown = page.fit(head, room, page.small, weight) + tail
+        place = middle, top + (line + 0.5) * step
+        ax.text(*place, shown, color=text, fontweight=weight, **style, **PLAIN)
 
 
-def chip_text(item: Item, width: int) -> str:
-    """What stands on a chip of ``width`` characters: the code, then what fits.
-
-    Example:
-        >>> failure = Item("conditions", "I50", "heart failure", 0.1)
-        >>> chip_text(failure, 18), chip_text(failure, 12), chip_text(failure, 2)
-        ('I50 heart failure', 'I50 heart f…', 'I…')
-    """
-    rest = ""
-    is_value = not math.isnan(item.value)
-    if is_value:
-        rest = f" = {item.value_words}" + (f" {item.unit}" if item.unit else "")
-    elif item.is_named:
-        rest = f" {item.name}"
-    whole = " ".join((item.code + rest).split())
-    if len(whole) <= width:
-        return whole
-    room = width - len(item.code) - 1
-    # A name cut to a few letters says nothing; one cut later still does.
-    if not is_value and item.is_named and room >= 8:
-        return f"{item.code} {shorten(item.name, room)}"
-    return shorten(item.code, width)
-
-
-def note(ax: Axes, x: float, y: float, text: str, align: str = "center") -> None:
+def note(page: Page, x: float, y: float, text: str, **look: Any) -> None:
     """A small muted remark at a place of the axes."""
-    style = {"va": "center", "fontsize": 6.5, "color": MUTED, "zorder": 4, **PLAIN}
-    ax.text(x, y, text, ha=align, **style)
+    style = {"va": "center", "fontsize": page.small, "zorder": 4, **PLAIN} | look
+    page.ax.text(x, y, text, color=ink(page.ax, MUTED), **style)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import patient_scene
-from captum_ehr.scene.tables import Grid, heatmap_grid
+from captum_ehr.scene.tables import heatmap_grid
 from captum_ehr.scene.wording import rounded
-from captum_ehr.visualization.axes import (
-    COLORMAP,
-    MUTED,
-    PLAIN,
-    axes_size,
-    color_bar,
-    label,
-    label_margin,
-    label_rows,
-    one_axes,
-    strip,
-    write_title,
+from captum_ehr.visualization.axes import axis_label, label_rows
+from captum_ehr.visualization.cells import (
+    column_sums,
+    draw_cells,
+    label_columns,
+    row_sums,
+    sums_wide,
 )
+from captum_ehr.visualization.keys import scale_key
+from captum_ehr.visualization.layout import Looks, open_page
 from captum_ehr.visualization.plot_arguments import (
     Patient,
     at_least_one,
@@ -37,9 +32,7 @@ from captum_ehr.visualization.plot_arguments import (
     one_patient,
 )
 
-_ABSENT = "#e4e4e4"
-_CELL, _NUMBERED = (0.24, 0.56), 0.42
-_WIDTH, _ROW, _LEAST = (0.9, 9.5), 0.25, 1.2
+_WIDTH, _CELL = (6.5, 12.5), 0.45
 
 
 def heatmap(
@@ -51,26 +44,44 @@ def heatmap(
     k: int = 30,
     max_visits: int = 30,
     features: Iterable[str] | None = None,
+    bins: int | None = None,
+    values: bool | None = None,
     time_label: str = "time",
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw one patient's visits against features, or against the strongest codes.
 
-    Red raises the output, blue lowers it, white is zero; grey is where the patient
+    Red raises the output, blue lowers it, white is zero; pale grey is where the patient
     has nothing. Features share a column where their times are the same, or, without
-    times, their visits' numbers. At the right are the sums of the rows, on top those
-    of the columns; rows and columns that are not shown are added up in a last one,
-    so every sum is that of the explanation.
+    times, their visits' numbers; where codes and values are of different times, or
+    there are many, ``bins`` puts them into equal stretches of time. At the right are
+    the sums of the rows, on top those of the columns; rows and columns that are not
+    shown are added up in a last one without colour, so every sum is that of the
+    explanation.
 
     Args:
         explanation: The explanation.
         patient: An index or identifier; needed where there are several.
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
         by: What a row is.
-        k: The most rows before the rest is one.
+        k: The most rows before the rest is one; fewer where axes are given that have
+            no room for them.
         max_visits: The most columns before the rest is one; the strongest are shown,
-            in order.
+            in order. With ``bins``, no column is left out.
         features: The features to show; by default all.
+        bins: How many stretches of equal length the times are put into, or of as many
+            visits where there are no times; sums are kept.
+        values: Whether each cell has its number, so that a grey print keeps the sign;
+            by default where all numbers have room.
         time_label: The words under the x axis where it is time, e.g. ``"days"``.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes.
@@ -79,8 +90,8 @@ def heatmap(
         IndexError: If there is no patient of that index.
         KeyError: If there is none of that identifier, or no feature of a name.
         ValueError: If it is not said which of several patients, there is nothing to
-            show, an attribution is not finite, a limit is less than 1, or ``by`` is
-            unknown.
+            show, an attribution is not finite, a limit is less than 1, ``by`` is
+            unknown, or there is no room for a figure or for ``values=True``.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -91,74 +102,32 @@ def heatmap(
         >>> sorted(label.get_text() for label in ax.get_yticklabels())
         ['E11.9', 'labs[0]', 'labs[1]']
     """
-    at_least_one(k=k, max_visits=max_visits)
+    at_least_one(k=k, max_visits=max_visits, bins=1 if bins is None else bins)
     one_of("by", by, ("feature", "code"))
+    looks = Looks(width, fontsize, title, subtitle)
     explanation = one_patient(explanation, patient)
     frame = of_features(explanation.to_frame(), explanation, features)
     check_finite(frame)
-    grid = heatmap_grid(explanation, frame, by, k, max_visits)
-    cell = min(max(_WIDTH[1] / len(grid.columns), _CELL[0]), _CELL[1])
-    width = min(max(cell * len(grid.columns), _WIDTH[0]), _WIDTH[1])
-    bottom = 0.6 + 0.066 * max(map(len, grid.columns))
-    margins = (label_margin(grid.rows), 1.75, 1.35, bottom)
-    height = max(_ROW * len(grid.rows), _LEAST)
-    figure, ax = one_axes(ax, width, height, margins)
-    _draw_cells(ax, grid)
-    _draw_sums(ax, grid)
-    if grid.is_timed:
-        ax.set_xlabel(time_label, fontsize=9, **PLAIN)
     scene = patient_scene(explanation)
-    # The sums on top stand upright where there is no room for them across.
-    above = 14.0 if _cell_width(ax, grid) >= _NUMBERED else 34.0
-    write_title(ax, scene.head, scene.lines, above)
-    color_bar(ax, grid.scale, scene.measure, gap=0.85)
-    return figure, ax
-
-
-def _draw_cells(ax: Axes, grid: Grid) -> None:
-    """The coloured table; a number in each cell where there is room."""
-    limit = grid.scale.limit or 1.0
-    ax.set_facecolor(_ABSENT)
-    ax.pcolormesh(
-        np.arange(len(grid.columns) + 1) - 0.5,
-        np.arange(len(grid.rows) + 1) - 0.5,
-        np.ma.masked_invalid(grid.cells),
-        cmap=COLORMAP,
-        norm=Normalize(-limit, limit),
-        edgecolors="white",
-        linewidth=0.8,
-    )
-    label_rows(ax, grid.rows)
-    ax.set_ylim(len(grid.rows) - 0.5, -0.5)
-    is_wide = _cell_width(ax, grid) >= 0.07 * max(map(len, grid.columns))
-    ax.set_xticks(
-        range(len(grid.columns)), grid.columns, rotation=0 if is_wide else 90, **PLAIN
-    )
-    strip(ax, "top", "right", "left", "bottom")
-    ax.tick_params(axis="both", length=0)
-    if _cell_width(ax, grid) < _NUMBERED:
-        return
-    style = {"ha": "center", "va": "center", "fontsize": 6.5, **PLAIN}
-    words = iter(rounded(np.nan_to_num(grid.cells).ravel().tolist()))
-    for ((row, column), size), text in zip(np.ndenumerate(grid.cells), words):
-        if not math.isnan(size):
-            ax.text(column, row, text, color=grid.scale.text(size), **style)
-
-
-def _cell_width(ax: Axes, grid: Grid) -> float:
-    return axes_size(ax)[0] / len(grid.columns)
-
-
-def _draw_sums(ax: Axes, grid: Grid) -> None:
-    """The sums of the columns on top, those of the rows at the right."""
-    rotation = 0 if _cell_width(ax, grid) >= _NUMBERED else 90
-    style: dict[str, Any] = {"size": 7, "color": MUTED}
-    right, limit = len(grid.columns) - 0.5, grid.scale.limit
-    across = rounded(np.nansum(grid.cells, axis=0).tolist(), limit)
-    for column, total in enumerate(across):
-        look = {"ha": "center", "va": "bottom", "rotation": rotation, **style}
-        label(ax, total, (column, -0.5), (0, 4), **look)
-    down = rounded(np.nansum(grid.cells, axis=1).tolist(), limit)
-    for row, total in enumerate(down):
-        label(ax, total, (right, row), (6, 0), va="center", **style)
-    label(ax, "sum", (right, -0.5), (6, 4), va="bottom", fontweight="bold", **style)
+    page = open_page(ax, looks, _WIDTH[0])
+    most = page.rows(k, scene.head, scene.lines, 9.0, 1)
+    grid = heatmap_grid(explanation, frame, by, most, max_visits, bins)
+    if page.is_own and width is None:
+        wanted = 4.0 + _CELL * len(grid.columns)
+        page.figure.set_figwidth(min(max(wanted, _WIDTH[0]), _WIDTH[1]))
+    down = rounded(np.nansum(grid.cells, axis=1).tolist(), grid.scale.limit)
+    across = np.nansum(grid.cells, axis=0).tolist()
+    labels, left = page.row_labels(grid.rows)
+    height = max(page.row * len(grid.rows), 2.5 * page.row)
+    page.reserve(left, sums_wide(page, down), height)
+    draw_cells(page, grid.cells, grid.scale, grid.shown, values)
+    label_rows(page, page.ax, labels)
+    page.ax.set_ylim(len(labels) - 0.5, -0.5)
+    label_columns(page, grid.columns)
+    column_sums(page, across, rounded(across, grid.scale.limit))
+    row_sums(page, down, len(grid.columns))
+    if grid.is_timed:
+        axis_label(page, page.ax, time_label)
+    key = scale_key(grid.scale, scene.measure)
+    page.finish(scene.head, scene.lines, key=key)
+    return page.figure, page.ax

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from captum_ehr.scene.pairing import PairScene, pair_scene
 from captum_ehr.scene.palette import bar_color
 from captum_ehr.scene.wording import rounded, signed
-from captum_ehr.visualization.axes import (
-    COLORMAP,
-    EDGE,
-    MUTED,
-    PLAIN,
-    color_bar,
-    footnote,
-    label,
-    label_margin,
-    label_rows,
-    one_axes,
-    strip,
-    write_title,
+from captum_ehr.visualization.axes import EDGE, LINE, label, label_rows
+from captum_ehr.visualization.cells import (
+    draw_cells,
+    label_columns,
+    row_sums,
+    sums_wide,
 )
+from captum_ehr.visualization.chips import spread
+from captum_ehr.visualization.keys import scale_key
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
+from captum_ehr.visualization.measuring import LEADING, extent
 from captum_ehr.visualization.plot_arguments import at_least_one
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Interactions
     from captum_ehr.explanation.feature_record import Words
 
-_CELL, _LEAST = 0.5, 1.2
+_CELL, _WIDTH = 0.55, 7.5
 
 
 def pair_heatmap(
@@ -42,6 +39,11 @@ def pair_heatmap(
     *,
     k: int = 15,
     names: Words | None = None,
+    values: bool | None = None,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw which of one patient's codes act together, as a table of colours.
 
@@ -55,6 +57,13 @@ def pair_heatmap(
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
         k: The most codes before the rest is one; those with the strongest pairs.
         names: Names of codes, such as ``explanation.names``.
+        values: Whether each cell has its number, so that a grey print keeps the sign;
+            by default where all numbers have room.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes.
@@ -72,31 +81,26 @@ def pair_heatmap(
         ['I50.9', 'I10', '3 others']
     """
     at_least_one(k=k)
-    scene = _drawable(pair_scene(pairs, k, names=names))
-    count, margin = len(scene.labels), label_margin(scene.labels)
-    side = max(_CELL * count, _LEAST)
-    figure, ax = one_axes(ax, side, side, (margin, 1.75, 1.25, margin))
-    limit = scene.scale.limit or 1.0
-    edges = np.arange(count + 1) - 0.5
-    look: dict[str, Any] = {"cmap": COLORMAP, "norm": Normalize(-limit, limit)}
-    ax.pcolormesh(edges, edges, scene.cells, edgecolors="white", linewidth=0.8, **look)
-    label_rows(ax, scene.labels)
-    ax.set_ylim(count - 0.5, -0.5)
-    ax.set_xticks(range(count), scene.labels, rotation=90, fontsize=8, **PLAIN)
-    strip(ax, "top", "right", "left", "bottom")
-    ax.tick_params(axis="both", length=0)
-    words = iter(rounded(scene.cells.ravel().tolist()))
-    for (row, column), size in np.ndenumerate(scene.cells):
-        style = {"ha": "center", "va": "center", "fontsize": 6.5, **PLAIN}
-        ax.text(column, row, next(words), color=scene.scale.text(size), **style)
-    for row, total in enumerate(rounded(scene.totals)):
-        place = (count - 0.5, row)
-        label(ax, total, place, (6, 0), va="center", size=7, color=MUTED)
-    top = (count - 0.5, -0.5)
-    label(ax, "sum", top, (6, 4), va="bottom", size=7, color=MUTED, fontweight="bold")
-    write_title(ax, scene.head, scene.lines, 14.0)
-    color_bar(ax, scene.scale, scene.output, gap=0.85)
-    return figure, ax
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(ax, looks, _WIDTH)
+    head, lines = _words(pairs, names)
+    most = page.rows(k, head, lines, 9.0, 1)
+    scene = _drawable(pair_scene(pairs, most, names=names))
+    count, totals = len(scene.labels), rounded(scene.totals)
+    if page.is_own and width is None:
+        page.figure.set_figwidth(min(max(3.5 + _CELL * count, 6.5), 12.0))
+    labels, left = page.row_labels(scene.labels)
+    right = sums_wide(page, totals)
+    side = (page.width - left - right) / count
+    height = min(max(side, page.row), 2 * page.row)
+    page.reserve(left, right, count * height)
+    draw_cells(page, scene.cells, scene.scale, scene.cells.shape, values)
+    label_rows(page, page.ax, labels)
+    page.ax.set_ylim(count - 0.5, -0.5)
+    label_columns(page, scene.labels)
+    row_sums(page, totals, count)
+    page.finish(scene.head, scene.lines, key=scale_key(scene.scale, scene.output))
+    return page.figure, page.ax
 
 
 def pair_network(
@@ -106,6 +110,10 @@ def pair_network(
     k: int = 12,
     edges: int = 15,
     names: Words | None = None,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw one patient's codes in a circle, and lines between those that act together.
 
@@ -118,6 +126,11 @@ def pair_network(
         k: The most codes; those with the strongest pairs. Others are counted below.
         edges: The most lines, the strongest.
         names: Names of codes, such as ``explanation.names``.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes.
@@ -135,33 +148,61 @@ def pair_network(
         (10, True)
     """
     at_least_one(k=k, edges=edges)
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(ax, looks, _WIDTH)
     scene = _drawable(pair_scene(pairs, k, edges, names))
     shown = min(k, len(pairs.players[0]))
-    margin = label_margin(scene.labels)
-    figure, ax = one_axes(ax, 3.6, 3.6, (margin, margin, 1.0, 0.75))
+    labels, side = _beside(page, scene.labels[:shown])
+    across = page.width - 2 * side
+    page.reserve(side, side, max(across, math.ceil(shown / 2) * 1.1 * page.line))
     angles = [math.pi / 2 - 2 * math.pi * place / shown for place in range(shown)]
     spots = [(math.cos(angle), math.sin(angle)) for angle in angles]
-    _draw_bonds(ax, scene, spots)
+    page.ax.set_xlim(-1.15, 1.15)
+    page.ax.set_ylim(-1.15, 1.15)
+    page.ax.set_axis_off()
+    _draw_bonds(page, scene, spots)
     alone = [float(scene.cells[place, place]) for place in range(shown)]
     most = max(map(abs, alone)) or 1.0
-    for (x, y), size, text in zip(spots, alone, scene.labels):
+    edge = ink(page.ax, EDGE)
+    for (x, y), size in zip(spots, alone):
         area = 30 + 270 * abs(size) / most
-        ax.scatter([x], [y], area, bar_color(size), edgecolors=EDGE, zorder=3)
-        side = "left" if x > 0.1 else "right" if x < -0.1 else "center"
-        rise = "bottom" if y > 0.9 else "top" if y < -0.9 else "center"
-        label(ax, text, (x, y), (13 * x, 13 * y), ha=side, va=rise, size=8)
-    ax.set_xlim(-1.15, 1.15)
-    ax.set_ylim(-1.15, 1.15)
-    ax.set_axis_off()
-    write_title(ax, scene.head, scene.lines)
+        page.ax.scatter([x], [y], area, bar_color(size), edgecolors=edge, zorder=3)
+    _write_labels(page, labels, spots)
     hidden = len(pairs.players[0]) - shown
     rest = f"; {hidden} codes with weaker pairs are not shown" if hidden else ""
-    footnote(ax, f"lines: effect of the pair; dots: what is the code's alone{rest}")
-    return figure, ax
+    note = f"lines: effect of the pair; dots: what is the code's alone{rest}"
+    page.finish(scene.head, scene.lines, notes=[note])
+    return page.figure, page.ax
 
 
-def _draw_bonds(ax: Axes, scene: PairScene, spots: list[tuple[float, float]]) -> None:
+def _beside(page: Page, labels: Sequence[str]) -> tuple[list[str], float]:
+    """Labels at both sides of the circle, and the inches that they take there."""
+    words, wide = page.row_labels(labels, 0.29)
+    return words, wide + 0.12
+
+
+def _write_labels(
+    page: Page, labels: Sequence[str], spots: Sequence[tuple[float, float]]
+) -> None:
+    """Names in two columns beside the circle, joined to their dots."""
+    ax, (_, high) = page.ax, page.inner
+    unit = 2.3 / high
+    for side in (-1, 1):
+        mine = [i for i, (x, _) in enumerate(spots) if (x >= -1e-9) == (side > 0)]
+        mine.sort(key=lambda i: spots[i][1])
+        wanted = [(spots[i][1] + 1.15) / unit for i in mine]
+        gap = min(LEADING * page.size / 72, high / max(len(mine), 1))
+        for i, at in zip(mine, spread(wanted, gap, high), strict=True):
+            (x, y), end = spots[i], (1.15 * side, at * unit - 1.15)
+            look: Any = {"color": ink(ax, LINE), "lw": 0.5, "zorder": 2, "ls": ":"}
+            ax.plot([x, end[0]], [y, end[1]], clip_on=False, **look)
+            align = "left" if side > 0 else "right"
+            label(ax, labels[i], end, (3 * side, 0), page.size, ha=align, va="center")
+
+
+def _draw_bonds(page: Page, scene: PairScene, spots: list[tuple[float, float]]) -> None:
     """The lines, the weakest first, and the effects of the strongest three."""
+    ax, written = page.ax, []
     most = max((abs(bond.effect) for bond in scene.bonds), default=1.0)
     for rank, bond in reversed(list(enumerate(scene.bonds))):
         (x, y), (u, v) = (spots[end] for end in bond.ends)
@@ -169,10 +210,28 @@ def _draw_bonds(ax: Axes, scene: PairScene, spots: list[tuple[float, float]]) ->
         look: dict[str, Any] = {"lw": 0.4 + 5 * share, "alpha": 0.35 + 0.6 * share}
         ax.plot([x, u], [y, v], color=bar_color(bond.effect), zorder=1, **look)
         if rank < 3:
-            middle = ((x + u) / 2, (y + v) / 2)
-            style: dict[str, Any] = {"ha": "center", "va": "center"}
-            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
-            label(ax, signed(bond.effect), middle, (0, 0), bbox=box, **style)
+            written.append(((x + u) / 2, (y + v) / 2, signed(bond.effect)))
+    _write_effects(page, written[::-1])
+
+
+def _write_effects(page: Page, written: list[tuple[float, float, str]]) -> None:
+    """Effects in the middle of their lines, where those before left room."""
+    ax, (wide, high) = page.ax, page.inner
+    box = {"boxstyle": "round,pad=0.15", "fc": ink(ax, 0), "ec": "none"}
+    style: Any = {"ha": "center", "va": "center", "bbox": box}
+    room = extent(page.figure, "+0.0000", page.small)[0] * 2.3 / wide
+    line = 1.6 * page.small / 72 * 2.3 / high
+    kept: list[tuple[float, float]] = []
+    for x, y, words in written:
+        if all(abs(x - u) >= room or abs(y - v) >= line for u, v in kept):
+            kept.append((x, y))
+            label(ax, words, (x, y), (0, 0), page.small, **style)
+
+
+def _words(pairs: Interactions, names: Words | None) -> tuple[str, Sequence[str]]:
+    """The heading, which is the same for any number of players."""
+    scene = pair_scene(pairs, 1, names=names)
+    return scene.head, scene.lines
 
 
 def _drawable(scene: PairScene) -> PairScene:

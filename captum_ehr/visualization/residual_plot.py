@@ -11,27 +11,26 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import Residuals
-from captum_ehr.scene.wording import shorten
 from captum_ehr.visualization.axes import (
+    BAR,
     FRACTION,
-    GREY,
     MUTED,
-    PLAIN,
     axes_size,
+    axis_label,
     label,
-    label_margin,
     label_rows,
-    one_axes,
     strip,
-    write_title,
+    thin_ticks,
 )
 from captum_ehr.visualization.beeswarm_plot import swarm
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
+from captum_ehr.visualization.measuring import extent
 from captum_ehr.visualization.plot_arguments import at_least_one
 
 BEYOND = "#d55e00"
 """The colour of patients beyond the tolerance."""
 
-_WIDTH, _ROW_HEIGHT, _DOT = 7.0, 0.85, 18
+_WIDTH, _ROW_HEIGHT, _DOT = 8.5, 3.2, 18
 
 
 def completeness(
@@ -40,6 +39,10 @@ def completeness(
     *,
     tolerance: float = 1e-3,
     max_named: int = 6,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw how far each patient's attributions miss f(x) - f(x0), on a log scale.
 
@@ -54,7 +57,13 @@ def completeness(
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
         tolerance: The part of the change that may be missing. What is beyond it is
             beyond the rounding that ``completeness="rescale"`` will polish.
-        max_named: The most samples named in each row; the others are counted.
+        max_named: The most samples named in each row, as far as there is room; the
+            others are counted.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes. Each row is a collection of dots within the
@@ -84,25 +93,28 @@ def completeness(
     ]
     if not rows:
         raise ValueError("nothing to show: there is no explanation.")
-    labels = [shorten(row.name, 30) for row in rows]
-    margins = (label_margin(labels), 0.6, 0.75, 0.6)
-    figure, ax = one_axes(ax, _WIDTH, max(_ROW_HEIGHT * len(rows), 1.1), margins)
-    label_rows(ax, labels)
-    _draw_rows(ax, rows, tolerance, max_named)
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(ax, looks, _WIDTH)
+    labels, left = page.row_labels([row.name for row in rows], 0.3)
+    page.reserve(left, 0.1, max(_ROW_HEIGHT * page.row * len(rows), 1.1))
+    strip(page, page.ax, "top", "right", "left")
+    label_rows(page, page.ax, labels)
+    _draw_rows(page, rows, tolerance, max_named)
     beyond = sum(int(row.beyond.sum()) for row in rows)
     samples = sum(len(row.sizes) for row in rows)
     line = (
         f"{samples} samples, {beyond or 'none'} beyond the tolerance of {tolerance:g}; "
         "raw, before any rescaling"
     )
-    write_title(ax, "Do the attributions add up to f(x) - f(x0)?", [line])
-    return figure, ax
+    page.finish("Do the attributions add up to f(x) - f(x0)?", [line])
+    return page.figure, page.ax
 
 
 def _draw_rows(
-    ax: Axes, rows: list[Residuals], tolerance: float, max_named: int
+    page: Page, rows: list[Residuals], tolerance: float, max_named: int
 ) -> None:
     """The axis, the tolerance, the dots and the names of those beyond it."""
+    ax = page.ax
     whole = np.concatenate([row.sizes for row in rows])
     known = np.append(whole[np.isfinite(whole) & (whole > 0)], tolerance)
     low, high = np.floor(np.log10([known.min(), known.max()])) + [0, 1]
@@ -110,23 +122,42 @@ def _draw_rows(
     edges = 10.0 ** (low - has_none * 1.0), 10.0 ** (high + has_all * 1.0)
     ax.set_xscale("log")
     ax.set_xlim(*edges)
-    ax.axvspan(tolerance, edges[1], color="#f4f4f4", lw=0, zorder=0)
+    ax.axvspan(tolerance, edges[1], color=ink(ax, 0.05), lw=0, zorder=0)
     ax.axvline(tolerance, color=BEYOND, lw=1.0, ls="--", zorder=1)
-    at_top: Any = {"coords": ("data", FRACTION), "va": "top", "color": BEYOND}
-    label(ax, f"tolerance {tolerance:g}", (tolerance, 1), (3, -3), **at_top)
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-    style: Any = {"size": 7, "color": MUTED, "va": "center", "bbox": box}
-    style |= {"coords": (FRACTION, "data"), "zorder": 4}
+    _write_tolerance(page, tolerance)
+    box = {"facecolor": ink(ax, 0), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    style: Any = {"size": page.small, "color": ink(ax, MUTED), "va": "center"}
+    style |= {"coords": (FRACTION, "data"), "zorder": 4, "bbox": box}
     for place, row in enumerate(rows):
         _draw_dots(ax, place, row, edges)
-        label(ax, row.account(max_named), (0, place + 0.42), (3, 0), **style)
-    _draw_axis(ax, int(low), int(high), has_none, has_all)
+        words = _account(page, row, max_named)
+        label(ax, words, (0, place + 0.42), (3, 0), **style)
+    _draw_axis(page, int(low), int(high), has_none, has_all)
 
 
-def _draw_axis(ax: Axes, low: int, high: int, has_none: bool, has_all: bool) -> None:
+def _write_tolerance(page: Page, tolerance: float) -> None:
+    """What the dashed line is, on the side that has more room, above the dots."""
+    ax, words = page.ax, f"tolerance {tolerance:g}"
+    share = ax.transAxes.inverted().transform(ax.transData.transform((tolerance, 0)))[0]
+    align, shift = ("left", 3) if share < 0.5 else ("right", -3)
+    style: Any = {"coords": ("data", FRACTION), "va": "bottom", "color": BEYOND}
+    label(ax, words, (tolerance, 1), (shift, 1), page.small, ha=align, **style)
+
+
+def _account(page: Page, row: Residuals, max_named: int) -> str:
+    """The median and as many names as the axes have room for."""
+    room = axes_size(page.ax)[0] - 0.1
+    for most in range(max_named, -1, -1):
+        words = row.account(most)
+        if extent(page.figure, words, page.small)[0] <= room:
+            break
+    return page.fit(words, room, page.small)
+
+
+def _draw_axis(page: Page, low: int, high: int, has_none: bool, has_all: bool) -> None:
     """Powers of ten, and at the edges what has no logarithm."""
-    step = max(1, (high - low) // 8)
-    powers = [10.0**power for power in range(low, high + 1, step)]
+    ax = page.ax
+    powers = [10.0**power for power in range(low, high + 1)]
     words = [
         f"{power:.0e}".replace("e-0", "e-").replace("e+0", "e+") for power in powers
     ]
@@ -135,10 +166,9 @@ def _draw_axis(ax: Axes, low: int, high: int, has_none: bool, has_all: bool) -> 
         powers, words = [10.0 ** (low - 0.5), *powers], ["0", *words]
     if has_all:
         powers, words = [*powers, 10.0 ** (high + 0.5)], [*words, "∞"]
-    strip(ax, "top", "right", "left")
-    ax.set_xticks(powers, words, fontsize=8, **PLAIN)
     ax.minorticks_off()
-    ax.set_xlabel("|delta| / |f(x) - f(x0)|", fontsize=9)
+    thin_ticks(ax, 0.15, list(zip(powers, words)))
+    axis_label(page, ax, "|delta| / |f(x) - f(x0)|")
 
 
 def _draw_dots(
@@ -153,7 +183,8 @@ def _draw_dots(
     )
     width = _DOT**0.5 / 72 / axes_size(ax)[0]
     offsets = swarm((powers - low) / (high - low), width, 0.6)
-    for chosen, marker, color in ((~row.beyond, "o", GREY), (row.beyond, "D", BEYOND)):
+    grey = ink(ax, BAR)
+    for chosen, marker, color in ((~row.beyond, "o", grey), (row.beyond, "D", BEYOND)):
         dots = 10.0 ** powers[chosen], place + offsets[chosen]
-        look: Any = {"marker": marker, "color": color, "edgecolors": "white"}
+        look: Any = {"marker": marker, "color": color, "edgecolors": ink(ax, 0)}
         ax.scatter(*dots, s=_DOT, linewidths=0.3, zorder=3, **look)

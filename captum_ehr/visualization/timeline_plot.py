@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,16 +10,8 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import Axis, PatientScene, patient_scene
-from captum_ehr.scene.wording import number, shorten
-from captum_ehr.visualization.axes import (
-    PLAIN,
-    axes_size,
-    color_bar,
-    label,
-    one_axes,
-    strip,
-    write_title,
-)
+from captum_ehr.scene.wording import number
+from captum_ehr.visualization.axes import axis_label, label, strip, thin_ticks
 from captum_ehr.visualization.chips import (
     Canvas,
     ChipRows,
@@ -26,6 +19,9 @@ from captum_ehr.visualization.chips import (
     Limits,
     Panel,
 )
+from captum_ehr.visualization.keys import scale_key
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
+from captum_ehr.visualization.measuring import widest
 from captum_ehr.visualization.plot_arguments import (
     Patient,
     Ranges,
@@ -33,11 +29,10 @@ from captum_ehr.visualization.plot_arguments import (
     one_patient,
     ranges_of,
 )
-from captum_ehr.visualization.value_lines import ValueLines
+from captum_ehr.visualization.value_lines import ValueLines, names_room, names_wide
 
-_MARGINS = (1.95, 1.15, 0.85, 0.5)
-_COLUMN, _STEP = 1.7, 0.45
-_WIDTH = (6.5, 14.5)
+_COLUMN, _STEP, _BESIDE = 1.7, 0.45, 2.2
+_WIDTH = (8.5, 16.5)
 
 
 def timeline(
@@ -50,28 +45,43 @@ def timeline(
     max_values: int = 8,
     time_label: str = "time",
     reference: Ranges | None = None,
+    values: bool = False,
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw one patient: a band per feature, a chip per code, a line per lab.
 
     The x axis is the time of the visits, or their order where no time is known, or the
     times are no clock (see :meth:`captum_ehr.Explanation.with_times`). Chips hang from
     their visit's dot, strongest first, side by side where visits are too close for
-    their chips. Red raises the output, blue lowers it; codes and values share one
-    colour scale. Long histories fold: the strongest visits have chips, the others only
-    a dot with the colour of their sum, and what is not shown is counted.
+    their chips; a name stands below its code. Red raises the output, blue lowers it;
+    codes and values share one colour scale. Long histories fold: the strongest visits
+    have chips, the others only a dot with the colour of their sum, and what is not
+    shown is counted.
 
     Args:
         explanation: The explanation.
         patient: An index or identifier; needed where there are several.
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
-        max_visits: The most visits per feature that get chips.
-        max_codes: The most chips per visit.
-        max_values: The most lines per continuous feature.
+        max_visits: The most visits per feature that get chips, as far as there is room;
+            the figure says what it leaves out.
+        max_codes: The most chips per visit; fewer where axes are given that have no
+            room for them.
+        max_values: The most lines per continuous feature, likewise.
         time_label: The words under the x axis where it is time, e.g. ``"days"``.
         reference: The usual range ``(low, high)`` of columns, infinite where there is
             no bound, e.g. ``{"creatinine": (0.6, 1.2)}``; under a feature's key may
             stand a table of its own. Ranges are shaded, and values outside of them
             marked with an arrow.
+        values: Whether each attribution is written as a number, on chips and below
+            dots as far as there is room, so that a grey print keeps the sign.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes.
@@ -98,65 +108,111 @@ def timeline(
     scene = patient_scene(explanation, ranges=ranges, time_label=time_label)
     if not scene.bands:
         raise ValueError(f"nothing to show: {scene.patient_id!r} has no code or value.")
-    width = _width(scene, max_visits) if ax is None else axes_size(ax)[0]
-    panels = _panels(scene, width, Limits(max_visits, max_codes, max_values))
-    height = max(sum(panel.height for panel in panels), 1.5)
-    figure, ax = one_axes(ax, width, height, _MARGINS)
+    looks = Looks(width, fontsize, title, subtitle)
+    page = open_page(ax, looks, _width(scene, max_visits))
+    limits = Limits(max_visits, max_codes, max_values)
+    left = _beside(page, _panels(page, scene, limits, values))
+    page.reserve(left, 0.12, 1.0)
+    panels = _fitting(page, scene, limits, values)
+    height = max(sum(panel.height for panel in panels), 0.5)
+    page.reserve(left, 0.12, height)
+    ax = page.ax
+    ax.grid(visible=False)
     ax.set_xlim(scene.axis.low, scene.axis.high)
     ax.set_ylim(height, 0.0)
-    _draw_panels(ax, panels)
-    _draw_axis(ax, scene.axis)
-    write_title(ax, scene.head, scene.lines)
-    color_bar(ax, scene.scale, scene.measure)
-    return figure, ax
+    _draw_panels(page, panels)
+    _draw_axis(page, scene.axis)
+    page.finish(scene.head, scene.lines, key=scale_key(scene.scale, scene.measure))
+    # The unit of the y axis is an inch, also in axes that have more of them.
+    ax.set_ylim(max(height, page.inner[1]), 0.0)
+    return page.figure, ax
 
 
 def _width(scene: PatientScene, max_visits: int) -> float:
-    """The axes' width in inches: room for the widest band's chips."""
+    """The figure's width in inches: room for the widest band's chips."""
     wanted = [
         _COLUMN * min(len(band.steps), max_visits)
         for band in scene.bands
         if band.kind == "codes" and band.is_ordered
     ]
     wanted += [_STEP * len(b.steps) for b in scene.bands if b.kind == "series"]
-    return min(max([_WIDTH[0], *wanted]), _WIDTH[1])
+    return min(max([_WIDTH[0], *(_BESIDE + one for one in wanted)]), _WIDTH[1])
 
 
-def _panels(scene: PatientScene, width: float, limits: Limits) -> list[Panel]:
+def _panels(
+    page: Page, scene: PatientScene, limits: Limits, values: bool
+) -> list[Panel]:
     """The panel of each band of a patient."""
-    canvas = Canvas(scene.axis.low, scene.axis.high - scene.axis.low, width)
+    axis = scene.axis
+    canvas = Canvas(axis.low, axis.high - axis.low, page.inner[0])
     panels: list[Panel] = []
     for band in scene.bands:
+        common = (page, band, canvas, scene.scale, limits, values)
         if not band.is_ordered:
-            panels.append(ChipRows(band, canvas, scene.scale, limits))
+            panels.append(ChipRows(*common))
             continue
         kind = ChipsOverTime if band.kind == "codes" else ValueLines
-        places = scene.axis.places(band)
-        panels.append(kind(band, canvas, scene.scale, limits, *places))
+        panels.append(kind(*common, *axis.places(band)))
     return panels
 
 
-def _draw_panels(ax: Axes, panels: list[Panel]) -> None:
+def _beside(page: Page, panels: list[Panel]) -> float:
+    """The inches that the names of features and columns take at the left."""
+    names = [_band_name(page, panel) for panel in panels]
+    wide = [names_wide(page, one) for one in panels if isinstance(one, ValueLines)]
+    return max(widest(page.figure, names, page.size, "bold"), *wide, 0.0) + 8 / 72
+
+
+def _band_name(page: Page, panel: Panel) -> str:
+    return page.fit(panel.band.feature, names_room(page), page.size, "bold")
+
+
+def _fitting(
+    page: Page, scene: PatientScene, limits: Limits, values: bool
+) -> list[Panel]:
+    """The panels, with fewer chips and lines where the axes given are not as high."""
+    free = page.free(scene.head, scene.lines, 6.0)
+    while True:
+        panels = _panels(page, scene, limits, values)
+        height = sum(panel.height for panel in panels)
+        if height <= free:
+            return panels
+        codes, lines = limits.max_codes, limits.max_values
+        if max(codes, lines) == 1:
+            raise ValueError(
+                f"there is no room: this patient's timeline needs {height:.1f} inches, "
+                f"and the axes have {max(free, 0):.1f}. Give higher axes, a smaller "
+                "fontsize, or title=False and subtitle=False."
+            )
+        fewer = (
+            {"max_codes": codes - 1} if codes >= lines else {"max_values": lines - 1}
+        )
+        limits = replace(limits, **fewer)
+
+
+def _draw_panels(page: Page, panels: list[Panel]) -> None:
     """All panels from top to bottom, their names at the left, a line between."""
-    style: Any = {"size": 9, "fontweight": "bold", "ha": "right", "va": "center"}
-    top = 0.0
+    ax, top = page.ax, 0.0
+    style: Any = {"fontweight": "bold", "ha": "right", "va": "center"}
+    where = ax.get_yaxis_transform()
     for rank, panel in enumerate(panels):
         if rank % 2:
-            ax.axhspan(top, top + panel.height, color="#f6f6f6", zorder=0, lw=0)
-        name, place = shorten(panel.band.feature, 24), (0, top + 0.2)
-        label(ax, name, place, (-8, 0), coords=ax.get_yaxis_transform(), **style)
+            ax.axhspan(top, top + panel.height, color=ink(ax, 0.035), zorder=0, lw=0)
+        name, place = _band_name(page, panel), (0, top + 0.2 * panel.unit)
+        label(ax, name, place, (-8, 0), page.size, coords=where, **style)
         panel.draw(ax, top)
         top += panel.height
         if rank < len(panels) - 1:
-            ax.axhline(top, color="#cccccc", lw=0.6, zorder=1)
+            ax.axhline(top, color=ink(ax, 0.2), lw=0.6, zorder=1)
 
 
-def _draw_axis(ax: Axes, axis: Axis) -> None:
+def _draw_axis(page: Page, axis: Axis) -> None:
+    ax = page.ax
     ax.set_yticks([])
-    strip(ax, "top", "right", "left")
+    strip(page, ax, "top", "right", "left")
     if not axis.is_shown:
         ax.set_xticks([])
         ax.spines["bottom"].set_visible(False)
         return
-    ax.set_xticks(axis.ticks, [number(place) for place in axis.ticks])
-    ax.set_xlabel(axis.label, fontsize=9, **PLAIN)
+    thin_ticks(ax, 0.1, [(place, number(place)) for place in axis.ticks])
+    axis_label(page, ax, axis.label)

@@ -11,78 +11,124 @@ from matplotlib.patheffects import withStroke
 
 from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
-from captum_ehr.scene.palette import DARK
 from captum_ehr.scene.wording import signed, usual_range
-from captum_ehr.visualization.axes import MUTED, PLAIN, label
+from captum_ehr.visualization.axes import MUTED, label
 from captum_ehr.visualization.chips import Panel
+from captum_ehr.visualization.layout import Page, ink
+from captum_ehr.visualization.measuring import LEADING, PLAIN, lines_high, widest, wrap
 
-_TOP, _LINE, _SWING, _NOTE = 0.3, 0.62, 0.3, 0.2
-_USUAL = "#e3efe3"
+_TOP, _LINE, _SWING = 0.3, 0.62, 0.3
+_USUAL = "#8fbf8f"
 
 
 class ValueLines(Panel):
     """Values over time: per column a line, dots coloured by attribution."""
 
     @property
+    def _rest(self) -> str:
+        """What the columns without a line are."""
+        rest = self.band.lines[self.limits.max_values :]
+        if not rest:
+            return ""
+        total = total_of(item for line in rest for item in line.items)
+        return f"+{len(rest)} more columns, together {signed(total, 3)}"
+
+    @property
+    def _row(self) -> float:
+        """The height of a column's line: for its dots and numbers, and for its name."""
+        lines = self.band.lines[: self.limits.max_values]
+        names = [_name_lines(self.page, line.items[0]) for line in lines]
+        high = max(
+            lines_high([*name, *usual], self.page.small) for name, usual in names
+        )
+        numbers = LEADING * self.page.small / 72 if self.values else 0.0
+        return max(_LINE * self.unit + numbers, high + 0.08)
+
+    @property
     def height(self) -> float:
         """In inches."""
-        count, most = len(self.band.lines), self.limits.max_values
-        notes = _NOTE if count > most or self.remark else 0.0
-        return _TOP + min(count, most) * _LINE + notes
+        rows = min(len(self.band.lines), self.limits.max_values)
+        notes = len(self.note_lines(self._rest)) * self.line
+        return _TOP * self.unit + rows * self._row + notes + 0.06 * (notes > 0)
 
     def draw(self, ax: Axes, top: float) -> None:
         """Draw the strongest columns and count the others."""
-        lines, most = self.band.lines, self.limits.max_values
-        for row, line in enumerate(lines[:most]):
-            middle = top + _TOP + (row + 0.5) * _LINE
+        for row, line in enumerate(self.band.lines[: self.limits.max_values]):
+            middle = top + _TOP * self.unit + (row + 0.5) * self._row
             self._draw_name(ax, middle, line.items[0])
             self._draw_line(ax, middle, line)
-        rest = ""
-        if lines[most:]:
-            total = total_of(item for line in lines[most:] for item in line.items)
-            rest = f"+{len(lines) - most} more columns, together {signed(total, 3)}"
-        self.note_below(ax, top, rest)
+        self.note_below(ax, top, self._rest)
 
     def _draw_name(self, ax: Axes, middle: float, item: Item) -> None:
         """A column's name with its unit, and its usual range below."""
-        words = [(item.short_name(27), 7.5, "#222222")]
-        if any(map(math.isfinite, item.usual)):
-            words.append((f"reference {usual_range(*item.usual)}", 6.5, MUTED))
-        for line, (text, size, color) in enumerate(words):
-            place = 0, middle + 0.16 * (line - (len(words) - 1) / 2)
-            style: Any = {"size": size, "color": color, "ha": "right", "va": "center"}
-            label(ax, text, place, (-8, 0), coords=ax.get_yaxis_transform(), **style)
+        name, usual = _name_lines(self.page, item)
+        step = LEADING * self.page.small / 72
+        for line, text in enumerate([*name, *usual]):
+            place = 0, middle + step * (line - (len(name) + len(usual) - 1) / 2)
+            color = ink(ax, 0.9 if line < len(name) else MUTED)
+            style: Any = {"color": color, "ha": "right", "va": "center"}
+            where = ax.get_yaxis_transform()
+            label(ax, text, place, (-8, 0), self.page.small, coords=where, **style)
 
     def _draw_line(self, ax: Axes, middle: float, line: Line) -> None:
         """One column's line on a scale of its own, its usual range and values."""
         points = zip((self.places[at] for at in line.places), line.items, strict=True)
         x, items = zip(*sorted(points, key=lambda point: point[0]))
         usual = [bound for bound in items[0].usual if math.isfinite(bound)]
-        to_y = _scale_of([item.value for item in items] + usual, middle + 0.06)
+        swing = _SWING * self.unit
+        values = [item.value for item in items]
+        to_y = _scale_of(values + usual, middle + 0.06 * (not self.values), swing)
         if usual:
             low, high = (to_y(bound) for bound in items[0].usual)
-            ax.axhspan(high, low, color=_USUAL, lw=0, zorder=1)
+            ax.axhspan(high, low, color=_USUAL, alpha=0.25, lw=0, zorder=1)
         y = [to_y(item.value) for item in items]
-        ax.plot(x, y, color="#aaaaaa", lw=0.9, zorder=2)
+        ax.plot(x, y, color=ink(ax, 0.33), lw=0.9, zorder=2)
         colors = [self.scale.color(item.attribution) for item in items]
-        look: Any = {"edgecolors": "#555555", "linewidths": 0.5, "zorder": 3}
-        ax.scatter(x, y, s=30, c=colors, **look)
+        look: Any = {"edgecolors": ink(ax, MUTED), "linewidths": 0.5, "zorder": 3}
+        ax.scatter(x, y, s=30 * self.unit**2, c=colors, **look)
         self._draw_values(ax, items, x, y)
 
     def _draw_values(
         self, ax: Axes, items: Sequence[Item], x: Sequence[float], y: Sequence[float]
     ) -> None:
         """The values that have room, those of the strongest points first."""
-        halo = [withStroke(linewidth=2, foreground="white")]
-        style: Any = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 4}
-        style |= {"color": DARK, "path_effects": halo, **PLAIN}
+        halo = [withStroke(linewidth=2, foreground=ink(ax, 0))]
+        style: Any = {"ha": "center", "fontsize": self.page.small, "zorder": 4}
+        style |= {"color": ink(ax, 1), "path_effects": halo, **PLAIN}
+        words = [item.value_words for item in items]
+        sizes = [signed(item.attribution) if self.values else "" for item in items]
+        room = widest(self.page.figure, [*words, *sizes], self.page.small) + 0.06
         inches = [self.canvas.to_inches(place) for place in x]
-        for i in with_room(inches, [item.strength for item in items], 0.5):
-            place, words = (x[i], y[i] - 0.07), items[i].value_words
-            ax.text(*place, words, **style)
+        for i in with_room(inches, [item.strength for item in items], room):
+            ax.text(x[i], y[i] - 0.06 * self.unit, words[i], va="bottom", **style)
+            ax.text(x[i], y[i] + 0.06 * self.unit, sizes[i], va="top", **style)
 
 
-def _scale_of(values: Sequence[float], middle: float) -> Callable[[float], float]:
+def names_room(page: Page) -> float:
+    """The most inches for names at the left of a timeline."""
+    return 0.24 * page.width if page.width > 5 else 0.27 * page.width
+
+
+def names_wide(page: Page, panel: ValueLines) -> float:
+    """The inches that the names of the lines take at the left."""
+    lines = panel.band.lines[: panel.limits.max_values]
+    names = [words for line in lines for words in _name_lines(page, line.items[0])]
+    return widest(page.figure, [word for words in names for word in words], page.small)
+
+
+def _name_lines(page: Page, item: Item) -> tuple[list[str], list[str]]:
+    """A column's name with its unit in up to two lines; its usual range, if known."""
+    room = names_room(page)
+    unit = f" ({item.unit})" if item.unit else ""
+    name = wrap(page.figure, item.name + unit, room, page.small, most=2)
+    if not any(map(math.isfinite, item.usual)):
+        return name, []
+    return name, [page.fit(f"reference {usual_range(*item.usual)}", room, page.small)]
+
+
+def _scale_of(
+    values: Sequence[float], middle: float, swing: float
+) -> Callable[[float], float]:
     """From values to places about a middle, upwards; what is not known stands there.
 
     An infinite value, where a range has no bound, stands at the edge of the row.
@@ -92,9 +138,9 @@ def _scale_of(values: Sequence[float], middle: float) -> Callable[[float], float
 
     def place(value: float) -> float:
         if math.isinf(value):
-            return middle - math.copysign(0.6 * _SWING, value)
+            return middle - math.copysign(0.6 * swing, value)
         if math.isnan(value) or low == high:
             return middle
-        return middle - _SWING * ((value - low) / (high - low) - 0.5)
+        return middle - swing * ((value - low) / (high - low) - 0.5)
 
     return place

@@ -19,22 +19,25 @@ from captum_ehr.scene.wording import (
     has_probability,
     percent,
     probability,
+    rounded,
     shorten,
     target_words,
 )
 from captum_ehr.visualization.axes import (
     EDGE,
-    PLAIN,
-    ROW,
+    LINE,
     axes_size,
+    axis_label,
     bar_values,
     label,
-    label_margin,
     label_rows,
-    one_axes,
+    room_for_words,
     strip,
-    write_title,
+    thin_ticks,
+    words_wide,
 )
+from captum_ehr.visualization.layout import Looks, Page, ink, open_page
+from captum_ehr.visualization.measuring import PLAIN, extent
 from captum_ehr.visualization.plot_arguments import (
     Patient,
     at_least_one,
@@ -44,7 +47,7 @@ from captum_ehr.visualization.plot_arguments import (
     one_patient,
 )
 
-_WIDTH = 6.2
+_WIDTH = 8.5
 _PROBABILITIES = (
     *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07),
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97),
@@ -61,6 +64,10 @@ def waterfall(
     by: Literal["code", "visit", "feature"] = "code",
     mapping: Grouping | None = None,
     time_label: str = "time",
+    width: float | None = None,
+    fontsize: float | None = None,
+    title: bool | str = True,
+    subtitle: bool | str = True,
 ) -> tuple[Figure, Axes]:
     """Draw how a patient's codes and values lead from f(x0) to f(x).
 
@@ -74,12 +81,18 @@ def waterfall(
         explanation: The explanation.
         patient: An index or identifier; needed where there are several.
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
-        k: The most bars before the rest is one.
+        k: The most bars before the rest is one; fewer where axes are given that have
+            no room for them.
         by: What a bar is: all of a ``"code"`` or column, of a ``"visit"``, or of a
             ``"feature"``; visits and features keep their order.
         mapping: Groups in place of codes; see
             :meth:`captum_ehr.Explanation.by_group`.
         time_label: What to call the time of a visit, e.g. ``"day"``.
+        width: The width of a new figure in inches; its height follows.
+        fontsize: The size of ordinary text in points; by default 0.8 times the
+            ``font.size`` of matplotlib's style.
+        title: A heading in place of this figure's own; False for none.
+        subtitle: The smaller text below it, likewise.
 
     Returns:
         The figure and the axes.
@@ -89,8 +102,8 @@ def waterfall(
         KeyError: If there is none of that identifier, or ``mapping`` names a feature
             that there is not.
         ValueError: If it is not said which of several patients, there is nothing to
-            show, an attribution is not finite, ``k`` is less than 1, or ``by`` is
-            unknown.
+            show, an attribution is not finite, ``k`` is less than 1, ``by`` is
+            unknown, or there is no room for a figure.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -103,77 +116,126 @@ def waterfall(
     """
     at_least_one(k=k)
     one_of("by", by, ("code", "visit", "feature"))
+    looks = Looks(width, fontsize, title, subtitle)
     explanation = one_patient(explanation, patient)
     check_finite(of_features(explanation.to_frame(), explanation, None))
-    bars = waterfall_bars(explanation, by, mapping, k, time_label)
     scene = patient_scene(explanation)
+    has_top = has_probability(explanation)
+    page = open_page(ax, looks, _WIDTH)
+    most = page.rows(k, scene.head, scene.lines, 7.0 if has_top else 4.0, 4)
+    bars = waterfall_bars(explanation, by, mapping, most, time_label)
     baseline = shorten(explanation.baseline, 24)
     start = "f(x0)" + (f", baseline {baseline}" if baseline else "")
     labels = [start, *(bar.label for bar in bars), "f(x)"]
-    margins = (label_margin(labels), 0.3, 1.2, 0.55)
-    figure, ax = one_axes(ax, _WIDTH, ROW * len(labels), margins)
-    label_rows(ax, labels)
-    _draw_bars(ax, scene, bars)
-    strip(ax, "top", "right", "left")
-    words = f"{scene.output} of {target_words(explanation)} (red raises, blue lowers)"
-    ax.set_xlabel(words, fontsize=9, **PLAIN)
-    above = 0.0
-    if has_probability(explanation):
-        _draw_probability(ax)
-        above = 28.0
-    write_title(ax, scene.head, scene.lines, above)
-    return figure, ax
+    labels, left = page.row_labels(labels)
+    page.reserve(left, 0.1, page.row * len(labels))
+    ax = page.ax
+    strip(page, ax, "top", "right", "left")
+    label_rows(page, ax, labels)
+    words = f"{scene.output} of {target_words(explanation)}"
+    words += "   (red raises, blue lowers)"
+    if _draw_bars(page, scene, bars):
+        words += "   partial sums may leave 0 to 1"
+    axis_label(page, ax, words)
+    if has_top:
+        _draw_probability(page)
+    page.finish(scene.head, scene.lines)
+    return page.figure, ax
 
 
-def _draw_bars(ax: Axes, scene: PatientScene, bars: Sequence[WaterfallBar]) -> None:
-    """The bars, what joins them, their values, and the two outputs."""
-    sizes = [bar.attribution for bar in bars]
+def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[WaterfallBar]) -> bool:
+    """The bars, what joins them, their values, and the two outputs.
+
+    Returns:
+        Whether sums on the way are beyond what a probability can be.
+    """
+    ax, sizes = page.ax, [bar.attribution for bar in bars]
     start, last = scene.f_baseline, len(bars) + 1
     ends = (start + np.cumsum(sizes)).tolist()
     # The rest may be many: it takes no colour from the others.
     scale = ColorScale.of(bar.attribution for bar in bars if bar.kind == "sum")
     colors = [
-        "#ffffff" if bar.kind == "missing" else scale.color(bar.attribution)
+        ink(ax, 0) if bar.kind == "missing" else scale.color(bar.attribution)
         for bar in bars
     ]
-    look: dict[str, Any] = {"color": colors, "edgecolor": EDGE, "lw": 0.6}
+    look: dict[str, Any] = {"color": colors, "edgecolor": ink(ax, EDGE), "lw": 0.6}
     drawn = ax.barh(range(1, last), sizes, 0.72, [start, *ends[:-1]], **look)
     if bars[-1].kind == "missing":
         drawn.patches[-1].set_hatch("////")
+    joint = {"color": ink(ax, LINE), "lw": 0.8, "zorder": 0}
     for row, place in enumerate([start, *ends]):
-        ax.plot([place, place], [row, row + 1], color="#999999", lw=0.8, zorder=0)
+        ax.plot([place, place], [row, row + 1], **joint)
     outputs = [start, scene.f_input]
-    ax.plot(outputs, [0, last], "D", color="black", ms=5, clip_on=False)
+    black: dict[str, Any] = {"color": ink(ax, 1), "ms": 0.6 * page.size}
+    ax.plot(outputs, [0, last], "D", clip_on=False, **black)
     reach = [*ends, *outputs]
-    span = (max(reach) - min(reach)) or 1.0
-    ax.set_xlim(min(reach) - 0.16 * span, max(reach) + 0.16 * span)
-    if scene.output == "probability":
+    words = rounded(sizes)
+    sides = [
+        words_wide(page, [w for w, x in zip(words, sizes) if (x < 0) == s] + [""])
+        for s in (True, False)
+    ]
+    room_for_words(page, ax, (min(reach), max(reach)), *sides)
+    _widen(page, scene)
+    thin_ticks(ax, 0.1)
+    is_probability = scene.output == "probability"
+    if is_probability:
         # Partial sums may leave 0 to 1; probabilities do not.
         ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= round(tick, 9) <= 1])
-    bar_values(ax, ends, sizes, first=1)
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    look = {"va": "center", "size": 8, "fontweight": "bold", "bbox": box}
-    label(ax, scene.output_words("baseline"), (start, 0), (7, 0), **look)
-    label(ax, scene.output_words("input"), (scene.f_input, last), (7, 0), **look)
+    bar_values(page, ax, ends, sizes, words, first=1)
+    _write_outputs(page, scene, last)
+    return is_probability and not 0 <= min(ends) <= max(ends) <= 1
 
 
-def _draw_probability(ax: Axes) -> None:
+def _write_outputs(page: Page, scene: PatientScene, last: int) -> None:
+    """f(x0) and f(x) in numbers, on the side that has more room."""
+    ax, (low, high) = page.ax, page.ax.get_xlim()
+    box = {"facecolor": ink(ax, 0), "edgecolor": "none", "pad": 1}
+    style: Any = {"va": "center", "fontweight": "bold", "bbox": box}
+    for place, row, words in _outputs(scene, last):
+        align, shift = ("left", 7) if place < (low + high) / 2 else ("right", -7)
+        label(ax, words, (place, row), (shift, 0), page.size, ha=align, **style)
+
+
+def _outputs(scene: PatientScene, last: int) -> list[tuple[float, int, str]]:
+    """Of f(x0) and f(x): the place, the row, and the number in words."""
+    return [
+        (scene.f_baseline, 0, scene.output_words("baseline")),
+        (scene.f_input, last, scene.output_words("input")),
+    ]
+
+
+def _widen(page: Page, scene: PatientScene) -> None:
+    """Move the end of the axis away where a number would leave it."""
+    ax, wide = page.ax, axes_size(page.ax)[0]
+    for place, _, words in _outputs(scene, 0):
+        low, high = ax.get_xlim()
+        long = extent(page.figure, words, page.size, "bold")[0] + 9 / 72
+        share = max(1 - long / wide, 0.2)
+        if place < (low + high) / 2:
+            ax.set_xlim(low, max(high, low + (place - low) / share))
+        else:
+            ax.set_xlim(min(low, high - (high - place) / share), high)
+
+
+def _draw_probability(page: Page) -> None:
     """An upper axis with the probabilities of the logits, as many as have room."""
-    low, high = ax.get_xlim()
-    gap = 0.45 / axes_size(ax)[0] * (high - low)
+    ax, (low, high) = page.ax, page.ax.get_xlim()
+    wide = extent(page.figure, "99.99 %", page.small)[0] + 0.06
+    unit = (high - low) / axes_size(ax)[0]
     places: list[float] = []
     words: list[str] = []
     # From the middle outwards.
     for share in sorted(_PROBABILITIES, key=lambda share: abs(share - 0.5)):
         place = math.log(share / (1 - share))
-        if low <= place <= high and all(abs(place - x) >= gap for x in places):
+        if low <= place <= high and all(abs(place - x) >= wide * unit for x in places):
             places.append(place)
             words.append(f"{100 * share:g} %")
     if not places:
-        places = [low, high]
+        inset = wide * unit / 2
+        places = [low + inset, high - inset]
         words = [percent(probability(end)) for end in places]
     top = ax.secondary_xaxis("top")
-    top.set_xticks(places, words, fontsize=8, **PLAIN)
-    top.tick_params(color="#999999")
-    top.spines["top"].set_color("#999999")
-    top.set_xlabel("probability", fontsize=8)
+    top.set_xticks(places, words, **PLAIN)
+    top.tick_params(color=ink(ax, LINE), labelsize=page.small)
+    top.spines["top"].set_color(ink(ax, LINE))
+    top.set_xlabel("probability", fontsize=page.small, labelpad=6)

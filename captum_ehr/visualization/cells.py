@@ -1,0 +1,147 @@
+"""A table of colours: its cells, their numbers, the words of its columns, its sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import Normalize
+
+from captum_ehr.scene.folding import with_room
+from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.wording import rounded
+from captum_ehr.visualization.axes import MUTED, label, strip
+from captum_ehr.visualization.keys import COLORMAP
+from captum_ehr.visualization.layout import Page, ink
+from captum_ehr.visualization.measuring import LEADING, PLAIN, extent, widest
+
+_SHARE, _ABSENT = 0.92, 0.08
+"""The size of numbers in cells, of that of notes; the ink of what is not there."""
+
+
+def draw_cells(
+    page: Page,
+    cells: np.ndarray,
+    scale: ColorScale,
+    shown: tuple[int, int],
+    values: bool | None,
+) -> None:
+    """The coloured table; what sums the rest has no colour.
+
+    Args:
+        page: The page, with its room reserved.
+        cells: Of shape (rows, columns), NaN where nothing is.
+        scale: The colours.
+        shown: How many rows and columns stand for themselves; a last one beyond them
+            sums what is not shown.
+        values: Whether to write the numbers; None to write them where all have room.
+
+    Raises:
+        ValueError: If numbers are asked for and have no room.
+    """
+    ax, limit, face = page.ax, scale.limit or 1.0, ink(page.ax, 0)
+    rows, columns = cells.shape
+    ax.set_facecolor(ink(ax, _ABSENT))
+    ax.grid(visible=False)
+    edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    narrow = min(page.inner[0] / columns, page.inner[1] / rows)
+    look: Any = {"cmap": COLORMAP, "norm": Normalize(-limit, limit)}
+    look |= {"edgecolors": face, "linewidth": min(0.8, 5 * narrow)}
+    ax.pcolormesh(*edges, np.ma.masked_invalid(cells), **look)
+    ax.set_ylim(rows - 0.5, -0.5)
+    cover: Any = {"facecolor": face, "edgecolor": "none", "zorder": 1}
+    if shown[0] < rows:
+        ax.axhspan(shown[0] - 0.5, rows - 0.5, **cover)
+    if shown[1] < columns:
+        ax.axvspan(shown[1] - 0.5, columns - 0.5, **cover)
+    strip(page, ax, "top", "right", "left", "bottom")
+    ax.tick_params(axis="both", length=0)
+    _write_values(page, cells, scale, shown, values)
+
+
+def _write_values(
+    page: Page,
+    cells: np.ndarray,
+    scale: ColorScale,
+    shown: tuple[int, int],
+    values: bool | None,
+) -> None:
+    """The number of each cell, upright where that is how all have room."""
+    if values is False:
+        return
+    ax, size = page.ax, _SHARE * page.small
+    cell = page.inner[0] / cells.shape[1], page.inner[1] / cells.shape[0]
+    words = rounded(np.nan_to_num(cells).ravel().tolist())
+    wide, high = widest(page.figure, words, size) + 0.03, 1.1 * size / 72
+    is_upright = bool(wide > cell[0])
+    if max(wide / cell[is_upright], high / cell[not is_upright]) > 1:
+        if values:
+            raise ValueError(
+                "values=True: there is no room for numbers in cells of "
+                f"{cell[0]:.2f} × {cell[1]:.2f} inches. Ask for fewer columns or rows, "
+                "a greater width or a smaller fontsize."
+            )
+        return
+    style: Any = {"ha": "center", "va": "center", "fontsize": size, **PLAIN}
+    style["rotation"] = 90 if is_upright else 0
+    for (row, column), text in zip(np.ndindex(cells.shape), words, strict=True):
+        if np.isnan(cells[row, column]):
+            continue
+        is_rest = row >= shown[0] or column >= shown[1]
+        color = ink(ax, 1) if is_rest else scale.text(cells[row, column])
+        ax.text(column, row, text, color=color, zorder=2, **style)
+
+
+def label_columns(page: Page, labels: Sequence[str], most: float = 1.3) -> None:
+    """The words below the columns: upright where there is no room, some left out.
+
+    Args:
+        page: The page.
+        labels: One per column.
+        most: The most inches of an upright one, beyond which it is cut.
+    """
+    ax, cell = page.ax, page.inner[0] / len(labels)
+    wide = widest(page.figure, labels, page.small) + 0.06
+    is_upright = wide > cell
+    words = [page.fit(label, most, page.small) for label in labels]
+    # A last column of the rest, "90 more", always says so.
+    step = max(1, math.ceil((LEADING * page.small / 72) / cell)) if is_upright else 1
+    places = [place for place in range(len(labels)) if place % step == 0]
+    last = len(labels) - 1
+    places = [place for place in places if last - place >= step] + [last]
+    ax.set_xticks(places, [words[i] for i in places], **PLAIN)
+    ax.tick_params(axis="x", rotation=90 if is_upright else 0, labelsize=page.small)
+
+
+def column_sums(page: Page, totals: Sequence[float], words: Sequence[str]) -> None:
+    """The sums of columns above them; of the strongest where not all have room."""
+    ax, cell, size = page.ax, page.inner[0] / len(totals), page.small
+    is_upright = widest(page.figure, words, size) + 0.06 > cell
+    room = LEADING * size / 72 if is_upright else 0.99 * cell
+    places = [place * cell for place in range(len(totals))]
+    style: Any = {"ha": "center", "va": "bottom", "color": ink(ax, MUTED)}
+    style["rotation"] = 90 if is_upright else 0
+    for column in with_room(places, list(map(abs, totals)), room):
+        label(ax, words[column], (column, -0.5), (0, 4), size, **style)
+
+
+def row_sums(page: Page, words: Sequence[str], columns: int) -> None:
+    """The sums of rows at their right, and what they are."""
+    ax, right = page.ax, columns - 0.5
+    style: Any = {"color": ink(ax, MUTED), "size": page.small}
+    for row, total in enumerate(words):
+        label(ax, total, (right, row), (6, 0), va="center", **style)
+    label(ax, "sum", (right, -0.5), (6, 4), va="bottom", fontweight="bold", **style)
+
+
+def sums_wide(page: Page, words: Sequence[str]) -> float:
+    """The inches that the sums of rows take at the right."""
+    return (
+        max(
+            widest(page.figure, words, page.small),
+            extent(page.figure, "sum", page.small, "bold")[0],
+        )
+        + 6 / 72
+    )

@@ -1,0 +1,417 @@
+"""The layout of every figure: a page of axes, with what stands around them in inches.
+
+The conventions of all plots, also of new ones:
+
+- The arguments ``width``, ``fontsize``, ``title`` and ``subtitle`` are a
+  :class:`Looks`; every plot has them, by these names, and gives them to
+  :func:`open_page`.
+- ``page = open_page(ax, looks, width)`` gives axes: the caller's, or those of a new
+  figure. ``page.size`` is the size of ordinary text in points, ``page.small`` that of
+  notes, ``page.title_size`` that of the heading. No plot has sizes of its own.
+- ``page.reserve(left, right, height)`` says what stands beside the axes, in inches, and
+  how high they are where the figure is ours. From then on ``page.inner`` is the size of
+  the axes in inches. ``page.free(head, lines, below)`` is how high axes of the caller
+  may be: a plot with more rows than have room folds the rest.
+- Row labels are cut by ``page.row_labels``; other names by ``page.fit``.
+- At the end ``page.finish(head, lines, key=…, notes=…)`` measures what stands around
+  the axes, makes room for it, and writes heading, key and notes.
+- Colours that are no data are :func:`ink`, so that styles are obeyed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb, to_rgba
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.transforms import Bbox, ScaledTranslation, Transform
+
+from captum_ehr.visualization.keys import Part, draw_key, key_lines
+from captum_ehr.visualization.measuring import (
+    LEADING,
+    PLAIN,
+    SPACED,
+    block_high,
+    fit,
+    widest,
+    wrap,
+)
+
+_PAD, _GAP = 0.04, 0.06
+"""What stays free at the edges, and above and below the smaller text, in inches."""
+
+_LEAST_WIDTH, _LEAST_HEIGHT = 2.0, 0.3
+"""Of a figure, and of the axes in it, in inches."""
+
+_LABELS = 0.42
+"""The most of the width that the labels of rows take before they are cut."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a caller says of a figure's looks."""
+
+    width: float | None = None  # of a new figure, in inches
+    fontsize: float | None = None  # in points; by default 0.8 times the style's
+    title: bool | str = True
+    subtitle: bool | str = True
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not self.width >= _LEAST_WIDTH:
+            raise ValueError(
+                f"width is {self.width}, expected at least {_LEAST_WIDTH:g} inches."
+            )
+        if self.fontsize is not None and not self.fontsize > 0:
+            raise ValueError(f"fontsize is {self.fontsize}, expected points above 0.")
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes are in; refuse axes that are in none."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("ax belongs to no figure; give axes of a figure.")
+    return figure
+
+
+def ink(ax: Axes, share: float) -> str:
+    """So much of the style's text colour on the colour behind the axes."""
+    face = to_rgba(ax.get_facecolor())
+    if face[3] < 1:
+        face = to_rgba(figure_of(ax).get_facecolor())
+    text = to_rgb(mpl.rcParams["text.color"])
+    return to_hex([share * a + (1 - share) * b for a, b in zip(text, face)])
+
+
+@dataclass(eq=False)
+class Page:
+    """Axes side by side, or below each other, and the room around them."""
+
+    axes: list[Axes]
+    looks: Looks
+    is_own: bool
+    shares: Sequence[float] = (1.0,)  # of the axes, of the width or height
+    gap: float = 0.0  # between them, in inches
+    is_down: bool = False
+    margins: list[float] = field(default_factory=lambda: [0.0] * 4)
+    # ^ left, right, top and bottom, in inches
+
+    @property
+    def ax(self) -> Axes:
+        """The first axes."""
+        return self.axes[0]
+
+    @property
+    def figure(self) -> Figure:
+        """The whole figure."""
+        return figure_of(self.ax)
+
+    @property
+    def size(self) -> float:
+        """The size of ordinary text in points."""
+        base = mpl.rcParams["font.size"]
+        return self.looks.fontsize or 0.8 * float(base)
+
+    @property
+    def small(self) -> float:
+        """The size of notes in points."""
+        return 0.88 * self.size
+
+    @property
+    def title_size(self) -> float:
+        """The size of the heading in points."""
+        return 1.2 * self.size
+
+    @property
+    def line(self) -> float:
+        """The distance of lines of ordinary text in inches."""
+        return LEADING * self.size / 72
+
+    # The room ----------------------------------------------------------------------
+
+    @property
+    def _parent(self) -> FigureBase:
+        parent = self.ax.get_figure(root=False)
+        return self.figure if parent is None else parent
+
+    @property
+    def _inches(self) -> tuple[float, float]:
+        box, dpi = self._parent.bbox, self.figure.dpi
+        return box.width / dpi, box.height / dpi
+
+    @property
+    def _given(self) -> Bbox:
+        """The axes as they were given, in shares of their figure."""
+        return Bbox.union([ax.get_position(original=True) for ax in self.axes])
+
+    @property
+    def _slot(self) -> Bbox:
+        """What is theirs: halfway to their neighbours, else to the figure's edge."""
+        box, mine = self._given, set(map(id, self.axes))
+        if self.figure.get_layout_engine() is not None:
+            return box
+        others = [
+            ax.get_position(original=True)
+            for ax in self._parent.axes
+            if id(ax) not in mine
+        ]
+        beside = [o for o in others if o.y0 < box.y1 and o.y1 > box.y0]
+        across = [o for o in others if o.x0 < box.x1 and o.x1 > box.x0]
+        return Bbox.from_extents(
+            max([0.0, *((o.x1 + box.x0) / 2 for o in beside if o.x1 <= box.x0)]),
+            max([0.0, *((o.y1 + box.y0) / 2 for o in across if o.y1 <= box.y0)]),
+            min([1.0, *((o.x0 + box.x1) / 2 for o in beside if o.x0 >= box.x1)]),
+            min([1.0, *((o.y0 + box.y1) / 2 for o in across if o.y0 >= box.y1)]),
+        )
+
+    @property
+    def width(self) -> float:
+        """All the width there is for the axes and what stands around, in inches."""
+        return self._slot.width * self._inches[0] - 2 * _PAD
+
+    @property
+    def inner(self) -> tuple[float, float]:
+        """The width and height of the axes together, in inches."""
+        box, (wide, high) = self._inner, self._inches
+        return box.width * wide, box.height * high
+
+    @property
+    def _inner(self) -> Bbox:
+        """As given; moved, and smaller, where what stands around has no room else."""
+        (wide, high), slot, given = self._inches, self._slot, self._given
+        left, right, top, bottom = self.margins
+        x = _within(given.intervalx, slot.x0 + left / wide, slot.x1 - right / wide)
+        y = _within(given.intervaly, slot.y0 + bottom / high, slot.y1 - top / high)
+        return Bbox.from_extents(x[0], y[0], x[1], y[1])
+
+    def locate(self, index: int, ax: Axes, renderer: Any) -> Bbox:
+        """Where one of the axes is, as matplotlib asks at each drawing."""
+        box, (wide, high) = self._inner, self._inches
+        gap = self.gap / (high if self.is_down else wide)
+        whole = box.height if self.is_down else box.width
+        unit = (whole - gap * (len(self.axes) - 1)) / sum(self.shares)
+        start = unit * sum(self.shares[:index]) + gap * index
+        end = start + unit * self.shares[index]
+        if self.is_down:
+            return Bbox.from_extents(box.x0, box.y1 - end, box.x1, box.y1 - start)
+        return Bbox.from_extents(box.x0 + start, box.y0, box.x0 + end, box.y1)
+
+    def free(self, head: str, lines: Sequence[str], below: float) -> float:
+        """The most inches of height, with so many lines of text below; or infinite."""
+        if self.is_own:
+            return math.inf
+        high, (titles, words) = self._inches[1], self._heading(head, lines)
+        around = self._heading_high(titles, words) + below * self.line + 2 * _PAD
+        return min(self._given.height * high, self._slot.height * high - around)
+
+    @property
+    def row(self) -> float:
+        """The height of a row in a figure of ours, in inches."""
+        return 2.4 * self.size / 72
+
+    def rows(
+        self, wanted: int, head: str, lines: Sequence[str], below: float, more: int = 0
+    ) -> int:
+        """How many of the wanted rows have room, besides ``more`` others, or 1."""
+        free = self.free(head, lines, below)
+        if math.isinf(free):
+            return wanted
+        return max(1, min(wanted, int(free / (1.4 * self.size / 72)) - more))
+
+    def reserve(self, left: float, right: float, height: float) -> None:
+        """Make room at the sides; the height is that of new axes, in inches."""
+        self._place([left + _PAD, right + _PAD, 0.0, 0.0], height)
+
+    def _place(self, margins: list[float], height: float) -> None:
+        self.margins = margins
+        if self.is_own:
+            whole = margins[2] + height + margins[3]
+            self.figure.set_size_inches(self.figure.get_figwidth(), whole)
+        wide, high = self.inner
+        if min(wide / len(self.axes), high) < _LEAST_HEIGHT:
+            size = [a * b for a, b in zip(self._slot.size, self._inches)]
+            raise ValueError(
+                f"there is no room: {size[0]:.1f} × {size[1]:.1f} inches for the axes "
+                "and what stands around them. Give larger axes or a greater width, a "
+                "smaller fontsize, or title=False and subtitle=False."
+            )
+        for index, ax in enumerate(self.axes):
+            locator = partial(self.locate, index)
+            ax.set_axes_locator(locator)
+            ax.apply_aspect(locator(ax, None))
+
+    # Words -------------------------------------------------------------------------
+
+    def fit(self, text: str, room: float, size: float, weight: str = "normal") -> str:
+        """A line of at most so many inches."""
+        return fit(self.figure, text, room, size, weight)
+
+    def wrap(self, text: str, room: float, size: float) -> list[str]:
+        """Lines of at most so many inches."""
+        return wrap(self.figure, text, room, size)
+
+    def row_labels(
+        self, labels: Sequence[str], share: float = _LABELS
+    ) -> tuple[list[str], float]:
+        """Labels as there is room for, and the inches that they and a gap take."""
+        (wide, _), box, slot = self._inches, self._given, self._slot
+        room = max(share * self.width, (box.x0 - slot.x0) * wide - _PAD) - 0.1
+        words = [self.fit(label, room, self.size) for label in labels]
+        return words, widest(self.figure, words, self.size) + 0.1
+
+    def _heading(self, head: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The lines of the title and of what stands below."""
+        title, below = self.looks.title, self.looks.subtitle
+        first = title if isinstance(title, str) else head if title else ""
+        rest = [below] if isinstance(below, str) else lines if below else []
+        titles = wrap(self.figure, first, self.width, self.title_size, "bold", 2)
+        words = [
+            word
+            for line in rest
+            for word in wrap(self.figure, line, self.width, self.small)
+        ]
+        return [title for title in titles if title], [word for word in words if word]
+
+    def _heading_high(self, titles: Sequence[str], words: Sequence[str]) -> float:
+        high = block_high(self.figure, titles, self.title_size, "bold")
+        high += block_high(self.figure, words, self.small, "normal")
+        return high + _GAP * (bool(titles) + bool(words))
+
+    def finish(
+        self,
+        head: str,
+        lines: Sequence[str],
+        *,
+        key: Sequence[Part] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Measure what stands around the axes; write heading, key and notes there."""
+        height = self.inner[1]
+        left, right, above, below = self._overhang()
+        titles, words = self._heading(head, lines)
+        rows = key_lines(self.figure, key, self.width, self.small)
+        texts = [
+            line
+            for note in notes
+            for line in wrap(self.figure, note, self.width, self.small)
+        ]
+        row = 1.5 * self.small / 72
+        text = block_high(self.figure, texts, self.small, "normal")
+        top = above + self._heading_high(titles, words) + _PAD
+        foot = below + (0.05 + row * len(rows) if rows else 0.0)
+        margins = [
+            max(self.margins[0], left + _PAD),
+            max(self.margins[1], right + _PAD),
+            top,
+            foot + (0.03 + text if texts else 0.0) + _PAD,
+        ]
+        self._place(margins, height)
+        edge = -(self._inner.x0 - self._slot.x0) * self._inches[0] + _PAD
+        self._write_heading(titles, words, (edge, above))
+        draw_key(self.ax, rows, (edge, -below - 0.05), row, self.small)
+        if texts:
+            look: Any = {"va": "top", "fontsize": self.small, **SPACED}
+            look["color"] = ink(self.ax, 0.67)
+            place = self.inches(edge, -foot - 0.03, 0)
+            self.ax.text(0, 0, "\n".join(texts), transform=place, **look, **PLAIN)
+
+    def _overhang(self) -> tuple[float, float, float, float]:
+        """How far what is drawn reaches beyond the axes, in inches."""
+        inside = Bbox.union([ax.get_window_extent() for ax in self.axes])
+        boxes = [ax.get_tightbbox() for ax in self.axes]
+        whole = Bbox.union([inside, *(box for box in boxes if box is not None)])
+        dpi = self.figure.dpi
+        return (
+            (inside.x0 - whole.x0) / dpi,
+            (whole.x1 - inside.x1) / dpi,
+            (whole.y1 - inside.y1) / dpi,
+            (inside.y0 - whole.y0) / dpi,
+        )
+
+    def inches(self, right: float, up: float, corner: float) -> Transform:
+        """From inches to the screen, from the lower (0) or upper (1) left corner.
+
+        The origin is so far from the first axes' corner.
+        """
+        scale = self.figure.dpi_scale_trans
+        shift = ScaledTranslation(right, up, scale)
+        return scale + shift + ScaledTranslation(0, corner, self.ax.transAxes)
+
+    def _write_heading(
+        self, titles: Sequence[str], words: Sequence[str], place: tuple[float, float]
+    ) -> None:
+        """The title and smaller text, so many inches right of and above the axes."""
+        right, up = place
+        small = block_high(self.figure, words, self.small, "normal")
+        small += _GAP if words else 0.0
+        if words:
+            look: Any = {
+                "va": "bottom",
+                **SPACED,
+                "color": ink(self.ax, 0.73),
+            }
+            where = self.inches(right, up + _GAP, 1)
+            whole = "\n".join(words)
+            self.ax.text(
+                0, 0, whole, transform=where, fontsize=self.small, **look, **PLAIN
+            )
+        if titles:
+            look = {"loc": "left", "fontweight": "bold", **SPACED}
+            whole = "\n".join(titles)
+            title = self.ax.set_title(
+                whole, y=1, fontsize=self.title_size, **look, **PLAIN
+            )
+            title.set_position((0, 0))
+            title.set_transform(self.inches(right, up + _GAP + small, 1))
+
+
+def _within(ends: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """A stretch moved, and if need be cut, to lie between two places."""
+    start, end = max(ends[0], low), max(ends[0], low) + ends[1] - ends[0]
+    return max(low, start - max(end - high, 0.0)), min(end, high)
+
+
+def open_page(
+    ax: Axes | FigureBase | Sequence[Axes] | None,
+    looks: Looks,
+    width: float,
+    shares: Sequence[float] = (1.0,),
+    gap: float = 0.0,
+    is_down: bool = False,
+) -> Page:
+    """Axes to draw on: the caller's, or those of a new figure so many inches wide.
+
+    Args:
+        ax: Axes, as many as shares; a figure to make them in; or None.
+        looks: What the caller says.
+        width: Of a new figure, where the caller does not say.
+        shares: The sizes of axes to each other.
+        gap: Between them, in inches.
+        is_down: Whether they stand below each other.
+
+    Raises:
+        ValueError: If both axes and a width are given.
+    """
+    if ax is not None and looks.width is not None:
+        raise ValueError(
+            "width is that of a new figure, and axes or a figure are given, which have "
+            "their own; leave one of them out."
+        )
+    is_own = ax is None
+    if ax is None:
+        ax = Figure(figsize=(looks.width or width, 1.0))
+        FigureCanvasAgg(ax)
+    if isinstance(ax, FigureBase):
+        axes = [ax.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(shares))]
+    else:
+        axes = [ax] if isinstance(ax, Axes) else list(ax)
+    engine = figure_of(axes[0]).get_layout_engine()
+    if engine is not None:
+        engine.execute(figure_of(axes[0]))
+    return Page(axes, looks, is_own, shares, gap, is_down)
