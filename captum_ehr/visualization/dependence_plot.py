@@ -115,10 +115,11 @@ def _draw(
     known = amounts[np.isfinite(amounts)]
     colors = dot_colors(ax, np.ones(len(amounts), bool), amounts)
     ax.scatter(*dots, c=colors, **look)
+    name = page.fit(other.label, page.width, page.small)
     if not len(known):
-        return [f"no dot has a value of {other.label}"]
+        return [name, "no dot has a value of it"]
     low, high = (number(float(end)) for end in np.quantile(known, SPAN))
     times = " times" if other.is_count else ""
-    ramp = Ramp(colormaps[VALUES], f"{other.label} {low}", f"{high}{times}")
+    ramp = Ramp(colormaps[VALUES], low, f"{high}{times}")
     none = Dot(ink(ax, ABSENT), "no value of it")
-    return [ramp, *([none] if len(known) < len(amounts) else [])]
+    return [name, ramp, *([none] if len(known) < len(amounts) else [])]
