@@ -4,6 +4,7 @@ from .completeness import AttributionWarning, CompletenessError
 from .deep_lift import DeepLiftEHR
 from .deep_lift_shap import DeepLiftShapEHR
 from .layers import LayerDeepLiftEHR, NeuronDeepLiftEHR
+from .what_if import attributed
 
 __all__ = [
     "AttributionWarning",
@@ -12,4 +13,5 @@ __all__ = [
     "DeepLiftShapEHR",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
+    "attributed",
 ]

@@ -86,8 +86,7 @@ class CohortGrid:
     rows: list[str]
     samples: np.ndarray  # (samples,), which sample each column is
     outputs: np.ndarray  # (samples,), f(x) of each column
-    shown: int  # rows of a code each; a last one beyond sums the rest
-    scale: ColorScale  # of these
+    scale: ColorScale
     is_cut: bool  # whether some are beyond the scale
 
 
@@ -97,35 +96,27 @@ def cohort_grid(
     top: pd.DataFrame,
     order: Literal["output", "similarity"],
 ) -> CohortGrid:
-    """All samples and the codes of a table, strongest first; the rest is one row.
+    """All samples and the codes of a table, strongest first.
 
     Raises:
         ValueError: If there are too many samples to order by their likeness.
     """
-    count, keys = len(explanation), ["feature", "code"]
+    count = len(explanation)
     places = {pair: row for row, pair in enumerate(zip(top["feature"], top["code"]))}
     pairs = zip(frame["feature"], frame["code"])
-    row = np.array([places.get(pair, len(places)) for pair in pairs], dtype=int)
-    sums, seen = np.zeros((len(places) + 1, count)), np.zeros((len(places) + 1, count))
-    at = row, frame["sample"].to_numpy()
-    np.add.at(sums, at, frame["attribution"].to_numpy(dtype=float))
-    np.add.at(seen, at, 1)
-    labels = code_labels(top)
-    rest = len(frame.drop_duplicates(keys)) - len(places)
-    if rest:
-        labels.append(f"{rest} more")
-    else:
-        sums, seen = sums[:-1], seen[:-1]
+    row = np.array([places.get(pair, -1) for pair in pairs], dtype=int)
+    sums, seen = np.zeros((len(places), count)), np.zeros((len(places), count), bool)
+    at = row[row >= 0], frame["sample"].to_numpy()[row >= 0]
+    np.add.at(sums, at, frame["attribution"].to_numpy(dtype=float)[row >= 0])
+    seen[at] = True
     outputs = explanation.f_input.detach().double().cpu().numpy()
     across = _by_output(outputs) if order == "output" else _by_likeness(sums.T)
-    cells = np.where(seen > 0, sums, math.nan)[:, across]
-    sizes = np.abs(cells[: len(places)][seen[: len(places), across] > 0])
+    sizes = np.abs(sums[seen])
     limit = float(np.quantile(sizes, _COLORED)) if len(sizes) else 0.0
     scale = ColorScale(limit) if limit > 0 else ColorScale.of(sizes.tolist())
     is_cut = bool((sizes > scale.limit).any())
-    return CohortGrid(
-        cells, labels, across, outputs[across], len(places), scale, is_cut
-    )
+    cells = np.where(seen, sums, math.nan)[:, across]
+    return CohortGrid(cells, code_labels(top), across, outputs[across], scale, is_cut)
 
 
 def _by_output(outputs: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.dependence import CohortGrid, cohort_grid
-from captum_ehr.scene.wording import number, population_title
+from captum_ehr.scene.wording import number, population_title, signed
 from captum_ehr.visualization.axes import (
     FRACTION,
     LINE,
@@ -32,7 +32,7 @@ from captum_ehr.visualization.plot_arguments import (
     one_target,
 )
 
-_WIDTH, _CURVE = 8.5, 0.45
+_WIDTH, _CURVE, _NARROW = 8.5, 0.45, 0.12
 
 
 def cohort_heatmap(
@@ -58,7 +58,7 @@ def cohort_heatmap(
         explanation: The explanation.
         ax: Where to draw; by default a new figure of fitting size, without pyplot.
         k: How many codes, by the mean absolute attribution over all samples; the
-            others are added up in a last row without colour.
+            others are added up in a note below.
         order: ``"output"``, the highest f(x) at the left; or ``"similarity"``, samples
             with like attributions side by side (average linkage), up to 5,000.
         features: The features to show; by default all.
@@ -85,7 +85,7 @@ def cohort_heatmap(
         >>> explanation = DeepLiftEHR(model).explain(batch)
         >>> figure, ax = cohort_heatmap(explanation, k=3)
         >>> [label.get_text() for label in ax.get_yticklabels()]
-        ['E11.9', 'I50.9', 'N18.3', '5 more']
+        ['E11.9', 'I50.9', 'N18.3']
     """
     at_least_one(k=k)
     one_of("order", order, ("output", "similarity"))
@@ -95,11 +95,13 @@ def cohort_heatmap(
     table = of_features(explanation.top(None), explanation, features)
     page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     head, lines = population_title(explanation)
-    most = page.rows(k, head, lines, 6.0, 4)
+    most = page.rows(k, head, lines, 7.0, 4)
     grid = cohort_grid(explanation, frame, table.head(most), order)
+    rest = table[most:]
     labels, left = page.row_labels(grid.rows)
     page.reserve(left, 0.3, max(page.row * len(labels), 0.8))
-    draw_cells(page, grid.cells, grid.scale, (grid.shown, len(grid.samples)), False)
+    draw_cells(page, grid.cells, grid.scale, grid.cells.shape, False)
+    _part_rows(page, grid)
     label_rows(page, page.ax, labels)
     page.ax.set_ylim(len(labels) - 0.5, -0.5)
     page.ax.set_xticks([])
@@ -108,9 +110,21 @@ def cohort_heatmap(
     _draw_outputs(page, grid)
     unit = explanation.target_unit or explanation.output_word
     notes = ["the deepest colours are the 99th percentile; some are beyond"]
-    key = scale_key(grid.scale, unit)
-    page.finish(head, lines, key=key, notes=notes * grid.is_cut)
+    notes *= grid.is_cut
+    if len(rest):
+        total = signed(rest["mean"].sum(), 3)
+        notes += [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
+    page.finish(head, lines, key=scale_key(grid.scale, unit), notes=notes)
     return page.figure, page.ax
+
+
+def _part_rows(page: Page, grid: CohortGrid) -> None:
+    """Lines between rows alone, where columns are too narrow for some between them."""
+    if page.inner[0] / len(grid.samples) >= _NARROW:
+        return
+    page.ax.collections[0].set(edgecolor="face", linewidth=0.1)
+    for row in range(1, len(grid.cells)):
+        page.ax.axhline(row - 0.5, color=ink(page.ax, 0), lw=1.2)
 
 
 def _draw_outputs(page: Page, grid: CohortGrid) -> None:
