@@ -46,7 +46,7 @@ class WhatIf:
     tokens move up): the difference is no error of either.
 
     All tensors are float64 and on the CPU, NaN where a patient has nothing of what is
-    changed.
+    changed, or the model no answer, as some have none to a record left empty.
 
     Args:
         cases: What was changed together: each change alone, then, of several, all.

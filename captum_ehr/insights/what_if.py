@@ -79,6 +79,10 @@ def what_if(
 
 def _words(said: Mapping[str, float], explained: Explanation) -> str:
     """The answer as the page says it."""
+    if math.isnan(said["f_changed"]):
+        return (
+            f"{explained.output_word}: of the changed record the model has no answer."
+        )
     ends = [output_value(said[name]) for name in ("f_input", "f_changed")]
     words = f"{explained.output_word} {ends[0]} → {ends[1]}"
     if not math.isnan(said["probability_changed"]) and explained.output == "logit":
