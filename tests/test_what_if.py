@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,21 @@ def test_a_sample_alone_has_the_same_answer_and_the_batch_stays() -> None:
     close(encoded.f_changed, whole.f_changed)
 
 
+def test_embeddings_of_no_record_are_refused() -> None:
+    model, batch = tiny_model()
+    encoded = PyHealthAdapter(model).encode(batch)
+    moved = replace(encoded, inputs=(encoded.inputs[0] + 1, encoded.inputs[1]))
+    with pytest.raises(ValueError, match="not those of its ids"):
+        DeepLiftEHR(model).what_if(moved, "I10")
+
+
+def test_a_record_left_empty_may_have_no_answer() -> None:
+    model, batch = tiny_model()
+    found = DeepLiftEHR(model).what_if(batch, "E11.9")  # all that the second has
+    assert found.places[1, 0] == 1 and found.f_changed[1, 0].isnan()
+    assert "the model has no answer for 1" in repr(found)
+
+
 def test_to_the_reference_it_is_the_model_at_the_reference() -> None:
     model, batch = tiny_model()
     dl, adapter = DeepLiftEHR(model), PyHealthAdapter(model)
@@ -337,7 +353,7 @@ def test_a_model_that_reads_place_by_place_drops_nothing() -> None:
     model, batch = zoo.shared(zoo.Config("EHRMambaCEHR", "cehr", options=options))
     dl = DeepLiftEHR(model)
     code = dl.explain(batch).top(None).query("feature == 'concept_ids'")["code"].iloc[0]
-    with pytest.raises(ValueError, match="place by place"):
+    with pytest.raises(ValueError, match="beside them"):
         dl.what_if(batch, [code])
     found = dl.what_if(batch, [code], how="reference")
     assert isinstance(found, WhatIf) and int(found.places.sum()) > 0

@@ -124,7 +124,7 @@ def _player(
         raise FeatureKeyError(
             f"{what} names {code!r}, which is none of the {len(names)} names of "
             f"{', '.join(map(repr, keys)) or 'any feature'}"
-            + (f"; there is {', '.join(map(repr, near))}." if near else ".")
+            + (f"; near are {', '.join(map(repr, near))}." if near else ".")
             + hint
         )
     if len(holders) > 1:
@@ -142,10 +142,10 @@ def _player(
 
 def _parts(name: Any) -> tuple[str | None, str, int | None]:
     """The feature, if it is said, the code, and the visit, if it is said."""
-    parts = name if isinstance(name, tuple) else (name,)
+    parts = list(name) if isinstance(name, tuple) else [name]
     visit = None
     if len(parts) > 1 and isinstance(parts[-1], int):
-        *parts, visit = parts
+        visit = parts.pop()
     if not 1 <= len(parts) <= 2 or (visit is not None and visit < 0):
         raise ValueError(
             f"{name!r} is no name: give a code or column, (feature, code), (code, "
@@ -222,15 +222,22 @@ def edited(
     had never been there; or it is put to its ``reference``, where one is given.
 
     Raises:
-        ValueError: If tokens are to go from a model that reads other entries place by
-            place with them.
+        ValueError: If tokens are to go from a model that reads other entries beside
+            them, or embeddings are not those of the batch's ids.
     """
+    for feature, x in zip(adapter.features, encoded.inputs):
+        ids = encoded.features[feature.key].values
+        if feature.embedding and not torch.equal(adapter.embed(feature, ids), x):
+            raise ValueError(
+                f"The embeddings of feature {feature.key!r} are not those of its ids, "
+                "so that no record stands for them; give the batch itself."
+            )
     gone = {key: edit.removed for key, edit in edits.items() if edit.removed.any()}
     if reference is None and gone and adapter.extra_keys:
         raise ValueError(
             f"tokens of {', '.join(map(repr, gone))} are not dropped, for the model "
-            f"reads {', '.join(map(repr, adapter.extra_keys))} place by place with "
-            "them: say how='reference'."
+            f"reads {', '.join(map(repr, adapter.extra_keys))} beside them, which may "
+            "stand place by place with them: say how='reference'."
         )
     args = encoded.additional_forward_args
     entries, rest = unpacked(adapter.features, encoded.inputs, args)

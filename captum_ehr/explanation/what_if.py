@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -135,11 +133,10 @@ class WhatIf:
     @property
     def words(self) -> tuple[str, ...]:
         """Each case in words; visits count from 1."""
-        names = labels(case[0].player for case in self.cases if len(case) == 1)
-        return tuple(
-            _words(case, name, self.how)
-            for case, name in zip_longest(self.cases, names, fillvalue="")
-        )
+        alone = [case[0] for case in self.cases if len(case) == 1]
+        names = labels(change.player for change in alone)
+        words = [_words(*each, self.how) for each in zip(alone, names)]
+        return (*words, *["all together"] * (len(self.cases) - len(alone)))
 
     @property
     def output_word(self) -> str:
@@ -185,21 +182,20 @@ class WhatIf:
         ]
         columns = self.places, self.model_change, self.attributed_change
         for words, *each in zip(self.words, *(column.T for column in columns)):
-            has = each[0] > 0
-            numbers = [f"{part[has].mean():+.4g}" for part in each[1:]]
-            means = f", mean change {numbers[0]}, attributed {numbers[1]}"
-            lines.append(
-                f"{words}: {int(has.sum())} patient(s) have it"
-                + (means if bool(has.any()) else "")
-            )
+            has, known = each[0] > 0, each[1].isfinite()
+            line = f"{words}: {int(has.sum())} patient(s) have it"
+            if bool((has & ~known).any()):
+                line += f", the model has no answer for {int((has & ~known).sum())}"
+            if bool(known.any()):
+                numbers = [f"{part[known].mean():+.4g}" for part in each[1:]]
+                line += f", mean change {numbers[0]}, attributed {numbers[1]}"
+            lines.append(line)
         return "\n  ".join(lines)
 
 
-def _words(case: Sequence[Change], name: str, how: str) -> str:
-    if len(case) > 1:
-        return "all together"
-    if case[0].value is not None:
-        return f"{name} = {case[0].value:g}"
+def _words(change: Change, name: str, how: str) -> str:
+    if change.value is not None:
+        return f"{name} = {change.value:g}"
     return f"without {name}" if how == "drop" else f"{name} at its reference"
 
 

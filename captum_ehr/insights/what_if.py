@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import Edit, EncodedBatch, changes_of, edited, edits_of
+from ..adapter import Edit, EncodedBatch, Name, changes_of, edited, edits_of
 from ..attr import attributed
 from ..explanation import Explanation, FeatureRecord
 from ..explanation.feature_record import codes_of, column_names
@@ -50,7 +50,9 @@ def what_if(
     adapter, encoded = source.adapters[model], source.encode([row], model)
     explained = explanations.one(row, setting)
     gone = [_in_data(encoded, explained, one) for one in remove]
-    put = {_in_data(encoded, explained, one, True): v for one, v in values.items()}
+    put: dict[Name, float] = {
+        _in_data(encoded, explained, one, True): v for one, v in values.items()
+    }
     changes = changes_of(adapter.features, encoded.features, gone, put)
     edits = edits_of(adapter.features, encoded.features, changes)
     outputs = source.score(edited(adapter, encoded, edits), model).cpu()[0]
