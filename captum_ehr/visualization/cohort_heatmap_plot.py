@@ -85,7 +85,7 @@ def cohort_heatmap(
         >>> explanation = DeepLiftEHR(model).explain(batch)
         >>> figure, ax = cohort_heatmap(explanation, k=3)
         >>> [label.get_text() for label in ax.get_yticklabels()]
-        ['E11.9', 'I50.9', 'N18.3']
+        ['E11.9', 'I50.9', 'A41.9']
     """
     at_least_one(k=k)
     one_of("order", order, ("output", "similarity"))
