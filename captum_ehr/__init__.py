@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         label,
     )
     from .cohort import Cohort, CohortError, explain_cohort
-    from .explanation import Explanation, Interactions
+    from .explanation import Explanation, Interactions, WhatIf
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
     "PyHealthAdapter",
+    "WhatIf",
     "contrast",
     "explain_cohort",
     "label",

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 from captum.log import log_usage
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
-from ..adapter.fast_stagenet import use_fast_forward
-from ..explanation import Explanation, Interactions
+from ..adapter import Baseline, PyHealthAdapter
+from ..explanation import Explanation
 from ..explanation.labels import Grouping
-from ..propagation import (
-    AuditTape,
-    TwoSided,
-    foreign_functions,
-    multipliers,
-    two_passes,
-)
-from .assembly import assembled, assembled_pairs, in_words
+from .assembly import assembled, in_words
 from .classes import is_all
-from .completeness import AttributionWarning, CompletenessError
-from .engine import Engine
-from .inputs import Prepared, in_form
-from .options import counts
-from .outputs import select_again
-from .pairwise import Scored, pairs_of, rows_at_once
-from .result import Result
-from .targets import Chosen, Target, asked, select
+from .inputs import in_form
+from .questions import Questions
+from .targets import Target, asked
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
-class DeepLiftEHR(Engine):
+class DeepLiftEHR(Questions):
     r"""DeepLIFT for electronic health records, exact for every operation.
 
     Captum's ``DeepLift.attribute`` runs; the multipliers come from
@@ -231,158 +216,3 @@ class DeepLiftEHR(Engine):
         if is_all(target):
             return {one.target_label(0): one for one in each}
         return each[0]
-
-    def interactions(
-        self,
-        batch: Any,
-        baselines: Baseline = "unk",
-        target: Target = None,
-        players: str = "code",
-        among: int | None = None,
-    ) -> Interactions:
-        """Which players of each patient's record act together, in this model.
-
-        Of n players it takes 2n + 1 explanations, as rows of one batch where they are
-        few (``internal_batch_size`` bounds them), all for the output that is explained
-        of the record itself.
-
-        Args:
-            batch: A batch of PyHealth's data loader, or an encoded one.
-            baselines: See :meth:`PyHealthAdapter.baseline`.
-            target: See :meth:`attribute`.
-            players: Who they are; see :meth:`PyHealthAdapter.feature_mask`.
-            among: Only so many of each patient's players, those with the largest
-                attributions; all where there are fewer, or by default.
-
-        Raises:
-            TypeError: If the model is not PyHealth's, or the batch no batch.
-            ValueError: If there are no such players, ``among`` is no positive integer,
-                the explainer returns multipliers, or the model's score of a patient
-                depends on who else is in the batch (give such patients one by one).
-            CompletenessError: If rows do not add up and ``completeness="raise"``.
-
-        Example:
-            >>> from captum_ehr.datasets import tiny_model
-            >>> model, batch = tiny_model()
-            >>> pairs = DeepLiftEHR(model).interactions(batch, among=3)
-            >>> len(pairs["p1"].to_frame())
-            3
-        """
-        if among is not None and not counts(among):
-            raise ValueError(f"among={among!r}; a whole number, at least 1, or None.")
-        if not self.multiplies_by_inputs:
-            raise ValueError(
-                "interactions needs multiply_by_inputs=True: multipliers have no sum."
-            )
-        grad = torch.is_grad_enabled()
-        with torch.set_grad_enabled(grad), torch.inference_mode(False):
-            scored, encoded = self._scored(batch, baselines, target, players)
-            limit = self.internal_batch_size
-            step = limit or rows_at_once(self.model, scored.prepared)
-            found = pairs_of(scored, among, self._row_results, step)
-        words = in_words(baselines, len(scored.prepared.references))
-        pairs = assembled_pairs(self.model, encoded, scored, found, self.output, words)
-        if self.completeness == "raise" and any(bool(r.off.any()) for r in found.rows):
-            raise CompletenessError(" ".join(pairs.diagnostics.messages))
-        for message in pairs.diagnostics.messages:
-            warnings.warn(message, AttributionWarning, stacklevel=2)
-        return pairs
-
-    def _scored(
-        self, batch: Any, baselines: Baseline, target: Target, players: str
-    ) -> tuple[Scored, EncodedBatch]:
-        """The patients of a batch as they are, and whom they consist of."""
-        prepared = self.prepare(batch, baselines, None).in_sums(self.model)
-        encoded = prepared.encoded
-        if encoded is None or not isinstance(self.model, PyHealthAdapter):
-            raise TypeError("interactions takes a batch, and a PyHealth model.")
-        mask = self.model.feature_mask(encoded, players)
-        value, index, largest = self._scores(prepared, target)
-        checked = self.completeness != "off"
-        return Scored(prepared, mask, value, index, largest, checked), encoded
-
-    def _row_results(self, rows: Prepared, chosen: Chosen) -> Result:
-        """The explanation of rows, of which nothing is said yet."""
-        result = self._slice(rows, chosen, None, False)
-        return result.rescaled() if self.completeness == "rescale" else result
-
-    def audit(
-        self,
-        inputs: Any,
-        baselines: Baseline = None,
-        target: Target = None,
-        additional_forward_args: Any = None,
-    ) -> pd.DataFrame:
-        """The account of an explanation, operation by operation.
-
-        Where attributions do not add up, the operations that lose the difference come
-        first. Takes what :meth:`attribute` takes, the whole batch in one run and the
-        line from the reference in one segment.
-
-        Returns:
-            A frame with a row per operation, module and rule, the largest residual
-            first: ``operation``, ``module`` (its path, ``""`` for the model itself),
-            ``calls``, ``rule``, ``exact``, ``share`` (how much of ``Σ|f(x) - f(x0)|``
-            over the patients flows through the output of these calls: operations in a
-            row each carry it again, those side by side divide it and may cancel) and
-            ``residual`` (how much of it they lose: Σ over the calls of
-            ``|Σ m·Δin - Δout|``). The last two rows are what came past every rule,
-            linear operations where all is well, and the whole explanation.
-
-        Example:
-            >>> from captum_ehr.datasets import tiny_model
-            >>> model, batch = tiny_model()
-            >>> account = DeepLiftEHR(model).audit(batch)
-            >>> bool(account["residual"].max() < 1e-5)
-            True
-        """
-        with torch.inference_mode(False):
-            prepared = self.prepare(inputs, baselines, additional_forward_args).fresh()
-            tape = AuditTape(self.table)
-
-            def follow(inside: nn.Module) -> None:
-                use_fast_forward(inside)  # the account is of what is explained
-                tape.follow(inside)
-
-            view = self.forward_view(follow)
-            inputs, baselines = prepared.inputs, prepared.references[0]
-            sides = two_passes(
-                view.forward, inputs, baselines, prepared.args, tape=tape
-            )
-            value, index = select(sides.output, target, view.labels)
-            reference = select_again(sides.reference_output, index)
-            return _audited(sides, tape, value, reference, inputs, baselines)
-
-
-def _audited(
-    sides: TwoSided,
-    tape: AuditTape,
-    value: Tensor,
-    reference: Tensor,
-    inputs: tuple[Tensor, ...],
-    baselines: tuple[Tensor, ...],
-) -> pd.DataFrame:
-    """Run the backward pass on the batch's change, and draw up the account.
-
-    Every patient counts with the sign of its change, so that increases and decreases
-    do not cancel; all shares are of the sum of the changes' absolute values.
-    """
-    import pandas as pd
-
-    change = value.detach() - reference
-    whole = change.abs().sum().clamp_min(torch.finfo(change.dtype).tiny)
-    ms = multipliers(value * (change.sign() / whole), inputs)
-    with torch.no_grad():
-        parts = zip(ms, inputs, baselines)
-        total = sum(float((m * (x - b)).double().sum()) for m, x, b in parts)
-    delta = total - float((change.abs().sum() / whole).item())
-    columns = "operation module calls rule exact share residual".split()
-    table = pd.DataFrame(tape.lines(), columns=columns)
-    table = table.sort_values("residual", ascending=False, kind="stable")
-    foreign = foreign_functions(sides.output)
-    name = ", ".join(foreign) or "linear operations"
-    rest = [name, "", 0, "autograd", not foreign, float("nan"), abs(delta - tape.net())]
-    table.loc[len(table)] = rest
-    table.loc[len(table)] = ["all together", "", 0, "", True, 1.0, abs(delta)]
-    exact = table["exact"].astype(bool)
-    return table.assign(exact=exact).reset_index(drop=True)

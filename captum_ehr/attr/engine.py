@@ -55,7 +55,6 @@ from .targets import (
     Target,
     asked_of,
     part_of,
-    select,
     selected,
 )
 
@@ -200,29 +199,6 @@ class Engine(DeepLift):
             inputs = (x.detach().clone() for x in prepared.inputs)
             output: Tensor = self.forward_view().forward(*inputs, *prepared.args)
             return output
-
-    def _scores(
-        self, prepared: Prepared, target: Target
-    ) -> tuple[Tensor, Tensor, float]:
-        """The explained value of each patient, and where it stands in the output.
-
-        And how large the numbers are that it was rounded at, where it is not itself.
-        """
-        size = len(prepared.inputs[0])
-        targets = asked_of(target, size, getattr(self.model, "labels", {}))
-        parts, largest = [], 0.0
-        step = self.internal_batch_size or size
-        for k, piece in sliced(prepared, step, self._output):
-            view, tape = self.forward_view(), Tape(self.table)
-            inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
-            with recorded(view.forward, inputs, piece.args, tape) as (output, _):
-                output, wanted = output.detach(), part_of(targets, k, step)
-                parts.append(select(output, wanted, view.labels))
-                coarse = rounded_at(self.model, self.output, parts[-1][1], output)
-                if coarse is not None:
-                    largest = max(largest, float(coarse.max()))
-        value, index = (torch.cat(part) for part in zip(*parts))
-        return value, index, largest
 
     def _unmixed(
         self, prepared: Prepared, target: Any, custom: Any, each: bool

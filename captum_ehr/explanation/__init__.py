@@ -2,21 +2,25 @@
 
 :class:`Explanation` holds the tensors; the modules beside it turn them into rows,
 sums, comparisons, probabilities, files, and the forms of SHAP and Captum.
-:class:`Interactions` holds what pairs of codes do together.
+:class:`Interactions` holds what pairs of codes do together, :class:`WhatIf` what the
+model answers to changed records.
 """
 
 from .explained import Contrast
 from .explanation import Explanation
 from .feature_record import FeatureKeyError, FeatureRecord
 from .interactions import Interactions
+from .what_if import Change, WhatIf
 from .words import completeness, summary
 
 __all__ = [
+    "Change",
     "Contrast",
     "Explanation",
     "FeatureKeyError",
     "FeatureRecord",
     "Interactions",
+    "WhatIf",
     "completeness",
     "summary",
 ]

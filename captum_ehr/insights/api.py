@@ -36,8 +36,10 @@ _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
     """Answer one question.
 
-    Its ``kind`` is ``"view"`` of a ``row``, the sums of a ``"cohort"`` of ``rows``,
-    both with how to explain, or a ``"page"`` of ``rows`` and ``settings``.
+    Its ``kind`` is ``"view"`` of a ``row``, ``"what_if"`` of a ``row`` with pairs of
+    feature and code to ``remove`` or triples with a value to ``set``, the sums of a
+    ``"cohort"`` of ``rows``, all with how to explain, or a ``"page"`` of ``rows`` and
+    ``settings``.
 
     Returns:
         ``result``, or ``error`` in words.
@@ -118,6 +120,11 @@ def _result(visualizer: Viewable, question: Any) -> Any:
     if kind == "view":
         row = _row(question.get("row"))
         return patient_piece(visualizer, row, _setting(visualizer, question))
+    if kind == "what_if":
+        remove = [(str(key), str(code)) for key, code in question.get("remove", ())]
+        put = {(str(k), str(c)): value for k, c, value in question.get("set", ())}
+        row, setting = _row(question.get("row")), _setting(visualizer, question)
+        return visualizer.what_if(row, setting, remove, put)
     if kind == "cohort":
         setting = _setting(visualizer, question)
         parts = visualizer.contributions(_rows(question["rows"]), setting).values()

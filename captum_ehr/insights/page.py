@@ -25,6 +25,7 @@ SCRIPTS = (
     "state.js",
     "transport.js",
     "sidebar.js",
+    "what_if.js",
     "patients.js",
     "cohort.js",
     "exports.js",

@@ -83,6 +83,11 @@ class Viewer(ABC):
         """Patients, predictions and codes, as :meth:`overview` has them."""
 
     @property
+    def asks_model(self) -> bool:
+        """Whether there is a model to ask about changed records."""
+        return False
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """What the patients are called."""
         return self._explained.ids
@@ -170,6 +175,20 @@ class Viewer(ABC):
             probability,
         )
 
+    def what_if(
+        self,
+        patient: int | str,
+        setting: Setting,
+        remove: Iterable[tuple[str, str]] = (),
+        values: Mapping[tuple[str, str], float] | None = None,
+    ) -> dict[str, Any]:
+        """What the model itself says of a patient without codes, or with other values.
+
+        Raises:
+            ValueError: If there is no model to ask, only explanations that were read.
+        """
+        raise ValueError("These explanations were read: there is no model to ask.")
+
     def overview(self) -> dict[str, Any]:
         """Everything but attributions: patients, predictions, codes, what is on offer.
 
@@ -184,6 +203,7 @@ class Viewer(ABC):
                 "title": self.title,
                 "time_label": self.time_label,
                 "deidentified": self.deidentified,
+                "asks_model": self.asks_model,
                 "methods": [
                     {
                         "name": method.name,

@@ -44,6 +44,15 @@ class Viewable(Protocol):
     def scene(self, patient: int | str, setting: Setting) -> PatientScene:
         """What is said of a patient."""
 
+    def what_if(
+        self,
+        patient: int | str,
+        setting: Setting,
+        remove: Iterable[tuple[str, str]] = (),
+        values: Mapping[tuple[str, str], float] | None = None,
+    ) -> dict[str, Any]:
+        """What the model says of a changed record."""
+
     def contributions(
         self, patients: Iterable[int | str], setting: Setting
     ) -> dict[int, dict[str, Any]]:

@@ -18,6 +18,7 @@ from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Grouping, PyHealthSource, called
 from .viewer import Viewer
+from .what_if import what_if
 
 
 class AttributionVisualizer(Viewer):
@@ -166,6 +167,46 @@ class AttributionVisualizer(Viewer):
         if len(targets) == 1:
             target = 0  # the predicted output is the only one
         return Setting(model, method, target, baseline)  # type: ignore[arg-type]
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether there is a PyHealth model to ask about changed records."""
+        return isinstance(self._source, PyHealthSource)
+
+    def what_if(
+        self,
+        patient: int | str,
+        setting: Setting,
+        remove: Iterable[tuple[str, str]] = (),
+        values: Mapping[tuple[str, str], float] | None = None,
+    ) -> dict[str, Any]:
+        """What the model itself says of a patient without codes, or with other values.
+
+        Args:
+            patient: Place or identifier.
+            setting: How the patient is explained; see :meth:`setting`.
+            remove: Pairs of feature and code, taken out wherever they stand.
+            values: From feature and column to the value at all of its times.
+
+        Returns:
+            ``f_input``, ``f_changed``, ``model_change``, what the attributions say,
+            ``attributed_change``, and their ``difference``; both probabilities, and
+            all in ``words``. None where there is no number.
+
+        Raises:
+            KeyError: If there is no such code or column.
+            ValueError: If values are shown in other units than the model takes, or the
+                model is not PyHealth's.
+        """
+        adds_up = self.methods[setting.method].adds_up
+        return what_if(
+            self._explanations,
+            self.row(patient),
+            setting,
+            remove,
+            values or {},
+            adds_up,
+        )
 
     def baselines_of(self, method: str) -> tuple[str, ...]:
         """The names of the baselines that a method may have."""

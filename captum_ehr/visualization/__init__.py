@@ -2,7 +2,8 @@
 
 Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pairs of
 codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
-:func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`completeness`. A page of both:
+:func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`cohort_heatmap`,
+:func:`dependence`, :func:`completeness`. A page of both:
 :func:`write_report`. In every figure red raises the output and blue lowers it.
 
 Importing this loads neither matplotlib nor jinja2; asking for a function does, and
@@ -19,6 +20,8 @@ from .report import write_report
 if TYPE_CHECKING:
     from .bar_plot import cohort_bar as cohort_bar
     from .beeswarm_plot import cohort_beeswarm as cohort_beeswarm
+    from .cohort_heatmap_plot import cohort_heatmap as cohort_heatmap
+    from .dependence_plot import dependence as dependence
     from .heatmap_plot import heatmap as heatmap
     from .pair_plot import pair_heatmap as pair_heatmap
     from .pair_plot import pair_network as pair_network
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "cohort_bar": "bar_plot",
     "cohort_beeswarm": "beeswarm_plot",
+    "cohort_heatmap": "cohort_heatmap_plot",
     "completeness": "residual_plot",
+    "dependence": "dependence_plot",
     "heatmap": "heatmap_plot",
     "pair_heatmap": "pair_plot",
     "pair_network": "pair_plot",

@@ -37,7 +37,9 @@ VALUES = "cividis"
 """The colours from low values to high ones; the same to all eyes."""
 
 _WIDTH, _ROW_HEIGHT, _DOT = 8.5, 1.26, 16
-_SPAN = (0.05, 0.95)
+
+SPAN = (0.05, 0.95)
+"""The quantiles of the values that the ends of their colours are."""
 
 _STEP = 0.13
 """The distance of dots in a stack, in rows, where there is room."""
@@ -122,13 +124,13 @@ def cohort_beeswarm(
     return page.figure, page.ax
 
 
-def _dot_colors(ax: Axes, has: np.ndarray, values: np.ndarray | None) -> list[Any]:
+def dot_colors(ax: Axes, has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     """The colour of each dot: of its value, else of presence."""
     present, absent = ink(ax, PRESENT), ink(ax, ABSENT)
     if values is None:
         return [present if is_known else absent for is_known in has]
     known = values[np.isfinite(values)]
-    low, high = np.quantile(known, _SPAN) if len(known) else (0.0, 0.0)
+    low, high = np.quantile(known, SPAN) if len(known) else (0.0, 0.0)
     share = (np.clip(values, low, high) - low) / ((high - low) or 1.0)
     scale = colormaps[VALUES]
     # One value alone is neither low nor high.
@@ -161,7 +163,7 @@ def _draw_dots(page: Page, rows: list[CodeSamples]) -> None:
             row.sizes,
             place + offsets,
             s=_DOT,
-            c=_dot_colors(ax, row.has, row.values),
+            c=dot_colors(ax, row.has, row.values),
             edgecolors=[face if is_there else absent for is_there in row.has],
             linewidths=0.25,
             zorder=3,

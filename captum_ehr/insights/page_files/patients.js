@@ -17,6 +17,7 @@ async function drawPatients() {
     if (value) content.innerHTML = value.html;
     else replace(content, buildProblem(sides[place], reason));
   });
+  answers.forEach(({ value }, place) => value && offerWhatIf(contentOf(place), sides[place], value));
   shareColors(sides);
   const bar = document.getElementById("agreement");
   bar.querySelector(".agreement")?.remove();

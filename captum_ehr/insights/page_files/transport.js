@@ -51,6 +51,7 @@ function live() {
     isLive: true,
     view: (row, setting) => ask({ kind: "view", row, ...setting }),
     holds: () => true,
+    whatIf: (row, setting, change) => ask({ kind: "what_if", row, ...change, ...setting }),
     sums: (wanted, setting) => ask({ kind: "cohort", rows: wanted, ...setting }),
     page: (wanted, settings) => ask({ kind: "page", rows: wanted, settings }),
   };
