@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapter import EncodedBatch, PyHealthAdapter
 from ..explanation import Explanation, Interactions
 from ..explanation.feature_record import column_names
-from ..explanation.words import cancellation
+from ..explanation.words import OUTSIDE, cancellation
 from ..propagation import Diagnostics
 from .pairwise import Found, Pairs, Scored, remarks
 from .result import Result
@@ -141,8 +141,8 @@ def outside(
             column = int(off.nonzero()[0])
             value = low if low[column] < held.low[column] else high
             notes.append(
-                f"the reference of feature {key!r} is outside of what the dataset "
-                f"holds, in {int(off.sum())} of {width} column(s): "
+                f"the reference of feature {key!r} {OUTSIDE}, "
+                f"in {int(off.sum())} of {width} column(s): "
                 f"{column_names(key, record)[column]} is "
                 f"{float(value[column]):.4g}, where {held.patients} samples have "
                 f"{float(held.low[column]):.4g} to {float(held.high[column]):.4g}. "

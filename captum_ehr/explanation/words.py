@@ -14,6 +14,9 @@ from .data import ExplanationData, row_sums
 CANCELS = 10.0
 """How many times what they explain attributions may be before that is told."""
 
+OUTSIDE = "is outside of what the dataset holds"
+"""What is said of a reference that no patient has."""
+
 
 def summary(explanation: ExplanationData) -> list[str]:
     """What was explained, in a few words: model, patients, output, baseline."""

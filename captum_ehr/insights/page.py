@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
-from ..scene.palette import LOWERS, RAISES
+from ..scene.palette import LOWERS, OUTPUT, RAISES, ColorScale
+from ..scene.verdict import ADDED_UP
 from ..scene.wording import several
 from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
@@ -36,9 +37,6 @@ TOP = 200
 
 #: The colours of bars that lower and raise.
 BARS = (LOWERS, RAISES)
-
-#: The verdicts that say that attributions add up.
-ADDED_UP = ("exact", "noted", "approximate")
 
 #: The most patients whose data a file holds unless more are asked for.
 LIMIT = 20
