@@ -379,7 +379,7 @@ class TestAllDrawTheSame:
     def test_the_way_from_the_baseline_to_the_output(self) -> None:
         scene = patient_scene(cohort(), PATIENT)
         page = patient_html(scene)
-        table = page[page.index('class="bridge"') : page.index("</table>")]
+        table = page[page.index('class="bridge features"') :]
         for change in scene.changes:
             size = change.end - change.start
             is_output = change.kind == "output"
