@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from captum_ehr.explanation import Explanation, FeatureRecord
+from captum_ehr.explanation.words import OUTSIDE
 from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import (
     TABLE,
@@ -411,7 +412,7 @@ class TestFragment:
                 r"((left|width):[\d.]+%;|(background|color):#\w{6};?)+"
             )
             assert all(allowed.fullmatch(f"{style};") for style in page.styles)
-            assert script in page.text and "✗ wrong" in page.text
+            assert script in page.text and "≠ the class observed" in page.text
         assert not re.search(r"url\(|@import|http", stylesheet())
 
     def test_every_rule_is_of_the_fragments_class(self) -> None:
@@ -438,11 +439,14 @@ class TestFragment:
         ("changes", "status"),
         [
             ({"diagnostics": Diagnostics(notes=("mind it",))}, "noted"),
+            ({"diagnostics": Diagnostics(notes=(f"it {OUTSIDE}",))}, "caution"),
             ({"delta": torch.full((3,), 50.0)}, "off"),
         ],
     )
     def test_the_badge(self, changes: dict, status: str) -> None:
-        scene = patient_scene(cohort(**changes), PATIENT)
+        whole = cohort(**changes)
+        whole = replace(whole, f_input=whole.f_baseline + whole.total)
+        scene = patient_scene(whole, PATIENT)
         assert scene.verdict.status == status
         page = patient_html(scene)
         assert f'data-status="{status}">{scene.verdict.sign} ' in page
@@ -458,7 +462,7 @@ class TestFragment:
         )
         scene = patient_scene(one)
         assert scene.verdict.status == "exact" and not scene.verdict.messages
-        assert "✓ adds up<" in patient_html(scene)
+        assert "✓ the sum is complete<" in patient_html(scene)
 
 
 def test_the_palette() -> None:

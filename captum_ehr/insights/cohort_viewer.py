@@ -18,7 +18,7 @@ from ..explanation import Explanation
 from ..explanation.feature_record import words_for
 from .explainer import Setting
 from .methods import SHAP, Offer
-from .output_head import Head, two_classes
+from .output_head import Head
 from .overview import people_of, prediction_of, ranked
 from .sources import MOST_GROUPS, Cache, called
 from .viewer import Viewer
@@ -198,9 +198,7 @@ class SavedExplanations:
         )
         classes = (target,) if is_named and not math.isnan(score) else ()
         actual = self.head.actual(observed)
-        return prediction_of(
-            self.head, classes, score, probability is not None, actual
-        )
+        return prediction_of(self.head, classes, score, probability is not None, actual)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Columns with few different words, truth values or whole numbers."""
@@ -237,5 +235,5 @@ def _classes(
     """What the classes are called, two of a binary model."""
     if mode == "binary":
         name = names[-1] if names else "1"
-        return two_classes(name)
+        return (f"not {name}", name)
     return tuple(names or map(str, range(most + 1)))

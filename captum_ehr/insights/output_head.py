@@ -33,7 +33,7 @@ class VisualizationOutput(NamedTuple):
 
 
 def two_classes(outcome: str) -> tuple[str, str]:
-    """What to call the classes of a binary model of an outcome.
+    """What to call the classes of a binary model whose label is the outcome's key.
 
     Example:
         >>> two_classes("death")

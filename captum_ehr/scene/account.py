@@ -48,9 +48,7 @@ class Account:
 
     def by_feature(self, bands: Iterable[Band]) -> tuple[Change, ...]:
         """A step per feature."""
-        steps = (
-            Change(band.feature, "feature", 0.0, band.total) for band in bands
-        )
+        steps = (Change(band.feature, "feature", 0.0, band.total) for band in bands)
         return self._chained(list(steps))
 
     def by_item(self, bands: Iterable[Band]) -> tuple[Change, ...]:
@@ -64,7 +62,7 @@ class Account:
         shown = list(head)
         if tail:
             rest = math.fsum(step.size for step in tail)
-            words = f"{several(len(tail), 'other code or value', 'others')}"
+            words = several(len(tail), "other", "other codes and values")
             shown.append(Change(words, "rest", 0.0, rest))
         return self._chained(shown)
 

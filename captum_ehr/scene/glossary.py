@@ -33,10 +33,17 @@ ACCOUNT = {
     "f(x0)": "the model's output for the baseline",
     "attribution": "how far a code or value moves the output from f(x0) to f(x); it "
     "describes the model and is no cause",
-    "delta": "what the attributions together have too much or too little to be "
-    "f(x) − f(x0), before any rescaling; rounding where all is well",
 }
 """What the account of a patient speaks of."""
+
+UNSIGNED = "how much the output reacts to a code or value, whichever way"
+"""What an attribution is that has no sign."""
+
+DELTA = (
+    "what the attributions together have too much or too little to be "
+    "f(x) − f(x0), before any rescaling; rounding where all is well"
+)
+"""What is missing or too much."""
 
 
 def baseline_words(name: str) -> str:
@@ -52,8 +59,11 @@ def baseline_words(name: str) -> str:
 def explained(scene: PatientScene) -> dict[str, str]:
     """The words that a patient's page uses, and what each means."""
     baseline = f"baseline {scene.baseline}" if scene.baseline else "baseline"
-    return {
+    words = {
         scene.output: OUTPUTS[scene.output],
         baseline: baseline_words(scene.baseline),
         **ACCOUNT,
     }
+    if not scene.scale.is_signed:
+        words["attribution"] = UNSIGNED
+    return words | ({"delta": DELTA} if scene.adds_up else {})

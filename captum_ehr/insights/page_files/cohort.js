@@ -112,7 +112,7 @@ function keepOrder(content, before) {
 // Who has a code: below its row, so that the table stays what was read. -------------
 
 let openedCode = null;
-const MOST_NAMED = 30;
+const MOST_NAMED = 12;
 
 function openCode(row) {
   const place = overview.codes.findIndex(({ feature, code }) => feature === row.dataset.feature && code === row.dataset.code);
