@@ -114,6 +114,9 @@ class TestStrongest:
             assert step.size == pytest.approx(size)
         assert [step.kind for step in steps[-2:]] == ["rest", "output"]
         assert steps[0].end == -1.0 and steps[-2].end == pytest.approx(steps[-1].end)
+        others = patient_scene(made).others
+        assert [step.item.code for step in others] == [k[1] for k, _ in expected[10:]]
+        assert sum(s.size for s in others) == pytest.approx(steps[-2].size)
         for before, after in zip(steps, steps[1:-1]):
             assert after.start == pytest.approx(before.end)
 

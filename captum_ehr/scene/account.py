@@ -53,12 +53,7 @@ class Account:
 
     def by_item(self, bands: Iterable[Band]) -> tuple[Change, ...]:
         """The strongest codes and columns, what is left, and what is missing."""
-        groups: dict[tuple[str, str], list[Item]] = {}
-        for item in (item for band in bands for item in band.items):
-            groups.setdefault((item.feature, item.code), []).append(item)
-        steps = [_item_step(items) for items in groups.values()]
-        steps.sort(key=lambda step: -_strength(step.size))
-        head, tail = cut(steps, STRONGEST)
+        head, tail = item_steps(bands)
         shown = list(head)
         if tail:
             rest = math.fsum(step.size for step in tail)
@@ -86,6 +81,16 @@ class Account:
         if abs(end - at) > least:
             yield Change("not attributed", "missing", at, end)
         yield Change("this patient", "output", end, end, after)
+
+
+def item_steps(bands: Iterable[Band]) -> tuple[Sequence[Change], Sequence[Change]]:
+    """A step per code and column, each from 0: the strongest, and all others."""
+    groups: dict[tuple[str, str], list[Item]] = {}
+    for item in (item for band in bands for item in band.items):
+        groups.setdefault((item.feature, item.code), []).append(item)
+    steps = [_item_step(items) for items in groups.values()]
+    steps.sort(key=lambda step: -_strength(step.size))
+    return cut(steps, STRONGEST)
 
 
 def _item_step(items: Sequence[Item]) -> Change:

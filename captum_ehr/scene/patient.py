@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .account import Account, Change
+from .account import Account, Change, item_steps
 from .folding import Block, fold
 from .history import Band, Ranges, Step, bands_of, visits_of
 from .pairing import sentence
@@ -155,6 +155,11 @@ class PatientScene:
     def strongest(self) -> tuple[Change, ...]:
         """The same by codes and columns, the strongest first, the rest as one."""
         return self.account.by_item(self.bands)
+
+    @property
+    def others(self) -> Sequence[Change]:
+        """The codes and columns that the strongest leave, each from 0."""
+        return item_steps(self.bands)[1]
 
     @property
     def account(self) -> Account:
