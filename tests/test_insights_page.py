@@ -174,7 +174,8 @@ class TestLive:
         view = visualizer.view(0)
         assert view["complete"]["messages"]
         badge = tab.page.locator(".badge").inner_text()
-        assert badge.startswith("⚠ the sum is complete, but the reference is outside")
+        assert badge.startswith("⚠ the sum is complete, but ")
+        assert "the reference is outside of what the dataset holds" in badge
         meaning = tab.page.locator(".meaning").inner_text()
         assert "not that the model" in meaning and "right" in meaning
         assert "p00" in tab.page.locator(".title h2").inner_text()
@@ -544,6 +545,7 @@ class TestVisitsWithoutTimes:
             opened.page.close()
 
     def test_they_count_from_1(self, untimed: Tab) -> None:
+        untimed.click(".trow[data-row='0']")
         labels = untimed.page.locator(".visit .when").all_inner_texts()
         assert labels == [f"visit {n}" for n in range(1, len(labels) + 1)]
         assert "visit 0" not in untimed.page.inner_text("main")

@@ -124,7 +124,7 @@ def cancels(explanation: ExplanationData) -> str:
         return ""
     alone = len(explanation) == 1
     whose = "" if alone else f" of {len(many)} of {len(explanation)} patients"
-    size = f"{float(many[0]):.3g}" if alone else f"more than {CANCELS:.0f}"
+    size = f"{float(many[0]):.0f}" if alone else f"more than {CANCELS:.0f}"
     return (
         f"attributions{whose} cancel: Σ|attributions| is {size} times |f(x) - f(x0)|; "
         "what one code adds, others take away"

@@ -215,10 +215,8 @@ def patient_scene(
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> scene = patient_scene(DeepLiftEHR(model).explain(batch), "p1")
-        >>> scene.verdict.text
-        'the sum is complete, but the reference is outside of what the dataset holds'
-        >>> [band.feature for band in scene.bands]
-        ['conditions', 'labs']
+        >>> scene.verdict.status, [band.feature for band in scene.bands]
+        ('caution', ['conditions', 'labs'])
     """
     explanation = explanation[patient]
     bands = bands_of(explanation, ranges or {})

@@ -87,7 +87,7 @@ def cautions(explanation: Explanation) -> list[str]:
     if math.isinf(times):
         reasons.append("they cancel, for the output does not change")
     elif times > CANCELS:
-        reasons.append(f"parts {times:.3g} times the change cancel")
+        reasons.append(f"parts {times:.0f} times the change cancel")
     if any(OUTSIDE in note for note in report.notes):
         reasons.append(f"the reference {OUTSIDE}")
     if any(kept.message for kept in report.structure):
