@@ -440,18 +440,21 @@ class TestFragment:
         [
             ({"diagnostics": Diagnostics(notes=("mind it",))}, "noted"),
             ({"diagnostics": Diagnostics(notes=(f"it {OUTSIDE}",))}, "caution"),
-            ({"delta": torch.full((3,), 50.0)}, "off"),
+            ({"delta": torch.tensor([50.0])}, "off"),
         ],
     )
     def test_the_badge(self, changes: dict, status: str) -> None:
-        whole = cohort(**changes)
-        whole = replace(whole, f_input=whole.f_baseline + whole.total)
-        scene = patient_scene(whole, PATIENT)
+        one = explain(
+            {"c": tokens([[2, 3]])},
+            {"c": torch.tensor([[0.5, 0.25]])},
+            **{"f_input": torch.tensor([0.75])} | changes,
+        )
+        scene = patient_scene(one)
         assert scene.verdict.status == status
         page = patient_html(scene)
         assert f'data-status="{status}">{scene.verdict.sign} ' in page
         assert all(message in page for message in scene.verdict.messages)
-        unpromised = patient_scene(cohort(**changes), PATIENT, adds_up=False)
+        unpromised = patient_scene(one, adds_up=False)
         assert unpromised.verdict.status == "none"
 
     def test_an_exact_one_has_nothing_to_say(self) -> None:

@@ -83,6 +83,7 @@ function drawCohort(place, html, isDone = true) {
     row.setAttribute("aria-expanded", "false");
   }
   content.querySelector(".codes")?.classList.toggle("all", state.allCodes);
+  if (state.allCodes) content.querySelector("[data-all]")?.remove();
   sortCodes(content);
   // Rows stay where they are while the table fills, and under who reads it.
   if (!sortsAnew && (!isDone || isRead)) keepOrder(content, before);
