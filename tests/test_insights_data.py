@@ -187,7 +187,7 @@ class TestMethods:
                 continue
             view = visualizer.view(0, name)
             status = view["complete"]["status"]
-            known = ("exact", "noted", "off")
+            known = ("exact", "noted", "caution", "off")
             assert status in known or not visualizer.methods[name].adds_up
         assert torch.equal(torch.get_rng_state(), before)
         assert all(p.grad is None for p in stagenet().parameters())
@@ -258,7 +258,8 @@ class TestAccount:
             diagnostics=Diagnostics(cancellation=39.0),
         )
         first, second = (verdict_of(two[row]) for row in (0, 1))
-        assert first.status == "noted" and "39 times" in first.messages[0]
+        assert first.status == "caution" and "39 times" in first.messages[0]
+        assert "39 times the change" in first.text
         assert (second.status, second.messages) == ("exact", ())
         assert verdict_of(two[0], adds_up=False).messages == ()
 
@@ -270,7 +271,8 @@ class TestAccount:
         for method in ("DeepLiftEHR", "IntegratedGradients"):
             said = shown.view(0, method)["complete"]
             assert any("outside of what the dataset" in m for m in said["messages"])
-            assert said["status"] != "exact"
+            assert said["status"] == "caution"
+            assert "outside of what the dataset holds" in said["text"]
 
 
 class TestNoAnswer:
@@ -320,7 +322,8 @@ class TestNoAnswer:
         assert None not in {s for _, s in parts[0]["codes"]}
         (piece,) = progress(shown, {"rows": [0, 1], "target": 0, "drawn": True})
         assert (
-            piece["deltas"][1] == [None, "no answer"] and "no answer" in piece["html"]
+            piece["deltas"][1] == [None, "no answer", "unanswered"]
+            and "no answer" in piece["html"]
         )
         json.dumps(piece, allow_nan=False)
         shown.save(tmp_path / "x.html", targets=[0])
@@ -442,7 +445,10 @@ class TestOverview:
         overview = shown.overview()
         assert overview["targets"] == [("dead",)]
         said = overview["predictions"][0][0]
-        assert said["text"] == ("dead" if said["score"] >= 0.5 else "alive")
+        assert (said["text"], said["correct"]) == ("", None)  # nobody said from when on
+        scores = [one["score"] for one in overview["predictions"][0]]
+        assert said["rank"] == 1 + sum(score > said["score"] for score in scores)
+        assert said["rank_words"].endswith("of 12")
         assert shown.view(0)["target"] == "dead"
         with pytest.raises(ValueError, match=r"classes has 1 name\(s\), expected 2"):
             AttributionVisualizer(model, ["dead"], dataset=model.dataset)

@@ -174,7 +174,10 @@ class TestLive:
         view = visualizer.view(0)
         assert view["complete"]["messages"]
         badge = tab.page.locator(".badge").inner_text()
-        assert badge == "! adds up; there are remarks"
+        assert badge.startswith("⚠ the sum is complete, but ")
+        assert "the reference is outside of what the dataset holds" in badge
+        meaning = tab.page.locator(".meaning").inner_text()
+        assert "not that the model" in meaning and "right" in meaning
         assert "p00" in tab.page.locator(".title h2").inner_text()
         assert "<pad>" not in tab.page.content()
 
@@ -219,7 +222,7 @@ class TestLive:
         page, overview = tab.page, visualizer.overview()
         said = overview["predictions"][0]
         wrong = [i for i, one in enumerate(said) if not one["correct"]]
-        page.get_by_label("Prediction").select_option(label="wrong")
+        page.get_by_label("Prediction").select_option(label="Prediction: wrong")
         assert page.locator(".trow").count() == len(wrong)
         page.get_by_label("sex").select_option(label="sex: male")
         male = [i for i in wrong if overview["patients"][i]["groups"] == ["male"]]
@@ -232,11 +235,21 @@ class TestLive:
         ]
         assert 0 < len(have) < 12 and page.locator(".trow").count() == len(have)
 
-    def test_the_table_shows_delta_once_explained(self, tab: Tab) -> None:
-        tab.wait(
-            "[...document.querySelectorAll('.trow .delta')]"
-            ".every(one => one.textContent !== '–')"
+    def test_the_strongest_come_first_and_their_words_are_explained(
+        self, tab: Tab, visualizer: AttributionVisualizer
+    ) -> None:
+        steps = visualizer.scene(0, visualizer.setting()).strongest
+        rows = tab.page.locator(".bridge.items .item").evaluate_all(
+            "all => all.map(one => [one.dataset.code, Number(one.dataset.attribution)])"
         )
+        items = [(step.item.code, step.size) for step in steps if step.item]
+        assert [tuple(row) for row in rows] == items
+        top = tab.page.locator(".bridge.items").bounding_box()
+        assert top["y"] < tab.page.locator(".timeline").first.bounding_box()["y"]
+        words = tab.page.locator("details.words")
+        words.locator("summary").focus()
+        tab.page.keyboard.press("Enter")
+        assert "baseline unk" in words.inner_text() and "logit" in words.inner_text()
 
     def test_two_methods_then_two_patients(
         self, tab: Tab, visualizer: AttributionVisualizer
@@ -304,6 +317,11 @@ class TestLive:
         assert codes == sorted(codes, key=str.lower) and len(codes) == len(expected)
         page.locator("tr[data-code=A41]").click()
         held = {one["code"]: one["patients"] for one in expected}["A41"]
+        # The table that is read stays; who has the code stands in it.
+        assert page.locator("#count").inner_text() == "12 patients"
+        assert page.locator(".codes td.code b").all_inner_texts() == codes
+        assert page.locator(".having .who").count() == held
+        page.get_by_role("button", name=f"Show only the {held} patients").click()
         assert page.locator("#count").inner_text() == f"{held} of 12 patients"
         words = f"{held} patients"
         tab.wait(f"document.querySelector('.cohort h2')?.textContent === '{words}'")
@@ -369,18 +387,27 @@ def test_slow_methods_wait_until_they_are_told(browser: Any) -> None:
         tab = Tab(browser, server.url)
         tab.click("[data-tab=cohort]")
         tab.pick("Method", "IntegratedGradients")
-        assert tab.page.locator(".cohort h2").inner_text() == "0 patients"
+        # The title does not count up.
+        assert tab.page.locator(".cohort h2").inner_text() == "12 patients"
         assert not begun
-        tab.page.get_by_role("button", name="Explain all 12 patients").click()
-        tab.wait("document.querySelector('.cohort h2')?.textContent === '2 patients'")
+        button = tab.page.get_by_role("button", name="Explain all 12 patients")
+        button.click()
+        assert button.count() == 0 or button.is_disabled()
+        tab.wait("document.querySelector('.so-far')?.textContent[0] === '2'")
         assert "2 of 12 explained" in tab.page.inner_text(".cohort")
+        assert tab.page.locator(".cohort h2").inner_text() == "12 patients"
+        order = "all => all.map(one => one.dataset.code)"
+        rows = tab.page.locator(".codes tbody tr")
+        before = rows.evaluate_all(order)
+        tab.wait("document.querySelector('.so-far')?.textContent[0] === '4'")
+        assert rows.evaluate_all(order)[: len(before)] == before
         tab.pick("Method", "DeepLiftEHR")
         assert tab.page.locator(".cohort h2").inner_text() == "12 patients"
         while server.is_computing:
             time.sleep(0.05)
         count = len(begun)
         time.sleep(1.2)
-        assert len(begun) == count < 6
+        assert len(begun) == count < 7
         assert tab.problems == []
         tab.page.close()
 
@@ -518,6 +545,7 @@ class TestVisitsWithoutTimes:
             opened.page.close()
 
     def test_they_count_from_1(self, untimed: Tab) -> None:
+        untimed.click(".trow[data-row='0']")
         labels = untimed.page.locator(".visit .when").all_inner_texts()
         assert labels == [f"visit {n}" for n in range(1, len(labels) + 1)]
         assert "visit 0" not in untimed.page.inner_text("main")

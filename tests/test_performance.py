@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from captum_ehr.scene.performance import errors_of, performance_of
@@ -24,6 +25,30 @@ def test_numbers_are_those_of_scikit_learn() -> None:
     observed, said = calibration_curve(SEEN, SAID, n_bins=10, strategy="quantile")
     np.testing.assert_allclose(judged.calibration, (said, observed), atol=1e-2)
     assert (judged.samples, judged.positives, judged.unknown) == (2_000, SEEN.sum(), 0)
+
+
+@pytest.mark.parametrize(("shift", "factor"), [(0.0, 1.0), (1.5, 0.5), (-9.0, 2.0)])
+def test_calibration_is_a_logistic_regression_on_the_log_odds(
+    shift: float, factor: float
+) -> None:
+    odds = RANDOM.normal(-1, 1, size=500)
+    seen = (RANDOM.random(500) < 1 / (1 + np.exp(-odds))).astype(float)
+    said = shift + factor * odds  # what the model takes them for
+    judged = performance_of("x", seen, 1 / (1 + np.exp(-said)), is_probability=True)
+    peer = LogisticRegression(C=1e12, tol=1e-12, max_iter=1_000)
+    peer.fit(said[:, None], seen)
+    assert judged.slope == pytest.approx(peer.coef_[0, 0], rel=1e-4)
+    # Shifted by the intercept, the probabilities are right on the whole.
+    moved = 1 / (1 + np.exp(-said - judged.intercept))
+    assert moved.mean() == pytest.approx(seen.mean(), abs=1e-9)
+
+
+def test_what_parts_them_has_no_slope() -> None:
+    seen, said = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    assert np.isnan(performance_of("x", seen, said, is_probability=True).slope)
+    same = performance_of("x", seen, np.full(4, 0.2), is_probability=True)
+    assert np.isnan(same.slope)
+    assert same.intercept == pytest.approx(np.log(4))  # to the rate, 50 %
 
 
 def test_a_threshold_calls_what_reaches_it() -> None:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from captum_ehr.explanation import Explanation, FeatureRecord
+from captum_ehr.explanation.words import OUTSIDE
 from captum_ehr.propagation.diagnostics import Diagnostics
 from captum_ehr.scene import (
     TABLE,
@@ -379,7 +380,7 @@ class TestAllDrawTheSame:
     def test_the_way_from_the_baseline_to_the_output(self) -> None:
         scene = patient_scene(cohort(), PATIENT)
         page = patient_html(scene)
-        table = page[page.index('class="bridge"') : page.index("</table>")]
+        table = page[page.index('class="bridge features"') :]
         for change in scene.changes:
             size = change.end - change.start
             is_output = change.kind == "output"
@@ -411,7 +412,7 @@ class TestFragment:
                 r"((left|width):[\d.]+%;|(background|color):#\w{6};?)+"
             )
             assert all(allowed.fullmatch(f"{style};") for style in page.styles)
-            assert script in page.text and "✗ wrong" in page.text
+            assert script in page.text and "≠ the class observed" in page.text
         assert not re.search(r"url\(|@import|http", stylesheet())
 
     def test_every_rule_is_of_the_fragments_class(self) -> None:
@@ -438,16 +439,22 @@ class TestFragment:
         ("changes", "status"),
         [
             ({"diagnostics": Diagnostics(notes=("mind it",))}, "noted"),
-            ({"delta": torch.full((3,), 50.0)}, "off"),
+            ({"diagnostics": Diagnostics(notes=(f"it {OUTSIDE}",))}, "caution"),
+            ({"delta": torch.tensor([50.0])}, "off"),
         ],
     )
     def test_the_badge(self, changes: dict, status: str) -> None:
-        scene = patient_scene(cohort(**changes), PATIENT)
+        one = explain(
+            {"c": tokens([[2, 3]])},
+            {"c": torch.tensor([[0.5, 0.25]])},
+            **{"f_input": torch.tensor([0.75])} | changes,
+        )
+        scene = patient_scene(one)
         assert scene.verdict.status == status
         page = patient_html(scene)
         assert f'data-status="{status}">{scene.verdict.sign} ' in page
         assert all(message in page for message in scene.verdict.messages)
-        unpromised = patient_scene(cohort(**changes), PATIENT, adds_up=False)
+        unpromised = patient_scene(one, adds_up=False)
         assert unpromised.verdict.status == "none"
 
     def test_an_exact_one_has_nothing_to_say(self) -> None:
@@ -458,7 +465,7 @@ class TestFragment:
         )
         scene = patient_scene(one)
         assert scene.verdict.status == "exact" and not scene.verdict.messages
-        assert "✓ adds up<" in patient_html(scene)
+        assert "✓ the sum is complete<" in patient_html(scene)
 
 
 def test_the_palette() -> None:

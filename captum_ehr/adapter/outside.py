@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..explanation.feature_record import column_names
+from ..explanation.words import OUTSIDE
 from .encoded import EncodedBatch
 from .observations import ValueRange
 
@@ -51,8 +52,8 @@ def outside(
         ]
         rest = len(columns) - len(some)
         notes.append(
-            f"the reference of feature {key!r} is outside of what the dataset holds, "
-            f"in {len(columns)} of {width} column(s): {'; '.join(some)}"
+            f"the reference of feature {key!r} {OUTSIDE}, in {len(columns)} of {width} "
+            f"column(s): {'; '.join(some)}"
             f"{f'; and {rest} more' if rest else ''}. "
             'A usual patient: baselines="typical"'
         )

@@ -124,9 +124,16 @@ def zero_labels(model: Any, size: int, device: torch.device) -> dict[str, Tensor
 
 
 def target_names(model: Any, labels: Mapping[Any, int]) -> tuple[str, ...] | None:
-    """What each output of a model is called, None where nobody says."""
+    """What each output of a model is called, None where nobody says.
+
+    A binary one's is the positive label, or, where that is 1 or True, the label's key.
+    """
     mode, keys = getattr(model, "mode", None), getattr(model, "label_keys", ())
+    outcomes = tuple(str(key).replace("_", " ") for key in keys)
     if mode == "regression":
-        return tuple(str(key).replace("_", " ") for key in keys) or None
+        return outcomes or None
     names = tuple(str(label) for label in sorted(labels, key=labels.__getitem__))
-    return (names[-1:] if mode == "binary" else names) or None
+    if mode != "binary":
+        return names or None
+    is_flag = names[-1:] in (("1",), ("1.0",), ("True",))
+    return (outcomes[:1] if is_flag and outcomes else names[-1:]) or None

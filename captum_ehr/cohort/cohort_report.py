@@ -102,6 +102,8 @@ def _output(judged: Performance | Errors | Hits) -> dict[str, Any]:
         ("AUROC", _score(judged.auroc)),
         ("AUPRC", _score(judged.auprc)),
         ("Brier score", _score(judged.brier)),
+        ("calibration: intercept", _score(judged.intercept)),
+        ("calibration: slope", _score(judged.slope)),
     ]
     if (decision := judged.decision) is not None:
         facts += [

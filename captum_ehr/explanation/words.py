@@ -14,6 +14,9 @@ from .data import ExplanationData, row_sums
 CANCELS = 10.0
 """How many times what they explain attributions may be before that is told."""
 
+OUTSIDE = "is outside of what the dataset holds"
+"""What is said of a reference that no patient has."""
+
 
 def summary(explanation: ExplanationData) -> list[str]:
     """What was explained, in a few words: model, patients, output, baseline."""
@@ -121,7 +124,7 @@ def cancels(explanation: ExplanationData) -> str:
         return ""
     alone = len(explanation) == 1
     whose = "" if alone else f" of {len(many)} of {len(explanation)} patients"
-    size = f"{float(many[0]):.3g}" if alone else f"more than {CANCELS:.0f}"
+    size = f"{float(many[0]):.0f}" if alone else f"more than {CANCELS:.0f}"
     return (
         f"attributions{whose} cancel: Σ|attributions| is {size} times |f(x) - f(x0)|; "
         "what one code adds, others take away"

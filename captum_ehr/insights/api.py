@@ -11,7 +11,7 @@ from itertools import batched
 from typing import Any
 
 from .explainer import Setting
-from .page import cohort_piece, patient_piece, saved
+from .page import TOP, cohort_piece, patient_piece, saved
 from .views import Viewable, sums_of
 
 _LOG = logging.getLogger(__name__)
@@ -57,28 +57,35 @@ def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
 def progress(visualizer: Viewable, question: Any) -> Iterator[dict[str, Any]]:
     """Explain a cohort piece by piece; who has enough stops asking for the next.
 
+    Of the ``rows`` only ``explain`` are explained, if that is given. The table has
+    ``all`` codes, or the strongest.
+
     Yields:
-        ``deltas``, by row the residual and its words, of some patients; ``html``, the
-        cohort so far, where it is to be drawn; or at last ``error`` in words.
+        ``deltas``, by row the residual, its words and the verdict, of some patients;
+        ``html``, the cohort so far, where it is to be drawn, and whether that is
+        ``done``; or at last ``error`` in words.
     """
     try:
         setting = _setting(visualizer, _checked(question))
         size = max(2, visualizer.methods[setting.method].together)
         # In the dataset's order, in which patients are padded together.
-        rows = sorted(_rows(question["rows"]))
+        shown = sorted(_rows(question["rows"]))
+        rows = sorted(_rows(question.get("explain", shown)))
+        most = None if question.get("all") else TOP
         parts: dict[int, dict[str, Any]] = {}
         new: dict[int, Any] = {}
         begun = time.monotonic()
         for chunk in [*batched(rows, size)] or [()]:
             batch = visualizer.contributions(chunk, setting)
             parts |= batch
-            new |= {
-                r: [part["delta"], part["delta_words"]] for r, part in batch.items()
-            }
-            if len(parts) == len(rows) or time.monotonic() - begun > _PAUSE:
-                piece: dict[str, Any] = {"deltas": new}
+            told_of = ("delta", "delta_words", "status")
+            new |= {r: [part[key] for key in told_of] for r, part in batch.items()}
+            is_done = len(parts) == len(rows)
+            if is_done or time.monotonic() - begun > _PAUSE:
+                piece: dict[str, Any] = {"deltas": new, "done": is_done}
                 if question.get("drawn"):
-                    html = cohort_piece(visualizer, rows, parts.values(), setting)
+                    known = parts.values()
+                    html = cohort_piece(visualizer, shown, known, setting, most)
                     piece["html"] = html
                 yield piece
                 begun, new = time.monotonic(), {}

@@ -20,7 +20,7 @@ from ..explanation.feature_record import words_for
 from .explainer import Setting
 from .methods import SHAP, Offer
 from .output_head import Head
-from .overview import people_of, prediction_of
+from .overview import people_of, prediction_of, ranked
 from .sources import MOST_GROUPS, Cache, called
 from .viewer import Viewer
 
@@ -185,7 +185,8 @@ class SavedExplanations:
         for; else there is none.
         """
         columns = (self.people[name] for name in ("target", "f_input", "observed"))
-        return [self._prediction(*entries) for entries in zip(*columns)]
+        said = [self._prediction(*entries) for entries in zip(*columns)]
+        return ranked(self.head, said)
 
     def _prediction(
         self, target: Any, output: float | None, observed: Any
@@ -193,27 +194,14 @@ class SavedExplanations:
         probability = self._probability(output)
         score = output if probability is None else probability
         score = math.nan if score is None else score
-        classes, is_right = self._judged(target, score, self.head.actual(observed))
-        is_probability = probability is not None
-        return prediction_of(self.head, classes, score, is_probability, is_right)
-
-    def _judged(
-        self, target: Any, score: float, actual: tuple[int, ...] | None
-    ) -> tuple[tuple[int, ...], bool | None]:
-        """The predicted classes, and whether they are the true ones."""
-        mode, is_called = self.head.mode, score >= 0.5
-        if math.isnan(score) or mode == "regression" or self.is_contrast:
-            return (), None
-        if mode == "multilabel":
-            is_right = None if actual is None else is_called == (target in actual)
-            return (target,) if is_called else (), is_right
-        if mode == "binary":
-            classes = (int(is_called),)
-        elif self.is_predicted:
-            classes = (target,)
-        else:
-            return (), None
-        return classes, None if actual is None else classes == actual
+        # Of several labels at once the score is the explained one's.
+        is_named = self.head.mode == "multilabel" or (
+            self.head.mode == "multiclass" and self.is_predicted
+        )
+        is_known = is_named and not self.is_contrast and not math.isnan(score)
+        classes = (target,) if is_known else ()
+        actual = self.head.actual(observed)
+        return prediction_of(self.head, classes, score, probability is not None, actual)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Columns with few different words, truth values or whole numbers."""
@@ -258,5 +246,5 @@ def _classes(
     """What the classes are called, two of a binary model."""
     if mode == "binary":
         name = names[-1] if names else "1"
-        return ("0" if name == "1" else f"not {name}", name)
+        return (f"not {name}", name)
     return tuple(names or map(str, range(most + 1)))

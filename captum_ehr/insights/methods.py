@@ -108,6 +108,7 @@ class Offer:
     adds_up: bool  # to f(x) - f(x0), by promise
     together: int = 1  # how many patients at a time
     draws: bool = False  # its baselines are drawn from the dataset
+    signed: bool = True  # attributions say which way they move the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,9 @@ def _method(asked: Any) -> Method:
             "take a model and nothing else."
         )
     name = kind.__name__
-    return Method(name, name in _SUMS, explain=partial(_captum, kind))
+    # Of absolute gradients, unless told otherwise.
+    signed = not issubclass(kind, captum.attr.Saliency)
+    return Method(name, name in _SUMS, signed=signed, explain=partial(_captum, kind))
 
 
 # Ours --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a model says of a patient: scores, probabilities, predictions, right or not."""
+"""What a model says of a patient: scores, probabilities, the likeliest class."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ class VisualizationOutput(NamedTuple):
     model_index: int
 
 
+def two_classes(outcome: str) -> tuple[str, str]:
+    """What to call the classes of a binary model whose label is the outcome's key.
+
+    Example:
+        >>> two_classes("death")
+        ('no death', 'death')
+    """
+    return f"no {outcome}", outcome
+
+
 @dataclass(frozen=True)
 class Head:
     """The outputs of a model, and how to read them."""
@@ -58,22 +68,27 @@ class Head:
             return scores
         return scores.softmax(-1) if self.mode == "multiclass" else scores.sigmoid()
 
-    def predicted(self, scores: Tensor) -> tuple[int, ...]:
-        """The predicted classes of one patient's scores ``(outputs,)``.
+    def likeliest(self, scores: Tensor) -> tuple[int, ...]:
+        """The likeliest of several classes of one patient's scores ``(outputs,)``.
+
+        Of a binary model there is none: from which risk on somebody is called positive
+        is for those to say who act on it.
 
         Example:
-            >>> Head("multiclass", ("a", "b", "c")).predicted(torch.tensor([0, 2, 1]))
+            >>> Head("multiclass", ("a", "b", "c")).likeliest(torch.tensor([0, 2, 1]))
             (1,)
+            >>> Head("binary", ("no", "yes")).likeliest(torch.tensor([5.0]))
+            ()
         """
-        probabilities = self.probabilities(scores.double())
-        if probabilities is None:
-            return ()
-        if self.mode == "multiclass":
-            return (int(probabilities.argmax()),)
-        chosen = (probabilities >= 0.5).tolist()
-        if self.mode == "binary":
-            return (int(chosen[0]),)
-        return tuple(i for i, is_chosen in enumerate(chosen) if is_chosen)
+        several = self.mode in ("multiclass", "multilabel")
+        return (int(scores.argmax()),) if several else ()
+
+    def is_right(
+        self, classes: tuple[int, ...], actual: tuple[int, ...] | None
+    ) -> bool | None:
+        """Whether the likeliest class is the true one; None where nobody can say."""
+        is_judged = self.mode == "multiclass" and classes and actual is not None
+        return classes == actual if is_judged else None
 
     def actual(self, label: Any) -> tuple[int, ...] | None:
         """The true classes of a label as the dataset has it; None where unknown.

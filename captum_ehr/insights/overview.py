@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ..adapter import PyHealthAdapter
-from ..scene.wording import NO_ANSWER, number, percent
+from ..scene.wording import NO_ANSWER, number, ordinal, percent
 from .explainer import Explanations
 from .output_head import Head
 from .views import plain
@@ -62,6 +63,7 @@ def people_of(
 ) -> dict[str, Any]:
     """Who the patients are, what is true of them, and which codes each has."""
     return {
+        "mode": head.mode,
         "classes": [] if head.mode == "regression" else head.classes,
         "groups": list(groups),
         "patients": [
@@ -82,7 +84,7 @@ def prediction_of(
     classes: tuple[int, ...],
     score: float,
     is_probability: bool,
-    is_right: bool | None,
+    actual: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """What a model says of a patient, in words; a score that is none is no answer."""
     is_known = math.isfinite(score)
@@ -93,8 +95,26 @@ def prediction_of(
         "words": words if is_known else NO_ANSWER,
         "is_probability": is_probability,
         "classes": classes,
-        "correct": is_right if is_known else None,
+        "correct": head.is_right(classes, actual) if is_known else None,
     }
+
+
+def ranked(head: Head, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Predictions with each patient's rank by falling score, and in words.
+
+    From 1, equal scores sharing the first; None where there is no answer, and of
+    several classes, whose scores are not of one thing.
+    """
+    scores = sorted(-one["score"] for one in said if one["score"] is not None)
+    has_rank = head.mode in ("binary", "regression")
+    made = []
+    for one in said:
+        rank = None
+        if has_rank and one["score"] is not None:
+            rank = bisect_left(scores, -one["score"]) + 1
+        words = f"{ordinal(rank)} of {len(scores)}" if rank else ""
+        made.append({**one, "rank": rank, "rank_words": words})
+    return made
 
 
 def _predictions(
@@ -102,24 +122,18 @@ def _predictions(
     model: int,
     actual: Sequence[tuple[int, ...] | None],
 ) -> list[dict[str, Any]]:
-    """Per patient what a model says, and whether it is right."""
+    """Per patient what a model says; of several classes also whether it is right."""
     head, predictions = explanations.heads[model], []
     for scores, true in zip(explanations.scores(model), actual):
         # NaN is of no class, and the largest of no scores.
         is_known = bool(torch.isfinite(scores).all())
-        classes = head.predicted(scores) if is_known else ()
+        classes = head.likeliest(scores) if is_known else ()
         probabilities = head.probabilities(scores)
         score = float((scores if probabilities is None else probabilities).max())
-        predictions.append(
-            prediction_of(
-                head,
-                classes,
-                score if is_known else math.nan,
-                probabilities is not None,
-                None if true is None else classes == true,
-            )
-        )
-    return predictions
+        is_probability = probabilities is not None
+        score = score if is_known else math.nan
+        predictions.append(prediction_of(head, classes, score, is_probability, true))
+    return ranked(head, predictions)
 
 
 def _label(head: Head, label: Any) -> str:

@@ -13,10 +13,12 @@ from markupsafe import Markup
 
 from ..explanation.writing import write_text
 from ..scene import TABLE, PopulationScene, top_codes
-from ..scene.palette import LOWERS, RAISES
-from ..scene.wording import several
+from ..scene.palette import LOWERS, OUTPUT, RAISES, ColorScale
+from ..scene.verdict import ADDED_UP
+from ..scene.wording import percent, several
 from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
+from .standing import performance
 from .views import Viewable, remarks_of, rows_of, sums_of
 
 #: One file after the other makes the page's script.
@@ -35,11 +37,8 @@ SCRIPTS = (
 #: The most codes of the cohort's table.
 TOP = 200
 
-#: The colours of bars that lower and raise.
-BARS = (LOWERS, RAISES)
-
-#: The verdicts that say that attributions add up.
-ADDED_UP = ("exact", "noted", "approximate")
+#: The colours of bars that lower and raise, and of those that do not say.
+BARS = (LOWERS, RAISES, OUTPUT)
 
 #: The most patients whose data a file holds unless more are asked for.
 LIMIT = 20
@@ -155,13 +154,16 @@ def cohort_piece(
     most: int | None = TOP,
 ) -> str:
     """What the page shows of the cohort, drawn."""
-    overview = visualizer.overview()
+    overview, offer = visualizer.overview(), visualizer.methods[setting.method]
     sums = sums_of(parts, overview["codes"])
-    table = PopulationScene(len(parts), top_codes(sums[:most], len(parts)), len(sums))
+    scale = ColorScale(0.0, offer.signed)
+    codes = top_codes(sums[:most], len(parts))
+    table = PopulationScene(len(parts), codes, len(sums), scale=scale)
     predictions = overview["predictions"][setting.model]
     judged = [predictions[row]["correct"] for row in rows]
     targets = overview["targets"][setting.model]
     target = "predicted class" if setting.target is None else targets[setting.target]
+    statuses = [part["status"] for part in parts]
     return _rendered(
         "cohort.html.jinja",
         count=len(parts),
@@ -170,9 +172,12 @@ def cohort_piece(
         model=overview["models"][setting.model],
         judged=len(judged) - judged.count(None),
         right=judged.count(True),
-        adds_up=visualizer.methods[setting.method].adds_up,
-        sums=sum(part["status"] in ADDED_UP for part in parts),
+        adds_up=offer.adds_up,
+        sums=sum(status in ADDED_UP for status in statuses),
+        cautions=statuses.count("caution"),
         remarks=remarks_of(parts),
+        performance=performance(overview, rows, setting.model),
+        more=len(sums) if len(sums) > min(TOP, len(codes)) else 0,
         table=Markup(population_html(table)),
     )
 
@@ -209,6 +214,7 @@ def _page(
         overview=overview,
         is_live=not data,
         is_judged=any(said["correct"] is not None for said in predictions),
+        is_observed=any(one["actual"] is not None for one in overview["patients"]),
         data=embedded({**data, "overview": overview, "colors": TABLE, "bars": BARS}),
         css=Markup(stylesheet() + css),
         script=Markup("\n".join(texts)),
@@ -217,6 +223,8 @@ def _page(
 
 def _rendered(template: str, **content: Any) -> str:
     environment = templates("captum_ehr.insights", "page_files")
+    environment.filters["percent"] = percent
+    environment.globals |= {"several": several, "zip": zip}
     return environment.get_template(template).render(**content)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..adapter import EncodedBatch, PyHealthAdapter, check_dataset
 from ..explanation.feature_record import column_names
-from .output_head import Head
+from .output_head import Head, two_classes
 from .readers import BaseFeature, CodeFeature, LabFeature, VisitFeature
 
 #: One patient's value for a grouping: from the sample, or one per patient.
@@ -185,10 +185,12 @@ class PyHealthSource(Source):
         adapter = self.adapters[model]
         mode = adapter.mode or "regression"
         names = [str(k) for k, _ in sorted(adapter.labels.items(), key=lambda p: p[1])]
-        if mode == "regression" or not names:
-            key = next(iter(getattr(adapter.model, "label_keys", ())), "output")
-            named = list(adapter.target_names or (str(key),))
-            names = ["0", "1"] if mode == "binary" else named
+        key = next(iter(getattr(adapter.model, "label_keys", ())), "output")
+        called = list(adapter.target_names or (str(key),))
+        if mode == "binary" and called[-1:] != names[-1:]:
+            names = list(two_classes(called[-1]))
+        elif mode == "regression" or not names:
+            names = called
         if self._classes is not None and len(self._classes) != len(names):
             raise ValueError(
                 f"classes has {len(self._classes)} name(s), expected {len(names)}: one "

@@ -171,7 +171,7 @@ class Viewer(ABC):
             self.overview(),
             row,
             setting,
-            self.methods[setting.method].adds_up,
+            self.methods[setting.method],
             probability,
         )
 
@@ -194,8 +194,9 @@ class Viewer(ABC):
 
         Returns:
             ``patients`` (``id``, ``label``, ``actual`` classes, ``groups`` and places
-            in ``codes``), ``predictions`` by model (``text``, ``score``, predicted
-            ``classes``, ``correct``), ``codes``, ``models``, ``methods``,
+            in ``codes``), ``predictions`` by model (``text``, ``score``, the likeliest
+            of several ``classes``, whether it is ``correct``, else the ``rank`` of the
+            score), ``codes``, ``models``, ``methods``,
             ``baselines`` by method, ``targets`` by model, ``classes``, ``groups``.
         """
         if self._overview is None:
@@ -208,6 +209,7 @@ class Viewer(ABC):
                     {
                         "name": method.name,
                         "adds_up": method.adds_up,
+                        "signed": method.signed,
                         "quick": method.together > 8,
                     }
                     for method in self.methods.values()

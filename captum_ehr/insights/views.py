@@ -78,19 +78,20 @@ def scene_of(
     overview: Mapping[str, Any],
     row: int,
     setting: Setting,
-    adds_up: bool,
+    offer: Offer,
     probability: tuple[float, float] | None,
 ) -> PatientScene:
     """All that is said of one patient."""
     patient = overview["patients"][row]
     said = overview["predictions"][setting.model][row]
-    is_told = len(overview["classes"]) > 2 or not said["is_probability"]
-    words = [said["text"]] if is_told and said["score"] is not None else []
     facts = [("observed", patient["label"])] if patient["label"] else []
-    facts.append(("predicted", " · ".join(filter(None, [*words, said["words"]]))))
+    facts.append(said_of(overview, setting.model, said))
     facts += zip(overview["groups"], patient["groups"])
     scene = patient_scene(
-        explanation, time_label=overview["time_label"], adds_up=adds_up
+        explanation,
+        time_label=overview["time_label"],
+        adds_up=offer.adds_up,
+        signed=offer.signed,
     )
     return replace(
         scene,
@@ -100,6 +101,19 @@ def scene_of(
         facts=tuple(facts),
         is_right=said["correct"],
     )
+
+
+def said_of(
+    overview: Mapping[str, Any], model: int, said: Mapping[str, Any]
+) -> tuple[str, str]:
+    """What a model says of a patient, and what that is called."""
+    mode = overview["mode"]
+    word = {"multiclass": "predicted", "multilabel": "likeliest"}.get(mode, "predicted")
+    if mode == "binary" and said["is_probability"]:
+        word = f"risk of {overview['targets'][model][0]}"
+    is_known = said["score"] is not None
+    parts = [said["text"] if is_known else "", said["words"], said["rank_words"]]
+    return word, " · ".join(filter(None, parts))
 
 
 def view_of(scene: PatientScene) -> dict[str, Any]:

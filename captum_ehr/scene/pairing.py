@@ -119,8 +119,8 @@ def sentence(pairs: Interactions, names: Words | None = None) -> str:
         >>> model, batch = tiny_model()
         >>> pairs = DeepLiftEHR(model).interactions(batch, "unk")
         >>> sentence(pairs["p4"], {"A41.9": "sepsis"})
-        'Together A41.9 sepsis and I50.9 add +0.017 to the logit of 1 beyond what each
-        adds alone, in this model and against unk (give or take 2e−08).'
+        'Together A41.9 sepsis and I50.9 add +0.017 to the logit of label beyond what
+        each adds alone, in this model and against unk (give or take 2e−08).'
     """
     effects = np.triu(pairs.only().effect[0].numpy(), 1)
     if not np.isfinite(effects).all():

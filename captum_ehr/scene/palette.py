@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .wording import signed
+
 # ColorBrewer's RdBu: told apart with any of the usual colour deficiencies, and, by
 # its lightness, in print.
 STOPS = (
@@ -79,9 +81,10 @@ class ColorScale:
     """
 
     limit: float  # the absolute attribution that has the deepest colour
+    is_signed: bool = True  # else grey, from white at 0
 
     @classmethod
-    def of(cls, attributions: Iterable[float]) -> ColorScale:
+    def of(cls, attributions: Iterable[float], is_signed: bool = True) -> ColorScale:
         """The scale that just spans some attributions; what is not finite counts not.
 
         Example:
@@ -89,7 +92,7 @@ class ColorScale:
             2.0
         """
         finite = (abs(size) for size in attributions if math.isfinite(size))
-        return cls(max(finite, default=0.0))
+        return cls(max(finite, default=0.0), is_signed)
 
     def pair(self, attribution: float) -> tuple[str, str]:
         """The background and the text on it; beyond the limit the end's.
@@ -102,6 +105,9 @@ class ColorScale:
         share = 0.0
         if self.limit > 0:
             share = max(-1.0, min(1.0, attribution / self.limit))
+        if not self.is_signed:
+            grey = "#" + f"{round(255 - 150 * abs(share)):02x}" * 3
+            return grey, text_color(grey)
         return TABLE[min(int((share + 1) / 2 * SIZE), SIZE - 1)]
 
     def color(self, attribution: float) -> str:
@@ -111,6 +117,20 @@ class ColorScale:
     def text(self, attribution: float) -> str:
         """The text colour to write on :meth:`color` with."""
         return self.pair(attribution)[1]
+
+    def bar(self, attribution: float) -> str:
+        """The colour of a bar whose length is the attribution."""
+        return bar_color(attribution) if self.is_signed else OUTPUT
+
+    def words(self, attribution: float, digits: int = 2) -> str:
+        """An attribution, with its sign where that means something."""
+        words = signed(attribution, digits)
+        return words if self.is_signed else words.removeprefix("+")
+
+    @property
+    def ramp(self) -> str:
+        """The scale as CSS draws it."""
+        return RAMP if self.is_signed else "linear-gradient(90deg,#ffffff,#696969)"
 
 
 def bar_color(attribution: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .account import Account, Change, item_steps
 from .folding import Block, fold
 from .history import Band, Step, bands_of, visits_of
 from .pairing import sentence
@@ -30,17 +31,6 @@ from .wording import (
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation, Interactions
-
-
-@dataclass(frozen=True)
-class Change:
-    """A step on the way from f(x0) to f(x)."""
-
-    name: str
-    kind: Literal["output", "feature"]
-    start: float  # the output before it; NaN where that is no number
-    end: float  # the output after it
-    probability: float = math.nan  # of an output that has one
 
 
 @dataclass(frozen=True)
@@ -127,12 +117,15 @@ class PatientScene:
     time_label: str = "time"
     unit: str = ""  # of a regression's output
     facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
-    is_right: bool | None = None  # the prediction; None where unknown
+    is_right: bool | None = None  # the likeliest of several classes; None: unknown
+    adds_up: bool = True  # to f(x) - f(x0), by promise of the method
     together: str = ""  # its strongest pair in words; empty where none is known
 
     @property
     def measure(self) -> str:
         """What attributions are in."""
+        if not self.scale.is_signed:
+            return f"size without a sign, not in units of the {self.output}"
         return self.unit or self.output
 
     @property
@@ -156,15 +149,25 @@ class PatientScene:
     @property
     def changes(self) -> tuple[Change, ...]:
         """From the output at the baseline, feature by feature, to the patient's."""
-        before, after = self.probabilities or (math.nan, math.nan)
-        words = f"baseline ({self.baseline})" if self.baseline else "baseline"
-        at = self.f_baseline
-        changes = [Change(words, "output", at, at, before)]
-        for band in self.bands:
-            changes.append(Change(band.feature, "feature", at, at + band.total))
-            at += band.total
-        end = self.f_input
-        return *changes, Change("this patient", "output", end, end, after)
+        return self.account.by_feature(self.bands)
+
+    @property
+    def strongest(self) -> tuple[Change, ...]:
+        """The same by codes and columns, the strongest first, the rest as one."""
+        return self.account.by_item(self.bands)
+
+    @property
+    def others(self) -> Sequence[Change]:
+        """The codes and columns that the strongest leave, each from 0."""
+        return item_steps(self.bands)[1]
+
+    @property
+    def account(self) -> Account:
+        """The way from f(x0) to f(x)."""
+        shares = self.probabilities or (math.nan, math.nan)
+        return Account(
+            self.f_baseline, self.f_input, self.baseline, shares, self.adds_up
+        )
 
     @property
     def lines(self) -> list[str]:
@@ -192,17 +195,27 @@ def patient_scene(
     *,
     time_label: str = "time",
     adds_up: bool = True,
+    signed: bool = True,
     pairs: Interactions | None = None,
 ) -> PatientScene:
     """Work out what is said of one patient, and of its strongest pair of codes.
+
+    Args:
+        explanation: Of this patient and others.
+        patient: Which one.
+        ranges: The usual ranges of columns.
+        time_label: What a time is.
+        adds_up: Whether the method promises a sum.
+        signed: Whether attributions say which way they move the output.
+        pairs: What acts together, of the same patients.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> scene = patient_scene(DeepLiftEHR(model).explain(batch), "p1")
-        >>> scene.verdict.text, [band.feature for band in scene.bands]
-        ('adds up; there are remarks', ['conditions', 'labs'])
+        >>> scene.verdict.status, [band.feature for band in scene.bands]
+        ('caution', ['conditions', 'labs'])
     """
     explanation = explanation[patient]
     bands = bands_of(explanation)
@@ -224,7 +237,9 @@ def patient_scene(
         probabilities=shares,
         bands=bands,
         visits=visits_of(bands),
-        scale=ColorScale.of(item.attribution for b in bands for item in b.items),
+        scale=ColorScale.of(
+            (item.attribution for b in bands for item in b.items), signed
+        ),
         axis=_axis(explanation, bands, time_label),
         verdict=verdict_of(explanation, adds_up),
         head=f"{shorten(patient_id, 40)} | {model_words(explanation)}{target}",
@@ -232,6 +247,7 @@ def patient_scene(
         time_label=time_label,
         together="" if pairs is None else sentence(pairs[patient], explanation.names),
         unit=explanation.target_unit,
+        adds_up=adds_up,
         **numbers,
     )
 

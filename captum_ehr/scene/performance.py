@@ -13,6 +13,9 @@ type Curve = tuple[np.ndarray, np.ndarray]
 _BINS = 10
 """The most bins of a calibration curve, of as many samples each."""
 
+_STEPS, _FAR, _SINGULAR = 50, 4.0, 1e14
+"""Newton's most steps, their length, and the condition where they lead nowhere."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -41,6 +44,10 @@ class Performance:
     auroc: float
     auprc: float
     brier: float
+    #: Of the log odds: how much too low they are on the whole, 0 where they are right;
+    intercept: float
+    #: and how much too narrow, 1 where they are right (below, they are too extreme).
+    slope: float
     decision: Decision | None
     roc: Curve | None = field(repr=False)  # 1 - specificity, sensitivity
     precision: Curve | None = field(repr=False)  # sensitivity, precision
@@ -118,6 +125,7 @@ def performance_of(
         float(metrics.roc_auc_score(truth, score)) if has_both else np.nan,
         float(metrics.average_precision_score(truth, score)) if has_both else np.nan,
         float(np.mean((score - truth) ** 2)) if is_judged else np.nan,
+        *(_recalibrated(truth, score) if is_judged and has_both else (np.nan, np.nan)),
         _decision(truth, score, threshold) if is_judged else None,
         metrics.roc_curve(truth, score)[:2] if has_both else None,
         metrics.precision_recall_curve(truth, score)[1::-1] if has_both else None,
@@ -158,6 +166,45 @@ def _calibration(truth: np.ndarray, score: np.ndarray) -> Curve:
     held = counts > 0
     said, seen = np.bincount(place, score)[held], np.bincount(place, truth)[held]
     return said / counts[held], seen / counts[held]
+
+
+def _recalibrated(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    """The calibration's intercept, with a slope of 1, and its slope (Cox 1958).
+
+    As in Van Calster et al., J Clin Epidemiol 2016 (74:167).
+    """
+    # A probability of 0 or 1 has no log odds: it counts as the last one that has.
+    edge = np.finfo(float).eps
+    inside = np.clip(score, edge, 1 - edge)
+    odds = np.log(inside) - np.log1p(-inside)
+    ones = np.ones((len(truth), 1))
+    (intercept,) = _logistic(ones, odds, truth)
+    if not np.ptp(odds):
+        return intercept, np.nan
+    _, slope = _logistic(np.column_stack([ones, odds]), np.zeros_like(odds), truth)
+    return intercept, slope
+
+
+def _logistic(
+    columns: np.ndarray, offset: np.ndarray, truth: np.ndarray
+) -> tuple[float, ...]:
+    """The weights of a logistic regression by Newton's steps; NaN if there are none.
+
+    There are none where the columns part positives from negatives.
+    """
+    weights = np.zeros(columns.shape[1])
+    rate = truth.mean()
+    weights[0] = np.log(rate / (1 - rate)) - offset.mean()
+    for _ in range(_STEPS):
+        share = 0.5 + 0.5 * np.tanh(0.5 * (columns @ weights + offset))
+        curved = columns.T @ (columns * (share * (1 - share))[:, None])
+        if np.linalg.cond(curved) > _SINGULAR:
+            break
+        step = np.linalg.solve(curved, columns.T @ (truth - share))
+        weights = weights + step / max(1.0, np.abs(step).max() / _FAR)
+        if np.abs(step).max() < 1e-10 * (1 + np.abs(weights).max()):
+            return tuple(weights.tolist())
+    return (np.nan,) * len(weights)
 
 
 def _decision(truth: np.ndarray, score: np.ndarray, threshold: float) -> Decision:

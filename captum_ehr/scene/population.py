@@ -12,6 +12,7 @@ import numpy as np
 from captum_ehr.explanation.sums import strongest, sums_of
 from captum_ehr.explanation.words import remarks, summary
 
+from .palette import ColorScale
 from .verdict import TOLERANCE
 from .wording import planted_ranks, shorten, tiny
 
@@ -70,6 +71,7 @@ class PopulationScene:
     fallbacks: tuple[str, ...] = ()  # operations without an exact rule
     remarks: tuple[str, ...] = ()
     model: str = ""
+    scale: ColorScale = ColorScale(0.0)  # of bars
 
     @property
     def rescaled_words(self) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from captum_ehr.explanation.words import cancels
+from captum_ehr.explanation.words import CANCELS, OUTSIDE, cancellation, cancels
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
@@ -14,19 +14,32 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 """The relative residual up to which attributions are said to add up."""
 
-type Status = Literal["exact", "noted", "approximate", "off", "unanswered", "none"]
+type Status = Literal[
+    "exact", "noted", "approximate", "caution", "off", "unanswered", "none"
+]
 """Noted is exact with messages, approximate adds up with operations that no exact rule
-served; unanswered is an output that is no number, and none a method without promise."""
+served, caution adds up to what means little; unanswered is an output that is no number,
+and none a method without promise."""
+
+ADDED_UP: frozenset[Status] = frozenset({"exact", "noted", "approximate", "caution"})
+"""The verdicts that say that attributions add up."""
 
 SIGNS: dict[Status, str] = {
     "exact": "✓",
     "noted": "!",
     "approximate": "≈",
+    "caution": "⚠",
     "off": "✗",
     "unanswered": "?",
     "none": "○",
 }
 """What stands before each verdict."""
+
+MEANING = (
+    "A sum that is complete says that nothing is missing from it: not that the model, "
+    "the baseline or the explanation is right."
+)
+"""What adding up does not say."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,11 @@ class Verdict:
         """What stands before the words."""
         return SIGNS[self.status]
 
+    @property
+    def meaning(self) -> str:
+        """What the words do not say; empty where they say that nothing adds up."""
+        return MEANING if self.status in ADDED_UP else ""
+
 
 def verdict_of(explanation: Explanation, adds_up: bool = True) -> Verdict:
     """The verdict on an explanation of one patient."""
@@ -50,9 +68,31 @@ def verdict_of(explanation: Explanation, adds_up: bool = True) -> Verdict:
     cancelled = cancels(explanation) if adds_up else ""
     operations = tuple(dict.fromkeys(report.fallbacks))
     first = sorted(report.messages, key=lambda message: "not add up" not in message)
-    messages = (*first, *report.notes, *filter(None, [cancelled]))
+    kept = [
+        f"{one.operation}: the input's answer is kept for the reference at "
+        f"{one.places} place(s); f(x0) is the model's own all the same"
+        for one in report.structure
+        if not one.message
+    ]
+    messages = (*first, *report.notes, *kept, *filter(None, [cancelled]))
     status, text = _status(explanation, adds_up, ", ".join(operations), bool(messages))
     return Verdict(status, text, operations, messages)
+
+
+def cautions(explanation: Explanation) -> list[str]:
+    """Why what one patient's attributions add up to may mean little, in few words."""
+    report, reasons = explanation.diagnostics, []
+    change = explanation.f_input - explanation.f_baseline
+    times = float(cancellation(explanation.attributions.values(), change)[0])
+    if math.isinf(times):
+        reasons.append("they cancel, for the output does not change")
+    elif times > CANCELS:
+        reasons.append(f"parts {times:.0f} times the change cancel")
+    if any(OUTSIDE in note for note in report.notes):
+        reasons.append(f"the reference {OUTSIDE}")
+    if any(kept.message for kept in report.structure):
+        reasons.append("f(x0) is of a reference with this patient's structure")
+    return reasons
 
 
 def _status(
@@ -75,8 +115,13 @@ def _status(
         size = f"{relative:.0%}" if relative < 100 else "more than all"
         text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
         return "off", text + (f"; not exact: {operations}" if operations else "")
+    reasons = cautions(explanation)
+    inexact = f"approximated: {operations}" if operations else ""
+    if reasons:
+        words = "; ".join(filter(None, [*reasons, inexact]))
+        return "caution", f"the sum is complete, but {words}"
     if operations:
-        return "approximate", f"adds up; approximated: {operations}"
+        return "approximate", f"the sum is complete; {inexact}"
     if has_messages:
-        return "noted", "adds up; there are remarks"
-    return "exact", "adds up"
+        return "noted", "the sum is complete; there are remarks"
+    return "exact", "the sum is complete"

@@ -124,6 +124,20 @@ def several(count: int, noun: str, nouns: str = "") -> str:
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 
+def ordinal(rank: int) -> str:
+    """A place from the top.
+
+    Example:
+        >>> ordinal(1), ordinal(2), ordinal(3), ordinal(11), ordinal(22)
+        ('highest', '2nd highest', '3rd highest', '11th highest', '22nd highest')
+    """
+    if rank == 1:
+        return "highest"
+    is_teen = rank % 100 in (11, 12, 13)
+    end = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{end} highest"
+
+
 def shorten(text: str, width: int) -> str:
     """One line of at most ``width`` characters; what is cut off shows as "…".
 

@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from captum_ehr.scene import folding, history, palette, wording
+from captum_ehr.scene import folding, glossary, history, palette, wording
+from captum_ehr.scene.account import Change
 from captum_ehr.scene.history import Band, Line
-from captum_ehr.scene.patient import Change, PatientScene
+from captum_ehr.scene.patient import PatientScene
 from captum_ehr.scene.population import PopulationScene
 
 _WIDTH, _LEFT, _RIGHT, _BARS, _ROW, _ROOM = 1000, 204, 868, 100, 48, 46
@@ -50,7 +51,9 @@ def population_html(scene: PopulationScene) -> str:
 def stylesheet() -> str:
     """The looks of both, as CSS; every rule is of the class ``ehr``."""
     file = resources.files("captum_ehr.visualization") / "templates" / "patient.css"
+    grey = palette.ColorScale(1.0, False).ramp
     ramp = f".ehr .ramp {{ background: {palette.RAMP}; }}\n"
+    ramp += f".ehr .ramp.unsigned {{ background: {grey}; }}\n"
     return file.read_text(encoding="utf-8") + ramp
 
 
@@ -73,12 +76,12 @@ def environment() -> Environment:
     for words in ("number", "output_value", "percent", "signed", "tiny"):
         jinja.filters[words] = getattr(wording, words)
     jinja.globals |= {
-        "bar_color": palette.bar_color,
         "bridge_bar": bridge_bar,
         "charts": charts,
         "cut": folding.cut,
         "open_chips": folding.OPEN_CHIPS,
         "open_steps": folding.OPEN_STEPS,
+        "explained": glossary.explained,
         "several": wording.several,
         "total_of": history.total_of,
         "zip": zip,
@@ -87,7 +90,7 @@ def environment() -> Environment:
 
 
 def bridge_bar(
-    changes: Sequence[Change], step: Change
+    changes: Sequence[Change], step: Change, scale: palette.ColorScale
 ) -> tuple[float, float, str] | None:
     """The bar of a step from f(x0) to f(x): left and width in per cent, and colour.
 
@@ -102,7 +105,7 @@ def bridge_bar(
     width = max(abs(share[1] - share[0]), 0.8)
     if step.kind == "output":
         return round(share[0] - 0.4, 2), 0.8, palette.OUTPUT
-    color = palette.bar_color(step.end - step.start)
+    color = palette.UNKNOWN if step.kind == "missing" else scale.bar(step.size)
     return round(min(share), 2), round(width, 2), color
 
 

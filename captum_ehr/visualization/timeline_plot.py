@@ -101,7 +101,7 @@ def timeline(
         >>> explanation = DeepLiftEHR(model).explain(batch)
         >>> figure, ax = timeline(explanation, "p1", reference={"labs[0]": (0.6, 1.2)})
         >>> print(ax.get_title("left"))
-        p1 | MLP: logit of 1
+        p1 | MLP: logit of label
     """
     at_least_one(max_visits=max_visits, max_codes=max_codes, max_values=max_values)
     explanation = with_reference(one_patient(explanation, patient), reference)

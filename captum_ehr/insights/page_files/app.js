@@ -184,6 +184,8 @@ function begin() {
   if (data.note) showBanner(data.note, "note");
   setUpTop();
   setUpSidebar();
+  const [first] = visibleRows();
+  for (const side of state.sides) side.row = first ?? 0;
   changed();
 }
 

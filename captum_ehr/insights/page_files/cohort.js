@@ -4,6 +4,7 @@
 const cohortSort = { key: "mean_abs", down: true };
 let filling = new AbortController();
 let started = null;
+let sortsAnew = false;
 
 // Explain who is wanted, where that is quick or was asked for, until something changes.
 async function fill() {
@@ -33,17 +34,17 @@ async function fillSide(place, setting, isCohort, signal) {
   const isWanted = methodOf(setting).quick || started === settingKey(setting);
   const wanted = isWanted ? rows : rows.filter((row) => known.has(row));
   if (!isCohort && wanted.every((row) => known.has(row))) return;
+  const question = { rows, explain: wanted, drawn: isCohort, all: state.allCodes, ...setting };
   const waiting = isCohort && setTimeout(() => contentOf(place)?.classList.add("waiting"), 150);
   try {
-    for await (const piece of askInLines({ rows: wanted, drawn: isCohort, ...setting }, signal)) {
+    for await (const piece of askInLines(question, signal)) {
       clearTimeout(waiting);
       if (piece.error) throw new Error(piece.error);
-      for (const [row, [delta, delta_words]] of Object.entries(piece.deltas)) {
-        known.set(Number(row), { delta, delta_words });
+      for (const [row, [delta, delta_words, status]] of Object.entries(piece.deltas)) {
+        known.set(Number(row), { delta, delta_words, status });
       }
-      if (state.sort.key === "delta") drawSidebar();
-      else drawRows();
-      if (isCohort) drawCohort(place, piece.html);
+      drawRows();
+      if (isCohort) drawCohort(place, piece.html, piece.done);
     }
   } finally {
     clearTimeout(waiting);
@@ -56,15 +57,18 @@ async function fillSide(place, setting, isCohort, signal) {
 function buildStart(setting) {
   const start = () => {
     started = settingKey(setting);
+    button.disabled = true;
     fill();
   };
-  return el("p", null,
-    el("button", { class: "primary", on: { click: start } }, `Explain all ${rows.length} patients with ${setting.method}`),
-    " ", el("span", { class: "muted" }, "one after the other; this may take a while"));
+  const button = el("button", { class: "primary", on: { click: start } }, `Explain all ${rows.length} patients with ${setting.method}`);
+  return el("p", null, button, " ", el("span", { class: "muted" }, "one after the other; this may take a while"));
 }
 
-function drawCohort(place, html) {
+function drawCohort(place, html, isDone = true) {
   const content = contentOf(place);
+  const before = [...content.querySelectorAll(".codes tbody tr[data-code]")].map(codeKey);
+  const isRead = content.querySelector(".codes:hover, .codes:focus-within") !== null;
+  const opened = openedCode;
   content.innerHTML = html;
   content.classList.remove("waiting");
   if (!transport.isLive && isFiltered()) sumAgain(content, settingOf(state.sides[place]));
@@ -76,8 +80,84 @@ function drawCohort(place, html) {
   for (const row of content.querySelectorAll(".codes tbody tr")) {
     row.tabIndex = 0;
     row.title = "show the patients who have it";
+    row.setAttribute("aria-expanded", "false");
   }
+  content.querySelector(".codes")?.classList.toggle("all", state.allCodes);
+  if (state.allCodes) content.querySelector("[data-all]")?.remove();
   sortCodes(content);
+  // Rows stay where they are while the table fills, and under who reads it.
+  if (!sortsAnew && (!isDone || isRead)) keepOrder(content, before);
+  sortsAnew = sortsAnew && !isDone;
+  const row = [...content.querySelectorAll(".codes tbody tr")].find((one) => codeKey(one) === opened);
+  if (row) openCode(row);
+  drawConfusion(content);
+}
+
+function codeKey(row) {
+  return `${row.dataset.feature}\n${row.dataset.code}`;
+}
+
+function keepOrder(content, before) {
+  const body = content.querySelector(".codes tbody");
+  if (!body || !before.length) return;
+  const places = new Map(before.map((key, i) => [key, i]));
+  const place = (row) => places.get(codeKey(row)) ?? Infinity;
+  const ordered = [...body.rows];
+  const order = new Map(ordered.map((row, i) => [row, i]));
+  body.append(...ordered.sort((a, b) => {
+    const [x, y] = [place(a), place(b)];
+    return x === y ? order.get(a) - order.get(b) : x - y;
+  }));
+}
+
+// Who has a code: below its row, so that the table stays what was read. -------------
+
+let openedCode = null;
+const MOST_NAMED = 12;
+
+function openCode(row) {
+  const place = overview.codes.findIndex(({ feature, code }) => feature === row.dataset.feature && code === row.dataset.code);
+  const having = rows.filter((one) => overview.patients[one].codes.includes(place));
+  const names = having.slice(0, MOST_NAMED).map((one) =>
+    el("button", { type: "button", class: "link who", "data-open": one }, `${overview.patients[one].id} (${prediction(one).words})`));
+  const more = having.length > MOST_NAMED ? el("span", { class: "muted" }, `+${having.length - MOST_NAMED} more`) : null;
+  const only = el("button", { type: "button", "data-only": row.dataset.code }, `Show only the ${several(having.length, "patient", "patients")} with it`);
+  row.setAttribute("aria-expanded", "true");
+  row.after(el("tr", { class: "having" }, el("td", { colspan: row.cells.length }, only, names, more)));
+}
+
+function toggleCode(row) {
+  const body = row.parentElement;
+  body.querySelector(".having")?.remove();
+  body.querySelector('[aria-expanded="true"]')?.setAttribute("aria-expanded", "false");
+  openedCode = openedCode === codeKey(row) ? null : codeKey(row);
+  if (openedCode) openCode(row);
+}
+
+// What the threshold calls, beside what was observed.
+function confusionOf(wanted) {
+  const counts = { "true-true": 0, "true-false": 0, "false-true": 0, "false-false": 0 };
+  for (const kind of wanted.map(kindOf)) if (kind) counts[kind] += 1;
+  return counts;
+}
+
+function drawConfusion(content) {
+  const box = content.querySelector(".confusion");
+  if (!box || threshold() === null) return;
+  const n = confusionOf(rows);
+  const share = (part, rest) => (part + rest ? percent(part / (part + rest)) : "not defined");
+  const line = (words, ...cells) => el("tr", null, el("th", { scope: "row" }, words), cells.map((count) => el("td", { class: "num" }, String(count))));
+  const facts = {
+    sensitivity: share(n["true-true"], n["false-true"]),
+    specificity: share(n["false-false"], n["true-false"]),
+    "positive predictive value": share(n["true-true"], n["true-false"]),
+    "negative predictive value": share(n["false-false"], n["false-true"]),
+  };
+  replace(box,
+    el("table", null, el("caption", null, `from a risk of ${percent(threshold())} on`),
+      el("thead", null, el("tr", null, el("td"), el("th", { scope: "col" }, "observed"), el("th", { scope: "col" }, "not"))),
+      el("tbody", null, line("at or above", n["true-true"], n["true-false"]), line("below", n["false-true"], n["false-false"]))),
+    el("dl", null, Object.entries(facts).map(([word, value]) => [el("dt", null, word), el("dd", null, value)])));
 }
 
 function sortCodes(content) {
@@ -100,19 +180,28 @@ function isWord(key) {
 
 // A click, or Enter, on the cohort's table.
 function onCohort(event) {
-  if (event.type === "keydown" && event.key !== "Enter") return;
+  const button = event.target.closest("button");
+  if (event.type === "keydown" && (event.key !== "Enter" || button)) return;
   const head = event.target.closest(".codes th[data-key]");
-  const row = event.target.closest(".codes tbody tr");
-  if (head) {
-    const { key } = head.dataset;
-    cohortSort.down = cohortSort.key === key ? !cohortSort.down : !isWord(key);
-    cohortSort.key = key;
-    changed();
-  } else if (row) {
-    form.elements.code.value = row.dataset.code;
+  const row = event.target.closest(".codes tbody tr[data-code]");
+  if (button?.dataset.open) {
+    openPatient(Number(button.dataset.open));
+  } else if (button?.dataset.only) {
+    form.elements.code.value = button.dataset.only;
     state.cursor = 0;
     changed();
     scroller.focus();
+  } else if (button && "all" in button.dataset) {
+    state.allCodes = true;
+    changed();
+  } else if (head) {
+    const { key } = head.dataset;
+    cohortSort.down = cohortSort.key === key ? !cohortSort.down : !isWord(key);
+    cohortSort.key = key;
+    sortsAnew = true;
+    changed();
+  } else if (row) {
+    toggleCode(row);
   }
 }
 
@@ -146,7 +235,7 @@ function sumAgain(content, setting) {
   const sums = new Map(sumsOf(rows, setting).map((code, i) => [key(code), { ...code, rank: i + 1 }]));
   const most = Math.max(...[...sums.values()].map((code) => code.mean_abs ?? 0), 1e-12);
   content.querySelector("h2").textContent = several(rows.length, "patient", "patients");
-  for (const node of content.querySelectorAll(".standing, .remark")) node.prepend("Of all in this file: ");
+  for (const node of content.querySelectorAll(".standing, .remark, .performance > summary")) node.prepend("Of all in this file: ");
   const note = content.querySelector(".codes + p");
   if (note) note.textContent = note.textContent.replace(/over all \d+/, `over all ${rows.length}`);
   content.querySelectorAll(".codes tbody tr").forEach((row) => {
@@ -160,10 +249,11 @@ function sumAgain(content, setting) {
     }
     const bar = row.querySelector(".mean i");
     bar.style.left = `${mean < 0 ? 50 - 100 * share.mean : 50}%`;
-    bar.style.background = data.bars[Number(mean > 0)];
+    const isSigned = methodOf(setting).signed;
+    bar.style.background = data.bars[isSigned ? Number(mean > 0) : 2];
     row.cells[0].textContent = code.rank;
     row.querySelector(".prevalence .num").textContent = `${code.patients} · ${percent(code.prevalence)}`;
-    row.querySelector(".mean .num").textContent = signed(mean);
+    row.querySelector(".mean .num").textContent = isSigned ? signed(mean) : signed(mean).replace("+", "");
     row.querySelector(".mean_abs .num").textContent = signed(mean_abs).replace("+", "");
   });
 }

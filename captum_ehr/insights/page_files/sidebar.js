@@ -17,6 +17,12 @@ function setUpSidebar() {
   for (const head of document.querySelectorAll(".thead .cell")) {
     head.addEventListener("click", () => sortBy(head.dataset.key));
   }
+  document.getElementById("threshold")?.addEventListener("input", () => {
+    const call = form.elements.call;
+    if (call) call.disabled = threshold() === null;
+    if (call?.disabled) call.value = "";
+    filter();
+  });
   scroller.addEventListener("scroll", drawRows);
   new ResizeObserver(drawRows).observe(scroller);
   scroller.addEventListener("click", (event) => {
@@ -31,7 +37,7 @@ function setUpSidebar() {
 
 function sortBy(key) {
   const isAgain = state.sort.key === key;
-  state.sort = { key, down: isAgain ? !state.sort.down : key === "score" || key === "delta" };
+  state.sort = { key, down: isAgain ? !state.sort.down : key === "score" };
   changed();
 }
 
@@ -62,7 +68,8 @@ function buildRow(row, place) {
   const patient = overview.patients[row];
   const said = prediction(row);
   const isOpen = shownSides().some((side) => side.row === row);
-  const isTold = overview.classes.length > 2 && said.score !== null;
+  const isTold = said.text && said.score !== null;
+  const call = callOf(row);
   return el(
     "div",
     {
@@ -71,14 +78,36 @@ function buildRow(row, place) {
       "data-row": row,
       style: { top: `${place * ROW_HEIGHT}px` },
     },
-    el("span", { class: "cell id", title: patient.id }, patient.id),
-    el("span", { class: "cell label", title: patient.label }, patient.label || "–"),
-    el("span", { class: "cell score", title: said.text },
-      said.correct === false ? el("i", { class: "wrong", title: "wrong" }, "✗") : null,
+    el("span", { class: "cell id", title: patient.id }, buildId(patient.id)),
+    el("span", { class: "cell label", title: patient.label }, buildOutcome(patient)),
+    el("span", { class: "cell score", title: [said.text, said.rank_words].filter(Boolean).join(", ") },
+      call === null ? null : buildSymbol(call ? "▲" : "▽", call ? "at or above the threshold" : "below the threshold"),
+      said.correct === false ? buildSymbol("≠", "not the class observed") : null,
       isTold ? el("span", { class: "said" }, said.text) : null,
-      el("span", { class: "num" }, said.words)),
-    el("span", { class: "cell delta num" }, partOf(row, state.sides[0])?.delta_words ?? "–")
-  );
+      el("span", { class: "num" }, said.words), buildOff(row)));
+}
+
+// Long ones lose their middle: what tells two stays of a patient apart is at the end.
+function buildId(id) {
+  const cut = Math.max(0, id.length - 8);
+  return [el("span", { class: "start" }, id.slice(0, cut)), el("span", { class: "end" }, id.slice(cut))];
+}
+
+// A binary outcome as a symbol, for the same two words in every row say little.
+function buildOutcome({ label, actual }) {
+  if (overview.mode !== "binary" || !label) return label || "–";
+  const has = (actual || []).includes(1);
+  return buildSymbol(has ? "●" : "○", label, has ? "has" : "");
+}
+
+function buildSymbol(symbol, words, kind = "") {
+  return el("span", { class: `symbol ${kind}`, title: words }, el("span", { "aria-hidden": "true" }, symbol), el("span", { class: "unseen" }, words));
+}
+
+// Where attributions do not add up it is told; else there is nothing to say.
+function buildOff(row) {
+  const part = partOf(row, state.sides[0]);
+  return part?.status === "off" ? buildSymbol("✗", `does not add up: |delta| is ${part.delta_words}`, "off") : null;
 }
 
 function moveCursor(step) {
@@ -88,6 +117,17 @@ function moveCursor(step) {
   const bottom = top + ROW_HEIGHT - scroller.clientHeight;
   if (bottom > scroller.scrollTop) scroller.scrollTop = bottom;
   drawRows();
+}
+
+// From which risk on somebody is called positive: nobody has said so at first.
+function threshold() {
+  const text = document.getElementById("threshold")?.value ?? "";
+  return text === "" || !(text >= 0 && text <= 100) ? null : Number(text) / 100;
+}
+
+function callOf(row) {
+  const [least, { score }] = [threshold(), prediction(row)];
+  return least === null || score === null ? null : score >= least;
 }
 
 // Who passes the filters ------------------------------------------------------------
@@ -115,9 +155,16 @@ function codesLike(words) {
   return exact.size ? exact : partly;
 }
 
-function passes(row, { search, outcome, actual, ...others }, codes) {
+// What a call is, as seen from what was observed; null where either is unknown.
+function kindOf(row) {
+  const [call, { actual }] = [callOf(row), overview.patients[row]];
+  return call === null || !actual ? null : `${call}-${actual.includes(1)}`;
+}
+
+function passes(row, { search, outcome, call, actual, ...others }, codes) {
   const patient = overview.patients[row];
   const said = prediction(row);
+  if (call && kindOf(row) !== call) return false;
   if (outcome && said.correct !== (outcome === "right")) return false;
   if (actual && !(patient.actual || []).includes(Number(actual))) return false;
   if (codes && !patient.codes.some((place) => codes.has(place))) return false;
@@ -131,10 +178,6 @@ const SORTS = {
   id: (row) => folded[row],
   label: (row) => overview.patients[row].label,
   score: (row) => prediction(row).score,
-  delta: (row) => {
-    const delta = partOf(row, state.sides[0])?.delta ?? null;
-    return delta === null ? -1 : Math.abs(delta);
-  },
 };
 
 function visibleRows() {
@@ -146,6 +189,7 @@ function visibleRows() {
   const collator = new Intl.Collator(undefined, { numeric: true });
   return passing.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || a - b;
     const order = typeof x === "string" ? collator.compare(x, y) : x - y;
     return sign * order || a - b;
   });

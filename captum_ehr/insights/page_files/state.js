@@ -6,7 +6,9 @@ const state = {
   linked: true,
   active: 0,
   sides: [],
-  sort: { key: "row", down: false },
+  // The highest risk first, where scores are of one thing.
+  sort: overview.predictions[0].some(({ rank }) => rank) ? { key: "score", down: true } : { key: "row", down: false },
+  allCodes: false,
   cursor: 0,
 };
 
