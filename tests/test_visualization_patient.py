@@ -374,7 +374,8 @@ class TestGaps:
         assert all(math.isnan(step.time) for step in steps)
         # The page draws it from left to right, too.
         drawn = re.findall(
-            r'data-value="([^"]*)" data-time="[^"]*" cx="([^"%]*)%"', patient_html(scene)
+            r'data-value="([^"]*)" data-time="[^"]*" cx="([^"%]*)%"',
+            patient_html(scene),
         )
         assert [float(value) for value, _ in drawn] == [1.0, 2.0, 3.0]
         places = [float(x) for _, x in drawn]

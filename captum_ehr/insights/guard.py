@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 4 * 2**20
@@ -35,6 +36,20 @@ _UNFRAMED: Mapping[str, str] = MappingProxyType(
 
 _HANG_UP: Mapping[str, str] = MappingProxyType({"Connection": "close"})
 """Of refusals: what else is sent is not waited for."""
+
+
+_REFUSAL = """<!DOCTYPE html>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'nonce-NONCE'">
+<title>EHR Insights</title>
+<p>Refused: open the address that was printed, with its token.</p>
+<script nonce="NONCE">
+const token = sessionStorage.getItem("token");
+if (!new URLSearchParams(location.search).has("token") && token) {
+  location.replace(`?token=${encodeURIComponent(token)}${location.hash}`);
+}
+</script>
+"""
 
 
 class Guard:
@@ -62,21 +77,40 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
+        query = QueryParams(scope["query_string"])
         app: ASGIApp = self._app
-        if not self._may_pass(headers, QueryParams(scope["query_string"])):
-            words = "Refused: open the address that was printed, with its token.\n"
-            app = PlainTextResponse(words, 403, _HANG_UP)
+        if not self._knows(headers):
+            app = PlainTextResponse("Refused.\n", 403, _HANG_UP)
+        elif not self._may_pass(headers, query):
+            app = _refusal()
         elif int(headers.get("content-length", 0)) > LARGEST:
             app = PlainTextResponse("Too large.\n", 413, _HANG_UP)
         await app(scope, _limited(receive), send_headed)
 
     def _may_pass(self, headers: Headers, query: QueryParams) -> bool:
-        """Whether the token, the host and the origin are right."""
-        tokens = [token.encode() for token in query.getlist("token")]
+        """Whether the token is right: of the query, or of the page's questions."""
+        said = headers.getlist("authorization")
+        tokens = [
+            *query.getlist("token"),
+            *(one.removeprefix("Bearer ") for one in said),
+        ]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0].encode(), self._token)
+
+    def _knows(self, headers: Headers) -> bool:
+        """Whether the host and the origin are right."""
         origins = [urlsplit(origin).netloc for origin in headers.getlist("origin")]
         hosts = {host.lower() for host in (headers.get("host", ""), *origins)}
-        is_known = len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token)
-        return is_known and hosts <= self._hosts
+        return hosts <= self._hosts
+
+
+def _refusal() -> Response:
+    """What who has no token gets: no data, and a way in for a tab that is reloaded.
+
+    The page takes the token out of the address; the browser keeps it for that tab and
+    this port alone.
+    """
+    nonce = secrets.token_urlsafe(16)
+    return HTMLResponse(_REFUSAL.replace("NONCE", nonce), 403, _HANG_UP)
 
 
 def _limited(receive: Receive) -> Receive:

@@ -24,7 +24,10 @@ SCRIPTS = (
     "dom.js",
     "state.js",
     "transport.js",
+    "said.js",
+    "marks.js",
     "sidebar.js",
+    "address.js",
     "patients.js",
     "cohort.js",
     "exports.js",
@@ -208,7 +211,15 @@ def _page(
         overview=overview,
         is_live=not data,
         is_judged=any(said["correct"] is not None for said in predictions),
-        data=embedded({**data, "overview": overview, "colors": TABLE, "bars": BARS}),
+        data=embedded(
+            {
+                **data,
+                "overview": overview,
+                "colors": TABLE,
+                "bars": BARS,
+                "limit": LIMIT,
+            }
+        ),
         css=Markup(stylesheet() + css),
         script=Markup("\n".join(texts)),
     )

@@ -56,6 +56,7 @@ function drawRows() {
   const count = Math.ceil(scroller.clientHeight / ROW_HEIGHT) + 10;
   replace(body, rows.slice(first, first + count).map((row, i) => buildRow(row, first + i)));
   if (!rows.length) replace(body, el("p", { class: "muted none" }, "Nobody matches."));
+  markGrid();
 }
 
 function buildRow(row, place) {
