@@ -40,7 +40,8 @@ _HANG_UP: Mapping[str, str] = MappingProxyType({"Connection": "close"})
 
 _REFUSAL = """<!DOCTYPE html>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'nonce-NONCE'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; script-src 'nonce-NONCE'">
 <title>EHR Insights</title>
 <p>Refused: open the address that was printed, with its token.</p>
 <script nonce="NONCE">
