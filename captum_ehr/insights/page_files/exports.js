@@ -48,7 +48,8 @@ async function exportPng() {
   const { scrollWidth: width, scrollHeight: height } = source;
   const copy = source.cloneNode(true);
   const style = document.createElement("style");
-  style.textContent = document.getElementById("style").textContent;
+  // Pictures go onto paper and white slides.
+  style.textContent = document.getElementById("style").textContent.replaceAll("screen and (prefers-color-scheme: dark)", "not all");
   const box = el("div", { class: "picture ehr-page" }, style, copy);
   box.setAttribute("xmlns", "http://www.w3.org/1999/xhtml");
   const text = new XMLSerializer().serializeToString(box);
