@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import quiet
 from captum_ehr.demo.run import scratch
+from captum_ehr.demo.terminal import epochs_said, said
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
 
@@ -33,17 +35,18 @@ def demo_visualizer(
     says if the data do not suffice.
     """
     with scratch(Path.cwd() if mimic3 else None) as copies:
-        with quiet(), console.status("Loading PyHealth and the patients …") as status:
+        with quiet(), console.status("") as status:
+            said(console, status, "loading PyHealth and the patients")
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
                 cohort = mimic3_cohort(mimic3, copies, patients, seed)
             models = []
             for name in MODELS:
-                status.update(f"Training {name} …")
                 models.append(build_model(name, cohort.dataset, seed))
                 length = epochs or cohort.epochs
-                train(models[-1], cohort, length, seed, lambda epoch, loss: None)
+                tell = epochs_said(partial(said, console, status), name, length)
+                train(models[-1], cohort, length, seed, tell)
         yield of_cohort(models, cohort)
 
 
