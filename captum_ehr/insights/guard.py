@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hmac
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 4 * 2**20
@@ -40,16 +39,29 @@ _HANG_UP: Mapping[str, str] = MappingProxyType({"Connection": "close"})
 
 _REFUSAL = """<!DOCTYPE html>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; script-src 'nonce-NONCE'">
 <title>EHR Insights</title>
+<link rel="icon" href="data:,">
 <p>Refused: open the address that was printed, with its token.</p>
-<script nonce="NONCE">
-const token = sessionStorage.getItem("token");
-if (!new URLSearchParams(location.search).has("token") && token) {
-  location.replace(`?token=${encodeURIComponent(token)}${location.hash}`);
-}
+<script>
+(async () => {
+  const token = sessionStorage.getItem("token");
+  if (location.pathname.endsWith("/") && !location.search && token) {
+    const headers = { Authorization: `Bearer ${token}` };
+    const answer = await fetch(location.pathname, { headers });
+    if (!answer.ok) return;
+    const page = await answer.text();
+    document.open();
+    document.write(page);
+    document.close();
+  }
+})();
 </script>
+"""
+"""What who has no token gets: no data, and a way in for a tab that is reloaded.
+
+The page takes the token out of its address, and the browser keeps it for that tab and
+this port alone, which a cookie does not. Written into the same document, the page has
+the steps of Back that it had.
 """
 
 
@@ -83,7 +95,7 @@ class Guard:
         if not self._knows(headers):
             app = PlainTextResponse("Refused.\n", 403, _HANG_UP)
         elif not self._may_pass(headers, query):
-            app = _refusal()
+            app = HTMLResponse(_REFUSAL, 403, _HANG_UP)
         elif int(headers.get("content-length", 0)) > LARGEST:
             app = PlainTextResponse("Too large.\n", 413, _HANG_UP)
         await app(scope, _limited(receive), send_headed)
@@ -102,16 +114,6 @@ class Guard:
         origins = [urlsplit(origin).netloc for origin in headers.getlist("origin")]
         hosts = {host.lower() for host in (headers.get("host", ""), *origins)}
         return hosts <= self._hosts
-
-
-def _refusal() -> Response:
-    """What who has no token gets: no data, and a way in for a tab that is reloaded.
-
-    The page takes the token out of the address; the browser keeps it for that tab and
-    this port alone.
-    """
-    nonce = secrets.token_urlsafe(16)
-    return HTMLResponse(_REFUSAL.replace("NONCE", nonce), 403, _HANG_UP)
 
 
 def _limited(receive: Receive) -> Receive:
