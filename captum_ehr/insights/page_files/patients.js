@@ -9,24 +9,30 @@ async function drawPatients() {
   drawPatients.asked = ask;
   const wait = () => sides.forEach((side, place) => startWaiting(side, place));
   const waiting = setTimeout(wait, 150);
-  const answers = await Promise.allSettled(sides.map(asking));
+  const isOld = () => drawPatients.asked !== ask || state.tab !== "patient";
+  const answers = await Promise.all(sides.map(async (side, place) => {
+    const [{ value, reason }] = await Promise.allSettled([asking(side)]);
+    if (!isOld()) drawSide(side, place, value, reason);
+    return value;
+  }));
   clearTimeout(waiting);
-  if (drawPatients.asked !== ask || state.tab !== "patient") return;
-  answers.forEach(({ value, reason }, place) => {
-    const content = contentOf(place);
-    content.classList.remove("waiting");
-    hideProgress(place);
-    if (value) content.innerHTML = value.html;
-    else replace(content, buildProblem(sides[place], reason));
-    setUpMarks(content);
-  });
+  if (isOld()) return;
   say(sides.map((side, place) => sayingOf(side, contentOf(place))).join(" "));
   shareColors(sides);
   const bar = document.getElementById("agreement");
   bar.querySelector(".agreement")?.remove();
-  const [a, b] = answers.map(({ value }) => value);
+  const [a, b] = answers;
   if (a && b && sides[0].row === sides[1].row) bar.append(...buildAgreement(a.rows, b.rows));
   document.body.dataset.ready = ask;
+}
+
+function drawSide(side, place, view, reason) {
+  const content = contentOf(place);
+  content.classList.remove("waiting");
+  hideProgress(place);
+  if (view) content.innerHTML = view.html;
+  else replace(content, buildProblem(side, reason));
+  setUpMarks(content);
 }
 
 // A view that is on its way already is not asked for again.
@@ -56,9 +62,9 @@ function abandon(sides) {
 }
 
 function startWaiting(side, place) {
-  contentOf(place)?.classList.add("waiting");
   const one = asked.get(JSON.stringify(side));
-  if (!one) return;
+  if (!one || !contentOf(place)) return;
+  contentOf(place).classList.add("waiting");
   const words = `Explaining ${overview.patients[side.row].id} with ${side.method}`;
   one.tell = showProgress(place, words, () => one.stop.abort());
 }

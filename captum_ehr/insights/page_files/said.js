@@ -17,7 +17,7 @@ function bannerText() {
 }
 
 function clearError() {
-  if (document.getElementById("banner").className === "error" && bannerText() !== LOST) showBanner("");
+  if (document.getElementById("banner").className === "error" && bannerText() !== LOST) showBanner(data.note ?? "", "note");
 }
 
 function say(words) {

@@ -64,7 +64,7 @@ async function request(path, options) {
   }
   if (response?.ok) return response;
   if (response?.status === 413) throw new Error("That is too much to ask at once.");
-  showBanner(LOST, "error");
+  if (bannerText() !== LOST) showBanner(LOST, "error");
   throw new Error(LOST);
 }
 
