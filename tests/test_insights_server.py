@@ -465,10 +465,12 @@ class TestCommand:
 
 class TestToken:
     def test_the_page_says_it_in_a_header(self, server: Server) -> None:
-        said = {"Authorization": f"Bearer {server.token}"}
+        said = {"X_Insights_Token": server.token}
         assert get(server, "/alive", **said)[0] == 204
-        assert get(server, "/alive", Authorization="Bearer wrong")[0] == 403
+        assert get(server, "/alive", X_Insights_Token="wrong")[0] == 403
         assert get(server, "/alive?token=wrong", **said)[0] == 403
+        # A proxy's own.
+        assert get(server, entry(server), Authorization="Basic x")[0] == 200
 
     def test_a_refusal_lets_a_reloaded_tab_in(self, server: Server) -> None:
         """By what the browser keeps for it; the answer itself has nothing."""

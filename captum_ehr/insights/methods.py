@@ -218,7 +218,7 @@ def _runs(
     name: str, encoded: EncodedBatch, mask: Sequence[Tensor] | None
 ) -> int | None:
     """How often a method runs the model, where Captum's loop over players says so."""
-    players = 0 if mask is None else max(int(m.max()) for m in mask) + 1
+    players = 1 + max((int(m.max()) for m in mask or () if m.numel()), default=-1)
     if name == "Occlusion":
         return 1 + sum(m[0].numel() for m in encoded.masks)
     if name == "FeatureAblation":

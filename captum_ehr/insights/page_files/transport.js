@@ -58,7 +58,7 @@ function live() {
 async function request(path, options) {
   let response = null;
   try {
-    response = await fetch(path, { ...options, headers: { Authorization: `Bearer ${token}` } });
+    response = await fetch(path, { ...options, headers: { "X-Insights-Token": token } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
   }
