@@ -52,6 +52,17 @@ def _tables(root: Path | None) -> Path | None:
     return root
 
 
+def _check(source: str) -> None:
+    """End with a line if there is no such module, before anything heavy is loaded."""
+    from captum_ehr.insights.study import StartError, named
+
+    try:
+        named(source)
+    except StartError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
 def _folder(words: str) -> Any:
     """An option for a folder with MIMIC-III's tables."""
     return typer.Option(
@@ -204,6 +215,8 @@ def insights(
             "give one of MODULE:FUNCTION, DIR, --demo and --mimic3.",
             param_hint="insights",
         )
+    if source is not None and not Path(source).is_dir():
+        _check(source)
     from rich.console import Console
 
     from captum_ehr.demo.live import demo_visualizer
@@ -306,12 +319,13 @@ def explain(
         raise typer.BadParameter(
             "give one of --scheduler and --workers.", param_hint="explain"
         )
+    _check(source)
     import logging
 
     from rich.console import Console
 
     from captum_ehr.cohort import CohortError, explain_cohort
-    from captum_ehr.insights.launch import StartError, called
+    from captum_ehr.insights.study import StartError, called
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("captum_ehr").setLevel(logging.INFO)

@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from insights_browser import BROWSER
 
 from captum_ehr.propagation import passes, runs
 
@@ -97,3 +98,15 @@ def _threads_of_before_draw_no_numbers() -> Iterator[None]:
                 module, "alone", lambda: len(sys._current_frames().keys() - idle) == 1
             )
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests that are skipped without it."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-quic"]
+        )
+        yield opened
+        opened.close()

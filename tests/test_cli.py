@@ -55,6 +55,32 @@ def test_version() -> None:
     assert done.stdout.split() == ["captum-ehr", captum_ehr.__version__]
 
 
+@pytest.mark.parametrize("command", [("insights",), ("explain", "--out", "none")])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nostudy:show", "no module 'nostudy'"), ("nostudy", "names no function")],
+)
+def test_a_mistyped_module_is_found_before_anything_heavy(
+    command: tuple[str, ...], source: str, said: str
+) -> None:
+    script = (
+        "import sys, captum_ehr.cli\n"
+        "try:\n"
+        f"    captum_ehr.cli.app({[*command, source]})\n"
+        "except SystemExit as end:\n"
+        f"    print(end.code, *sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == ["1"]
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
 def test_importing_it_imports_nothing_heavy() -> None:
     script = (
         f"import sys, captum_ehr.cli; print(*sorted(set({HEAVY}) & set(sys.modules)))"

@@ -36,7 +36,7 @@ from captum_ehr.demo.explaining import (
 from captum_ehr.demo.mimic3 import code_names
 from captum_ehr.demo.quiet import quiet
 from captum_ehr.demo.run import run_demo
-from captum_ehr.demo.terminal import top_table
+from captum_ehr.demo.terminal import epochs_said, said, top_table
 from captum_ehr.demo.training import MODELS, build_model, train, with_unknowns
 from captum_ehr.scene import population_scene
 
@@ -69,6 +69,27 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     paths = run_demo(out, console, patients=15, epochs=1, n_patients=120)
     assert [path.name for path in paths][0] == "report.html"
     return out, terminal.getvalue()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    """One per epoch; on a terminal the status moves instead."""
+    for is_terminal in (False, True):
+        written = io.StringIO()
+        console = Console(file=written, force_terminal=is_terminal, width=80)
+        with console.status("") as status:
+            tell = epochs_said(partial(said, console, status), "StageNet", 8)
+            for epoch in (0, 0, 1, 2, 2):
+                tell(epoch, 0.5)
+            assert status.status == "training StageNet, epoch 3 of 8 …"
+        lines = [f"training StageNet, epoch {n} of 8" for n in (1, 2, 3)]
+        if not is_terminal:
+            assert written.getvalue().splitlines() == lines
+
+
+def test_a_piped_run_says_where_it_is(small: tuple[Path, str]) -> None:
+    assert small[1].startswith("loading PyHealth and the patients")
+    for name in MODELS:
+        assert f"training {name}, epoch 1 of 1" in small[1].splitlines()
 
 
 # --- the files --------------------------------------------------------------

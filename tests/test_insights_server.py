@@ -22,6 +22,7 @@ from insights_cases import Bag, bag_arguments
 
 from captum_ehr.insights import AttributionVisualizer, PortInUseError, Server, api
 from captum_ehr.insights.guard import LARGEST
+from captum_ehr.insights.watching import watched
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = ("/", "/alive", "/ask", "/stream", "/nothing")
@@ -460,3 +461,73 @@ class TestCommand:
 
         with pytest.raises(PortInUseError):
             show(Console(), "absent:show", port=server.port, address="127.0.0.1")
+
+
+class TestToken:
+    def test_the_page_says_it_in_a_header(self, server: Server) -> None:
+        said = {"X_Insights_Token": server.token}
+        assert get(server, "/alive", **said)[0] == 204
+        assert get(server, "/alive", X_Insights_Token="wrong")[0] == 403
+        assert get(server, "/alive?token=wrong", **said)[0] == 403
+        # A proxy's own.
+        assert get(server, entry(server), Authorization="Basic x")[0] == 200
+
+    def test_a_refusal_lets_a_reloaded_tab_in(self, server: Server) -> None:
+        """By what the browser keeps for it; the answer itself has nothing."""
+        _, text = get(server, "/")
+        assert "sessionStorage" in text and server.token not in text
+        status, text = get(server, "/", Host="evil.example")
+        assert status == 403 and "sessionStorage" not in text
+
+
+class TestWatching:
+    """How far a slow method is, and its end."""
+
+    def test_what_was_counted_is_what_was_foretold(self) -> None:
+        model = Bag()
+        names = ["FeatureAblation", "Occlusion", "ShapleyValueSampling", "Lime"]
+        shown = AttributionVisualizer(model, *bag_arguments(model), methods=names)
+        for name in names:
+            runs: list[tuple[int, int | None]] = []
+
+            def tell(*run: Any, runs: list[Any] = runs) -> None:
+                runs.append(run)
+
+            with watched(tell, threading.Event()):
+                shown.view(0, name)
+            assert [done for done, _ in runs] == [*range(1, len(runs) + 1)]
+            assert runs[-1][1] is not None and abs(len(runs) - runs[-1][1]) <= 1, name
+            assert not model._forward_pre_hooks
+
+    def test_a_view_says_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(api, "_PAUSE", 0.0)
+        model = Bag()
+        methods = ["ShapleyValueSampling"]
+        shown = AttributionVisualizer(model, *bag_arguments(model), methods=methods)
+        *pieces, last = api.progress(shown, {"kind": "view", "row": 1})
+        shares = [piece["done"] / piece["of"] for piece in pieces]
+        assert len(shares) > 10 and shares == sorted(shares) and shares[-1] <= 1
+        assert last["result"]["rows"]
+
+    def test_it_ends_between_two_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(api, "_PAUSE", 0.0)
+        model, stopped = Bag(), threading.Event()
+        methods = ["ShapleyValueSampling"]
+        shown = AttributionVisualizer(model, *bag_arguments(model), methods=methods)
+        said = []
+        for piece in api.progress(shown, {"kind": "view", "row": 0}, stopped):
+            said.append(piece)
+            stopped.set()
+        assert said[-1] == {"error": "Cancelled: nobody waits for it."}
+        (cohort,) = api.progress(shown, {"rows": [0, 1]}, stopped)
+        assert cohort == said[-1]
+        assert not model._forward_pre_hooks
+
+    def test_more_than_a_file_is_meant_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(api, "LIMIT", 2)
+        question = {"kind": "page", "rows": [0, 1, 2], "settings": [{}]}
+        assert "error" in api.answer(visualizer(), question)
+        page = api.answer(visualizer(), {**question, "all": True})["result"]
+        assert "the data of 3 patients" in page

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.scene import patient_scene
-from captum_ehr.scene.palette import ColorScale
+from captum_ehr.scene.palette import LOWERS, RAISES, ColorScale
 from captum_ehr.scene.wording import signed
 from captum_ehr.visualization import (
     cohort_bar,
@@ -23,7 +23,7 @@ from captum_ehr.visualization import (
     timeline,
     waterfall,
 )
-from captum_ehr.visualization.html import patient_html
+from captum_ehr.visualization.html import patient_html, stylesheet
 
 ODD = "$\\frac{a}$ _b^2 <b>" + "long name " * 20
 PICTURES = (timeline, waterfall, heatmap)
@@ -434,7 +434,8 @@ class TestGaps:
         assert all(math.isnan(step.time) for step in steps)
         # The page draws it from left to right, too.
         drawn = re.findall(
-            r'data-value="([^"]*)" data-time="[^"]*" cx="([^"]*)"', patient_html(scene)
+            r'data-value="([^"]*)" data-time="[^"]*" cx="([^"%]*)%"',
+            patient_html(scene),
         )
         assert [float(value) for value, _ in drawn] == [1.0, 2.0, 3.0]
         places = [float(x) for _, x in drawn]
@@ -458,3 +459,51 @@ class TestGaps:
             with pytest.raises(ValueError, match="2 different targets.*of one target"):
                 draw(made)
             draw(made[[target == 0 for target in made.target]])
+
+
+def luminance(color: str) -> float:
+    """Of ``"#rrggbb"`` or ``"#rgb"``, as WCAG 2 has it."""
+    color = color.strip("# ")
+    pairs = [c * 2 for c in color] if len(color) == 3 else re.findall("..", color)
+    shares = [int(pair, 16) / 255 for pair in pairs]
+    linear = [
+        s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+class TestColours:
+    """Of pages and pieces, light and dark."""
+
+    @pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+    def test_they_have_contrast(self, place: int) -> None:
+        blocks = re.findall(r"\.ehr, \.ehr-page \{(.*?)\}", stylesheet(), re.DOTALL)
+        colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", blocks[place]))
+        grounds = ["paper", "soft", "stripe", "chosen"]
+        for name in ("ink", "muted"):
+            for ground in (*grounds, "warn-soft", "star-soft"):
+                assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
+        for name in ("accent", "good", "warn", "bad"):
+            for ground in grounds:
+                assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
+        for name in ("good", "warn", "bad"):
+            assert contrast(colors[name], colors[f"{name}-soft"]) >= 4.5, name
+        assert contrast(colors["on-accent"], colors["accent"]) >= 4.5
+        for name in ("edge", "plain", "output"):
+            for ground in ("paper", "soft", "track"):
+                assert contrast(colors[name], colors[ground]) >= 3, (name, ground)
+        for bar in (LOWERS, RAISES):
+            for ground in ("paper", "track"):
+                assert contrast(bar, colors[ground]) >= 3, (bar, ground)
+
+    def test_they_are_named_once_and_used(self) -> None:
+        css = stylesheet()
+        names = set(re.findall(r"--([a-z-]+):", css))
+        assert set(re.findall(r"var\(--([a-z-]+)\)", css)) <= names
+        rules = css.split(".ehr {", 1)[1].rpartition(".ehr .ramp {")[0]
+        assert not re.search(r"#[0-9a-f]{3,6}\b", rules)

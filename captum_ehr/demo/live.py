@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from captum_ehr.demo.kept import keep, kept_model, kept_path
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import one_thread, quiet
 from captum_ehr.demo.run import scratch
+from captum_ehr.demo.terminal import epochs_said, said
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
 
@@ -36,22 +38,29 @@ def demo_visualizer(
     suffice.
     """
     with scratch(Path.cwd() if mimic3 else None) as copies:
-        status = console.status("Loading PyHealth and the patients …")
+        status = console.status("")
         with quiet(), one_thread(), status:
+            said(console, status, "loading PyHealth and the patients")
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
                 cohort = mimic3_cohort(mimic3, copies, patients, seed)
             models = []
             for name in MODELS:
-                status.update(f"Training {name} …")
                 # Of somebody's own patients nothing is left outside of the block.
-                models.append(_model(name, cohort, epochs, seed, keeps=not mimic3))
+                keeps = mimic3 is None
+                tell = partial(said, console, status)
+                models.append(_model(name, cohort, epochs, seed, keeps, tell))
         yield of_cohort(models, cohort)
 
 
 def _model(
-    name: str, cohort: Cohort, epochs: int | None, seed: int, keeps: bool
+    name: str,
+    cohort: Cohort,
+    epochs: int | None,
+    seed: int,
+    keeps: bool,
+    tell: Callable[[str], None],
 ) -> nn.Module:
     """A model as it was kept, else trained and, if it ``keeps``, kept."""
     length = epochs or cohort.epochs
@@ -59,7 +68,7 @@ def _model(
     model = kept_model(name, cohort, seed, path) if keeps else None
     if model is None:
         model = build_model(name, cohort.dataset, seed)
-        train(model, cohort, length, seed, lambda epoch, loss: None)
+        train(model, cohort, length, seed, epochs_said(tell, name, length))
         if keeps:
             keep(model, path)
     return model

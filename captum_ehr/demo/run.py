@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from captum_ehr.demo.explaining import (
 )
 from captum_ehr.demo.mimic3 import mimic3_cohort
 from captum_ehr.demo.quiet import one_thread, quiet
-from captum_ehr.demo.terminal import account_table, top_table
+from captum_ehr.demo.terminal import account_table, epochs_said, plain, said, top_table
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
 from captum_ehr.explanation.words import remarks
 from captum_ehr.explanation.writing import private
@@ -46,7 +47,10 @@ def run_demo(
     """
     out.mkdir(parents=True, exist_ok=True)
     with quiet(), one_thread(), scratch(out) as copies:
-        with console.status("Loading PyHealth and the patients (a minute at most) …"):
+        with console.status("") as status:
+            said(
+                console, status, "loading PyHealth and the patients (a minute at most)"
+            )
             cohort = (
                 synthetic_demo_cohort(n_patients, patients, seed)
                 if mimic3 is None
@@ -80,9 +84,12 @@ def _result(
     model = build_model(name, cohort.dataset, seed)
     task = progress.add_task(f"train {name}", total=steps_of(cohort, epochs), note="")
 
+    tell = epochs_said(partial(plain, progress.console), name, epochs)
+
     def step(epoch: int, loss: float) -> None:
         note = f"epoch {epoch + 1}/{epochs}, loss {loss:.2f}"
         progress.update(task, advance=1, note=note)
+        tell(epoch, loss)
 
     train(model, cohort, epochs, seed, step)
     size = len(cohort.held_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from captum_ehr.demo.cohorts import Cohort
@@ -11,9 +11,38 @@ from captum_ehr.demo.explaining import Explained
 from captum_ehr.scene import population_scene
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 _ROWS = 15
+
+
+def plain(console: Console, words: str) -> None:
+    """A line where there is no terminal, on which a bar or a status would move."""
+    if not console.is_terminal:
+        console.print(words, highlight=False, markup=False)
+
+
+def said(console: Console, status: Status, words: str) -> None:
+    """What is being done, as the status or as a line."""
+    status.update(f"{words} …")
+    plain(console, words)
+
+
+def epochs_said(
+    say: Callable[[str], None], name: str, epochs: int
+) -> Callable[[int, float], None]:
+    """What :func:`~captum_ehr.demo.training.train` tells, said once per epoch."""
+    begun = -1
+
+    def step(epoch: int, loss: float) -> None:
+        nonlocal begun
+        if epoch > begun:
+            begun = epoch
+            say(f"training {name}, epoch {epoch + 1} of {epochs}")
+
+    return step
 
 
 def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from itertools import batched
+from queue import SimpleQueue
 from typing import Any
 
 from .explainer import Setting
-from .page import TOP, cohort_piece, patient_piece, saved
+from .page import LIMIT, TOP, cohort_piece, patient_piece, saved
 from .views import Viewable, sums_of
+from .watching import watched
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ _TOLD = (
 _PAUSE = 0.3
 """Seconds between two pieces of a long answer, unless a batch takes longer."""
 
+ANSWERING = "insights-answer"
+"""The name of threads that work out answers."""
+
 _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 
 
@@ -39,7 +45,7 @@ def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
     Its ``kind`` is ``"view"`` of a ``row``, ``"what_if"`` of a ``row`` with pairs of
     feature and code to ``remove`` or triples with a value to ``set``, the sums of a
     ``"cohort"`` of ``rows``, all with how to explain, or a ``"page"`` of ``rows`` and
-    ``settings``.
+    ``settings``, ``all`` of them where they are more than a file is meant for.
 
     Returns:
         ``result``, or ``error`` in words.
@@ -54,19 +60,27 @@ def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
         return {"error": told(error)}
 
 
-def progress(visualizer: Viewable, question: Any) -> Iterator[dict[str, Any]]:
-    """Explain a cohort piece by piece; who has enough stops asking for the next.
+def progress(
+    visualizer: Viewable, question: Any, stopped: threading.Event | None = None
+) -> Iterator[dict[str, Any]]:
+    """Explain one patient or a cohort piece by piece, until it is ``stopped``.
 
     Of the ``rows`` only ``explain`` are explained, if that is given. The table has
     ``all`` codes, or the strongest.
 
     Yields:
+        Of a question of the kind ``"view"`` how far it is, ``done`` of ``of`` runs of
+        the model (None where that is not known), then what :func:`answer` gives. Else
         ``deltas``, by row the residual, its words and the verdict, of some patients;
         ``html``, the cohort so far, where it is to be drawn, and whether that is
         ``done``; or at last ``error`` in words.
     """
+    stopped = stopped or threading.Event()
     try:
-        setting = _setting(visualizer, _checked(question))
+        if _checked(question).get("kind") == "view":
+            yield from _view(visualizer, question, stopped)
+            return
+        setting = _setting(visualizer, question)
         size = max(2, visualizer.methods[setting.method].together)
         # In the dataset's order, in which patients are padded together.
         shown = sorted(_rows(question["rows"]))
@@ -76,7 +90,8 @@ def progress(visualizer: Viewable, question: Any) -> Iterator[dict[str, Any]]:
         new: dict[int, Any] = {}
         begun = time.monotonic()
         for chunk in [*batched(rows, size)] or [()]:
-            batch = visualizer.contributions(chunk, setting)
+            with watched(lambda *_: None, stopped):
+                batch = visualizer.contributions(chunk, setting)
             parts |= batch
             told_of = ("delta", "delta_words", "status")
             new |= {r: [part[key] for key in told_of] for r, part in batch.items()}
@@ -91,6 +106,31 @@ def progress(visualizer: Viewable, question: Any) -> Iterator[dict[str, Any]]:
                 begun, new = time.monotonic(), {}
     except Exception as error:
         yield {"error": told(error)}
+
+
+def _view(
+    visualizer: Viewable, question: Any, stopped: threading.Event
+) -> Iterator[dict[str, Any]]:
+    """One patient, worked out in a thread, and how far that is."""
+    pieces: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    told_at = time.monotonic()
+
+    def tell(done: int, of: int | None) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at > _PAUSE:
+            told_at = time.monotonic()
+            pieces.put({"done": done, "of": of})
+
+    def work() -> None:
+        with watched(tell, stopped):
+            pieces.put(answer(visualizer, question))
+
+    threading.Thread(target=work, name=ANSWERING, daemon=True).start()
+    piece = pieces.get()
+    while "done" in piece:
+        yield piece
+        piece = pieces.get()
+    yield piece
 
 
 def told(error: Exception) -> str:
@@ -138,7 +178,9 @@ def _result(visualizer: Viewable, question: Any) -> Any:
         return sums_of(parts, visualizer.overview()["codes"])
     if kind == "page":
         ways = [_setting(visualizer, way) for way in question["settings"]]
-        return saved(visualizer, _rows(question["rows"]), ways)
+        rows = _rows(question["rows"])
+        limit = len(rows) if question.get("all") is True else LIMIT
+        return saved(visualizer, rows, ways, limit)
     raise ValueError(f"There is no question of the kind {kind!r}.")
 
 

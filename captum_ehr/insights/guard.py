@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 4 * 2**20
@@ -35,6 +35,34 @@ _UNFRAMED: Mapping[str, str] = MappingProxyType(
 
 _HANG_UP: Mapping[str, str] = MappingProxyType({"Connection": "close"})
 """Of refusals: what else is sent is not waited for."""
+
+
+_REFUSAL = """<!DOCTYPE html>
+<meta charset="utf-8">
+<title>EHR Insights</title>
+<link rel="icon" href="data:,">
+<p>Refused: open the address that was printed, with its token.</p>
+<script>
+(async () => {
+  const token = sessionStorage.getItem("token");
+  if (location.pathname.endsWith("/") && !location.search && token) {
+    const headers = { "X-Insights-Token": token };
+    const answer = await fetch(location.pathname, { headers });
+    if (!answer.ok) return;
+    const page = await answer.text();
+    document.open();
+    document.write(page);
+    document.close();
+  }
+})();
+</script>
+"""
+"""What who has no token gets: no data, and a way in for a tab that is reloaded.
+
+The page takes the token out of its address, and the browser keeps it for that tab and
+this port alone, which a cookie does not. Written into the same document, the page has
+the steps of Back that it had.
+"""
 
 
 class Guard:
@@ -62,21 +90,27 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
+        query = QueryParams(scope["query_string"])
         app: ASGIApp = self._app
-        if not self._may_pass(headers, QueryParams(scope["query_string"])):
-            words = "Refused: open the address that was printed, with its token.\n"
-            app = PlainTextResponse(words, 403, _HANG_UP)
+        if not self._knows(headers):
+            app = PlainTextResponse("Refused.\n", 403, _HANG_UP)
+        elif not self._may_pass(headers, query):
+            app = HTMLResponse(_REFUSAL, 403, _HANG_UP)
         elif int(headers.get("content-length", 0)) > LARGEST:
             app = PlainTextResponse("Too large.\n", 413, _HANG_UP)
         await app(scope, _limited(receive), send_headed)
 
     def _may_pass(self, headers: Headers, query: QueryParams) -> bool:
-        """Whether the token, the host and the origin are right."""
-        tokens = [token.encode() for token in query.getlist("token")]
+        """Whether the token is right: of the query, or of the page's questions."""
+        # Not Authorization, which a proxy in front may have for itself.
+        tokens = [*query.getlist("token"), *headers.getlist("x-insights-token")]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0].encode(), self._token)
+
+    def _knows(self, headers: Headers) -> bool:
+        """Whether the host and the origin are right."""
         origins = [urlsplit(origin).netloc for origin in headers.getlist("origin")]
         hosts = {host.lower() for host in (headers.get("host", ""), *origins)}
-        is_known = len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token)
-        return is_known and hosts <= self._hosts
+        return hosts <= self._hosts
 
 
 def _limited(receive: Receive) -> Receive:

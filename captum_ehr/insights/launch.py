@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .study import StartError, called
 from .viewer import Viewer
 from .visualizer import AttributionVisualizer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-class StartError(Exception):
-    """What cannot be shown, in words for the person who asked for it."""
-
-
-def called(spec: str) -> Any:
-    """What a function returns that is named on the command line.
-
-    Args:
-        spec: ``module:function``; the module is looked for in the working folder too.
-            The function takes nothing.
-
-    Example:
-        >>> called("math")
-        Traceback (most recent call last):
-        captum_ehr.insights.launch.StartError: 'math' names no function; write
-        module:function, e.g. study:show.
-    """
-    name, _, function = spec.partition(":")
-    if not name or not function:
-        raise StartError(
-            f"{spec!r} names no function; write module:function, e.g. study:show."
-        )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0] and error.name != name:
-            raise
-        raise StartError(
-            f"There is no module {name!r} in {Path.cwd()} or the Python environment."
-        ) from None
-    found: Any = module
-    for part in function.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise StartError(f"{name} has no function {function!r}.")
-    return found()
 
 
 def load(spec: str, most: int = 500) -> Viewer:

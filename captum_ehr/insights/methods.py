@@ -22,6 +22,7 @@ from ..attr.result import Result
 from ..explanation import Explanation
 from ..propagation import Diagnostics
 from .draws import DrawnAlike
+from .watching import counted
 
 OURS = "DeepLiftEHR"
 SHAP = "DeepLiftShapEHR"
@@ -57,9 +58,13 @@ _SUMS = frozenset(
     }
 )
 
+#: Orders of the players, Captum's own default.
+_SAMPLES = 25
+
 #: What a class's attribute is given beyond what its signature asks of everybody.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "IntegratedGradients": {"n_steps": 50},
+    "ShapleyValueSampling": {"n_samples": _SAMPLES},
     "KernelShap": {"n_samples": 200},
     "Lime": {"n_samples": 200},
 }
@@ -205,7 +210,7 @@ def _captum(kind: Any, case: Case) -> Explanation:
         "sliding_window_shapes": windows(encoded),
         **_OPTIONS.get(name, {}),
     }
-    with DrawnAlike():
+    with DrawnAlike(), counted(case.model, _runs(name, encoded, mask)):
         attributions = method.attribute(
             encoded.inputs, **{k: v for k, v in options.items() if k in takes}
         )
@@ -215,6 +220,21 @@ def _captum(kind: Any, case: Case) -> Explanation:
     elif "sliding_window_shapes" in takes:
         parts = tuple(map(once, parts, encoded.masks))
     return _checked(case, name, parts, () if mask is None else (_SHARED,))
+
+
+def _runs(
+    name: str, encoded: EncodedBatch, mask: Sequence[Tensor] | None
+) -> int | None:
+    """How often a method runs the model, where Captum's loop over players says so."""
+    players = 1 + max((int(m.max()) for m in mask or () if m.numel()), default=-1)
+    if name == "Occlusion":
+        return 1 + sum(m[0].numel() for m in encoded.masks)
+    if name == "FeatureAblation":
+        return 1 + players
+    if name == "ShapleyValueSampling":
+        return 1 + _SAMPLES * players
+    samples: int | None = _OPTIONS.get(name, {}).get("n_samples")
+    return samples
 
 
 def windows(encoded: EncodedBatch) -> tuple[tuple[int, ...], ...]:

@@ -26,8 +26,11 @@ SCRIPTS = (
     "dom.js",
     "state.js",
     "transport.js",
+    "said.js",
+    "marks.js",
     "sidebar.js",
     "what_if.js",
+    "address.js",
     "patients.js",
     "cohort.js",
     "exports.js",
@@ -215,7 +218,15 @@ def _page(
         is_live=not data,
         is_judged=any(said["correct"] is not None for said in predictions),
         is_observed=any(one["actual"] is not None for one in overview["patients"]),
-        data=embedded({**data, "overview": overview, "colors": TABLE, "bars": BARS}),
+        data=embedded(
+            {
+                **data,
+                "overview": overview,
+                "colors": TABLE,
+                "bars": BARS,
+                "limit": LIMIT,
+            }
+        ),
         css=Markup(stylesheet() + css),
         script=Markup("\n".join(texts)),
     )

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -36,13 +35,12 @@ except ModuleNotFoundError as error:
         "pip install 'captum-ehr[page]'"
     ) from error
 
-from .api import answer, as_json, progress
+from .api import ANSWERING, answer, as_json, progress
 from .guard import Guard
 from .page import live_page
 from .views import Viewable
 
 _LOG = logging.getLogger(__name__)
-_ANSWERING = "insights-answer"
 
 
 class PortInUseError(OSError):
@@ -127,7 +125,7 @@ class Server:
     @property
     def is_computing(self) -> bool:
         """Whether an answer of any server of this process is still being computed."""
-        return any(thread.name == _ANSWERING for thread in threading.enumerate())
+        return any(thread.name == ANSWERING for thread in threading.enumerate())
 
     def stop(self) -> None:
         """Stop serving; open pages say that the connection is lost."""
@@ -189,12 +187,17 @@ class Server:
             return Response(as_json(said), media_type="application/json")
 
         async def stream(request: Request) -> Response:
-            parts = progress(self._visualizer, await _question(request))
+            stopped = threading.Event()
+            parts = progress(self._visualizer, await _question(request), stopped)
 
             async def lines() -> AsyncIterator[str]:
-                with suppress(HTTPException):  # stopped
+                try:
                     while part := await self._computed(next, parts, None):
                         yield as_json(part) + "\n"
+                except HTTPException:
+                    pass  # the server ends
+                finally:
+                    stopped.set()
 
             return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -225,7 +228,7 @@ class Server:
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=work, name=_ANSWERING, daemon=True).start()
+        threading.Thread(target=work, name=ANSWERING, daemon=True).start()
         result = asyncio.wrap_future(future)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -17,9 +17,11 @@ from captum_ehr.scene.history import Band, Line
 from captum_ehr.scene.patient import PatientScene
 from captum_ehr.scene.population import PopulationScene
 
-_WIDTH, _LEFT, _RIGHT, _BARS, _ROW, _ROOM = 1000, 204, 868, 100, 48, 46
-"""Of a drawing over time: its width, the ends of its axis, the heights of the bars of
-visits and of a line of values, and the room for a number."""
+_BARS, _ROW = 112, 62
+"""Of a drawing over time the heights of the bars of visits and of a line of values."""
+
+_ROOM, _NARROW = 7.0, 14.0
+"""The room for a number in per cent of the width: of a page, and of a phone."""
 
 
 def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
@@ -50,11 +52,13 @@ def population_html(scene: PopulationScene) -> str:
 @cache
 def stylesheet() -> str:
     """The looks of both, as CSS; every rule is of the class ``ehr``."""
-    file = resources.files("captum_ehr.visualization") / "templates" / "patient.css"
+    folder = resources.files("captum_ehr.visualization") / "templates"
+    names = ("colors.css", "patient.css")
+    files = [(folder / name).read_text(encoding="utf-8") for name in names]
     grey = palette.ColorScale(1.0, False).ramp
     ramp = f".ehr .ramp {{ background: {palette.RAMP}; }}\n"
     ramp += f".ehr .ramp.unsigned {{ background: {grey}; }}\n"
-    return file.read_text(encoding="utf-8") + ramp
+    return "".join(files) + ramp
 
 
 @cache
@@ -122,19 +126,18 @@ def charts(scene: PatientScene) -> list[dict[str, Any]]:
 def _chart(
     scene: PatientScene, lines: Sequence[tuple[Line, Band]], has_bars: bool
 ) -> dict[str, Any]:
-    """Visits and values over time, in units of the drawing."""
+    """Visits and values over time: from the left in per cent, from the top in pixels.
+
+    So a drawing is as wide as there is room for, and its letters keep their size.
+    """
     axis = scene.axis
 
     def to_x(place: float) -> float:
-        share = (place - axis.low) / (axis.high - axis.low)
-        return round(_LEFT + share * (_RIGHT - _LEFT), 1)
+        return round(100 * (place - axis.low) / (axis.high - axis.low), 2)
 
     bars, zero, thickness = _bars(scene, to_x) if has_bars else ([], 0.0, 0.0)
     top = _BARS if bars else 8
     return {
-        "width": _WIDTH,
-        "left": _LEFT,
-        "right": _RIGHT,
         "foot": top + len(lines) * _ROW,
         "axis": axis.label,
         "ticks": [(to_x(place), wording.number(place)) for place in axis.ticks],
@@ -154,8 +157,8 @@ def _bars(
 ) -> tuple[list[tuple[Any, ...]], float, float]:
     """A bar per visit with a place, up where it raises; zero's place; their width.
 
-    Of each bar: the visit, its number from 1, the middle, the top, the height, and
-    where its words stand, if there is room.
+    Of each bar: the visit, its number from 1, the middle, the top, the height, where
+    its words stand, and for which widths there is room for them; see :func:`_rooms`.
     """
     placed = [
         (visit, number, to_x(place))
@@ -165,18 +168,29 @@ def _bars(
     ]
     totals = [0.0 if math.isnan(v.total) else v.total for v, *_ in placed]
     rise, fall = max([0.0, *totals]), -min([0.0, *totals])
-    unit = (_BARS - 44) / ((rise + fall) or 1.0)
-    zero = round(18 + rise * unit, 1)
+    unit = (_BARS - 56) / ((rise + fall) or 1.0)
+    zero = round(30 + rise * unit, 1)
     places = [x for *_, x in placed]
-    gaps = [right - left - 2 for left, right in zip(places, places[1:])]
-    has_room = folding.with_room(places, list(map(abs, totals)), _ROOM)
+    gaps = [right - left - 0.2 for left, right in zip(places, places[1:])]
+    rooms = _rooms(places, list(map(abs, totals)))
     bars = []
     for i, total in enumerate(totals):
         height = round(max(1.5, abs(total) * unit), 1)
         top = round(zero - height if total >= 0 else zero, 1)
         words = round(top - 4 if total >= 0 else zero + height + 11, 1)
-        bars.append((*placed[i], top, height, words if i in has_room else None))
-    return bars, zero, round(max(3.0, min([12.0, *gaps])), 1)
+        bars.append((*placed[i], top, height, words, rooms[i]))
+    return bars, zero, round(max(0.4, min([1.8, *gaps])), 2)
+
+
+def _rooms(places: Sequence[float], strengths: Sequence[float]) -> list[str]:
+    """Where numbers can be written: anywhere, on a page (``"roomy"``), or nowhere."""
+    wide, narrow = (
+        folding.with_room(places, strengths, room) for room in (_ROOM, _NARROW)
+    )
+    return [
+        "anywhere" if i in narrow else "roomy" if i in wide else ""
+        for i in range(len(places))
+    ]
 
 
 def _row(
@@ -190,7 +204,7 @@ def _row(
 
     Returns:
         Where its name stands, the place and height of the usual range or None, and
-        per value: itself, when it was, where it is, and whether its words have room.
+        per value: itself, when it was, where it is, and where its words have room.
     """
     usual = line.items[0].usual
     values = [item.value for item in line.items]
@@ -199,7 +213,7 @@ def _row(
 
     def to_y(value: float) -> float:
         share = (value - low) / (high - low) if high > low else 0.5
-        return round(top + 40 - 18 * min(max(share, -0.2), 1.2), 1)
+        return round(top + 54 - 18 * min(max(share, -0.2), 1.2), 1)
 
     places, heads = scene.axis.places(band)[0], band.heads
     known = [
@@ -207,11 +221,11 @@ def _row(
         for item, place in zip(line.items, line.places, strict=True)
         if math.isfinite(item.value)
     ]
+    # What was not measured has no number.
     told = [i for i, (item, *_) in enumerate(known) if not item.is_imputed]
     strengths = [known[i][0].strength for i in told]
-    fit = folding.with_room([known[i][2] for i in told], strengths, _ROOM)
-    has_room = {told[place] for place in fit}
-    dots = [(*dot, i in has_room) for i, dot in enumerate(known)]
+    rooms = dict(zip(told, _rooms([known[i][2] for i in told], strengths)))
+    dots = [(*dot, rooms.get(i, "")) for i, dot in enumerate(known)]
     upper, lower = to_y(usual[1]), to_y(usual[0])
     is_known = any(map(math.isfinite, usual))
-    return top + 36, (upper, round(lower - upper, 1)) if is_known else None, dots
+    return top + 14, (upper, round(lower - upper, 1)) if is_known else None, dots

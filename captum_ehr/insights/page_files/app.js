@@ -6,27 +6,25 @@ function shownSides() {
   return state.compare ? state.sides : state.sides.slice(0, 1);
 }
 
-function showBanner(text, kind) {
-  const banner = document.getElementById("banner");
-  banner.className = kind || "";
-  banner.textContent = text;
-  banner.hidden = !text;
-}
+// What is being drawn: exports wait for it.
+let drawing = null;
 
 function setUpTop() {
-  for (const tab of document.querySelectorAll(".tab")) {
-    tab.addEventListener("click", () => {
-      state.tab = tab.dataset.tab;
-      changed();
-    });
-  }
   const buttons = {
+    drawer: () => openDrawer(!document.body.classList.contains("drawn")),
     compare: toggleCompare,
     "export-csv": exporting(exportCsv),
     "export-png": exporting(exportPng),
     "export-html": exporting(exportHtml),
   };
   for (const [id, act] of Object.entries(buttons)) document.getElementById(id)?.addEventListener("click", act);
+}
+
+// Where there is one column the list of patients is opened when it is wanted.
+function openDrawer(isOpen) {
+  document.body.classList.toggle("drawn", isOpen);
+  document.getElementById("drawer").setAttribute("aria-expanded", String(isOpen));
+  if (isOpen) drawRows();
 }
 
 function toggleCompare() {
@@ -56,6 +54,7 @@ function openPatient(row) {
     if (linked || i === state.active) side.row = row;
   });
   state.tab = "patient";
+  openDrawer(false);
   changed();
 }
 
@@ -87,7 +86,9 @@ function buildControl(place, label, options) {
   const pick = () => change(place, { [key]: known[select.selectedIndex][0] });
   const select = el("select", { "aria-label": label, on: { change: pick } },
     known.map(([value, words]) => el("option", { selected: value === side[key] }, shorten(words, 48))));
-  return el("label", null, el("span", null, label), select);
+  const words = shorten(known.find(([value]) => value === side[key])?.[1] ?? "", 48);
+  const chosen = el("b", { class: "chosen", "aria-hidden": "true" }, words);
+  return el("label", null, el("span", null, label), select, chosen);
 }
 
 function buildLink() {
@@ -125,7 +126,7 @@ function buildPanel(place) {
     }
   };
   return el("article", { class: "panel", "data-side": place, on: { click: pick } },
-    el("div", { class: "head" }), el("div", { class: "content" }));
+    el("div", { class: "head" }), el("div", { class: "progress" }), el("div", { class: "content" }));
 }
 
 function markActive() {
@@ -138,18 +139,33 @@ function contentOf(place) {
   return document.querySelector(`.panel[data-side="${place}"] .content`);
 }
 
-// Draw all that depends on the state.
+// Somebody has done something.
 function changed() {
+  clearError();
+  writeAddress();
+  draw();
+}
+
+// Draw all that depends on the state.
+function draw() {
   drawSidebar();
-  document.querySelectorAll(".tab").forEach((tab) => {
-    tab.setAttribute("aria-selected", String(tab.dataset.tab === state.tab));
-  });
+  drawTabs();
   document.getElementById("compare").setAttribute("aria-pressed", String(state.compare));
   buildPanels();
   const linking = state.compare && state.tab === "patient";
   replace(document.getElementById("agreement"), linking ? buildLink() : []);
-  if (state.tab === "patient") drawPatients();
-  fill();
+  abandon(state.tab === "patient" ? shownSides() : []);
+  const views = state.tab === "patient" && drawPatients();
+  const sums = fill();
+  drawing = views || sums;
+}
+
+// Until all that is asked for is drawn.
+async function whenDrawn() {
+  for (let last = null; last !== drawing; ) {
+    last = drawing;
+    await last;
+  }
 }
 
 // Keys ----------------------------------------------------------------------------
@@ -158,35 +174,38 @@ function onKey(event) {
   const typing = event.target.matches("input, select, textarea");
   if (event.key === "/" && !typing) {
     event.preventDefault();
+    openDrawer(true);
     document.getElementById("search").select();
     document.getElementById("search").focus();
   } else if (event.key === "Escape" && typing) {
     event.target.blur();
   } else if (["ArrowDown", "ArrowUp", "PageDown", "PageUp"].includes(event.key)) {
     if (typing && event.target.id !== "search") return;
-    if (event.target.closest("#panels")) return;
+    if (event.target.closest("#panels") || !scroller.offsetParent) return;
     event.preventDefault();
     const step = event.key.startsWith("Page") ? 10 : 1;
     moveCursor(event.key.endsWith("Down") ? step : -step);
-  } else if (event.key === "Enter" && (event.target.id === "search" || event.target.id === "patients" || event.target === document.body)) {
+  } else if (event.key === "Enter" && (event.target.id === "search" || event.target.id === "grid" || event.target === document.body)) {
     if (rows.length) openPatient(rows[state.cursor]);
   }
 }
 
 function begin() {
-  state.sides = [firstSetting(), firstSetting()];
   document.addEventListener("keydown", onKey);
   const panels = document.getElementById("panels");
   panels.addEventListener("click", jump);
   panels.addEventListener("click", onCohort);
   panels.addEventListener("keydown", onCohort);
+  panels.addEventListener("keydown", onMark);
+  for (const kind of ["focusin", "focusout"]) panels.addEventListener(kind, onFocus);
   transport = data.views ? offline() : live();
   if (data.note) showBanner(data.note, "note");
   setUpTop();
+  setUpTabs();
   setUpSidebar();
-  const [first] = visibleRows();
-  for (const side of state.sides) side.row = first ?? 0;
-  changed();
+  setUpPrint();
+  setUpAddress();
+  draw();
 }
 
 begin();

@@ -35,20 +35,35 @@ async function fillSide(place, setting, isCohort, signal) {
   const wanted = isWanted ? rows : rows.filter((row) => known.has(row));
   if (!isCohort && wanted.every((row) => known.has(row))) return;
   const question = { rows, explain: wanted, drawn: isCohort, all: state.allCodes, ...setting };
-  const waiting = isCohort && setTimeout(() => contentOf(place)?.classList.add("waiting"), 150);
+  let tell = null;
+  let isDrawn = false;
+  const cancel = () => {
+    started = null;
+    fill();
+  };
+  const wait = () => {
+    contentOf(place).classList.toggle("waiting", !isDrawn);
+    tell = showProgress(place, `Explaining ${several(wanted.length, "patient", "patients")} with ${setting.method}`, cancel);
+  };
+  const waiting = isCohort && setTimeout(wait, 150);
   try {
     for await (const piece of askInLines(question, signal)) {
-      clearTimeout(waiting);
       if (piece.error) throw new Error(piece.error);
       for (const [row, [delta, delta_words, status]] of Object.entries(piece.deltas)) {
         known.set(Number(row), { delta, delta_words, status });
       }
       drawRows();
+      tell?.({ done: wanted.filter((row) => known.has(row)).length, of: wanted.length });
       if (isCohort) drawCohort(place, piece.html, piece.done);
+      isDrawn = true;
     }
+    if (isCohort) say(`${contentOf(place).querySelector("h2").textContent} explained with ${setting.method}`);
   } finally {
     clearTimeout(waiting);
-    contentOf(place)?.classList.remove("waiting");
+    if (!signal.aborted) {
+      contentOf(place)?.classList.remove("waiting");
+      if (isCohort) hideProgress(place);
+    }
   }
   if (isCohort && wanted.length < rows.length) contentOf(place).append(buildStart(setting));
 }
@@ -77,8 +92,8 @@ function drawCohort(place, html, isDone = true) {
     head.dataset.sorted = isKey ? (cohortSort.down ? "down" : "up") : "";
     head.tabIndex = 0;
   }
-  for (const row of content.querySelectorAll(".codes tbody tr")) {
-    row.tabIndex = 0;
+  for (const [i, row] of content.querySelectorAll(".codes tbody tr").entries()) {
+    row.tabIndex = i ? -1 : 0;
     row.title = "show the patients who have it";
     row.setAttribute("aria-expanded", "false");
   }
@@ -190,7 +205,7 @@ function onCohort(event) {
     form.elements.code.value = button.dataset.only;
     state.cursor = 0;
     changed();
-    scroller.focus();
+    document.getElementById("grid").focus();
   } else if (button && "all" in button.dataset) {
     state.allCodes = true;
     changed();

@@ -43,16 +43,14 @@ async function exportCsv() {
 
 // The browser draws the panels once more, into a picture.
 async function exportPng() {
+  await whenDrawn();
   const source = document.getElementById("panels");
   const { scrollWidth: width, scrollHeight: height } = source;
   const copy = source.cloneNode(true);
-  const chosen = [...source.querySelectorAll("select")];
-  copy.querySelectorAll("select").forEach((select, i) => {
-    select.replaceWith(el("b", { class: "chosen" }, chosen[i].selectedOptions[0]?.textContent || ""));
-  });
   const style = document.createElement("style");
-  style.textContent = document.getElementById("style").textContent;
-  const box = el("div", { class: "picture" }, style, copy);
+  // Pictures go onto paper and white slides.
+  style.textContent = document.getElementById("style").textContent.replaceAll("screen and (prefers-color-scheme: dark)", "not all");
+  const box = el("div", { class: "picture ehr-page" }, style, copy);
   box.setAttribute("xmlns", "http://www.w3.org/1999/xhtml");
   const text = new XMLSerializer().serializeToString(box);
   const page =
@@ -70,16 +68,25 @@ async function exportPng() {
   download(`${state.tab}.png`, blob);
 }
 
-async function exportHtml() {
+async function exportHtml(isAll) {
   const sides = shownSides();
   const settings = sides.map(settingOf);
   const wanted = state.tab === "cohort" ? rows : [...new Set(sides.map((side) => side.row))];
-  const text = await transport.page(wanted, settings);
+  if (wanted.length > data.limit && isAll !== true) return askForAll(wanted.length);
+  const text = await transport.page(wanted, settings, isAll === true);
   download("insights.html", new Blob([text], { type: "text/html" }));
+}
+
+// So many records are written only to who says so.
+function askForAll(count) {
+  const all = el("button", { on: { click: exporting(() => exportHtml(true)) } }, `Save all ${count}`);
+  showBanner(`The list has ${count} patients, and a file is meant for ${data.limit} at most, whose records it holds. ` +
+    `Filter the list first, or save the records of all ${count}.`, "error", all);
 }
 
 function exporting(run) {
   return async () => {
+    clearError();
     try {
       await run();
     } catch (error) {

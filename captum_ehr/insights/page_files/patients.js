@@ -1,32 +1,85 @@
 // One patient on each side, as Python has drawn it.
 
-const drawn = [null, null];
+// By side, what is being explained.
+const asked = new Map();
 
 async function drawPatients() {
   const sides = shownSides();
   const ask = JSON.stringify(sides);
   drawPatients.asked = ask;
-  const wait = () => sides.forEach((_, i) => contentOf(i)?.classList.add("waiting"));
+  const wait = () => sides.forEach((side, place) => startWaiting(side, place));
   const waiting = setTimeout(wait, 150);
-  const answers = await Promise.allSettled(sides.map((side) => viewFor(side.row, settingOf(side))));
+  const isOld = () => drawPatients.asked !== ask || state.tab !== "patient";
+  const answers = await Promise.all(sides.map(async (side, place) => {
+    const [{ value, reason }] = await Promise.allSettled([asking(side)]);
+    if (!isOld()) drawSide(side, place, value, reason);
+    return value;
+  }));
   clearTimeout(waiting);
-  if (drawPatients.asked !== ask || state.tab !== "patient") return;
-  answers.forEach(({ value, reason }, place) => {
-    const content = contentOf(place);
-    content.classList.remove("waiting");
-    if (value) content.innerHTML = value.html;
-    else replace(content, buildProblem(sides[place], reason));
-  });
-  answers.forEach(({ value }, place) => value && offerWhatIf(contentOf(place), sides[place], value));
+  if (isOld()) return;
+  answers.forEach((value, place) => value && offerWhatIf(contentOf(place), sides[place], value));
+  say(sides.map((side, place) => sayingOf(side, contentOf(place))).join(" "));
   shareColors(sides);
   const bar = document.getElementById("agreement");
   bar.querySelector(".agreement")?.remove();
-  const [a, b] = answers.map(({ value }) => value);
+  const [a, b] = answers;
   if (a && b && sides[0].row === sides[1].row) bar.append(...buildAgreement(a.rows, b.rows));
   document.body.dataset.ready = ask;
 }
 
+function drawSide(side, place, view, reason) {
+  const content = contentOf(place);
+  content.classList.remove("waiting");
+  hideProgress(place);
+  if (view) content.innerHTML = view.html;
+  else replace(content, buildProblem(side, reason));
+  setUpMarks(content);
+}
+
+// A view that is on its way already is not asked for again.
+function asking(side) {
+  const key = JSON.stringify(side);
+  if (!asked.has(key)) {
+    const stop = new AbortController();
+    const one = { stop, tell: null };
+    const watch = { signal: stop.signal, tell: (piece) => one.tell?.(piece) };
+    one.answer = viewFor(side.row, settingOf(side), watch).finally(() => {
+      if (asked.get(key) === one) asked.delete(key);
+    });
+    asked.set(key, one);
+  }
+  return asked.get(key).answer;
+}
+
+// What nobody looks at any more is not computed any further.
+function abandon(sides) {
+  const wanted = sides.map((side) => JSON.stringify(side));
+  for (const [key, { stop }] of asked) {
+    if (wanted.includes(key)) continue;
+    asked.delete(key);
+    stop.abort();
+  }
+  if (!sides.length) [0, 1].forEach(hideProgress);
+}
+
+function startWaiting(side, place) {
+  const one = asked.get(JSON.stringify(side));
+  if (!one || !contentOf(place)) return;
+  contentOf(place).classList.add("waiting");
+  const words = `Explaining ${overview.patients[side.row].id} with ${side.method}`;
+  one.tell = showProgress(place, words, () => one.stop.abort());
+}
+
+function sayingOf(side, content) {
+  const words = content.querySelector(".badge")?.textContent ?? content.textContent;
+  return `${overview.patients[side.row].id}, ${side.method}: ${words}`;
+}
+
 function buildProblem(side, reason) {
+  if (reason?.name === "AbortError") {
+    return el("div", { class: "problem" }, el("b", null, "Cancelled."), " ",
+      el("button", { on: { click: draw } }, `Explain with ${side.method}`));
+  }
   return el("div", { class: "problem" },
     el("b", null, `${side.method} could not explain this patient.`), " ", reason?.message || "");
 }

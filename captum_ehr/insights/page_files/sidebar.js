@@ -18,9 +18,7 @@ function setUpSidebar() {
     head.addEventListener("click", () => sortBy(head.dataset.key));
   }
   document.getElementById("threshold")?.addEventListener("input", () => {
-    const call = form.elements.call;
-    if (call) call.disabled = threshold() === null;
-    if (call?.disabled) call.value = "";
+    setThreshold(document.getElementById("threshold").value);
     filter();
   });
   scroller.addEventListener("scroll", drawRows);
@@ -62,6 +60,7 @@ function drawRows() {
   const count = Math.ceil(scroller.clientHeight / ROW_HEIGHT) + 10;
   replace(body, rows.slice(first, first + count).map((row, i) => buildRow(row, first + i)));
   if (!rows.length) replace(body, el("p", { class: "muted none" }, "Nobody matches."));
+  markGrid();
 }
 
 function buildRow(row, place) {
@@ -123,6 +122,15 @@ function moveCursor(step) {
 function threshold() {
   const text = document.getElementById("threshold")?.value ?? "";
   return text === "" || !(text >= 0 && text <= 100) ? null : Number(text) / 100;
+}
+
+// Who is called can be filtered by once it is said.
+function setThreshold(percent) {
+  const field = document.getElementById("threshold");
+  const call = form.elements.call;
+  if (field && field.value !== percent) field.value = percent;
+  if (call) call.disabled = threshold() === null;
+  if (call?.disabled) call.value = "";
 }
 
 function callOf(row) {

@@ -18,9 +18,9 @@ function partOf(row, setting) {
   return partsOf(setting).get(row);
 }
 
-async function viewFor(row, setting) {
+async function viewFor(row, setting, watch = {}) {
   const key = `${row}|${settingKey(setting)}`;
-  const view = views.get(key) || (await transport.view(row, setting));
+  const view = views.get(key) || (await transport.view(row, setting, watch));
   views.delete(key);
   views.set(key, view);
   if (views.size > 200) views.delete(views.keys().next().value);
@@ -41,32 +41,31 @@ function offline() {
 }
 
 function live() {
-  const banner = document.getElementById("banner");
   const check = () =>
     request("alive")
-      .then(() => banner.textContent === LOST && showBanner(""), () => {})
+      .then(() => bannerText() === LOST && showBanner(""), () => {})
       .finally(() => setTimeout(check, CHECK_EVERY));
   check();
   return {
     isLive: true,
-    view: (row, setting) => ask({ kind: "view", row, ...setting }),
+    view: viewInPieces,
     holds: () => true,
     whatIf: (row, setting, change) => ask({ kind: "what_if", row, ...change, ...setting }),
     sums: (wanted, setting) => ask({ kind: "cohort", rows: wanted, ...setting }),
-    page: (wanted, settings) => ask({ kind: "page", rows: wanted, settings }),
+    page: (wanted, settings, all) => ask({ kind: "page", rows: wanted, settings, all }),
   };
 }
 
 async function request(path, options) {
   let response = null;
   try {
-    response = await fetch(path + window.location.search, options);
+    response = await fetch(path, { ...options, headers: { "X-Insights-Token": token } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
   }
   if (response?.ok) return response;
   if (response?.status === 413) throw new Error("That is too much to ask at once.");
-  showBanner(LOST, "error");
+  if (bannerText() !== LOST) showBanner(LOST, "error");
   throw new Error(LOST);
 }
 
@@ -78,6 +77,16 @@ async function ask(question) {
   const said = await (await post("ask", question)).json();
   if (said.error) throw new Error(said.error);
   return said.result;
+}
+
+// One patient; meanwhile `tell` hears how far it is.
+async function viewInPieces(row, setting, { signal, tell }) {
+  for await (const piece of askInLines({ kind: "view", row, ...setting }, signal)) {
+    if (piece.error) throw new Error(piece.error);
+    if (piece.result) return piece.result;
+    tell?.(piece);
+  }
+  throw new Error(LOST);
 }
 
 // A long answer, line by line; the server computes no further once it is aborted.
