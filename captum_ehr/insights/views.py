@@ -108,7 +108,7 @@ def said_of(
 ) -> tuple[str, str]:
     """What a model says of a patient, and what that is called."""
     mode = overview["mode"]
-    word = {"multiclass": "predicted", "multilabel": "likeliest"}.get(mode, "predicted")
+    word = "likeliest" if mode == "multilabel" else "predicted"
     if mode == "binary" and said["is_probability"]:
         word = f"risk of {overview['targets'][model][0]}"
     is_known = said["score"] is not None
