@@ -85,7 +85,9 @@ class ValueLines(Panel):
         ax.plot(x, y, color=ink(ax, 0.33), lw=0.9, zorder=2)
         colors = [self.scale.color(item.attribution) for item in items]
         look: Any = {"edgecolors": ink(ax, MUTED), "linewidths": 0.5, "zorder": 3}
-        ax.scatter(x, y, s=30 * self.unit**2, c=colors, **look)
+        # Many dots are smaller, so that they do not cover each other.
+        dot = max(2.5, min(5.5, 72 * self.canvas.width / len(items))) * self.unit
+        ax.scatter(x, y, s=dot**2, c=colors, **look)
         self._draw_values(ax, items, x, y)
 
     def _draw_values(
