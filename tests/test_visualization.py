@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -241,13 +242,15 @@ class TestTimeline:
         )
         assert found is not None
         left_out, shown = map(int, found.groups())
-        visits = patient_scene(explanation, 0).visits
-        assert left_out + shown == len(visits)
-        # The strongest are those that have their chips.
-        strengths = sorted((visit.strength for visit in visits), reverse=True)
-        strongest = [v for v in visits if v.strength >= strengths[shown - 1]]
-        drawn = [t.get_text() for t in figure.axes[0].texts]
-        assert all(visit.items[0].code in drawn for visit in strongest)
+        scene = patient_scene(explanation, 0)
+        assert left_out + shown == len(scene.visits)
+        # The strongest are those that have their chips; the others are dots.
+        ranked = sorted(scene.visits, key=lambda visit: -visit.strength)
+        wanted = [scene.scale.color(visit.total) for visit in ranked[:shown]]
+        drawn = [to_hex(chip.get_facecolor()) for chip in chips(figure)]
+        static = next(band for band in scene.bands if band.feature == "static")
+        wanted += [scene.scale.color(item.attribution) for item in static.items]
+        assert sorted(drawn) == sorted(wanted)
 
     def test_messages_are_on_the_figure(self) -> None:
         told = build(diagnostics=Diagnostics(messages=("sort fell back", "more")))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
-from captum_ehr import __version__
 from captum_ehr.explanation.explained import Contrast
 from captum_ehr.explanation.words import mixed_targets, remarks
 
@@ -183,8 +183,10 @@ class Explained(Protocol):
 
 def footer(explained: Explained) -> list[str]:
     """Where a page comes from: the version, the model, the baseline, the date."""
+    # Asked at run time: the package's own module imports all that is above this one.
+    package = import_module(__name__.partition(".")[0])
     return [
-        f"captum_ehr {__version__}",
+        f"captum_ehr {package.__version__}",
         f"model {explained.fingerprint or 'without a fingerprint'}",
         f"baseline {explained.baseline or 'not known'}",
         f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -92,13 +92,15 @@ class ValueLines(Panel):
         self, ax: Axes, items: Sequence[Item], x: Sequence[float], y: Sequence[float]
     ) -> None:
         """A dot per value; small and hollow where it was not measured."""
+        # Many dots are smaller, so that they do not cover each other.
+        dot = max(2.5, min(5.5, 72 * self.canvas.width / len(items))) * self.unit
         for is_hollow in (False, True):
             mine = [i for i, item in enumerate(items) if item.is_imputed == is_hollow]
             sizes = [items[i].attribution for i in mine]
-            look: Any = {"s": 30 * self.unit**2, "c": [*map(self.scale.color, sizes)]}
+            look: Any = {"s": dot**2, "c": [*map(self.scale.color, sizes)]}
             look |= {"edgecolors": ink(ax, MUTED), "linewidths": 0.5}
             if is_hollow:
-                look = {"s": 12 * self.unit**2, "facecolors": ink(ax, 0)}
+                look = {"s": (0.64 * dot) ** 2, "facecolors": ink(ax, 0)}
                 look |= {"edgecolors": [*map(bar_color, sizes)], "linewidths": 0.8}
             if mine:
                 ax.scatter([x[i] for i in mine], [y[i] for i in mine], zorder=3, **look)
