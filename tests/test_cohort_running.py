@@ -75,7 +75,13 @@ def assert_rows_are_those_of_single_patients(
         found = explanation_of(
             rows.filter(own), patients.filter(who), header, Diagnostics()
         )
-        tables = found.to_frame(), expected.to_frame()
+        # Of the samples' columns those are kept that were asked for.
+        tables = [
+            one.to_frame().drop(columns=[*one.sample_columns])
+            for one in (found, expected)
+        ]
+        for name, values in found.sample_columns.items():
+            assert values == expected.sample_columns[name]
         pd.testing.assert_frame_equal(*tables, rtol=0, atol=1e-6)
         for name in ("f_input", "f_baseline"):
             one, two = getattr(found, name), getattr(expected, name)
