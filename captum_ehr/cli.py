@@ -220,7 +220,8 @@ def insights(
     from rich.console import Console
 
     from captum_ehr.demo.live import demo_visualizer
-    from captum_ehr.insights.launch import StartError, show
+    from captum_ehr.insights.launch import show
+    from captum_ehr.insights.study import StartError
 
     console = Console(file=sys.stdout)
     content = source or demo_visualizer(
