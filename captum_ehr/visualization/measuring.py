@@ -7,7 +7,7 @@ and columns differ at both ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -41,7 +41,7 @@ def extent(
     figure: Figure, text: str, size: float, weight: str = "normal"
 ) -> tuple[float, float]:
     """The width and height of a line in inches, on the screen or on paper."""
-    style: Mapping[str, Any] = mpl.rcParams
+    style: Any = mpl.rcParams
     fonts = tuple(str(style[f"font.{name}"]) for name in _FONTS)
     return _extent(text, size, weight, figure.dpi, fonts)
 
