@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Baseline, EncodedBatch, Name, PyHealthAdapter
+from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
+from ..adapter.edits import Name
 from ..adapter.fast_stagenet import use_fast_forward
 from ..explanation import Interactions, WhatIf
 from ..propagation import (
