@@ -17,9 +17,9 @@ from ..propagation import (
     TwoSided,
     foreign_functions,
     multipliers,
+    recorded,
     two_passes,
 )
-from ..propagation.passes import recorded
 from ..propagation.tape import Tape
 from .assembly import assembled_pairs, in_words
 from .completeness import AttributionWarning, CompletenessError
