@@ -88,7 +88,7 @@ class Questions(Engine):
             scored, encoded = self._scored(batch, baselines, target, players)
             limit = self.internal_batch_size
             step = limit or rows_at_once(self.model, scored.prepared)
-            found = pairs_of(scored, among, self._row_results, step)
+            found = pairs_of(scored, among, self.row_results, step)
         words = in_words(baselines, len(scored.prepared.references))
         pairs = assembled_pairs(self.model, encoded, scored, found, self.output, words)
         if self.completeness == "raise" and any(bool(r.off.any()) for r in found.rows):
@@ -110,7 +110,7 @@ class Questions(Engine):
         checked = self.completeness != "off"
         return Scored(prepared, mask, value, index, largest, checked), encoded
 
-    def _row_results(self, rows: Prepared, chosen: Chosen) -> Result:
+    def row_results(self, rows: Prepared, chosen: Chosen) -> Result:
         """The explanation of rows, of which nothing is said yet."""
         result = self._slice(rows, chosen, None, False)
         return result.rescaled() if self.completeness == "rescale" else result
