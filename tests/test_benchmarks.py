@@ -30,7 +30,7 @@ from benchmarks import (
     stability,
 )
 from benchmarks.data import batch_of, cohort, one_of
-from benchmarks.shapley import pearson
+from captum_ehr.attr.evaluation.shapley import pearson
 
 TINY = families.TINY
 

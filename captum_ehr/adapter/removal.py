@@ -68,9 +68,7 @@ def removal(
         known: Any = type(metric.__name__, (_Known, metric), {"mode": adapter.mode})
         name = metric.__name__.removesuffix("Metric").lower()
         # PyHealth puts the model that it is given into eval mode.
-        asked = known(
-            adapter.private().model, [*PERCENTAGES], sample_filter=_everybody
-        )
+        asked = known(adapter.private().model, [*PERCENTAGES], sample_filter=_everybody)
         scores, _ = asked.compute(batch, dict(attributions))
         found[name] = scores
     return found

@@ -225,18 +225,20 @@ class Questions(Engine):
             >>> found.to_frame()[["method", "patients"]].values.tolist()
             [['DeepLiftEHR', 4], ['random', 4]]
         """
-        return evaluated(
-            self,
-            batch,
-            baselines,
-            target,
-            players=players,
-            methods=methods,
-            measures=measures,
-            budget=budget,
-            seed=seed,
-            progress=progress,
-        )
+        grad = torch.is_grad_enabled()
+        with torch.set_grad_enabled(grad), torch.inference_mode(False):
+            return evaluated(
+                self,
+                batch,
+                baselines,
+                target,
+                players=players,
+                methods=methods,
+                measures=measures,
+                budget=budget,
+                seed=seed,
+                progress=progress,
+            )
 
     def audit(
         self,
