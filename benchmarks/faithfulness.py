@@ -219,7 +219,7 @@ def measured(
 def evaluation(
     case: Case, found: Mapping[str, Attributions], settings: Any
 ) -> Evaluation:
-    """What the package itself measures, of our attributions and of those that are found.
+    """What the package itself measures, of our attributions and of those found.
 
     Args:
         case: The trained model and the patients.

@@ -127,7 +127,9 @@ class TestShapley:
     def test_correlations_of_what_does_not_vary(self) -> None:
         one = torch.tensor([0.3, 0.3 + 1e-9, 0.3], dtype=torch.float64)
         assert pearson(one, torch.tensor([1.0, 2.0, 3.0])) == 0
-        assert np.isnan(pearson(torch.tensor([1.0, float("nan")]), torch.ones(2)))
+        assert np.isnan(
+            pearson(torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0]))
+        )
 
 
 class TestCurves:
@@ -195,24 +197,22 @@ class TestMeasures:
             shapes = {"conditions": (4, 3), "labs": (4, 2)}
             return {k: torch.randn(s, generator=drawn) for k, s in shapes.items()}
 
-        methods = {f"noise {k}": noise for k in range(60)}
+        methods = {f"noise {k}": noise for k in range(40)}
         found = evaluated(dl, batch, methods=methods, measures=["shapley"])
         mean = float(found.scores["shapley"][1:].mean())
-        assert abs(mean) < 0.12 and found.scores["shapley"][0].min() > 0.9
+        assert abs(mean) < 0.15 and found.scores["shapley"][0].min() > 0.9
 
     def test_infidelity_is_its_expectation(self) -> None:
         dl, batch = tiny()
-        many = Effort(perturbations=3000)
+        many = Effort(perturbations=2000)
         found = evaluated(
             dl, batch, methods=["random"], measures=["infidelity"], effort=many
         )
         _, mine, _ = begun(dl, batch, "unk", None, "code", 10_000, 0)
         exp = dl.explain(batch)
-        own = exp.by_code()
         losses, change = [], exp.f_input - exp.f_baseline
         for row in range(4):
             record = Record(dl, batch, row)
-            part = own[own["sample"] == row] if "sample" in own else None
             phi = _by_player(dl, batch, row)
             a, b = [], []
             for gone in product((0.0, 1.0), repeat=len(phi)):
@@ -223,13 +223,13 @@ class TestMeasures:
             a, b = np.array(a), np.array(b)
             beta = (a * b).mean() / (a * a).mean()
             losses.append(((beta * a - b) ** 2).mean())
-            del part
         wanted = np.array(losses) / float(change.double().square().mean())
         assert found.scores["infidelity"][0].numpy() == pytest.approx(wanted, rel=0.15)
 
     @removing
     def test_removal_is_what_pyhealths_evaluator_says(self) -> None:
-        dl, batch = tiny()
+        model, batch = tiny_model()
+        dl = DeepLiftEHR(model)
         found = dl.evaluate(batch, methods=(), measures=["removal"], progress=False)
 
         def everybody(probability: Tensor, _: str) -> Tensor:
@@ -251,10 +251,6 @@ class TestMeasures:
         assert moved["random"].max() == 0  # it does not look at the record
 
 
-class Functional(nn.Module):
-    """A head that is no layer."""
-
-
 class TestRandomised:
     def test_only_a_private_heads_weights_are_shuffled(self, monkeypatch: Any) -> None:
         dl, batch = tiny()
@@ -269,7 +265,7 @@ class TestRandomised:
 
         monkeypatch.setattr("captum_ehr.attr.evaluation.methods._ours", look)
         dl.evaluate(batch, methods=(), measures=["randomised"], progress=False)
-        assert len(seen) == 3 or len(seen) == 4
+        assert len(seen) == 3  # shuffles
         for name, value in model.named_parameters():
             assert torch.equal(value, before_it[name])
             other = seen[-1][name]
@@ -316,11 +312,12 @@ def _by_player(dl: DeepLiftEHR, batch: Any, row: int) -> Tensor:
 
 class TestBudget:
     def test_it_is_in_force_and_nothing_is_silently_less(self) -> None:
-        dl, batch = tiny()
+        model, batch = tiny_model()
+        dl = DeepLiftEHR(model)
         whole = evaluated(dl, batch, methods=["random", "InputXGradient"], effort=QUICK)
         assert sum(whole.spent.values()) <= whole.budget and not whole.notes
         missing = 0
-        for budget in (8, 30, 100, 250, 400, 600):
+        for budget in (10, 30, 100, 250, 400, 600):
             some = evaluated(
                 dl,
                 batch,
@@ -342,8 +339,8 @@ class TestBudget:
 
     def test_less_than_one_explanation_is_refused(self) -> None:
         dl, batch = tiny()
-        with pytest.raises(ValueError, match="budget=7 is less than one explanation"):
-            dl.evaluate(batch, budget=7, progress=False)
+        with pytest.raises(ValueError, match="budget=9 is less than the 10"):
+            dl.evaluate(batch, budget=9, progress=False)
         for budget in (0, 2.5, -1):
             with pytest.raises(ValueError, match="a whole number of evaluations"):
                 dl.evaluate(batch, budget=budget, progress=False)
@@ -370,11 +367,13 @@ class TestNoTrace:
         with torch.no_grad():
             again = evaluated(dl, batch, methods=methods, effort=QUICK)
         with torch.inference_mode():
-            third = dl.evaluate(batch, methods=methods, progress=False, budget=9000)
+            third = dl.evaluate(
+                batch, methods=methods, measures=["curves"], progress=False
+            )
         other = evaluated(dl, batch, methods=methods, effort=QUICK, seed=1)
         pd.testing.assert_frame_equal(first.by_patient(), again.by_patient())
         assert not first.by_patient().equals(other.by_patient())
-        assert third.scores["shapley"].isfinite().all()
+        assert third.scores["deletion"].isfinite().all()
 
     def test_an_instance_keeps_its_options_and_its_own_model(self) -> None:
         dl, batch = tiny()
@@ -387,8 +386,8 @@ class TestNoTrace:
             progress=False,
         )
         assert mine.forward_func is other
-        assert found.scores["agreement"][2].min() > 1 - 1e-6
-        assert found.scores["agreement"][1].min() < 1 - 1e-6
+        assert found.scores["agreement"][2].min() > 1 - 1e-4
+        assert found.scores["agreement"][1].min() < 0.9
 
 
 class TestFrames:
@@ -434,21 +433,17 @@ class TestFrames:
 
 class TestWhatCannotBe:
     def test_who_has_fewer_than_two_players_is_left_out(self) -> None:
-        dl, batch = tiny()
+        c = case("RNN")
+        dl, visits = DeepLiftEHR(c.adapter), c.adapter.feature_mask(c.enc, "visit")
+        several = tuple(k for k, p in enumerate(visits.players) if len(p) > 1)
+        assert 0 < len(several) < len(c.enc)
+        found = dl.evaluate(c.enc, players="visit", measures=["curves"], progress=False)
+        assert found.samples == several
+        alone = found.left_out["fewer than two players"]
+        assert len(alone) + len(found) == len(c.enc)
+        assert "left out, fewer than two players" in repr(found)
         with pytest.raises(ValueError, match="nobody to evaluate: fewer than two"):
-            model, two = tiny_model()
-            only = {k: v for k, v in two.items()}
-            only["labs"] = two["labs"] * float("nan")
-            codes = two["conditions"].clone()
-            codes[:, 1:] = 0
-            only["conditions"] = codes
-            DeepLiftEHR(model).evaluate(only, players="feature", progress=False)
-        codes = batch["conditions"].clone()
-        codes[0, 1:] = 0
-        found = dl.evaluate(
-            {**batch, "conditions": codes}, measures=["curves"], progress=False
-        )
-        assert len(found) == 4
+            dl.evaluate(c.enc, players="feature", progress=False)
 
     def test_what_is_asked_wrongly_is_refused_by_name(self) -> None:
         dl, batch = tiny()
@@ -491,7 +486,7 @@ class TestWhatCannotBe:
         from pyhealth.datasets import get_dataloader
 
         batch = next(iter(get_dataloader(data, batch_size=4, shuffle=False)))
-        dl = DeepLiftEHR(zoo.build(config))
+        dl = DeepLiftEHR(zoo.build(config)[0])
         found = dl.evaluate(batch, target=(0, 1), progress=False, methods=["random"])
         assert found.scores["comprehensiveness"].isnan().all()
         assert any("nobody is explained for it" in note for note in found.notes)

@@ -19,7 +19,7 @@ from .measures import areas, curves, sensitivity, unfaithful
 from .meter import BudgetSpentError
 from .methods import Method, methods_of
 from .randomised import explaining, shuffled
-from .shapley import is_constant, pearson, sampled
+from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Shares of the players at which curves are read.
 FRACTIONS = torch.linspace(0, 1, 21, dtype=torch.float64)
+
+USUAL = Effort()
 
 #: By score, a number per patient; by curve, one per patient and fraction.
 type Scores = dict[str, Tensor]
@@ -46,7 +48,7 @@ def evaluated(
     budget: int = 100_000,
     seed: int = 0,
     progress: bool = False,
-    effort: Effort = Effort(),
+    effort: Effort = USUAL,
 ) -> Evaluation:
     """What :meth:`captum_ehr.DeepLiftEHR.evaluate` says, with more or less effort."""
     asked, wanted = methods_of(methods), _wanted(measures)
@@ -126,7 +128,7 @@ def _curves(work: Work, method: Method, shares: Tensor) -> Scores:
         for name, curve, area in zip(_CURVES, both, areas(*both)):
             at = FRACTIONS.numpy() * len(own)
             path = np.interp(at, np.arange(len(curve)), curve.numpy())
-            scores.setdefault(name, []).append(torch.tensor(area).double())
+            scores.setdefault(name, []).append(torch.tensor(area, dtype=torch.float64))
             scores.setdefault(_path(name), []).append(torch.from_numpy(path))
     return {name: torch.stack(each) for name, each in scores.items()}
 
@@ -274,14 +276,14 @@ def _shapley(
 
 def _agreements(work: Work, shares: list[Tensor | None]) -> Tensor:
     """``(methods, methods, patients)``: correlations of attributions."""
-    rows = [
-        [
-            work.nothing() if a is None or b is None else _correlations(work, a, b)
-            for b in shares
-        ]
-        for a in shares
-    ]
-    return torch.stack([torch.stack(row) for row in rows])
+    size = len(shares)
+    table = torch.full((size, size, len(work.rows)), float("nan"), dtype=torch.float64)
+    known = [k for k, one in enumerate(shares) if one is not None]
+    each = [work.each(one) for one in shares if one is not None]
+    first, second = torch.meshgrid(*[torch.tensor(known)] * 2, indexing="ij")
+    for patient, rows in enumerate(zip(*each)):
+        table[first, second, patient] = correlations(torch.stack(rows))
+    return table
 
 
 def _correlations(work: Work, a: Tensor, b: Tensor) -> Tensor:

@@ -79,12 +79,11 @@ class Game:
 
     def outputs(self, patients: Tensor, present: Tensor) -> Tensor:
         """The same for rows of several patients, who may have fewer players."""
-        beyond = torch.ones(len(present), 1 + max(map(len, self.mask.players)))
-        beyond = beyond.bool()  # padding, which is nobody's, is always there
-        beyond[:, : present.shape[1]] = present
-        for row, patient in enumerate(patients.tolist()):
-            beyond[row, self.count(patient) :] = True
-        pieces = zip(patients.split(self.step), beyond.split(self.step))
+        counts = torch.tensor([len(players) for players in self.mask.players])
+        most = int(counts.max()) + 1  # padding, which is nobody's, is always there
+        there = torch.arange(most)[None, :] >= counts[patients][:, None]
+        there[:, : present.shape[1]] |= present
+        pieces = zip(patients.split(self.step), there.split(self.step))
         return torch.cat([self._piece(*piece) for piece in pieces])
 
     def _piece(self, patients: Tensor, present: Tensor) -> Tensor:

@@ -100,10 +100,17 @@ def pearson(a: Tensor, b: Tensor) -> float:
         >>> pearson(torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.1]))
         0.0
     """
-    if is_constant(a) or is_constant(b):
-        return 0.0
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    return float((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
+    return float(correlations(torch.stack([a.double(), b.double()]))[0, 1])
+
+
+def correlations(rows: Tensor) -> Tensor:
+    """``(rows, rows)``: the correlation of each two rows, as :func:`pearson` has it."""
+    rows = rows.double()
+    flat = torch.tensor([is_constant(row) for row in rows])
+    apart = rows - rows.mean(1, keepdim=True)
+    apart = apart / apart.norm(dim=1, keepdim=True)
+    apart = torch.where(flat[:, None], 0.0, apart)
+    return (apart @ apart.T).clamp(-1, 1)
 
 
 def is_constant(values: Tensor) -> bool:

@@ -159,20 +159,22 @@ def begun(
         )
     encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
     mask = model.feature_mask(encoded, players)
+    references = len(dl.prepare(encoded, baselines, None).references)
+    once = len(encoded) * (1 + references) * dl.segments
+    if budget < once + 2:
+        raise ValueError(
+            f"budget={budget} is less than the {once + 2} evaluations that one "
+            "explanation of the batch takes, with a look at whether patients mix."
+        )
     meter = Meter(budget)
     meter.use = "explanations"
+    meter.charge(once)
     prepared, result = dl.run(encoded, baselines, target, None, None, tokens=True)
     if MIXED in result.diagnostics.messages:
         raise ValueError("evaluate needs mixing='apart': each patient is evaluated.")
     own = over(model, private_view(model.model))
     function = Explained(own, dl.output, meter, APART in result.diagnostics.messages)
-    try:
-        meter.charge(len(encoded) * (1 + len(prepared.references)) * dl.segments)
-        function.apart |= _mixes(function, prepared, result)
-    except BudgetSpentError as error:
-        raise ValueError(
-            f"budget={budget} is less than one explanation of the batch takes: {error}."
-        ) from None
+    function.apart |= _mixes(function, prepared, result)
     step = 1 if function.apart else dl.internal_batch_size
     game = Game(
         function,
