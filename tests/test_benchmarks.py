@@ -210,6 +210,7 @@ def test_the_packages_own_evaluation_is_the_benchmarks(name: str) -> None:
             subject.batch,
             players="token",
             methods=["IntegratedGradients", "InputXGradient", "random"],
+            measures=["curves", "removal", "infidelity", "shapley"],
             progress=False,
         )
         .by_patient()

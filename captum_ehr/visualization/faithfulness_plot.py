@@ -68,8 +68,8 @@ def faithfulness(
     page.reserve(side, 0.1, 2 * _HIGH * panel + page.gap if is_down else _HIGH * panel)
     for axes, curve in zip(page.axes, ("deletion", "insertion"), strict=True):
         for line in scene.methods:
-            look = {"color": line.color, "ls": line.dashes, "lw": 1.5}
-            axes.plot(scene.fractions, line.curves[curve], **look)
+            drawn = line.curves[curve]
+            axes.plot(scene.fractions, drawn, color=line.color, ls=line.dashes, lw=1.5)
         strip(page, axes, "top", "right")
         thin_ticks(axes, 0.1)
         axis_label(page, axes, scene.across[curve])

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from ...adapter import EncodedBatch, FeatureMask, PyHealthAdapter
 from ...adapter.removal import MODES
 from ...propagation import private_view
+from ..classes import is_all
 from ..completeness import APART, MIXED, ROUNDINGS
 from ..inputs import Prepared
 from ..pairwise import by_player, rows_at_once
 from ..result import Result
-from ..targets import is_all
 from .game import Explained, Game
 from .meter import BudgetSpentError, Meter
 from .methods import OURS, Case, Method, Parts, kept
@@ -219,15 +219,17 @@ def counted(
         ValueError: If nobody's can.
     """
     known = torch.isfinite(result.f_input - result.f_baseline).tolist()
-    reasons = {"the model has no answer": [], "fewer than two players": []}
+    silent: list[str] = []
+    alone: list[str] = []
     rows = []
     for row, (players, name) in enumerate(zip(mask.players, ids)):
         if not known[row]:
-            reasons["the model has no answer"].append(name)
+            silent.append(name)
         elif len(players) < 2:
-            reasons["fewer than two players"].append(name)
+            alone.append(name)
         else:
             rows.append(row)
+    reasons = {"the model has no answer": silent, "fewer than two players": alone}
     said = {reason: tuple(names) for reason, names in reasons.items() if names}
     if not rows:
         why = "; ".join(f"{reason}: {', '.join(n[:5])}" for reason, n in said.items())
