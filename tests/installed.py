@@ -1,7 +1,7 @@
 """What a fresh installation has to do: ``python -I tests/installed.py``.
 
-Without the extras, and without anything of the working tree; ``make dist-check`` runs it
-in an environment that holds the wheel and nothing else.
+Without the extras, and without anything of the working tree; ``make dist-check``
+runs it in an environment that holds the wheel and nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The papers of the house: one version, files that can be read, steps that are there."""
+"""The papers of the house: one version, readable files, steps that are there."""
 
 from __future__ import annotations
 
