@@ -41,7 +41,7 @@ OWN = frozenset({"ours", "ours_compiled", "ours_3"})
 SHORT_HEAD = (
     "Model",
     "Missing: ours",
-    "PyHealth / Captum",
+    "Missing: PyHealth / Captum",
     "Shapley r: ours / best other",
     "Cost: ours / PyHealth",
 )
@@ -55,7 +55,8 @@ SHORT_NOTES: Mapping[str, str] = MappingProxyType(
         ),
         "faithfulness": (
             "Shapley r: correlation with sampled Shapley values, and that of the best "
-            "of all other methods; median of {explained} patients."
+            "of all other methods (IG: Captum's Integrated Gradients); median of "
+            "{explained} patients."
         ),
         "speed": (
             "Cost: time over that of one plain forward and one forward-and-backward, "
@@ -133,7 +134,8 @@ def short(results: Results) -> str:
     for name in MEASURED:
         rows = {part: _of_model(found, name) for part, found in results.items()}
         ours, *theirs = _errors(rows)
-        cells = [ours, theirs, _correlations(rows)[:2], _times(rows)[:2]]
+        agreement = [cell.replace("Captum ", "") for cell in _correlations(rows)[:2]]
+        cells = [ours, theirs, agreement, _times(rows)[:2]]
         joined = [c if isinstance(c, str) else _together(c) for c in cells]
         if any(joined):
             lines.append(line([name, *joined]))

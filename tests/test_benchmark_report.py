@@ -158,8 +158,8 @@ def test_the_readme_has_five_columns(folder: Path) -> None:
     lines = table.short(results.load(folder)).splitlines()
     assert lines[0].count("|") == 6
     assert lines[2:4] == [
-        "| CNN | 2e-7 | – / raises | 1.000 / 1.000 Captum IG | 2.00 / – |",
-        "| StageNet | 2e-7 | 0.72 / raises | 0.988 / 0.990 Captum IG | 1.25 / 2.50 |",
+        "| CNN | 2e-7 | – / raises | 1.000 / 1.000 IG | 2.00 / – |",
+        "| StageNet | 2e-7 | 0.72 / raises | 0.988 / 0.990 IG | 1.25 / 2.50 |",
     ]
     assert lines[4] == "" and "median of 32 patients" in lines[5]
 
@@ -167,7 +167,7 @@ def test_the_readme_has_five_columns(folder: Path) -> None:
 def test_what_was_not_measured_is_empty(folder: Path) -> None:
     (folder / "speed.json").unlink()
     text = table.short(results.load(folder))
-    assert "1.000 Captum IG |  |" in text and "Cost: time" not in text
+    assert "1.000 IG |  |" in text and "Cost: time" not in text
 
 
 def test_a_line_for_each_method(folder: Path) -> None:
