@@ -19,7 +19,7 @@ from ..propagation import (
     multipliers,
     two_passes,
 )
-from ..propagation.passes import recorded
+from ..propagation.explain import recorded
 from ..propagation.tape import Tape
 from .assembly import assembled_pairs, in_words
 from .completeness import AttributionWarning, CompletenessError
