@@ -19,7 +19,7 @@ from ..scene.population import PopulationScene, top_codes
 from ..scene.wording import footer, number, percent, several
 from .cohort_tables import code_table
 from .judging import judged
-from .resampling import Resampling
+from ..explanation.resampling import Resampling
 from .stored import StoredCohort, explained_for, targets_of
 
 if TYPE_CHECKING:
