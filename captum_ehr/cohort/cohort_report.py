@@ -129,7 +129,7 @@ def _target(
     stored: StoredCohort, target: Any, k: int, how: Resampling
 ) -> dict[str, Any]:
     """The codes of the samples that were explained for an output."""
-    from ..visualization.interval_plot import mean_intervals
+    from ..visualization.interval_plot import intervals
 
     only = explained_for(target)
     table = code_table(stored, None, "", only, how)
@@ -145,10 +145,12 @@ def _target(
         rescaled_by=_rescaled_by(people),
         fallbacks=account.fallbacks,
         remarks=said,
+        level=how.level,
     )
     name = stored.header.target_label(target)
-    lines = [f"{several(len(people), 'sample')}; lines: {_level(how)} intervals"]
-    figure = mean_intervals(scene.codes, f"Strongest codes: {name}", lines)[0]
+    lines = f"{several(len(people), 'sample')}; lines: {_level(how)} intervals"
+    title = f"Strongest codes: {name}"
+    figure = intervals(table, k=k, title=title, subtitle=lines)[0]
     return {"name": name, "cohort": scene, "figure": _picture(figure)}
 
 

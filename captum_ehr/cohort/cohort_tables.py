@@ -94,6 +94,7 @@ def group_table(
     places = code_places(stored, population, mapping, rest)
     table = differences(places, population, strata, how).to_pandas()
     _note(stored, population, places, table, alone(population, strata))
+    table.attrs |= {"column": column, "level": how.level}
     table.attrs["left_out"] = len(people) - len(population.samples)
     return _sorted(with_discoveries(table), table["difference"].abs())
 
@@ -155,6 +156,7 @@ def _table(
     table = pl.concat(
         [places.labels, statistics(places, population, how)], how="horizontal"
     ).to_pandas()
+    table.attrs["level"] = how.level
     _note(stored, population, places, table)
     return table
 

@@ -48,6 +48,7 @@ def with_intervals(
     rows["patient"] = people["patient"].to_numpy()[rows["sample"]]
     table, weights = table.copy(), population.weights(how)
     ends = _ends(rows, len(table), weights, how)
+    table.attrs["level"] = how.level
     for name in ("mean", "mean_abs"):
         for end in (f"{name}_high", f"{name}_low"):
             table.insert(table.columns.get_loc(name) + 1, end, ends[end].to_numpy())
@@ -110,6 +111,7 @@ def groups(
     table = with_discoveries(pl.concat(parts).to_pandas())
     order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
     table = table.loc[order].reset_index(drop=True)
+    table.attrs |= {"column": column, "level": how.level}
     table.attrs["left_out"] = len(people) - len(population.samples)
     return noted(table, alone(population, strata), unanswered(explanation))
 

@@ -125,7 +125,7 @@ def differences(
             )
             drawn = means[:, stratum] - means[:, 0]
             ends = how.ends("difference", drawn)
-            if how.replicates > 1:
+            if how.replicates:
                 smaller = min(population.patients[[0, stratum]])
                 values = _p_values(both["difference"], drawn, int(smaller))
                 ends = ends.with_columns(p_value=values)
@@ -144,7 +144,10 @@ def _p_values(
     are never too many. The bootstrap's variance of a mean of n is (n - 1) / (n + 1) of
     the unbiased one.
     """
-    sizes, errors = differences.abs().to_numpy(), drawn.std(1).numpy()
+    sizes = differences.abs().to_numpy()
+    errors = np.full(sizes.shape, np.nan)
+    if drawn.shape[1] > 1:
+        errors = drawn.std(1).numpy()
     known = np.isfinite(sizes) & np.isfinite(errors) & (patients > 1)
     free = max(patients - 1, 1)
     errors = errors * np.sqrt((patients + 1) / free)

@@ -3,8 +3,8 @@
 Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pairs of
 codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
 :func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`cohort_heatmap`,
-:func:`dependence`, :func:`completeness`. A page of both:
-:func:`write_report`. In every figure red raises the output and blue lowers it.
+:func:`dependence`, :func:`completeness`; of its tables with intervals:
+:func:`intervals`. A page of both: :func:`write_report`. In every figure red raises the output and blue lowers it.
 
 Importing this loads neither matplotlib nor jinja2; asking for a function does, and
 leaves pyplot alone: nothing stays open, no screen is needed.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .cohort_heatmap_plot import cohort_heatmap as cohort_heatmap
     from .dependence_plot import dependence as dependence
     from .heatmap_plot import heatmap as heatmap
+    from .interval_plot import intervals as intervals
     from .pair_plot import pair_heatmap as pair_heatmap
     from .pair_plot import pair_network as pair_network
     from .residual_plot import completeness as completeness
@@ -36,6 +37,7 @@ _HOMES = {
     "completeness": "residual_plot",
     "dependence": "dependence_plot",
     "heatmap": "heatmap_plot",
+    "intervals": "interval_plot",
     "pair_heatmap": "pair_plot",
     "pair_network": "pair_plot",
     "timeline": "timeline_plot",
