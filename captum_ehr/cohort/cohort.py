@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
+from ..explanation.resampling import Resampling
 from . import cohort_tables as tables
 from .cohort_report import write_cohort_report
 from .cohort_tables import Among
 from .judging import Judgement, judged
 from .manifest import ROWS
-from ..explanation.resampling import Resampling
 from .stored import open_cohort
 
 if TYPE_CHECKING:

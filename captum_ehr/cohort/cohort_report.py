@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from ..explanation.resampling import Resampling
 from ..explanation.writing import write_text
 from ..scene.patient import PatientScene, patient_scene
 from ..scene.performance import Errors, Hits, Performance
@@ -19,7 +20,6 @@ from ..scene.population import PopulationScene, top_codes
 from ..scene.wording import footer, number, percent, several
 from .cohort_tables import code_table
 from .judging import judged
-from ..explanation.resampling import Resampling
 from .stored import StoredCohort, explained_for, targets_of
 
 if TYPE_CHECKING:

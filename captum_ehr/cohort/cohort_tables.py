@@ -21,8 +21,8 @@ from ..explanation.resampling import Resampling
 from ..explanation.subgroups import (
     alone,
     differences,
-    with_discoveries,
     strata_of,
+    with_discoveries,
 )
 from ..explanation.words import caution, unlike, without_answer
 from .stored import StoredCohort, targets_of

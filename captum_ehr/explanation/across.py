@@ -35,7 +35,9 @@ def across(
     parts = list(explanations)
     samples = _checked(parts)
     tables = [strongest(part, mapping, rest) for part in parts]
-    keys = [name for name in ("target", "group", "feature", "code") if name in tables[0]]
+    keys = [
+        name for name in ("target", "group", "feature", "code") if name in tables[0]
+    ]
     words = [name for name in ("name", "unit") if name in tables[0]]
     by_model = [table.set_index(keys) for table in tables]
     found, means, sizes = (
@@ -50,7 +52,9 @@ def across(
     table["mean_abs"] = sizes.mean(axis=1, skipna=False)
     table["spread"] = means.std(axis=1, skipna=False)
     alike = np.sign(means).eq(np.sign(table["mean"]), axis=0) & has
-    table["agreement"] = (alike.sum(axis=1) / table["models"]).where(table["mean"].notna())
+    table["agreement"] = (alike.sum(axis=1) / table["models"]).where(
+        table["mean"].notna()
+    )
     table["lowest"] = means.min(axis=1, skipna=False)
     table["highest"] = means.max(axis=1, skipna=False)
     table = table.reset_index().sort_values("mean_abs", ascending=False, kind="stable")

@@ -2,8 +2,9 @@
 
 What is counted is a sample's total at a *place*: the sum of its attributions at a code,
 a group of codes, a feature or a visit. Places are worked through in blocks of a bounded
-number of totals, part by part, where a cohort is in parts; so quartiles and numbers of patients are
-exact, and memory depends on a block, a part and the number of patients alone.
+number of totals, part by part where a cohort is in parts; so quartiles and numbers of
+patients are exact, and memory depends on a block, a part and the number of patients
+alone.
 """
 
 from __future__ import annotations

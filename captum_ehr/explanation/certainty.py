@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,10 @@ _MOST_SUMS = 4_000_000
 
 
 def with_intervals(
-    explanation: ExplanationData, table: pd.DataFrame, totals: pd.DataFrame, how: Resampling
+    explanation: ExplanationData,
+    table: pd.DataFrame,
+    totals: pd.DataFrame,
+    how: Resampling,
 ) -> pd.DataFrame:
     """A table of means with the ends of their intervals beside them.
 
@@ -95,25 +99,39 @@ def groups(
     strata = strata_of(known, reference)
     people = _people(explanation).rename({"stratum": "target"}).with_columns(known)
     population = population_of(people, strata)
-    frame, keys, words = rows_by(explanation, mapping, rest)
-    rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
-    names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
+    parts, notes = [], []
     labels = list(dict.fromkeys(target_labels(explanation)))
-    parts = []
+    place = _places(explanation, mapping, rest)
     for number, label in enumerate(labels):
         mine = Population(population.samples.filter(target=number), len(strata))
-        lines = found([rows], keys, mine).with_row_index("place")
-        named = lines.select(keys).join(names, keys, "left", maintain_order="left")
+        part = differences(place(mine), mine, strata, how)
+        notes.append(alone(mine, strata))
         if len(labels) > 1:  # unlike outputs are not added up
-            named = named.select(target=pl.lit(label), *pl.all())
-        places = Places([rows], lines, named)
-        parts.append(differences(places, mine, strata, how))
+            part = part.select(pl.lit(label).alias("target"), pl.all())
+            notes[-1] = notes[-1] and f"of target {label!r} {notes[-1]}"
+        parts.append(part)
     table = with_discoveries(pl.concat(parts).to_pandas())
     order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
     table = table.loc[order].reset_index(drop=True)
     table.attrs |= {"column": column, "level": how.level}
     table.attrs["left_out"] = len(people) - len(population.samples)
-    return noted(table, alone(population, strata), unanswered(explanation))
+    return noted(table, *notes, unanswered(explanation))
+
+
+def _places(
+    explanation: ExplanationData, mapping: Grouping | None, rest: str
+) -> Callable[[Population], Places]:
+    """From who is counted to the codes, or groups, that any of them has."""
+    frame, keys, words = rows_by(explanation, mapping, rest)
+    rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
+    names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
+
+    def places(population: Population) -> Places:
+        lines = found([rows], keys, population).with_row_index("place")
+        labels = lines.select(keys).join(names, keys, "left", maintain_order="left")
+        return Places([rows], lines, labels)
+
+    return places
 
 
 def _people(explanation: ExplanationData) -> pl.DataFrame:

@@ -135,9 +135,7 @@ def differences(
     return labels.join(table, "place", maintain_order="right").drop("place")
 
 
-def _p_values(
-    differences: pl.Series, drawn: torch.Tensor, patients: int
-) -> pl.Series:
+def _p_values(differences: pl.Series, drawn: torch.Tensor, patients: int) -> pl.Series:
     """Two-sided, of each difference over its standard error; Student's t.
 
     With as many degrees of freedom as the smaller group has patients, less one, which

@@ -191,13 +191,13 @@ class Tabled(ExplanationData):
             ``mean`` of the value, and with ``_reference`` those of the reference;
             ``difference``, the value's mean less the reference's, ``difference_low``
             and ``difference_high`` by bootstrap over patients, as in :meth:`top`;
-            ``p_value`` of the difference over its standard error (t-test), and ``q_value``: the
-            share of false ones that is to be expected among all rows of this and
-            smaller ones (Benjamini and Hochberg), of ``attrs["compared"]`` rows. Of
-            several targets each has rows of its own, ``target``. Where a value has
-            fewer than two patients interval and p are NaN, and ``attrs["note"]`` says
-            so. A difference of means is that of how often a code is there and of what
-            it does; ``prevalence`` tells the two apart.
+            ``p_value`` of the difference over its standard error (a t-test), and
+            ``q_value``: the share of false ones that is to be expected among the rows
+            of this and smaller ones (Benjamini and Hochberg), ``attrs["compared"]`` of
+            them in all. Of several targets each has rows of its own, ``target``. Where
+            a value has fewer than two patients interval and p are NaN, and
+            ``attrs["note"]`` says so. Means differ by how often a code is there and by
+            what it does; ``prevalence`` tells the two apart.
 
         Raises:
             KeyError: If there is no such sample column; as :meth:`by_group`.

@@ -4,7 +4,8 @@ Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pai
 codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
 :func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`cohort_heatmap`,
 :func:`dependence`, :func:`completeness`; of its tables with intervals:
-:func:`intervals`. A page of both: :func:`write_report`. In every figure red raises the output and blue lowers it.
+:func:`intervals`. A page of both: :func:`write_report`. In every figure red raises the
+output and blue lowers it.
 
 Importing this loads neither matplotlib nor jinja2; asking for a function does, and
 leaves pyplot alone: nothing stays open, no screen is needed.
