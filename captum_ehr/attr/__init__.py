@@ -1,11 +1,11 @@
 """Captum attribution classes with exact multipliers."""
 
+from .changed_records import attributed
 from .classes import contrast, label
 from .completeness import AttributionWarning, CompletenessError
 from .deep_lift import DeepLiftEHR
 from .deep_lift_shap import DeepLiftShapEHR
 from .layers import LayerDeepLiftEHR, NeuronDeepLiftEHR
-from .what_if import attributed
 
 __all__ = [
     "AttributionWarning",
