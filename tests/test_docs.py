@@ -21,6 +21,7 @@ PAGES = [
     "start.md",
     "rules.md",
     "figures.md",
+    "certainty.md",
     *(f"reference/{name}.md" for name in REFERENCE),
 ]
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", re.M)

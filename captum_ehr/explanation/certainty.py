@@ -45,7 +45,7 @@ def with_intervals(
     keys = [name for name in ("target", "group", "feature", "code") if name in table]
     people = _people(explanation)
     strata = people["stratum"] if "target" in keys else 0 * people["stratum"]
-    population = Population(people.with_columns(strata), int(strata.max() or 0) + 1)
+    population = Population(people.with_columns(strata), max(strata.n_unique(), 1))
     numbers = table[keys].assign(place=np.arange(len(table)))
     rows = totals.merge(numbers, on=keys)
     rows["stratum"] = strata.to_numpy()[rows["sample"]]

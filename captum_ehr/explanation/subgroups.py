@@ -41,9 +41,9 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Plain]:
         return [None if value is None else plain(bins(value)) for value in values]
     edges = np.asarray(bins, dtype=float)
     if kinds(values) - {"numbers"}:
-        words = " and ".join(sorted(kinds(values)))
+        came = " and ".join(sorted(kinds(values)))
         raise ValueError(
-            f"bins are the edges of bands of numbers, and {column!r} has {words}: "
+            f"bins are the edges of bands of numbers, and {column!r} has {came}: "
             "leave bins out, or give a function of a value."
         )
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():

@@ -210,7 +210,8 @@ class Tabled(ExplanationData):
             >>> explanation = DeepLiftEHR(tiny_model()[0]).explain(tiny_model()[1])
             >>> more = explanation.with_sample_columns({"age": [40, 71, 66, 50]})
             >>> table = more.groups("age", bins=[0, 65, 120])
-            >>> table["value"].unique(), table["reference"].unique()
+            >>> table.loc[0, ["code", "value", "reference"]].tolist()
+            ['E11.9', '[65, 120)', '[0, 65)']
         """
         from .certainty import groups  # which loads polars
         from .resampling import Resampling
@@ -261,7 +262,8 @@ class Tabled(ExplanationData):
             >>> from captum_ehr.datasets import tiny_model
             >>> trained = [tiny_model(seed=seed) for seed in (0, 1)]
             >>> parts = [DeepLiftEHR(m).explain(batch) for m, batch in trained]
-            >>> Explanation.across(parts)["models"].unique()
+            >>> Explanation.across(parts)["models"].unique().tolist()
+            [2]
         """
         from .across import across
 

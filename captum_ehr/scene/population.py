@@ -144,9 +144,10 @@ def top_codes(
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
     """The ends of the mean's interval, where there is one."""
-    ends = row.get("mean_low"), row.get("mean_high")
-    is_known = all(end is not None and math.isfinite(end) for end in ends)
-    return (float(ends[0]), float(ends[1])) if is_known else None
+    low, high = row.get("mean_low"), row.get("mean_high")
+    if low is None or high is None or not math.isfinite(low + high):
+        return None
+    return float(low), float(high)
 
 
 def population_scene(
