@@ -129,7 +129,8 @@ class TestTop:
         assert table["mean_low"].isna().all() and table["mean"].notna().all()
 
     def test_nobody_has_an_empty_table(self) -> None:
-        assert not len(drawn(5)[[]].top(level=0.95))
+        table = drawn(5)[[]].top(level=0.95)
+        assert not len(table) and list(table) == list(drawn(5).top(level=0.95))
 
     def test_no_answer_has_no_interval_and_harms_no_other(self) -> None:
         whole = drawn(6)
@@ -207,6 +208,21 @@ class TestGroups:
         old = whole.groups("age", bins=lambda age: age >= 65, replicates=20)
         assert {*old["value"]} | {*old["reference"]} == {True, False}
         assert old.attrs["left_out"] == ages.count(None)
+
+    def test_names_of_columns_are_free(self) -> None:
+        whole = drawn(2)
+        sex = whole.sample_columns["sex"]
+        expected = whole.groups("sex", replicates=20)
+        for name in ("stratum", "patient", "place", "samples", "reference"):
+            table = whole.with_sample_columns({name: sex}).groups(name, replicates=20)
+            pd.testing.assert_frame_equal(table, expected)
+
+    def test_a_function_gives_words_numbers_or_none(self) -> None:
+        whole = drawn(2).with_sample_columns({"n": [k for k in range(len(drawn(2)))]})
+        with pytest.raises(TypeError, match="sample column 'n': list"):
+            whole.groups("n", bins=lambda n: [n])
+        with pytest.raises(ValueError, match="numbers and words"):
+            whole.groups("n", bins=lambda n: "a" if n else n)
 
     def test_several_values_are_compared_with_the_largest(self) -> None:
         whole = drawn(3)

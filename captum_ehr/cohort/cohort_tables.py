@@ -90,10 +90,10 @@ def group_table(
             f"{words}. Columns are taken along with explain_cohort(columns=[...])."
         )
     strata = strata_of(people[column], reference)
-    population = population_of(people, strata)
+    population = population_of(people, people[column], strata)
     places = code_places(stored, population, mapping, rest)
     table = differences(places, population, strata, how).to_pandas()
-    _note(stored, population, places, table, alone(population, strata))
+    _note(stored, population, places, table, alone(column, population, strata))
     table.attrs |= {"column": column, "level": how.level}
     table.attrs["left_out"] = len(people) - len(population.samples)
     return _sorted(with_discoveries(table), table["difference"].abs())

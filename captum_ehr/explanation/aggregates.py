@@ -67,19 +67,22 @@ class Population:
 
 
 def population_of(
-    people: pl.DataFrame, strata: pl.DataFrame | None = None
+    people: pl.DataFrame,
+    values: pl.Series | None = None,
+    strata: pl.DataFrame | None = None,
 ) -> Population:
     """Those counted.
 
     Args:
-        people: Rows of the patients' table.
-        strata: Values of a column of it, and of each the ``stratum``; by default all
-            are in one.
+        people: A row per sample: SAMPLE, ``patient_id`` and ``target``.
+        values: Of each the group that it is in; null for none, which is left out.
+        strata: Each ``value`` and its ``stratum``; by default all are in one.
     """
-    if strata is None:
+    if values is None or strata is None:
         strata, people = pl.DataFrame({"stratum": [0]}), people.with_columns(stratum=0)
     else:
-        people = people.join(strata, strata.columns[0])
+        named = people.select(SAMPLE, "patient_id", "target", value=values)
+        people = named.join(strata, "value")
     number = pl.col("patient_id").rank("dense").cast(pl.Int64) - 1
     people = people.select(SAMPLE, "stratum", "target", patient=number)
     return Population(people, len(strata))

@@ -11,6 +11,7 @@ import polars as pl
 from torch import Tensor
 
 from .aggregates import SAMPLE, Places, Population, found, population_of
+from .columns import checked
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
 from .labels import Grouping
@@ -36,16 +37,16 @@ def with_intervals(
 
     Args:
         explanation: Of whom.
-        table: Some rows of :func:`captum_ehr.explanation.sums.ranked`, in any order.
+        table: Some rows of :func:`captum_ehr.explanation.sums.strongest`, in any order.
         totals: What they were made from, a row per sample and place.
         how: How patients are drawn again.
     """
-    if not how.replicates or table.empty:
+    if not how.replicates:
         return table
     keys = [name for name in ("target", "group", "feature", "code") if name in table]
     people = _people(explanation)
-    strata = people["stratum"] if "target" in keys else 0 * people["stratum"]
-    population = Population(people.with_columns(strata), max(strata.n_unique(), 1))
+    strata = people["stratum"]  # one for each target, as the table has them
+    population = Population(people, max(strata.n_unique(), 1))
     numbers = table[keys].assign(place=np.arange(len(table)))
     rows = totals.merge(numbers, on=keys)
     rows["stratum"] = strata.to_numpy()[rows["sample"]]
@@ -66,7 +67,7 @@ def _ends(
     stratum = np.zeros(places, dtype=int)
     stratum[rows["place"]] = rows["stratum"]
     step, parts = max(_MOST_SUMS // how.replicates, 1), []
-    for first in range(0, places, step):
+    for first in range(0, max(places, 1), step):
         last = min(first + step, places)
         mine = pl.from_pandas(rows[rows["place"].between(first, last - 1)])
         sizes = mine["attribution"].fill_null(math.nan)
@@ -95,17 +96,18 @@ def groups(
             f"with_sample_columns({{{column!r}: [...]}})."
         )
     values = banded(column, explanation.sample_columns[column], bins)
-    known = pl.Series(column, values, strict=False)
-    strata = strata_of(known, reference)
-    people = _people(explanation).rename({"stratum": "target"}).with_columns(known)
-    population = population_of(people, strata)
+    known = checked({column: values}, len(explanation))[column]
+    series = pl.Series(column, known, strict=False)
+    strata = strata_of(series, reference)
+    people = _people(explanation).rename({"stratum": "target"})
+    population = population_of(people, series, strata)
     parts, notes = [], []
     labels = list(dict.fromkeys(target_labels(explanation)))
     place = _places(explanation, mapping, rest)
     for number, label in enumerate(labels):
         mine = Population(population.samples.filter(target=number), len(strata))
         part = differences(place(mine), mine, strata, how)
-        notes.append(alone(mine, strata))
+        notes.append(alone(column, mine, strata))
         if len(labels) > 1:  # unlike outputs are not added up
             part = part.select(pl.lit(label).alias("target"), pl.all())
             notes[-1] = notes[-1] and f"of target {label!r} {notes[-1]}"

@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
-from .columns import Plain, kinds, plain
+from .columns import Plain, kinds
 from .resampling import Resampling
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _MOST = 50
 """More values than this are no groups."""
 
 
-def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Plain]:
+def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Any]:
     """The group of each value; None where it has none.
 
     Raises:
@@ -38,7 +38,7 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Plain]:
     if bins is None:
         return list(values)
     if callable(bins):
-        return [None if value is None else plain(bins(value)) for value in values]
+        return [None if value is None else bins(value) for value in values]
     edges = np.asarray(bins, dtype=float)
     if kinds(values) - {"numbers"}:
         came = " and ".join(sorted(kinds(values)))
@@ -62,7 +62,7 @@ def _number(value: Any) -> float:
 
 
 def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:
-    """The values of a column with their numbers, the reference first.
+    """Each ``value`` of a column with its ``stratum``, the reference first.
 
     Args:
         values: Of each sample the group that it is in; null for none.
@@ -86,7 +86,7 @@ def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:
         raise ValueError(f"reference is {reference!r}; {column!r} has {words}.")
     first = known.index(reference) if reference is not None else 0
     sizes = pl.concat([sizes[first : first + 1], sizes[:first], sizes[first + 1 :]])
-    return sizes.select(column, stratum=pl.int_range(len(known)))
+    return sizes.select(value=column, stratum=pl.int_range(len(known)))
 
 
 def differences(
@@ -105,8 +105,7 @@ def differences(
         ``prevalence`` and ``mean`` of both, the reference's with ``_reference``; and
         ``difference`` of the means, with ``_low``, ``_high`` and ``p_value``.
     """
-    named = strata.rename({strata.columns[0]: "value"})
-    sizes = named.with_columns(size=pl.Series(population.sizes))
+    sizes = strata.with_columns(size=pl.Series(population.sizes))
     weights = population.weights(how)
     parts = []
     for block in blocks(places, population, how):
@@ -171,10 +170,9 @@ def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def alone(population: Population, strata: pl.DataFrame) -> str:
+def alone(column: str, population: Population, strata: pl.DataFrame) -> str:
     """What to know of groups of fewer than two patients; else empty."""
-    column = strata.columns[0]
-    few = strata.filter(pl.Series(population.patients < 2)).sort("stratum")[column]
+    few = strata.filter(pl.Series(population.patients < 2))["value"]
     if not len(few):
         return ""
     words = ", ".join(map(repr, few))
