@@ -365,6 +365,31 @@ class TestAcross:
         assert few["mean"] == pytest.approx(np.mean(means))  # 0 where it is not
         assert few["agreement"] == 1.0 or few["models"] > 1
 
+    def test_groups_of_codes(self) -> None:
+        parts = self.parts()
+        table = Explanation.across(parts, {"codes": lambda code: f"{code[-1]} last"})
+        tops = [
+            part.top(None, {"codes": lambda code: f"{code[-1]} last"}).set_index(
+                "group"
+            )
+            for part in parts
+        ]
+        mean = sum(top["mean"] for top in tops) / 3
+        assert len(table) == len(mean) == 10
+        np.testing.assert_allclose(table["mean"], mean.loc[table["group"]])
+
+    def test_nobody_has_an_empty_table(self) -> None:
+        table = Explanation.across([part[[]] for part in self.parts()])
+        assert not len(table) and table.attrs["models"] == 3
+
+    def test_each_target_has_rows_of_its_own(self) -> None:
+        target = tuple(k % 2 for k in range(len(drawn(0))))
+        parts = [replace(part, target=target) for part in self.parts()]
+        table = Explanation.across(parts).set_index(["target", "code"])
+        tops = [part.top(None).set_index(["target", "code"]) for part in parts]
+        mean = sum(top["mean"] for top in tops) / 3
+        np.testing.assert_allclose(table["mean"], mean.loc[table.index])
+
     def test_no_answer_is_none(self) -> None:
         parts = self.parts()
         shares = parts[1].attributions["codes"].clone()

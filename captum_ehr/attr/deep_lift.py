@@ -195,13 +195,13 @@ class DeepLiftEHR(Questions):
             >>> list(DeepLiftEHR(model).explain(batch, target="all"))
             ['1']
         """
-        pairs = self.explained(batch, baselines, target, names)
+        pairs = self._explained(batch, baselines, target, names)
         each = [explanation for explanation, _ in pairs]
         if is_all(target):
             return {one.target_label(0): one for one in each}
         return each[0]
 
-    def explained(
+    def _explained(
         self,
         batch: Any,
         baselines: Any,

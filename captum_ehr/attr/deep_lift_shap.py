@@ -167,7 +167,7 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
         """
         if is_all(target):
             raise ValueError("spread is of one output at a time, not of 'all'.")
-        pairs = self.explained(batch, baselines, target, names, per_reference=True)
+        pairs = self._explained(batch, baselines, target, names, per_reference=True)
         explanation, result = pairs[0]
         keys = explanation.attributions
         widths = {key: part.std(1) for key, part in zip(keys, result.each)}

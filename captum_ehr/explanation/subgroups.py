@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Any]:
     Example:
         >>> banded("age", [64, 65, None, 130], [0, 65, 120])
         ['[0, 65)', '[65, 120)', None, None]
+        >>> banded("age", [64, None], [-math.inf, 65, math.inf])
+        ['[-inf, 65)', None]
     """
     if bins is None:
         return list(values)
@@ -57,8 +60,8 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    """What is unknown is in no band."""
-    return float("-inf") if value is None else float(value)
+    """What is unknown is in no band: NaN is beyond all edges."""
+    return math.nan if value is None else float(value)
 
 
 def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:

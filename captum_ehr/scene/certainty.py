@@ -95,19 +95,21 @@ def _models(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
         ends, share = (row["lowest"], row["highest"]), row["agreement"]
         agree = "" if math.isnan(share) else f", {percent(share)} agree"
         rows.append(_estimate(label, row["mean"], ends, agree))
-    head = f"{several(table.attrs['models'], 'model')} of the same features"
+    models = table.attrs.get("models", int(table["models"].max()))
+    head = f"{several(models, 'model')} of the same features"
+    on = _SAMPLES.get(table.attrs.get("samples", ""), "")
     lines = (
-        f"explained on {_SAMPLES[table.attrs['samples']]}; lines from the lowest model "
-        "to the highest; share of the models whose mean has the sign of all models'",
+        f"{on}lines from the lowest model to the highest; share of the models whose "
+        "mean has the sign of all models'",
     )
     axis = "mean attribution over all models   (raises →, ← lowers)"
     return Estimates(tuple(rows), head, lines, axis)
 
 
 _SAMPLES = {
-    "the same": "the same samples",
-    "some shared": "samples of which they share some",
-    "of their own": "samples of their own",
+    "the same": "explained on the same samples; ",
+    "some shared": "explained on samples of which they share some; ",
+    "of their own": "explained on samples of their own; ",
 }
 
 
