@@ -463,6 +463,8 @@ class TestPictures:
     def test_tables_without_intervals_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no intervals"):
             intervals(drawn(0).top())
+        with pytest.raises(ValueError, match="no column 'code' or 'group'"):
+            intervals(drawn(0).by_feature())
         with pytest.raises(ValueError, match="no rows"):
             intervals(drawn(0)[[]].top(level=0.95))
 

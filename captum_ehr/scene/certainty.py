@@ -40,10 +40,15 @@ def estimates(table: pd.DataFrame, k: int) -> Estimates:
     """The first rows of a table of means, differences or models, in words.
 
     Raises:
-        ValueError: If the table has no intervals, or no rows.
+        ValueError: If the table has no intervals, no rows, or is not of codes.
     """
     if table.empty:
         raise ValueError("nothing to show: the table has no rows.")
+    if not {"code", "group"} & {*table}:
+        raise ValueError(
+            "the table has no column 'code' or 'group': give one of codes, or of groups "
+            "of them."
+        )
     for name, said in (
         ("difference_low", _differences),
         ("lowest", _models),
@@ -78,14 +83,17 @@ def _differences(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
         rows.append(_estimate(label, row["difference"], ends, "", is_marked))
     alone = str(values[0]) if len(values) == 1 else "each value"
     head = f"{column}: {alone} beside {reference}"
-    marked = int((table["q_value"] <= DISCOVERED).sum())
+    among = f" among {compared} compared" if compared else ""
     lines = [
         f"lines: {_level(table)}intervals, by bootstrap over patients; "
-        f"filled: q ≤ {DISCOVERED:g} ({marked} of {compared} compared)"
+        f"filled: q ≤ {DISCOVERED:g}{among}"
     ]
     if left := table.attrs.get("left_out"):
         lines.append(f"{several(left, 'sample')} without a value left out")
-    axis = f"mean less that of {reference}   (raises more →, ← lowers more)"
+    axis = (
+        f"mean attribution less that of {column} {reference}   "
+        "(raises more →, ← lowers more)"
+    )
     return Estimates(tuple(rows), head, tuple(lines), axis)
 
 

@@ -46,8 +46,8 @@ def intervals(
         table: Of :meth:`captum_ehr.Explanation.top` with a level (means), of
             :meth:`~captum_ehr.Explanation.groups` (differences; filled where the
             ``q_value`` is at most .05), of :meth:`~captum_ehr.Explanation.across`
-            (lines from the lowest model to the highest), or of
-            :class:`captum_ehr.Cohort`. Rows in another order, or some of them, are
+            (lines from the lowest model to the highest), or ``codes`` and ``groups`` of
+            a :class:`captum_ehr.Cohort`. Rows in another order, or some of them, are
             drawn as they come.
         ax: Axes to draw on, or a figure; by default a new figure of fitting size,
             independent of pyplot.
@@ -62,7 +62,8 @@ def intervals(
         The figure and its axes.
 
     Raises:
-        ValueError: If the table has no rows or no intervals, or ``k`` is less than 1.
+        ValueError: If the table has no rows or no intervals, is not of codes, or ``k``
+            is less than 1.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
