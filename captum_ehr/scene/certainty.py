@@ -46,8 +46,8 @@ def estimates(table: pd.DataFrame, k: int) -> Estimates:
         raise ValueError("nothing to show: the table has no rows.")
     if not {"code", "group"} & {*table}:
         raise ValueError(
-            "the table has no column 'code' or 'group': give one of codes, or of groups "
-            "of them."
+            "the table has no column 'code' or 'group': give one of codes, or of their "
+            "groups."
         )
     for name, said in (
         ("difference_low", _differences),
