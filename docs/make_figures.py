@@ -28,6 +28,7 @@ from captum_ehr.visualization import (
     cohort_beeswarm,
     completeness,
     heatmap,
+    intervals,
     timeline,
     waterfall,
 )
@@ -100,6 +101,7 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
             first, patient, by="code", k=20, bins=12, time_label=time
         ),
         "cohort_bar": cohort_bar(first, k=15),
+        "intervals": intervals(first.top(15, level=0.95)),
         "cohort_beeswarm": cohort_beeswarm(first, k=15),
         "completeness": completeness(explained),
         "paper_column": waterfall(first, patient, k=8, **PAPER, width=3.5),

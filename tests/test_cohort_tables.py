@@ -16,9 +16,9 @@ from explanations import cohorts
 from hypothesis import given, settings
 
 from captum_ehr import DeepLiftEHR, explain_cohort
-from captum_ehr.cohort import Cohort, aggregates
+from captum_ehr.cohort import Cohort
 from captum_ehr.datasets import tiny_model
-from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation, aggregates
 
 ENDS = ("_low", "_high")
 
@@ -243,6 +243,18 @@ def test_groups_are_compared_with_the_largest(
     )
 
 
+def test_groups_are_those_of_an_explanation(cohort: Cohort, whole: Explanation) -> None:
+    sex = ["F" if k % 10 < 6 else "M" if k % 10 < 9 else None for k in range(1_000)]
+    stored = cohort.groups("sex", replicates=50)
+    table = whole.with_sample_columns({"sex": sex}).groups("sex", replicates=50)
+    keys = ["feature", "code"]
+    stored, table = stored.set_index(keys), table.set_index(keys)
+    pd.testing.assert_frame_equal(
+        stored, table.loc[stored.index], check_dtype=False, rtol=1e-3, atol=1e-6
+    )
+    assert stored.attrs == table.attrs and stored.attrs["left_out"] == 100
+
+
 def test_several_groups_and_groups_of_codes(cohort: Cohort) -> None:
     table = cohort.groups("band", {"drugs": "atc1"}, reference=2, replicates=20)
     assert {*table["reference"]} == {2} and {*table["value"]} == {0, 1}
@@ -256,7 +268,7 @@ def test_what_cannot_be_compared_is_said(cohort: Cohort) -> None:
         cohort.groups("age")
     with pytest.raises(ValueError, match="500 values, expected 2 to 50"):
         cohort.groups("patient_id")
-    with pytest.raises(ValueError, match="1 values"):
+    with pytest.raises(ValueError, match="1 values .'F' alone"):
         cohort.groups("sex", among=pl.col("sex") == "F")
     with pytest.raises(ValueError, match="reference is 'X'; 'sex' has 'F', 'M'"):
         cohort.groups("sex", reference="X")

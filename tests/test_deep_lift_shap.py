@@ -193,3 +193,36 @@ def test_bad_reference_patients() -> None:
         dl.explain(batch, "unk")
     with pytest.raises(KeyError, match="lacks 'flags'"):
         dl.explain(batch, {"conditions": batch["conditions"]})
+
+
+@pytest.mark.parametrize("config", PATIENTS[:2], ids=str)
+def test_the_spread_is_that_of_one_reference_after_the_other(config: Any) -> None:
+    model, batch = zoo.build(config)
+    references = reference_patients(model.dataset, 4)
+    table = DeepLiftShapEHR(model).spread(batch, references, target=0)
+    adapter = PyHealthAdapter(model)
+    encoded = adapter.encode(batch)
+    each = [
+        DeepLiftEHR(adapter).explain(encoded, one, target=0).attributions
+        for one in adapter.patient_baselines(encoded, references)
+    ]
+    whole = DeepLiftShapEHR(model).explain(batch, references, target=0)
+    for key, mean in whole.attributions.items():
+        parts = torch.stack([one[key] for one in each])
+        mask = whole.features[key].mask
+        rows = table[table["feature"] == key]
+        for name, expected in (
+            ("attribution", mean),
+            ("attribution", parts.mean(0)),
+            ("spread_over_references", parts.std(0)),
+        ):
+            ours = torch.from_numpy(rows[name].to_numpy().copy())
+            torch.testing.assert_close(
+                ours, expected[mask].double(), rtol=1e-4, atol=1e-6
+            )
+
+
+def test_the_spread_is_of_one_output() -> None:
+    model, batch = zoo.build(PATIENTS[0])
+    with pytest.raises(ValueError, match="one output at a time"):
+        DeepLiftShapEHR(model).spread(batch, 2, target="all")

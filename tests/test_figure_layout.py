@@ -19,19 +19,18 @@ from captum_ehr import DeepLiftEHR
 from captum_ehr.datasets import tiny_model
 from captum_ehr.explanation import Explanation, FeatureRecord
 from captum_ehr.scene.performance import performance_of
-from captum_ehr.scene.population import top_codes
 from captum_ehr.visualization import (
     cohort_bar,
     cohort_beeswarm,
     completeness,
     faithfulness,
     heatmap,
+    intervals,
     pair_heatmap,
     pair_network,
     timeline,
     waterfall,
 )
-from captum_ehr.visualization.interval_plot import mean_intervals
 from captum_ehr.visualization.performance_plot import performance_curves
 
 TITLES = (
@@ -97,13 +96,7 @@ def record(
 ONE = record()
 SHORT = record(visits=1, codes=1, labs=1, steps=1)
 MANY = record(count=12, visits=3, labs=3)
-CODES = top_codes(
-    [
-        row | {"mean_low": row["mean"] - 0.05, "mean_high": row["mean"] + 0.08}
-        for row in MANY.top(10).to_dict("records")
-    ],
-    len(MANY),
-)
+CODES = MANY.top(10, level=0.95)
 JUDGED = performance_of(
     "death within 90 days of the discharge from the hospital",
     np.array([0.0, 1.0] * 30),
@@ -201,7 +194,8 @@ class TestColumns:
     @pytest.mark.parametrize(("width", "points"), SIZES)
     def test_intervals(self, width: float, points: float) -> None:
         head = "What the codes do on average, in a heading that is a long one"
-        figure, _ = mean_intervals(CODES, head, ["small"], width=width, fontsize=points)
+        looks = {"width": width, "fontsize": points}
+        figure, _ = intervals(CODES, title=head, subtitle="small", **looks)
         check(figure)
 
     @pytest.mark.parametrize("suffix", ["pdf", "svg"])

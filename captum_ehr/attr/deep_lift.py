@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from captum.log import log_usage
 from torch import Tensor
@@ -15,10 +15,8 @@ from .assembly import assembled, in_words
 from .classes import is_all
 from .inputs import in_form
 from .questions import Questions
+from .result import Result
 from .targets import Target, asked
-
-if TYPE_CHECKING:
-    pass
 
 
 class DeepLiftEHR(Questions):
@@ -197,11 +195,28 @@ class DeepLiftEHR(Questions):
             >>> list(DeepLiftEHR(model).explain(batch, target="all"))
             ['1']
         """
+        pairs = self._explained(batch, baselines, target, names)
+        each = [explanation for explanation, _ in pairs]
+        if is_all(target):
+            return {one.target_label(0): one for one in each}
+        return each[0]
+
+    def _explained(
+        self,
+        batch: Any,
+        baselines: Any,
+        target: Target,
+        names: Grouping | None,
+        per_reference: bool = False,
+    ) -> list[tuple[Explanation, Result]]:
+        """The explanation of each output that is asked for, with what it is made of."""
         if not self.multiplies_by_inputs:
             raise ValueError(
                 "explain needs multiply_by_inputs=True: multipliers have no sum."
             )
-        prepared, whole = self.run(batch, baselines, target, None, None, tokens=True)
+        prepared, whole = self.run(
+            batch, baselines, target, None, None, per_reference, tokens=True
+        )
         if prepared.encoded is None or not isinstance(self.model, PyHealthAdapter):
             raise TypeError(
                 "explain takes a batch; use attribute for tensors and pairs."
@@ -212,7 +227,5 @@ class DeepLiftEHR(Questions):
         each = []
         for result in whole.outputs_of(prepared):
             one = assembled(*given, result, self.output, words)
-            each.append(one if names is None else one.with_names(names))
-        if is_all(target):
-            return {one.target_label(0): one for one in each}
-        return each[0]
+            each.append((one if names is None else one.with_names(names), result))
+        return each

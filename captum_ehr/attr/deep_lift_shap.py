@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captum.attr import DeepLiftShap
 from captum.log import log_usage
@@ -19,9 +20,13 @@ from ..adapter import (
 )
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
+from .classes import is_all
 from .deep_lift import DeepLiftEHR
 from .inputs import Prepared, in_form, prepare
 from .targets import Target, asked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
@@ -121,6 +126,54 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
             An explanation whose ``f_baseline`` and ``delta`` are means as well.
         """
         return super().explain(batch, baselines, target, names)
+
+    def spread(
+        self,
+        batch: Any,
+        baselines: Any,
+        target: Target = None,
+        names: Grouping | None = None,
+    ) -> pd.DataFrame:
+        """The rows of :meth:`explain`, and how far each goes between references.
+
+        All attributions to every reference are in memory: ``patients * references``
+        numbers for each token or value.
+
+        Args:
+            batch: See :meth:`explain`.
+            baselines: See :meth:`attribute`.
+            target: See :meth:`attribute`; one output at a time.
+            names: Human names of codes; see :meth:`Explanation.with_names`.
+
+        Returns:
+            The frame of :meth:`Explanation.to_frame`, whose ``attribution`` is the mean
+            over the references, with ``spread_over_references``: the standard
+            deviation (n - 1) of the attributions to each of them. It says how much it
+            matters whom a patient is compared with. It does not fall with the number
+            of references, so it is no standard error of the mean, and says nothing of
+            how sure the model is.
+
+        Raises:
+            ValueError: If every output is asked for, or as :meth:`attribute`.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> from captum_ehr import reference_patients
+            >>> model, batch = tiny_model()
+            >>> references = reference_patients(model.dataset, 4)
+            >>> table = DeepLiftShapEHR(model).spread(batch, references)
+            >>> list(table)[-2:]
+            ['attribution', 'spread_over_references']
+        """
+        if is_all(target):
+            raise ValueError("spread is of one output at a time, not of 'all'.")
+        pairs = self._explained(batch, baselines, target, names, per_reference=True)
+        explanation, result = pairs[0]
+        keys = explanation.attributions
+        widths = {key: part.std(1) for key, part in zip(keys, result.each)}
+        frame = explanation.to_frame()
+        rows = replace(explanation, attributions=widths).to_frame()
+        return frame.assign(spread_over_references=rows["attribution"])
 
     def prepare(self, inputs: Any, baselines: Any, args: Any) -> Prepared:
         """Inputs, and one set of references for each reference."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
+from ..explanation.resampling import Resampling
 from . import cohort_tables as tables
 from .cohort_report import write_cohort_report
 from .cohort_tables import Among
 from .judging import Judgement, judged
 from .manifest import ROWS
-from .resampling import Resampling
 from .stored import open_cohort
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Cohort:
             seed: Of the draws.
 
         Returns:
-            ``feature``, ``code`` and ``name`` (or ``group``), and the statistics that
-            :class:`Cohort` tells of, sorted by ``mean_abs``.
+            ``feature``, ``code``, ``name`` and ``unit`` (or ``group``), and the
+            statistics that :class:`Cohort` tells of, sorted by ``mean_abs``.
 
         Raises:
             KeyError: If there is no patient of an identifier, or ``by`` names a feature
@@ -189,12 +189,9 @@ class Cohort:
             seed: Of the draws.
 
         Returns:
-            A row per code and value but the reference, by falling absolute difference:
-            ``feature``, ``code`` and ``name`` (or ``group``), ``value`` and
-            ``reference``; ``samples``, ``patients``, ``prevalence`` and ``mean`` of the
-            value, and with ``_reference`` those of the reference; ``difference``, the
-            value's mean less the reference's, ``difference_low`` and
-            ``difference_high``. What an interval may not say is told at
+            The columns of :meth:`captum_ehr.Explanation.groups`: a row per code and
+            value but the reference, by falling absolute difference, with its interval,
+            ``p_value`` and ``q_value``. What an interval may not say is told at
             :class:`Cohort`.
 
         Raises:

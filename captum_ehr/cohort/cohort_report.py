@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from ..explanation.resampling import Resampling
 from ..explanation.writing import write_text
 from ..scene.patient import PatientScene, patient_scene
 from ..scene.performance import Errors, Hits, Performance
@@ -19,7 +20,6 @@ from ..scene.population import PopulationScene, top_codes
 from ..scene.wording import footer, number, percent, several
 from .cohort_tables import code_table
 from .judging import judged
-from .resampling import Resampling
 from .stored import StoredCohort, explained_for, targets_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _target(
     stored: StoredCohort, target: Any, k: int, how: Resampling
 ) -> dict[str, Any]:
     """The codes of the samples that were explained for an output."""
-    from ..visualization.interval_plot import mean_intervals
+    from ..visualization.interval_plot import intervals
 
     only = explained_for(target)
     table = code_table(stored, None, "", only, how)
@@ -145,10 +145,12 @@ def _target(
         rescaled_by=_rescaled_by(people),
         fallbacks=account.fallbacks,
         remarks=said,
+        level=how.level,
     )
     name = stored.header.target_label(target)
-    lines = [f"{several(len(people), 'sample')}; lines: {_level(how)} intervals"]
-    figure = mean_intervals(scene.codes, f"Strongest codes: {name}", lines)[0]
+    lines = f"{several(len(people), 'sample')}; lines: {_level(how)} intervals"
+    title = f"Strongest codes: {name}"
+    figure = intervals(table, k=k, title=title, subtitle=lines)[0]
     return {"name": name, "cohort": scene, "figure": _picture(figure)}
 
 

@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ..explanation.feature_record import words_for
+from ..explanation.aggregates import (
+    SAMPLE,
+    Places,
+    Population,
+    found,
+    population_of,
+    statistics,
+)
+from ..explanation.feature_record import FeatureKeyError, words_for
 from ..explanation.labels import Grouping, group_labels
+from ..explanation.resampling import Resampling
+from ..explanation.subgroups import (
+    alone,
+    differences,
+    strata_of,
+    with_discoveries,
+)
 from ..explanation.words import caution, unlike, without_answer
-from .aggregates import SAMPLE, Places, Population, found, statistics
-from .resampling import Resampling
 from .stored import StoredCohort, targets_of
-from .subgroups import differences, strata_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,14 +83,20 @@ def group_table(
 ) -> pd.DataFrame:
     """Each code in each group of patients beside the reference, largest first."""
     people = chosen(stored, among)
-    strata = strata_of(people, column, reference)
-    population = population_of(people, strata)
+    if column not in people.columns:
+        words = ", ".join(map(repr, people.columns))
+        raise FeatureKeyError(
+            f"there is no column {column!r} in this cohort's patients; there are "
+            f"{words}. Columns are taken along with explain_cohort(columns=[...])."
+        )
+    strata = strata_of(people[column], reference)
+    population = population_of(people, people[column], strata)
     places = code_places(stored, population, mapping, rest)
-    sides = differences(places, population, strata, how)
-    labels = places.labels.with_row_index("place")
-    table = labels.join(sides, "place").drop("place").to_pandas()
-    _note(stored, population, places, table)
-    return _sorted(table, table["difference"].abs())
+    table = differences(places, population, strata, how).to_pandas()
+    _note(stored, population, places, table, alone(column, population, strata))
+    table.attrs |= {"column": column, "level": how.level}
+    table.attrs["left_out"] = len(people) - len(population.samples)
+    return _sorted(with_discoveries(table), table["difference"].abs())
 
 
 def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
@@ -101,25 +119,6 @@ def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
     return people
 
 
-def population_of(
-    people: pl.DataFrame, strata: pl.DataFrame | None = None
-) -> Population:
-    """Those counted.
-
-    Args:
-        people: Rows of the patients' table.
-        strata: Values of a column of it, and of each the ``stratum``; by default all
-            are in one.
-    """
-    if strata is None:
-        strata, people = pl.DataFrame({"stratum": [0]}), people.with_columns(stratum=0)
-    else:
-        people = people.join(strata, strata.columns[0])
-    number = pl.col("patient_id").rank("dense").cast(pl.Int64) - 1
-    people = people.select(SAMPLE, "stratum", "target", patient=number)
-    return Population(people, len(strata))
-
-
 def code_places(
     stored: StoredCohort, population: Population, mapping: Grouping | None, rest: str
 ) -> Places:
@@ -128,9 +127,16 @@ def code_places(
     lines = found(rows, keys, population)
     pairs = lines.select(keys).rows()
     if mapping is None:
-        names = {key: words_for(key, stored.header.names) for key, _ in pairs}
-        words = [names[key].get(code, code) for key, code in pairs]
-        labels = lines.select(*keys, name=pl.Series(words, dtype=pl.String))
+        header, every = stored.header, {key for key, _ in pairs}
+        names = {key: words_for(key, header.names) for key in every}
+        units = {key: words_for(key, header.units) for key in every}
+        named = [names[key].get(code, code) for key, code in pairs]
+        counted = [units[key].get(code) for key, code in pairs]
+        labels = lines.select(
+            *keys,
+            name=pl.Series(named, dtype=pl.String),
+            unit=pl.Series(counted, dtype=pl.String),
+        )
         return Places(rows, lines.with_row_index("place"), labels)
     codes: dict[str, list[str]] = {}
     for key, code in pairs:
@@ -150,6 +156,7 @@ def _table(
     table = pl.concat(
         [places.labels, statistics(places, population, how)], how="horizontal"
     ).to_pandas()
+    table.attrs["level"] = how.level
     _note(stored, population, places, table)
     return table
 
@@ -161,17 +168,21 @@ def _sorted(table: pd.DataFrame, strength: pd.Series) -> pd.DataFrame:
 
 
 def _note(
-    stored: StoredCohort, population: Population, places: Places, table: pd.DataFrame
+    stored: StoredCohort,
+    population: Population,
+    places: Places,
+    table: pd.DataFrame,
+    *words: str,
 ) -> None:
     """Add a note, and warn, of what the sums are not good for."""
     samples = population.samples
-    words = [unlike({*map(stored.header.target_label, targets_of(samples))})]
+    said = [unlike({*map(stored.header.target_label, targets_of(samples))}), *words]
     if places.lines["missed"].sum():
         missed = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
         lost = pl.concat(places.rows).filter(missed).select(SAMPLE)
         mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())
-        words.append(without_answer(mine.collect().item(), len(samples)))
-    note = " ".join(word[0].upper() + word[1:] for word in words if word)
+        said.append(without_answer(mine.collect().item(), len(samples)))
+    note = " ".join(word[0].upper() + word[1:] for word in said if word)
     if note:
         caution(note)
         table.attrs["note"] = note

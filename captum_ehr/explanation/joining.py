@@ -17,7 +17,6 @@ from .data import ExplanationData
 from .feature_record import FeatureRecord, Range, Ranges, Words, first_difference
 
 _ALIKE = {
-    "model_name": "models",
     "output": "scales of the output",
     "mode": "kinds of label",
     "target_names": "outputs",
@@ -25,6 +24,11 @@ _ALIKE = {
     "baseline": "baselines",
 }
 """What must agree, and what to call it."""
+
+_ADVICE = (
+    "Only explanations of one model, output and baseline can be concatenated; to put "
+    "two side by side use compare."
+)
 
 
 def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
@@ -36,7 +40,7 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
     if len(parts) == 1:
         return first
     for place, other in enumerate(parts[1:], 1):
-        _check_alike(first, other, place)
+        _check_one_model(first, other, place)
     merged = {key: _features(key, parts) for key in first.features}
     numbers: dict[str, Any] = {
         name: _cat([getattr(part, name) for part in parts]) for name in PER_PATIENT
@@ -57,25 +61,15 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
     )
 
 
-def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> None:
-    """Refuse what was not explained alike."""
-
-    def refuse(what: str, here: object, there: object) -> None:
-        raise ValueError(
-            f"explanations 0 and {place} are of different {what}: {here!r} and "
-            f"{there!r}. Only explanations of one model, output and baseline can be "
-            "concatenated; to put two side by side use compare."
-        )
-
+def check_alike(
+    first: ExplanationData, other: ExplanationData, place: int, advice: str
+) -> None:
+    """Refuse other outputs, references or codes; the advice ends what is said."""
     for name, what in _ALIKE.items():
         here, there = getattr(first, name), getattr(other, name)
-        if here != there:
-            refuse(what, here, there)
-    if first.fingerprint and other.fingerprint:
-        if first.fingerprint != other.fingerprint:
-            refuse("weights of the model", first.fingerprint, other.fingerprint)
+        _same(what, here, there, place, advice)
     if set(first.features) != set(other.features):
-        refuse("features", list(first.features), list(other.features))
+        _same("features", list(first.features), list(other.features), place, advice)
     for key, record in first.features.items():
         counterpart = other.features[key]
         for what in ("vocabulary", "columns"):
@@ -84,15 +78,34 @@ def _check_alike(first: ExplanationData, other: ExplanationData, place: int) -> 
                 words = first_difference(here, there)
                 raise ValueError(
                     f"explanations 0 and {place} differ in the {what} of feature "
-                    f"{key!r}: number {words}. Only explanations of one model can be "
-                    "concatenated."
+                    f"{key!r}: number {words}. {advice}"
                 )
+
+
+def _same(what: str, here: object, there: object, place: int, advice: str) -> None:
+    if here != there:
+        raise ValueError(
+            f"explanations 0 and {place} are of different {what}: {here!r} and "
+            f"{there!r}. {advice}"
+        )
+
+
+def _check_one_model(
+    first: ExplanationData, other: ExplanationData, place: int
+) -> None:
+    """Refuse what was not explained alike, or is of another model."""
+    _same("models", first.model_name, other.model_name, place, _ADVICE)
+    check_alike(first, other, place, _ADVICE)
+    if first.fingerprint and other.fingerprint:
+        prints = first.fingerprint, other.fingerprint
+        _same("weights of the model", *prints, place, _ADVICE)
+    for key, record in first.features.items():
+        counterpart = other.features[key]
         kinds = [
             (r.times or "some") if r.time is not None else "none"
             for r in (record, counterpart)
         ]
-        if kinds[0] != kinds[1]:
-            refuse(f"times of feature {key!r}", *kinds)
+        _same(f"times of feature {key!r}", kinds[0], kinds[1], place, _ADVICE)
         known = [r.measured is not None for r in (record, counterpart)]
         if known[0] != known[1]:
             raise ValueError(

@@ -16,6 +16,8 @@ from .words import caution, mixed_targets, target_labels, unanswered
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .resampling import Resampling
+
 
 def samples(explanation: ExplanationData) -> pd.DataFrame:
     """A row per sample; see :meth:`Explanation.samples`."""
@@ -79,33 +81,54 @@ def top(
     k: int | None = 10,
     mapping: Grouping | None = None,
     rest: str = "other",
+    how: Resampling | None = None,
 ) -> pd.DataFrame:
     """The strongest codes or groups of all patients; see :meth:`Explanation.top`."""
     if k is not None and k < 0:
         raise ValueError(f"k is {k}, expected None for all, or at least 0.")
-    table = strongest(explanation, mapping, rest)
-    table = table.head(len(table) if k is None else k)
-    return _noted(table, unanswered(explanation))
+    table = strongest(explanation, mapping, rest, k, how)
+    return noted(table, unanswered(explanation))
 
 
 def strongest(
-    explanation: ExplanationData, mapping: Grouping | None = None, rest: str = "other"
+    explanation: ExplanationData,
+    mapping: Grouping | None = None,
+    rest: str = "other",
+    k: int | None = None,
+    how: Resampling | None = None,
 ) -> pd.DataFrame:
-    """All rows of :func:`top`, without its note."""
-    if mapping is None:
-        keys, words = ["feature", "code"], {"name": "name", "unit": "unit"}
-        frame = to_frame(explanation)
-    else:
-        keys, words = ["group"], {}
-        frame = _grouped(explanation, mapping, rest)
-    each = _added(frame, ["sample", *keys], **words)
+    """The rows of :func:`top`, without its note."""
+    frame, keys, words = rows_by(explanation, mapping, rest)
+    each = _added(frame, ["sample", *keys], **{word: word for word in words})
     each["absolute"] = each["attribution"].abs()
     each["patient_id"] = _patients(explanation, each)
-    count: Any = max(len(explanation), 1)
     labels = target_labels(explanation)
     if len(set(labels)) > 1:  # unlike outputs are not added up
         each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
         keys = ["target", *keys]
+    table = _means(each, keys, words, labels)
+    table = table.head(len(table) if k is None else k)
+    if how is None:
+        return table
+    from .certainty import with_intervals  # which loads polars
+
+    return with_intervals(explanation, table, each, how)
+
+
+def rows_by(
+    explanation: ExplanationData, mapping: Grouping | None, rest: str
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The rows, the columns that tell their codes or groups apart, and their words."""
+    if mapping is None:
+        return to_frame(explanation), ["feature", "code"], ["name", "unit"]
+    return _grouped(explanation, mapping, rest), ["group"], []
+
+
+def _means(
+    each: pd.DataFrame, keys: list[str], words: list[str], labels: list[str]
+) -> pd.DataFrame:
+    """The statistics of each place from the total of each sample at it."""
+    count: Any = max(len(labels), 1)
     table = aggregated(
         each,
         keys,
@@ -168,7 +191,7 @@ def aggregated(
     return table
 
 
-def _noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:
+def noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:
     """With a note, and a warning, of what its sums are not good for."""
     note = " ".join(word[0].upper() + word[1:] for word in words if word)
     if note:
@@ -203,4 +226,4 @@ def _finished(
     """The asked columns, with each sample's patient."""
     table = table.assign(patient_id=_patients(explanation, table))
     table = table[columns].reset_index(drop=True)
-    return _noted(table, mixed_targets(explanation), unanswered(explanation))
+    return noted(table, mixed_targets(explanation), unanswered(explanation))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from . import comparing, sums
 from .data import ExplanationData
@@ -11,6 +12,9 @@ from .labels import Grouping
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .resampling import Resampling
+    from .subgroups import Bins
 
 
 class Tabled(ExplanationData):
@@ -111,7 +115,14 @@ class Tabled(ExplanationData):
         return sums.by_group(self, mapping, rest)
 
     def top(
-        self, k: int | None = 10, mapping: Grouping | None = None, rest: str = "other"
+        self,
+        k: int | None = 10,
+        mapping: Grouping | None = None,
+        rest: str = "other",
+        *,
+        level: float | None = None,
+        replicates: int = 1_000,
+        seed: int = 0,
     ) -> pd.DataFrame:
         """The strongest codes, or groups, over all patients of this explanation.
 
@@ -121,6 +132,11 @@ class Tabled(ExplanationData):
             k: How many codes; None for all.
             mapping: Groups in place of codes; see :meth:`by_group`.
             rest: The group of all that has none.
+            level: Of intervals, such as .95; None for none. By bootstrap over
+                patients, of whom all samples are drawn together
+                (:class:`~captum_ehr.Cohort` tells what they may not say).
+            replicates: How often patients are drawn again.
+            seed: Of the draws.
 
         Returns:
             A frame sorted by ``mean_abs``, strongest first, with the columns
@@ -130,9 +146,128 @@ class Tabled(ExplanationData):
             in each and ``mean_abs`` of that sum's absolute value; ``sum`` of all.
             These are NaN, and come last, where a patient's attribution is, as
             ``attrs["note"]`` says, and a warning. Of several targets each has rows of
-            its own, ``target``, over its ``explained`` samples.
+            its own, ``target``, over its ``explained`` samples. With a level also
+            ``mean_low``, ``mean_high``, ``mean_abs_low`` and ``mean_abs_high``, which
+            are NaN where there are fewer than two patients.
+
+        Raises:
+            KeyError, ValueError, ImportError: As :meth:`by_group`; a ValueError also if
+                a number is out of range.
         """
-        return sums.top(self, k, mapping, rest)
+        return sums.top(self, k, mapping, rest, _how(level, replicates, seed))
+
+    def groups(
+        self,
+        column: str,
+        mapping: Grouping | None = None,
+        *,
+        bins: Bins = None,
+        reference: Any = None,
+        rest: str = "other",
+        level: float = 0.95,
+        replicates: int = 1_000,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Groups of patients side by side, code by code: for whom does it weigh more?
+
+        Args:
+            column: One of ``sample_columns``, with 2 to 50 values. Samples without a
+                value are left out, ``attrs["left_out"]`` says how many.
+            mapping: Groups of codes in place of codes; see :meth:`by_group`.
+            bins: The edges of bands of numbers, as ``[0, 65, 120]`` for ``"[0, 65)"``
+                and ``"[65, 120)"``, or a function from a value to its group; None of
+                it, and what is beyond the edges, is left out.
+            reference: The value that the others are compared with, each for itself;
+                the most frequent by default.
+            rest: The group of all codes that have none.
+            level: Of the intervals.
+            replicates: How often patients are drawn again; 0 for no intervals.
+            seed: Of the draws.
+
+        Returns:
+            A row per code and value but the reference, by falling absolute difference:
+            ``feature``, ``code``, ``name`` and ``unit`` (or ``group``), ``value`` and
+            ``reference``; ``samples``, ``patients`` (who have it), ``prevalence`` and
+            ``mean`` of the value, and with ``_reference`` those of the reference;
+            ``difference``, the value's mean less the reference's, ``difference_low``
+            and ``difference_high`` by bootstrap over patients, as in :meth:`top`;
+            ``p_value`` of the difference over its standard error (a t-test), and
+            ``q_value``: the share of false ones that is to be expected among the rows
+            of this and smaller ones (Benjamini and Hochberg), ``attrs["compared"]`` of
+            them in all. Of several targets each has rows of its own, ``target``. Where
+            a value has fewer than two patients interval and p are NaN, and
+            ``attrs["note"]`` says so. Means differ by how often a code is there and by
+            what it does; ``prevalence`` tells the two apart.
+
+        Raises:
+            KeyError: If there is no such sample column; as :meth:`by_group`.
+            ValueError: If it has not 2 to 50 values, no such reference, the edges do
+                not rise or are given for words, or as :meth:`by_group`.
+
+        Example:
+            >>> from captum_ehr import DeepLiftEHR
+            >>> from captum_ehr.datasets import tiny_model
+            >>> explanation = DeepLiftEHR(tiny_model()[0]).explain(tiny_model()[1])
+            >>> more = explanation.with_sample_columns({"age": [40, 71, 66, 50]})
+            >>> table = more.groups("age", bins=[0, 65, 120])
+            >>> table.loc[0, ["code", "value", "reference"]].tolist()
+            ['E11.9', '[65, 120)', '[0, 65)']
+        """
+        from .certainty import groups  # which loads polars
+        from .resampling import Resampling
+
+        how = Resampling(replicates, level, seed)
+        return groups(self, column, mapping, bins, reference, rest, how)
+
+    @staticmethod
+    def across(
+        explanations: Iterable[ExplanationData],
+        mapping: Grouping | None = None,
+        rest: str = "other",
+    ) -> pd.DataFrame:
+        """Several models of the same features: do they agree on each code?
+
+        Of several trainings, explained on the same samples, or of folds, each on those
+        that it was not trained on. With the latter the spread is that of the patients
+        as well. Models may be of different classes.
+
+        Args:
+            explanations: One per model, two or more; those of several batches are
+                joined first, :meth:`concat`.
+            mapping: Groups in place of codes; see :meth:`by_group`.
+            rest: The group of all that has none.
+
+        Returns:
+            A frame sorted by ``mean_abs``, strongest first: ``feature``, ``code``,
+            ``name`` and ``unit`` (or ``group``); ``models``, in how many's samples it
+            is; ``mean`` and ``mean_abs``, the means over all models of theirs in
+            :meth:`top` (0 where it is not); ``spread``, the standard deviation of
+            ``mean`` between models (of the sample, n - 1), which says how far models
+            differ and is no standard error; ``agreement``, the share of the models
+            that have it whose mean has the sign of ``mean``; ``lowest`` and
+            ``highest``, the models' least and greatest mean. Of several targets each
+            has rows of its own, ``target``. ``attrs`` have the overall ``agreement``
+            (the codes' by their ``mean_abs``), ``rank_correlation`` (Spearman's of the
+            codes' means, the mean over pairs of models), ``models`` (how many) and
+            ``samples`` (``"the same"``, ``"some shared"`` or ``"of their own"``).
+
+        Raises:
+            ValueError: If there are fewer than two, two are of the same weights, or
+                they differ in their scale, outputs, baseline, features, vocabularies,
+                columns or targets.
+            KeyError, ImportError: As :meth:`by_group`.
+
+        Example:
+            >>> from captum_ehr import DeepLiftEHR, Explanation
+            >>> from captum_ehr.datasets import tiny_model
+            >>> trained = [tiny_model(seed=seed) for seed in (0, 1)]
+            >>> parts = [DeepLiftEHR(m).explain(batch) for m, batch in trained]
+            >>> Explanation.across(parts)["models"].unique().tolist()
+            [2]
+        """
+        from .across import across
+
+        return across(explanations, mapping, rest)
 
     def compare(self, other: ExplanationData) -> pd.DataFrame:
         """Two explanations of the same samples, row by row.
@@ -154,3 +289,12 @@ class Tabled(ExplanationData):
                 one is in logits and the other in probabilities.
         """
         return comparing.compare(self, other)
+
+
+def _how(level: float | None, replicates: int, seed: int) -> Resampling | None:
+    """How patients are drawn again; None for no intervals."""
+    if level is None:
+        return None
+    from .resampling import Resampling
+
+    return Resampling(replicates, level, seed)

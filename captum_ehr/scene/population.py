@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captum_ehr.explanation.resampling import Resampling
 from captum_ehr.explanation.sums import strongest, sums_of
 from captum_ehr.explanation.words import remarks, summary
 
@@ -72,6 +73,7 @@ class PopulationScene:
     remarks: tuple[str, ...] = ()
     model: str = ""
     scale: ColorScale = ColorScale(0.0)  # of bars
+    level: float | None = None  # of the codes' intervals
 
     @property
     def rescaled_words(self) -> str:
@@ -98,6 +100,11 @@ class PopulationScene:
     def has_intervals(self) -> bool:
         """True where it is known how sure means are."""
         return any(code.interval for code in self.codes)
+
+    @property
+    def interval_words(self) -> str:
+        """What the intervals are called."""
+        return "interval" if self.level is None else f"{100 * self.level:g} % interval"
 
 
 def top_codes(
@@ -127,7 +134,7 @@ def top_codes(
             row.get("samples", row["patients"]) / max(row.get("explained", samples), 1),
             row["mean_abs"] / most if 0 < row["mean_abs"] <= most else 0.0,
             row["code"] in planted,
-            (row["mean_low"], row["mean_high"]) if "mean_low" in row else None,
+            _interval(row),
             row.get("target", ""),
             row.get("unit") or "",
         )
@@ -135,10 +142,24 @@ def top_codes(
     )
 
 
+def _interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The ends of the mean's interval, where there is one."""
+    low, high = row.get("mean_low"), row.get("mean_high")
+    if low is None or high is None or not math.isfinite(low + high):
+        return None
+    return float(low), float(high)
+
+
 def population_scene(
-    explanation: Explanation, *, k: int | None = TOP, planted: Collection[str] = ()
+    explanation: Explanation,
+    *,
+    k: int | None = TOP,
+    planted: Collection[str] = (),
+    level: float | None = None,
 ) -> PopulationScene:
     """Work out what is said of all patients of an explanation.
+
+    With a level the codes have intervals of their means, by bootstrap over patients.
 
     Example:
         >>> from captum_ehr import DeepLiftEHR
@@ -150,7 +171,10 @@ def population_scene(
     """
     table = strongest(explanation)
     samples, relative = len(explanation), explanation.relative_delta
-    rows = table.head(len(table) if k is None else k).to_dict("records")
+    top = table.head(len(table) if k is None else k)
+    if level is not None:
+        top = strongest(explanation, k=k, how=Resampling(level=level))
+    rows = top.to_dict("records")
     return PopulationScene(
         samples,
         top_codes(rows, samples, planted),
@@ -163,6 +187,7 @@ def population_scene(
         explanation.diagnostics.fallbacks,
         tuple(remarks(explanation)),
         explanation.model_name,
+        level=level,
     )
 
 

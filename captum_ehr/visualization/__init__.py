@@ -3,9 +3,10 @@
 Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pairs of
 codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
 :func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`cohort_heatmap`,
-:func:`dependence`, :func:`completeness`. Of an evaluation: :func:`faithfulness`. A page
-of patients and of a cohort: :func:`write_report`. In figures of attributions red raises
-the output and blue lowers it.
+:func:`dependence`, :func:`completeness`; of its tables with intervals:
+:func:`intervals`. Of an evaluation: :func:`faithfulness`. A page of patients and of a
+cohort: :func:`write_report`. In figures of attributions red raises the output and blue
+lowers it.
 
 Importing this loads neither matplotlib nor jinja2; asking for a function does, and
 leaves pyplot alone: nothing stays open, no screen is needed.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .dependence_plot import dependence as dependence
     from .faithfulness_plot import faithfulness as faithfulness
     from .heatmap_plot import heatmap as heatmap
+    from .interval_plot import intervals as intervals
     from .pair_plot import pair_heatmap as pair_heatmap
     from .pair_plot import pair_network as pair_network
     from .residual_plot import completeness as completeness
@@ -39,6 +41,7 @@ _HOMES = {
     "dependence": "dependence_plot",
     "faithfulness": "faithfulness_plot",
     "heatmap": "heatmap_plot",
+    "intervals": "interval_plot",
     "pair_heatmap": "pair_plot",
     "pair_network": "pair_plot",
     "timeline": "timeline_plot",

@@ -55,6 +55,7 @@ def cohort_bar(
     k: int = 20,
     features: Iterable[str] | None = None,
     mapping: Grouping | None = None,
+    level: float | None = None,
     width: float | None = None,
     fontsize: float | None = None,
     title: bool | str = True,
@@ -77,6 +78,8 @@ def cohort_bar(
         features: The features to show; by default all.
         mapping: Groups in place of codes; see
             :meth:`captum_ehr.Explanation.by_group`.
+        level: Of intervals of the two means, such as .95, drawn as lines; None for
+            none. By bootstrap over patients.
         width: The width of a new figure in inches; its height follows.
         fontsize: The size of ordinary text in points; by default 0.8 times the
             ``font.size`` of matplotlib's style.
@@ -110,7 +113,7 @@ def cohort_bar(
             "features alone: mapping={feature: groups}."
         )
     check_finite(of_features(explanation.to_frame(), explanation, features))
-    table = explanation.top(None, mapping)
+    table = explanation.top(None, mapping, level=level)
     if mapping is None:
         table = of_features(table, explanation, features)
     looks = Looks(width, fontsize, title, subtitle)
@@ -124,8 +127,10 @@ def cohort_bar(
     _reserve(page, code_labels(top), is_narrow)
     _draw_bars(page, top, len(explanation))
     notes = []
+    if level is not None:
+        notes = [f"lines: {100 * level:g} % intervals, by bootstrap over patients"]
     if len(rest):
-        notes = [
+        notes += [
             f"+{len(rest)} more, weaker: "
             f"means together {signed(rest['mean'].sum(), 3)}, "
             f"mean absolute values {signed(rest['mean_abs'].sum(), 3).lstrip('+')}",
@@ -181,22 +186,35 @@ def _draw_bars(page: Page, table: pd.DataFrame, samples: int) -> None:
     edge = ink(page.ax, EDGE)
     looks: list[dict[str, Any]] = [
         {"color": [scale.color(mean) for mean in means], "edgecolor": edge, "lw": 0.6},
-        {"color": ink(page.ax, BAR)},
+        {"color": ink(page.ax, BAR / 2 if "mean_low" in table else BAR)},
         {"color": ink(page.ax, BAR / 2)},
     ]
     plain = [word.lstrip("+") for word in rounded(sizes)]
     columns = [
-        ("mean   (raises →, ← lowers)", means, rounded(means)),
-        ("mean absolute value", sizes, plain),
-        ("share of samples", shares, [percent(share) for share in shares]),
+        ("mean", "mean   (raises →, ← lowers)", means, rounded(means)),
+        ("mean_abs", "mean absolute value", sizes, plain),
+        ("", "share of samples", shares, [percent(share) for share in shares]),
     ]
     high = 0.72 if page.width >= _NARROW else 0.42
-    for panel, (name, values, words), look in zip(page.axes, columns, looks):
+    for panel, (column, name, values, words), look in zip(page.axes, columns, looks):
         panel.barh(range(len(values)), values, high, **look)
-        _set_limits(page, panel, values, words)
-        bar_values(page, panel, values, values, words)
+        ends = _ends(panel, table, column, values)
+        _set_limits(page, panel, ends, words)
+        bar_values(page, panel, ends, values, words)
         axis_label(page, panel, name)
     page.ax.axvline(0, color=ink(page.ax, LINE), lw=0.8)
+
+
+def _ends(
+    panel: Axes, table: pd.DataFrame, column: str, values: list[float]
+) -> list[float]:
+    """Draw the intervals that there are; where each bar or its line ends."""
+    if f"{column}_low" not in table:
+        return values
+    low, high = table[f"{column}_low"].to_numpy(), table[f"{column}_high"].to_numpy()
+    panel.hlines(range(len(values)), low, high, color=ink(panel, 1.0), lw=1.0)
+    far = np.where(np.array(values) < 0, np.fmin(low, values), np.fmax(high, values))
+    return list(map(float, far))
 
 
 def _set_limits(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _MOST_PATIENTS, _NOTEBOOK_PATIENTS = 20, 3
 
+_LEVEL = 0.95
+"""Of the intervals of the strongest codes."""
+
 
 def write_report(
     explanations: Mapping[str, Explanation] | Explanation,
@@ -154,7 +157,7 @@ def _page(
         models.append(
             {
                 "name": name,
-                "cohort": population_scene(explanation, planted=planted),
+                "cohort": population_scene(explanation, planted=planted, level=_LEVEL),
                 "patients": [
                     patient_scene(explanation, place, pairs=pairs) for place in places
                 ],

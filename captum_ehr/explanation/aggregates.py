@@ -1,18 +1,21 @@
-"""What codes do over many patients, from the rows on disk, of which few are in memory.
+"""What codes do over many patients, from their rows, of which few are in memory.
 
 What is counted is a sample's total at a *place*: the sum of its attributions at a code,
 a group of codes, a feature or a visit. Places are worked through in blocks of a bounded
-number of totals, part by part of the cohort; so quartiles and numbers of patients are
-exact, and memory depends on a block, a part and the number of patients alone.
+number of totals, part by part where a cohort is in parts; so quartiles and numbers of
+patients are exact, and memory depends on a block, a part and the number of patients
+alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from .resampling import Resampling, resampled
@@ -45,11 +48,44 @@ class Population:
         """``(strata,)``: how many samples each has."""
         return np.bincount(self.samples["stratum"], minlength=self.strata)
 
+    @property
+    def patients(self) -> np.ndarray:
+        """``(strata,)``: how many patients each has."""
+        each = self.samples.select("stratum", "patient").unique()
+        return np.bincount(each["stratum"], minlength=self.strata)
+
     def weights(self, how: Resampling) -> Tensor:
-        """``(strata, replicates)``: the weighted number of samples of each."""
+        """``(strata, replicates)``: the weighted number of samples of each.
+
+        NaN where there are fewer than two patients: nothing says how others would be.
+        """
         ones = pl.repeat(1.0, len(self.samples), eager=True)
         stratum, patient = self.samples["stratum"], self.samples["patient"]
-        return resampled(stratum, patient, [ones], self.strata, how)[0]
+        weights = resampled(stratum, patient, [ones], self.strata, how)[0]
+        weights[torch.from_numpy(self.patients < 2)] = math.nan
+        return weights
+
+
+def population_of(
+    people: pl.DataFrame,
+    values: pl.Series | None = None,
+    strata: pl.DataFrame | None = None,
+) -> Population:
+    """Those counted.
+
+    Args:
+        people: A row per sample: SAMPLE, ``patient_id`` and ``target``.
+        values: Of each the group that it is in; null for none, which is left out.
+        strata: Each ``value`` and its ``stratum``; by default all are in one.
+    """
+    if values is None or strata is None:
+        strata, people = pl.DataFrame({"stratum": [0]}), people.with_columns(stratum=0)
+    else:
+        named = people.select(SAMPLE, "patient_id", "target", value=values)
+        people = named.join(strata, "value")
+    number = pl.col("patient_id").rank("dense").cast(pl.Int64) - 1
+    people = people.select(SAMPLE, "stratum", "target", patient=number)
+    return Population(people, len(strata))
 
 
 @dataclass(frozen=True)
@@ -159,6 +195,8 @@ def statistics(places: Places, population: Population, how: Resampling) -> pl.Da
             "mean_abs": absolute / weights,
             "mean_present": total / samples,
         }
+        single = torch.from_numpy(block.exact["patients"].to_numpy() < 2)
+        drawn["mean_present"][single] = math.nan
         means = block.exact.select(
             prevalence=pl.col("samples") / size,
             mean=pl.col("total") / size,
