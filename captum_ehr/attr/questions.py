@@ -72,6 +72,7 @@ class Questions(Engine):
             CompletenessError: If rows do not add up and ``completeness="raise"``.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> pairs = DeepLiftEHR(model).interactions(batch, among=3)
@@ -160,6 +161,7 @@ class Questions(Engine):
                 other entries place by place with the tokens to drop.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> answers = DeepLiftEHR(model).what_if(batch, remove=["I50.9"])
@@ -217,6 +219,7 @@ class Questions(Engine):
                 or the explainer returns multipliers or attributes patients together.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> found = DeepLiftEHR(model).evaluate(
@@ -264,6 +267,7 @@ class Questions(Engine):
             linear operations where all is well, and the whole explanation.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> account = DeepLiftEHR(model).audit(batch)
