@@ -10,7 +10,8 @@ from .table import LABELS, Results, line, methods_of, rule, where
 HEAD = """# Benchmarks: all numbers
 
 Made by `make bench` from the JSON files in `benchmarks/results/`, which also hold the
-settings, quartiles and reasons of refusals. The README has the short tables.
+settings, quartiles and reasons of refusals. In short: [beside its
+peers](benchmarks-peers.md).
 
 ![Time over the floor](speed.png)
 

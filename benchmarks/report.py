@@ -28,13 +28,15 @@ def write(folder: Path, home: Path | None) -> None:
     found = results.load(folder)
     classes = found.pop("captum_classes", None)
     if found:
-        made = readme(found)
+        made, all_of_it = table.short(found), peers(found)
         (folder / "table.md").write_text(made)
+        (folder / "peers.md").write_text(all_of_it)
         (folder / "details.md").write_text(details.page(found))
         figures.write(found, folder if home is None else home / "docs")
         if home is not None:
             (home / "docs" / "benchmarks.md").write_text(details.page(found))
             insert(home / "README.md", made, BEGIN, END)
+            insert(home / "docs" / "benchmarks-peers.md", all_of_it, BEGIN, END)
     if classes is not None:
         made = captum_table.markdown(classes)
         (folder / "captum_classes.md").write_text(made)
@@ -43,8 +45,8 @@ def write(folder: Path, home: Path | None) -> None:
             insert(place, made, captum_table.BEGIN, captum_table.END)
 
 
-def readme(found: table.Results) -> str:
-    """What the README says."""
+def peers(found: table.Results) -> str:
+    """Models and methods, each with all that was measured beside its peers."""
     parts = [table.models(found), table.methods(found), table.where(found) + "\n"]
     return "\n".join(part for part in parts if part)
 

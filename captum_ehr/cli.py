@@ -100,15 +100,11 @@ def demo(
     ] = None,
     patients: Annotated[
         int,
-        typer.Option(
-            min=1, help="How many held-out patients to explain; 30 % at most."
-        ),
+        typer.Option(min=1, help="How many to hold out and explain; 30 % at most."),
     ] = 200,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="How long to train; by default what suits the cohort."
-        ),
+        typer.Option(min=1, help="How long to train; else what suits the cohort."),
     ] = None,
     seed: Annotated[
         int,
@@ -220,21 +216,16 @@ def insights(
     from rich.console import Console
 
     from captum_ehr.demo.live import demo_visualizer
-    from captum_ehr.insights.launch import StartError, show
+    from captum_ehr.insights.launch import show
+    from captum_ehr.insights.study import StartError
 
     console = Console(file=sys.stdout)
     content = source or demo_visualizer(
         console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
     )
     try:
-        show(
-            console,
-            content,
-            port=port,
-            address=address,
-            hosts=host or (),
-            most=patients,
-        )
+        where: Any = {"port": port, "address": address, "hosts": host or ()}
+        show(console, content, most=patients, **where)
     except (DemoError, StartError, OSError) as error:
         words = error.strerror if isinstance(error, OSError) else None
         Console(stderr=True).print(
@@ -276,15 +267,11 @@ def explain(
     ] = None,
     compile: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="Compile the explanation; needs a C++ compiler."
-        ),
+        typer.Option("--compile", help="Compile it once; needs a C++ compiler."),
     ] = False,
     baseline: Annotated[
         str,
-        typer.Option(
-            help="The reference: unk, pad, typical, mean, median or pyhealth."
-        ),
+        typer.Option(help="unk, pad, typical, mean, median or pyhealth."),
     ] = "unk",
     target: Annotated[
         str | None,
@@ -365,9 +352,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            dir_okay=False, help="The file to write; by default report.html in DIR."
-        ),
+        typer.Option(dir_okay=False, help="The file; by default report.html in DIR."),
     ] = None,
     title: Annotated[
         str, typer.Option(help="The heading; by default the model's name.")

@@ -38,6 +38,21 @@ DPI = 100
 PAPER: dict[str, Any] = {"fontsize": 7, "title": False, "subtitle": False}
 """What docs/figures.md says of a figure for a paper."""
 
+SHORT = {
+    "C34.90": "Lung cancer",
+    "E03.9": "Hypothyroidism",
+    "F32.A": "Depression",
+    "F41.9": "Anxiety disorder",
+    "I10": "Hypertension",
+    "K59.00": "Constipation",
+    "K74.60": "Liver cirrhosis",
+    "L30.9": "Dermatitis",
+}
+"""Names that are whole in the README's figure."""
+
+README: dict[str, Any] = {"width": 8.38, "max_codes": 3, "max_values": 2}
+"""As wide as a README is shown; in twice the dots, for screens that have them."""
+
 
 def main() -> None:
     """Read the folders' names and make the figures."""
@@ -91,9 +106,13 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
         "paper_page": timeline(
             first, patient, values=True, max_codes=4, time_label=time, **PAPER, width=7
         ),
+        "readme": timeline(
+            first.with_names(SHORT), patient, values=True, time_label=time, **README
+        ),
     }
     for name, (figure, _) in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=DPI, pil_kwargs={"optimize": True})
+        dpi = 2 * DPI if name == "readme" else DPI
+        figure.savefig(out / f"{name}.png", dpi=dpi, pil_kwargs={"optimize": True})
 
 
 def _explained(name: str, cohort: Cohort) -> Explanation:

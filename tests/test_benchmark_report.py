@@ -154,6 +154,22 @@ def test_a_line_for_each_model(folder: Path) -> None:
     assert "0.991 to 0.991" in lines[5] and "96 to 96 orders" in lines[5]
 
 
+def test_the_readme_has_five_columns(folder: Path) -> None:
+    lines = table.short(results.load(folder)).splitlines()
+    assert lines[0].count("|") == 6
+    assert lines[2:4] == [
+        "| CNN | 2e-7 | – / raises | 1.000 / 1.000 IG | 2.00 / – |",
+        "| StageNet | 2e-7 | 0.72 / raises | 0.988 / 0.990 IG | 1.25 / 2.50 |",
+    ]
+    assert lines[4] == "" and "median of 32 patients" in lines[5]
+
+
+def test_what_was_not_measured_is_empty(folder: Path) -> None:
+    (folder / "speed.json").unlink()
+    text = table.short(results.load(folder))
+    assert "1.000 IG |  |" in text and "Cost: time" not in text
+
+
 def test_a_line_for_each_method(folder: Path) -> None:
     text = table.methods(results.load(folder))
     lines = text.splitlines()
@@ -186,14 +202,19 @@ def test_numbers_are_short(value: float, said: str) -> None:
 
 def test_everything_goes_to_its_place(folder: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"Before\n{report.BEGIN}\nold\n{report.END}\nAfter\n")
+    peers = tmp_path / "docs" / "benchmarks-peers.md"
+    peers.parent.mkdir()
+    for page in (readme, peers):
+        page.write_text(f"Before\n{report.BEGIN}\nold\n{report.END}\nAfter\n")
     command = ["report", "--results", str(folder), "--home", str(tmp_path)]
     for _ in range(2):
         ran = CliRunner().invoke(cli.app, command)
         assert ran.exit_code == 0 and not ran.output
-    made = (folder / "table.md").read_text()
-    between = f"Before\n{report.BEGIN}\n{made}{report.END}\nAfter\n"
-    assert readme.read_text() == between and torch.__version__ in made
+    for place, file in ((readme, "table.md"), (peers, "peers.md")):
+        made = (folder / file).read_text()
+        between = f"Before\n{report.BEGIN}\n{made}{report.END}\nAfter\n"
+        assert place.read_text() == between
+    assert torch.__version__ in made
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
     for title in (
         "Speed",
@@ -265,7 +286,8 @@ def test_the_committed_results_make_a_report() -> None:
     every.pop("captum_classes", None)
     if not every:
         pytest.skip("nothing measured yet")
-    for text in filter(None, (table.models(every), table.methods(every))):
+    made = table.short(every), table.models(every), table.methods(every)
+    for text in filter(None, made):
         head, *rest = text.splitlines()
         tabular = [line for line in rest if line.startswith("|")]
         assert all(line.count("|") == head.count("|") for line in tabular)

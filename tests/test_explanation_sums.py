@@ -186,6 +186,7 @@ class TestTop:
             "feature": "c",
             "code": "I50",
             "name": "I50",
+            "unit": None,
             "count": 2,
             "samples": 1,
             "patients": 1,

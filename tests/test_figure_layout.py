@@ -231,7 +231,7 @@ class TestLooks:
     def test_sizes_are_those_of_the_style_or_asked_for(self, name: str) -> None:
         with mpl.rc_context({"font.size": 20}):
             large, _ = PUBLIC[name](width=14)
-        assert 13 <= smallest(large) <= 16
+        assert 12.9 <= smallest(large) <= 16
         assert 4.8 <= smallest(PUBLIC[name](fontsize=6)[0]) <= 6
 
     def test_what_cannot_be_is_refused(self) -> None:

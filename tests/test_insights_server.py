@@ -439,7 +439,8 @@ class TestCommand:
     def test_what_is_no_function_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from captum_ehr.insights.launch import StartError, load
+        from captum_ehr.insights.launch import load
+        from captum_ehr.insights.study import StartError
 
         (tmp_path / "own_study.py").write_text(STUDY.format(tests=str(ROOT / "tests")))
         monkeypatch.chdir(tmp_path)

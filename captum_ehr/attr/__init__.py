@@ -5,7 +5,6 @@ from .completeness import AttributionWarning, CompletenessError
 from .deep_lift import DeepLiftEHR
 from .deep_lift_shap import DeepLiftShapEHR
 from .layers import LayerDeepLiftEHR, NeuronDeepLiftEHR
-from .what_if import attributed
 
 __all__ = [
     "AttributionWarning",
@@ -14,7 +13,6 @@ __all__ = [
     "DeepLiftShapEHR",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
-    "attributed",
     "contrast",
     "label",
 ]

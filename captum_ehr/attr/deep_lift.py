@@ -195,7 +195,7 @@ class DeepLiftEHR(Questions):
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> list(DeepLiftEHR(model).explain(batch, target="all"))
-            ['1']
+            ['label']
         """
         if not self.multiplies_by_inputs:
             raise ValueError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Baseline, EncodedBatch, Name, PyHealthAdapter
+from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
+from ..adapter.edits import Name
 from ..adapter.fast_stagenet import use_fast_forward
 from ..explanation import Evaluation, Interactions, WhatIf
 from ..propagation import (
@@ -17,23 +18,20 @@ from ..propagation import (
     TwoSided,
     foreign_functions,
     multipliers,
-    recorded,
     two_passes,
 )
-from ..propagation.tape import Tape
+from .asking import answers
 from .assembly import assembled_pairs, in_words
+from .changed_records import answered
 from .completeness import AttributionWarning, CompletenessError
-from .contributions import Parts
 from .engine import Engine
 from .evaluation.evaluating import evaluated
 from .inputs import Prepared
 from .options import counts
 from .outputs import rounded_at, select_again
 from .pairwise import Scored, pairs_of, rows_at_once
-from .result import Result, joined
-from .slicing import sliced
+from .result import Result
 from .targets import Chosen, Target, asked_of, select
-from .what_if import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,34 +298,10 @@ class Questions(Engine):
         """
         size = len(prepared.inputs[0])
         targets = asked_of(target, size, getattr(self.model, "labels", {}))
-        output = self.answers(prepared)
+        output = answers(self, prepared)
         value, index = select(output, targets, self.forward_view().labels)
         coarse = rounded_at(self.model, self.output, index, output)
         return value, index, 0.0 if coarse is None else float(coarse.max())
-
-    def answers(self, prepared: Prepared) -> Tensor:
-        """All outputs for each patient, as an explanation's input pass has them."""
-        parts = []
-        step = self.internal_batch_size or len(prepared.inputs[0])
-        for _, piece in sliced(prepared, step, self._output):
-            view, tape = self.forward_view(), Tape(self.table)
-            inputs = [x.detach() for x in piece.inputs]  # nothing is attributed
-            with recorded(view.forward, inputs, piece.args, tape) as (output, _):
-                parts.append(output.detach())
-        return torch.cat(parts)
-
-    def multipliers(self, prepared: Prepared, index: Tensor, apart: bool) -> Parts:
-        """The multipliers of these outputs, of each patient alone if apart."""
-
-        def bare(multipliers: Parts, *_: Parts) -> Parts:
-            return multipliers
-
-        pieces = sliced(prepared, self.internal_batch_size or len(index), self._output)
-        parts = [
-            self._slice(p, Chosen(index[k : k + len(p.inputs[0])]), bare, False, apart)
-            for k, p in pieces
-        ]
-        return joined(parts).attributions
 
 
 def _audited(

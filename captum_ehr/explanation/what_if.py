@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import label_of, word_of
+from .data import word_of
+from .explained import Explained, label_of
 from .player import Player, labels
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class WhatIf:
     multiplier_times_change: Tensor
     probability: Tensor
     probability_changed: Tensor
-    target: tuple[int | tuple[int, ...], ...]
+    target: tuple[Explained, ...]
     diagnostics: Diagnostics
     patient_ids: tuple[str, ...]
     model_name: str = ""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..explanation import Explanation
 from .batches import source_of
+from .changed import what_if
 from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
 from .output_head import VisualizationOutput, output_of
@@ -18,7 +19,6 @@ from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Grouping, PyHealthSource, called
 from .viewer import Viewer
-from .what_if import what_if
 
 
 class AttributionVisualizer(Viewer):

@@ -319,8 +319,8 @@ def draw_chip(
         if tail:
             room -= extent(page.figure, tail, page.small, weight)[0]
         shown = page.fit(head, room, page.small, weight) + tail
-        place = middle, top + (line + 0.5) * step
-        ax.text(*place, shown, color=text, fontweight=weight, **style, **PLAIN)
+        look: Any = {"color": text, "fontweight": weight, **style, **PLAIN}
+        ax.text(middle, top + (line + 0.5) * step, shown, **look)
 
 
 def note(page: Page, x: float, y: float, text: str, **look: Any) -> None:

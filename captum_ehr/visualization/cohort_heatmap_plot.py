@@ -21,7 +21,7 @@ from captum_ehr.visualization.axes import (
     label_rows,
     strip,
 )
-from captum_ehr.visualization.cells import draw_cells
+from captum_ehr.visualization.color_table import draw_cells
 from captum_ehr.visualization.keys import scale_key
 from captum_ehr.visualization.layout import Looks, Page, ink, open_page
 from captum_ehr.visualization.plot_arguments import (

@@ -14,7 +14,7 @@ from captum_ehr.scene.patient import patient_scene
 from captum_ehr.scene.tables import heatmap_grid
 from captum_ehr.scene.wording import rounded
 from captum_ehr.visualization.axes import axis_label, label_rows
-from captum_ehr.visualization.cells import (
+from captum_ehr.visualization.color_table import (
     column_sums,
     draw_cells,
     draw_circles,

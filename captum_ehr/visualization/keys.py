@@ -91,7 +91,8 @@ def draw_key(
 def _draw(ax: Axes, part: Part, place: tuple[float, float], size: float) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
-    inch = figure.dpi_scale_trans + ScaledTranslation(0, 0, ax.transAxes)
+    corner: Any = ax.transAxes
+    inch = figure.dpi_scale_trans + ScaledTranslation(0, 0, corner)
     style: Any = {"fontsize": size, "va": "center", "transform": inch, **PLAIN}
     x, y = place
     if isinstance(part, Ramp):

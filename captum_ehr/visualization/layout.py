@@ -82,7 +82,8 @@ def ink(ax: Axes, share: float) -> str:
     if face[3] < 1:
         face = to_rgba(figure_of(ax).get_facecolor())
     text = to_rgb(mpl.rcParams["text.color"])
-    return to_hex([share * a + (1 - share) * b for a, b in zip(text, face)])
+    red, green, blue = (share * a + (1 - share) * b for a, b in zip(text, face))
+    return to_hex((red, green, blue))
 
 
 @dataclass(eq=False)
@@ -143,7 +144,8 @@ class Page:
 
     @property
     def _inches(self) -> tuple[float, float]:
-        box, dpi = self._parent.bbox, self.figure.dpi
+        box: Bbox = self._parent.bbox  # type: ignore[attr-defined]
+        dpi = self.figure.dpi
         return box.width / dpi, box.height / dpi
 
     @property
@@ -333,8 +335,8 @@ class Page:
         """
         scale = self.figure.dpi_scale_trans
         shift = ScaledTranslation(right, up, scale)
-        at = self.ax if corner else self._lowest
-        return scale + shift + ScaledTranslation(0, corner, at.transAxes)
+        origin: Any = (self.ax if corner else self._lowest).transAxes
+        return scale + shift + ScaledTranslation(0, corner, origin)
 
     def _write_heading(
         self, titles: Sequence[str], words: Sequence[str], place: tuple[float, float]
@@ -383,7 +385,7 @@ def open_page(
         )
     is_own = ax is None
     if ax is None:
-        ax = Figure(figsize=(looks.width or width, 1.0), layout="none")
+        ax = Figure(figsize=(looks.width or width, 1.0), layout="none")  # type: ignore[arg-type]
         FigureCanvasAgg(ax)
     if isinstance(ax, FigureBase):
         axes = [ax.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(shares))]

@@ -41,7 +41,8 @@ def extent(
     figure: Figure, text: str, size: float, weight: str = "normal"
 ) -> tuple[float, float]:
     """The width and height of a line in inches, on the screen or on paper."""
-    fonts = tuple(str(mpl.rcParams[f"font.{name}"]) for name in _FONTS)
+    style: Any = mpl.rcParams
+    fonts = tuple(str(style[f"font.{name}"]) for name in _FONTS)
     return _extent(text, size, weight, figure.dpi, fonts)
 
 

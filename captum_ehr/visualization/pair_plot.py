@@ -15,13 +15,13 @@ from captum_ehr.scene.pairing import PairScene, pair_scene
 from captum_ehr.scene.palette import bar_color
 from captum_ehr.scene.wording import rounded, signed
 from captum_ehr.visualization.axes import EDGE, LINE, label, label_rows
-from captum_ehr.visualization.cells import (
+from captum_ehr.visualization.chips import spread
+from captum_ehr.visualization.color_table import (
     draw_cells,
     label_columns,
     row_sums,
     sums_wide,
 )
-from captum_ehr.visualization.chips import spread
 from captum_ehr.visualization.keys import scale_key
 from captum_ehr.visualization.layout import Looks, Page, ink, open_page
 from captum_ehr.visualization.measuring import LEADING, extent

@@ -34,7 +34,8 @@ def slot_of(axes: Sequence[Axes], parent: FigureBase) -> Bbox:
         [0.0, 0.0, 0.5, 1.0]
     """
     box, mine = place_of(axes), set(map(id, axes))
-    others = [place_of([ax]) for ax in parent.axes if id(ax) not in mine]
+    every: list[Axes] = parent.axes  # type: ignore[assignment]
+    others = [place_of([ax]) for ax in every if id(ax) not in mine]
     beside = [o for o in others if o.y0 < box.y1 and o.y1 > box.y0]
     across = [o for o in others if o.x0 < box.x1 and o.x1 > box.x0]
     return Bbox.from_extents(

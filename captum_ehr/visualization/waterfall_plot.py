@@ -162,7 +162,7 @@ def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[WaterfallBar]) ->
     drawn = ax.barh(range(1, last), sizes, 0.72, [start, *ends[:-1]], **look)
     if bars[-1].kind == "missing":
         drawn.patches[-1].set_hatch("////")
-    joint = {"color": ink(ax, LINE), "lw": 0.8, "zorder": 0}
+    joint: dict[str, Any] = {"color": ink(ax, LINE), "lw": 0.8, "zorder": 0}
     for row, place in enumerate([start, *ends]):
         ax.plot([place, place], [row, row + 1], **joint)
     outputs = [start, scene.f_input]

@@ -87,10 +87,11 @@ def _write_values(
     style: Any = {"ha": "center", "va": "center", "fontsize": size, **PLAIN}
     style["rotation"] = 90 if is_upright else 0
     for (row, column), text in zip(np.ndindex(cells.shape), words, strict=True):
-        if np.isnan(cells[row, column]):
+        amount = float(cells[row, column])
+        if math.isnan(amount):
             continue
         is_rest = row >= shown[0] or column >= shown[1]
-        color = ink(ax, 1) if is_rest else scale.text(cells[row, column])
+        color = ink(ax, 1) if is_rest else scale.text(amount)
         ax.text(column, row, text, color=color, zorder=2, **style)
 
 

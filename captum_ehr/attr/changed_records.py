@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..adapter import (
-    Edit,
-    EncodedBatch,
-    Name,
-    PyHealthAdapter,
-    changes_of,
-    edited,
-    edits_of,
-)
+from ..adapter import EncodedBatch, PyHealthAdapter
+from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
 from ..explanation import Change, FeatureRecord, WhatIf
+from .asking import answers, multipliers_at
 from .assembly import in_words
+from .classes import is_all
 from .completeness import APART, MIXED, ROUNDINGS
+from .engine import Engine
 from .inputs import Prepared
 from .outputs import select_again
 from .result import Result
-from .targets import Target, indices, is_all
-
-if TYPE_CHECKING:
-    from .questions import Questions
+from .targets import Target, indices
 
 _NAN = float("nan")
 
 
 def answered(
-    dl: Questions,
+    dl: Engine,
     batch: Any,
     remove: str | Iterable[Name],
     values: Mapping[Name, float] | None,
@@ -67,13 +61,14 @@ def answered(
     apart = APART in result.diagnostics.messages
     grad = torch.is_grad_enabled()
     with torch.set_grad_enabled(grad), torch.inference_mode(False):
-        parts = dl.multipliers(prepared, result.index, apart)
+        parts = multipliers_at(dl, prepared, result.index, apart)
         multipliers = dict(zip(encoded.features, parts))
+        answer = partial(answers, dl)
         asked = Asked(
-            model, encoded, prepared, result, multipliers, dl.answers, dl.output, apart
+            model, encoded, prepared, result, multipliers, answer, dl.output, apart
         )
         cases = cases_of(changes)
-        found = answers(asked, cases, how)
+        found = _found(asked, cases, how)
     return WhatIf(
         cases,
         **found,
@@ -119,7 +114,7 @@ class Asked(NamedTuple):
     apart: bool
 
 
-def answers(
+def _found(
     asked: Asked, cases: Sequence[Sequence[Change]], how: str
 ) -> dict[str, Tensor]:
     """By the name of the field of :class:`captum_ehr.WhatIf`, what was found.

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import Edit, EncodedBatch, Name, changes_of, edited, edits_of
-from ..attr import attributed
-from ..explanation import Explanation, FeatureRecord
+from ..adapter import EncodedBatch
+from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
+from ..attr.changed_records import attributed
+from ..explanation import Contrast, Explanation, FeatureRecord
 from ..explanation.feature_record import codes_of, column_names
 from ..scene.wording import output_value, percent, signed
 from .explainer import Explanations, Setting
@@ -57,6 +58,7 @@ def what_if(
     edits = edits_of(adapter.features, encoded.features, changes)
     outputs = source.score(edited(adapter, encoded, edits), model).cpu()[0]
     target = explained.target[0]
+    assert not isinstance(target, Contrast)  # the page offers none
     place = target if isinstance(target, int) else target[0]
     before = float(explained.f_input[0])
     says = math.nan
