@@ -189,6 +189,7 @@ class TestMeasures:
         assert infidelity[:2].max() < 1e-6 and infidelity[2].mean() > 1e-4
         assert found.scores["agreement"][1].min() > 1 - 1e-4
 
+    @pytest.mark.complete
     def test_random_numbers_do_not_correlate(self) -> None:
         dl, batch = tiny()
         drawn = torch.Generator().manual_seed(5)
@@ -202,6 +203,7 @@ class TestMeasures:
         mean = float(found.scores["shapley"][1:].mean())
         assert abs(mean) < 0.15 and found.scores["shapley"][0].min() > 0.9
 
+    @pytest.mark.complete
     def test_infidelity_is_its_expectation(self) -> None:
         dl, batch = tiny()
         many = Effort(perturbations=2000)

@@ -193,7 +193,7 @@ class DeepLiftEHR(Questions):
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> list(DeepLiftEHR(model).explain(batch, target="all"))
-            ['1']
+            ['label']
         """
         pairs = self._explained(batch, baselines, target, names)
         each = [explanation for explanation, _ in pairs]

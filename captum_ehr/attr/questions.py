@@ -70,6 +70,7 @@ class Questions(Engine):
             CompletenessError: If rows do not add up and ``completeness="raise"``.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> pairs = DeepLiftEHR(model).interactions(batch, among=3)
@@ -158,6 +159,7 @@ class Questions(Engine):
                 other entries place by place with the tokens to drop.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> answers = DeepLiftEHR(model).what_if(batch, remove=["I50.9"])
@@ -215,6 +217,7 @@ class Questions(Engine):
                 or the explainer returns multipliers or attributes patients together.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> found = DeepLiftEHR(model).evaluate(
@@ -262,6 +265,7 @@ class Questions(Engine):
             linear operations where all is well, and the whole explanation.
 
         Example:
+            >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> account = DeepLiftEHR(model).audit(batch)

@@ -55,7 +55,7 @@ def faithfulness(
         ...     batch, measures=["curves"], progress=False
         ... )
         >>> figure, (deletion, insertion) = faithfulness(found)
-        >>> len(deletion.lines)
+        >>> len(insertion.lines)
         4
     """
     scene = faithfulness_of(evaluation, methods)

@@ -105,6 +105,11 @@ class Page:
         return self.axes[0]
 
     @property
+    def _lowest(self) -> Axes:
+        """Those below which key and notes stand."""
+        return self.axes[-1] if self.is_down else self.ax
+
+    @property
     def figure(self) -> Figure:
         """The whole figure."""
         return figure_of(self.ax)
@@ -300,7 +305,7 @@ class Page:
         self._place(margins, height)
         edge = -(self._inner.x0 - self._slot.x0) * self._inches[0] + _PAD
         self._write_heading(titles, words, (edge, above))
-        draw_key(self.ax, rows, (edge, -below - 0.05), row, self.small)
+        draw_key(self._lowest, rows, (edge, -below - 0.05), row, self.small)
         self._write_notes(texts, (edge, -foot - 0.03))
 
     def _write_notes(self, lines: Sequence[str], place: tuple[float, float]) -> None:
@@ -326,11 +331,11 @@ class Page:
     def inches(self, right: float, up: float, corner: float) -> Transform:
         """From inches to the screen, from the lower (0) or upper (1) left corner.
 
-        The origin is so far from the first axes' corner.
+        The origin is so far from the corner of all axes together.
         """
         scale = self.figure.dpi_scale_trans
         shift = ScaledTranslation(right, up, scale)
-        origin: Any = self.ax.transAxes
+        origin: Any = (self.ax if corner else self._lowest).transAxes
         return scale + shift + ScaledTranslation(0, corner, origin)
 
     def _write_heading(

@@ -18,7 +18,8 @@ class Meter:
         >>> meter.charge(8)
         >>> meter.charge(3)
         Traceback (most recent call last):
-        captum_ehr.attr.evaluation.meter.BudgetSpentError: ...
+            ...
+        captum_ehr.attr.evaluation.meter.BudgetSpentError: 3 evaluations; 2 are left
         >>> dict(meter.spent)
         {'curves': 8}
     """
@@ -36,5 +37,5 @@ class Meter:
         """
         left = self.budget - self.spent.total()
         if rows > left:
-            raise BudgetSpentError(f"{rows} evaluations, and {left} left of the budget")
+            raise BudgetSpentError(f"{rows} evaluations; {left} are left")
         self.spent[self.use] += rows
