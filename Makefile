@@ -20,7 +20,8 @@ COMPAT := .compat
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_OPTIONS)
 
-.PHONY: help demo test check test-compat test-insights lint docs tutorials bench clean
+.PHONY: help demo test check test-compat test-insights lint docs tutorials bench \
+	dist dist-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +36,8 @@ help:
 	@echo "make tutorials           run the notebooks again, and keep what they show"
 	@echo "make bench               the benchmarks; an interrupted run goes on"
 	@echo "make bench MIMIC3=path   the same, with those on MIMIC-III"
+	@echo "make dist                sdist and wheel, into dist"
+	@echo "make dist-check          the wheel installed in an empty environment, and used"
 	@echo "make clean               remove the environment and all caches"
 	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
 	@echo "UV_TORCH_BACKEND=cpu installs PyTorch without CUDA."
@@ -106,6 +109,17 @@ tutorials: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(MIMIC3),--mimic3 "$(MIMIC3)") $(BENCH_OPTIONS)
+
+# The wheel is made from the sdist, so that each shows what the other lacks.
+dist: | $(BIN)/uv
+	rm -rf dist && $(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
+
+# Away from the working tree, and -I keeps the rest of this machine out of it.
+dist-check: dist
+	$(BIN)/uv tool run twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(COMPAT)/dist
+	$(BIN)/uv pip install --quiet --python $(COMPAT)/dist/bin/python dist/*.whl
+	cd $(COMPAT)/dist && bin/python -I $(CURDIR)/tests/installed.py
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
+
+from captum_ehr import Evaluation
+from captum_ehr.attr.evaluation.evaluating import evaluated
+from captum_ehr.attr.evaluation.methods import OURS
+from captum_ehr.attr.evaluation.shapley import Sampling
+from captum_ehr.attr.evaluation.work import Effort
 
 from . import peers, scores
 from .data import Training, auroc, batch_of, cohort, train
 from .families import MEASURED, SMALL, TINY, Family, Size, named
 from .peers import Attributions, Case
-from .shapley import Game, Sampled, Sampling, pearson, sampled
 
 METHODS: tuple[tuple[str, Callable[[Case], Attributions]], ...] = (
     ("ours", peers.ours),
@@ -190,24 +197,48 @@ def measured(
         settings: With ``sampling`` and ``perturbations``.
         planted: Whether the codes that matter are known.
     """
-    game = Game.of(case)
-    generator = torch.Generator().manual_seed(0)
-    patients = tqdm(range(len(case.encoded)), desc=f"Shapley, {model}", leave=False)
-    truth = [sampled(game, row, settings.sampling, generator) for row in patients]
     found, refused = attributions_of(case)
-    ours = correlations(case, found["ours"], truth)
+    table = evaluation(case, found, settings).by_patient()
+    by_name = dict(list(table.replace({"method": {OURS: "ours"}}).groupby("method")))
+    ours = by_name["ours"]
     return Row(
         model=model,
         training=training,
         auroc=area,
-        tokens=float(np.mean([len(one.first) for one in truth])),
-        orders=float(np.mean([one.orders for one in truth])),
-        split_half=over_patients([one.split_half for one in truth]),
+        tokens=float(ours["players"].mean()),
+        orders=float(ours["orders"].mean()),
+        split_half=over_patients(ours["split_half"].tolist()),
         methods={
-            name: _scores(case, game, given, truth, ours, settings, planted)
-            for name, given in tqdm(found.items(), desc="scores", leave=False)
+            name: _scores(case, given, by_name[name], ours, planted)
+            for name, given in found.items()
         },
         refused=refused,
+    )
+
+
+def evaluation(
+    case: Case, found: Mapping[str, Attributions], settings: Any
+) -> Evaluation:
+    """What the package itself measures, of our attributions and of those found.
+
+    Args:
+        case: The trained model and the patients.
+        found: By method; ours are made again.
+        settings: With ``sampling`` and ``perturbations``.
+    """
+
+    def known(given: Attributions) -> Callable[[Any], Attributions]:
+        return lambda _: given
+
+    return evaluated(
+        case.explainer,
+        case.batch,
+        players="token",
+        methods={name: known(given) for name, given in found.items() if name != "ours"},
+        measures=("curves", "removal", "infidelity", "shapley"),
+        budget=sys.maxsize,
+        progress=True,
+        effort=Effort(settings.sampling, settings.perturbations),
     )
 
 
@@ -226,35 +257,21 @@ def attributions_of(
     return found, refused
 
 
-def correlations(case: Case, given: Attributions, truth: list[Sampled]) -> list[float]:
-    """With the Shapley values, of each patient."""
-    return [
-        pearson(peers.tokens(case, given, row), one.values)
-        for row, one in enumerate(truth)
-    ]
-
-
 def _scores(
     case: Case,
-    game: Game,
     given: Attributions,
-    truth: list[Sampled],
-    ours: list[float],
-    settings: Any,
+    theirs: pd.DataFrame,
+    ours: pd.DataFrame,
     planted: bool,
 ) -> Scores:
-    rows = range(len(truth))
-    tokens = [peers.tokens(case, given, row) for row in rows]
-    areas = [scores.curves(game, row, tokens[row]) for row in rows]
-    theirs = correlations(case, given, truth)
-    insertion, deletion = np.mean(areas, axis=0).tolist()
+    ahead = ours["shapley"].to_numpy() - theirs["shapley"].to_numpy()
+    means = ("insertion", "deletion", "comprehensiveness", "sufficiency")
+    tokens = [peers.tokens(case, given, row) for row in range(len(case.encoded))]
     return Scores(
-        correlation=over_patients(theirs),
-        ahead=over_patients([a - b for a, b in zip(ours, theirs)]),
-        insertion=insertion,
-        deletion=deletion,
-        **scores.removal(case, given),
-        infidelity=scores.unfaithful(case, given, settings.perturbations),
+        correlation=over_patients(theirs["shapley"].tolist()),
+        ahead=over_patients(ahead.tolist()),
+        **{name: float(theirs[name].mean()) for name in means},
+        infidelity=float(theirs["infidelity"].median()),
         planted=_planted(case, tokens) if planted else None,
     )
 

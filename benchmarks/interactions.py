@@ -8,6 +8,7 @@ codes, says what the model has made of it.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_ehr import DeepLiftEHR, Interactions, PyHealthAdapter
+from captum_ehr.attr.evaluation.shapley import pearson
+from captum_ehr.attr.evaluation.work import begun
 from captum_ehr.datasets import INTERACTION
 
 from .data import Training, auroc, batch_of, cohort, train
 from .families import SMALL, TINY, Family, Size, named
-from .shapley import ROWS, pearson
 from .speed import Spread, spread
 
 #: Steps until a model has learnt the pair; with the other parts' recipe it does not.
@@ -136,7 +138,7 @@ def measure(
         pairs = dl.interactions(encoded)
         codes = [player.code for player in pairs.players[0]]
         planted = (codes.index(INTERACTION.codes[0]), codes.index(INTERACTION.codes[1]))
-        found.append((pairs, interaction_index(worth(adapter, encoded)), planted))
+        found.append((pairs, interaction_index(worth(dl, encoded)), planted))
         apart.append(_apart(pairs, dl.explain(encoded)))
     mine = [(pairs.effect[0], exact, planted) for pairs, exact, planted in found]
     above = [(p[upper(p)], e[upper(p)]) for p, e, _ in mine]
@@ -174,23 +176,12 @@ def _with_pair(adapter: PyHealthAdapter, whole: Any, settings: Settings) -> list
     return rows[: settings.explained]
 
 
-def worth(adapter: PyHealthAdapter, encoded: Any) -> Tensor:
+def worth(dl: DeepLiftEHR, encoded: Any) -> Tensor:
     """The model's logit of every coalition of one patient's codes, ``(2, ..., 2)``."""
-    mask = adapter.feature_mask(encoded, "code")
-    count = len(mask.players[0])
+    _, game, _ = begun(dl, encoded, "unk", None, "code", sys.maxsize, 0)
+    count = game.count(0)
     coalitions = torch.tensor(list(product((False, True), repeat=count)))
-    real = torch.ones(len(coalitions), 1, dtype=torch.bool)  # padding stays
-    values = []
-    for present in torch.cat([coalitions, real], 1).split(ROWS):
-        mixed = (
-            torch.where(present[:, numbers[0].squeeze(-1)].unsqueeze(-1), x, x0)
-            for x, x0, numbers in zip(encoded.inputs, adapter.baseline(encoded), mask)
-        )
-        rest = encoded.additional_forward_args
-        args = (arg.expand(len(present), *arg.shape[1:]).contiguous() for arg in rest)
-        with torch.no_grad():
-            values.append(adapter(*mixed, *args)[:, 0].double())
-    return torch.cat(values).view((2,) * count)
+    return game.values(0, coalitions).view((2,) * count)
 
 
 def interaction_index(worth: Tensor) -> Tensor:

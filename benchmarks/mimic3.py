@@ -9,13 +9,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from captum_ehr.attr.evaluation.shapley import Sampling
 from captum_ehr.demo.mimic3 import mimic3_cohort
 
 from .data import Training, auroc, batch_of, train
 from .faithfulness import Row, measured
 from .families import SMALL, TINY, Family, Size, named
 from .peers import Case
-from .shapley import Sampling
 
 LABEL = "mortality"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         label,
     )
     from .cohort import Cohort, CohortError, explain_cohort
-    from .explanation import Explanation, Interactions, WhatIf
+    from .explanation import Evaluation, Explanation, Interactions, WhatIf
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ __all__ = [
     "DeepLiftEHR",
     "DeepLiftShapEHR",
     "EncodedBatch",
+    "Evaluation",
     "Explanation",
     "Interactions",
     "LayerDeepLiftEHR",

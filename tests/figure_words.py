@@ -15,7 +15,7 @@ type Place = tuple[Text, Bbox]
 
 def words_of(figure: Figure) -> list[Place]:
     """The visible texts with their boxes in pixels."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # a figure's own canvas may not draw at all
     axes = figure.findobj(lambda one: isinstance(one, Axes))
     hidden = {id(text) for one in axes for text in _hidden(one)}
     texts = figure.findobj(lambda one: isinstance(one, Text))

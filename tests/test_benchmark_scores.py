@@ -1,115 +1,18 @@
-"""Shapley values and scores of attributions, against what is known or by others."""
+"""Scores that know the cohort's truth, against what is known or by others."""
 
 from __future__ import annotations
-
-from itertools import permutations
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from torch import Tensor
 
 from benchmarks import families, peers, scores
 from benchmarks.data import batch_of, cohort
-from benchmarks.shapley import Game, Sampling, pearson, sampled
 from captum_ehr.datasets import INTERACTION, planted_codes
 
 pytestmark = pytest.mark.complete
-
-
-class Pairwise(torch.nn.Module):
-    """Twice the first token, and the second times the third: known values."""
-
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
-        a = x[..., 0]
-        return (2 * a[:, 0] + a[:, 1] * a[:, 2]).unsqueeze(1)
-
-
-class Tangled(torch.nn.Module):
-    """Every token with every other."""
-
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
-        a = x[..., 0].double()
-        return torch.sin(a.cumsum(1) * a.flip(1)).sum(1, keepdim=True)
-
-
-class Linear(torch.nn.Module):
-    """A weight for each place."""
-
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
-        weights = torch.tensor([1.0, -2.0, 3.0, 0.5])
-        return (x[..., 0] * weights).sum(1, keepdim=True)
-
-
-def game(function: Any, real: list[bool], x: Tensor | None = None) -> Game:
-    x = torch.ones(1, len(real), 1) if x is None else x
-    mask = torch.tensor([real])
-    return Game(function, (x,), (torch.zeros_like(x),), (mask,), (x[..., 0],))
-
-
-def exact(known: Game) -> Tensor:
-    """Shapley values by their definition: the mean over all orders."""
-    count = len(known.players(0))
-    total = torch.zeros(count, dtype=torch.float64)
-    orders = list(permutations(range(count)))
-    for order in orders:
-        present = torch.zeros(1, count, dtype=torch.bool)
-        for player in order:
-            before = known.values(0, present)
-            present[0, player] = True
-            total[player] += float(known.values(0, present) - before)
-    return total / len(orders)
-
-
-def test_sampled_shapley_values_of_a_game_that_is_known() -> None:
-    known = game(Pairwise(), [True, True, True, False])
-    sampling = Sampling(pairs=4, most=4)
-    found = sampled(known, 0, sampling, torch.Generator().manual_seed(0))
-    expected = torch.tensor([2.0, 0.5, 0.5], dtype=torch.float64)
-    for estimate in (found.first, found.second, found.values):
-        torch.testing.assert_close(estimate, expected)
-
-
-@pytest.mark.parametrize("players", [4, 5])
-def test_sampled_shapley_values_come_to_the_exact_ones(players: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(1, players + 1, 1, generator=generator)
-    known = game(Tangled(), [True] * players + [False], x)
-    truth = exact(known)
-    sampling = Sampling(pairs=400, most=4000, until=2.0)
-    found = sampled(known, 0, sampling, generator)
-    torch.testing.assert_close(found.values, truth, rtol=0, atol=0.03)
-    assert found.orders == 8000 and pearson(found.values, truth) > 0.999
-    whole = known.values(0, torch.tensor([[False] * players, [True] * players]))
-    torch.testing.assert_close(found.values.sum(), whole[1] - whole[0])
-
-
-def test_orders_are_drawn_until_two_halves_agree() -> None:
-    generator = torch.Generator().manual_seed(2)
-    known = game(Tangled(), [True] * 5, torch.randn(1, 5, 1, generator=generator))
-    for until in (0.5, 0.9, 0.999):
-        sampling = Sampling(pairs=2, most=10_000, until=until)
-        found = sampled(known, 0, sampling, generator)
-        assert found.split_half >= until
-    few = sampled(known, 0, Sampling(2, 6, until=2.0), generator)
-    assert few.orders == 12
-
-
-def test_curves_of_a_linear_model_are_cumulative_sums() -> None:
-    known = game(Linear(), [True] * 4)
-    best = torch.tensor([1.0, -2.0, 3.0, 0.5])
-    insertion, deletion = scores.curves(known, 0, best)
-    risen = [0, 3, 4, 4.5, 2.5]  # 3, 1, .5, -2
-    assert insertion == pytest.approx(sum(risen) / 5)
-    assert deletion == pytest.approx(sum(risen) / 5)
-    for order in permutations(range(4)):
-        other = scores.curves(known, 0, torch.tensor(order, dtype=torch.float32))
-        assert max(other) <= insertion + 1e-6
-    worst = scores.curves(known, 0, -best)
-    assert worst[0] == pytest.approx(sum([0, -2, -1.5, -0.5, 2.5]) / 5)
 
 
 @given(
@@ -155,16 +58,6 @@ def test_planted_tokens_are_those_of_planted_codes(case: peers.Case) -> None:
             else:
                 assert marked is (code in planted_codes())
     assert alone and together
-
-
-def test_a_linear_model_has_no_infidelity(case: peers.Case) -> None:
-    found = peers.ours(case)
-    # its mean over codes divides by their number, which stays
-    assert scores.unfaithful(case, found, 8) < 1e-8
-    turned = dict(reversed(list(found.items())))  # as some peers give them
-    assert scores.unfaithful(case, turned, 8) < 1e-8
-    noise = peers.random(case)
-    assert scores.unfaithful(case, noise, 8) > 1e-3
 
 
 def test_importance_is_the_mean_size_of_a_codes_attributions(case: peers.Case) -> None:

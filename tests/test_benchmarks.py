@@ -30,7 +30,8 @@ from benchmarks import (
     stability,
 )
 from benchmarks.data import batch_of, cohort, one_of
-from benchmarks.shapley import pearson
+from captum_ehr import DeepLiftEHR
+from captum_ehr.attr.evaluation.shapley import Sampling, pearson
 
 TINY = families.TINY
 
@@ -190,6 +191,47 @@ def test_faithfulness_of_every_method() -> None:
         assert 0 <= scores.planted <= 1 and scores.infidelity >= 0
     assert abs(row.methods["random"].correlation.mean) < 0.6
     assert 0 <= row.auroc <= 1 and row.orders == 4
+
+
+@removing
+@pytest.mark.parametrize("name", ["Transformer", "StageNet"])
+def test_the_packages_own_evaluation_is_the_benchmarks(name: str) -> None:
+    settings = replace(
+        faithfulness.quick(), models=(name,), sampling=Sampling(), perturbations=100
+    )
+    (row,) = rows(faithfulness, settings)
+    trained = faithfulness.trained(
+        families.named(name)[0], settings, settings.trainings["regularised"]
+    )
+    subject = trained[0]
+    table = (
+        DeepLiftEHR(subject.model)
+        .evaluate(
+            subject.batch,
+            players="token",
+            methods=["IntegratedGradients", "InputXGradient", "random"],
+            measures=["curves", "removal", "infidelity", "shapley"],
+            progress=False,
+        )
+        .by_patient()
+    )
+    names = {
+        "ours": "DeepLiftEHR",
+        "ig_50": "IntegratedGradients",
+        "gradient_x_input": "InputXGradient",
+        "random": "random",
+    }
+    for ours, theirs in names.items():
+        mine = table[table["method"] == theirs]
+        scores = row.methods[ours]
+        assert scores.correlation.median == pytest.approx(mine["shapley"].median())
+        assert scores.correlation.mean == pytest.approx(mine["shapley"].mean())
+        assert row.split_half.mean == pytest.approx(mine["split_half"].mean())
+        for column in ("insertion", "deletion", "comprehensiveness", "sufficiency"):
+            wanted = pytest.approx(mine[column].mean(), rel=1e-4, abs=1e-7)
+            assert getattr(scores, column) == wanted, column
+        wanted = pytest.approx(mine["infidelity"].median(), rel=1e-3, abs=1e-9)
+        assert scores.infidelity == wanted
 
 
 @removing

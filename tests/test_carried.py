@@ -327,7 +327,7 @@ class TestViews:
         given = "not measured, the model was given 1.4 mg/dL (usual 0.6–1.3)"
         assert given in page
         drawn = re.sub(r'title="[^"]*"|<title>.*?</title>|data-\w+="[^"]*"', "", page)
-        assert drawn.count("1.4 ↑") == 2  # at its dot and in the table
+        assert drawn.count("1.4 ↑") == 3  # at its dot and in both tables
 
     def test_of_values_without_times(self) -> None:
         labs = values([[1.8, 0.4]], columns=LABS)

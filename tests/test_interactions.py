@@ -150,7 +150,7 @@ def test_shapiq_takes_it_for_what_its_own_computer_gives() -> None:
 def test_the_benchmarks_index_is_the_slow_one() -> None:
     dl, batch = product()
     record, enc = Record(dl, batch, 3), dl.model.encode(batch)[[3]]
-    worth = interactions.worth(dl.model, enc)
+    worth = interactions.worth(dl, enc)
 
     def value(s: tuple[int, ...]) -> float:
         return float(worth[tuple(int(k in s) for k in range(len(record.codes)))])

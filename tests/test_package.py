@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import email
 import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,18 +24,27 @@ INFO = f"captum_ehr-{captum_ehr.__version__}.dist-info"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from a copy so that nothing is left in the tree."""
-    tree = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, tree)
-    shutil.copytree(
-        ROOT / "captum_ehr",
-        tree / "captum_ehr",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    script = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, unpacked; made of a copy so that nothing is left in the tree."""
+    tree = tmp_path_factory.mktemp("tree")
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, tree)
+    for name in ("captum_ehr", "tests", "docs", ".github"):
+        shutil.copytree(ROOT / name, tree / name)
+    with tarfile.open(_built("sdist", tree)) as archive:
+        archive.extractall(tree / "unpacked", filter="data")
+    return tree / "unpacked" / f"captum_ehr-{captum_ehr.__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path) -> zipfile.ZipFile:
+    """The wheel, made of the sdist, as by an installation without wheels."""
+    return zipfile.ZipFile(_built("wheel", sdist))
+
+
+def _built(kind: str, tree: Path) -> Path:
+    script = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
     built = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tree,
@@ -42,10 +53,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    (path,) = (tree / "dist").glob("captum_ehr-*.whl")
-    return zipfile.ZipFile(path)
+    (path,) = (tree / "dist").glob("captum_ehr-*")
+    return path
 
 
+@pytest.mark.complete
+def test_the_sdist_holds_the_package_and_its_papers_and_nothing_else(
+    sdist: Path,
+) -> None:
+    papers = "README.md LICENSE CHANGELOG.md CITATION.cff".split()
+    makes = "setup.cfg pyproject.toml MANIFEST.in PKG-INFO captum_ehr.egg-info".split()
+    left = {"build", "dist"}  # of the wheel
+    names = {path.name for path in sdist.iterdir()} - left
+    assert names == {"captum_ehr", *papers, *makes}
+    suffixes = {path.suffix for path in (sdist / "captum_ehr").rglob("*.*")}
+    assert suffixes == TEMPLATE_SUFFIXES | {".py", ".typed"}
+
+
+@pytest.mark.complete
 def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     wanted = {
         path.relative_to(ROOT).as_posix()
@@ -58,15 +83,33 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
     assert wanted <= names
 
 
+@pytest.mark.complete
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist()} == {"captum_ehr", INFO}
 
 
+@pytest.mark.complete
 def test_the_wheel_names_its_license_and_script(wheel: zipfile.ZipFile) -> None:
     scripts = wheel.read(f"{INFO}/entry_points.txt").decode()
     assert "captum-ehr = captum_ehr.cli:" in scripts
     assert "[captum_ehr.displays]" in scripts
     assert any("LICENSE" in name for name in wheel.namelist())
+
+
+@pytest.mark.complete
+def test_the_metadata_say_what_setup_cfg_says(wheel: zipfile.ZipFile) -> None:
+    said = email.message_from_bytes(wheel.read(f"{INFO}/METADATA"))
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert said["Version"] == captum_ehr.__version__
+    assert said["License-Expression"] == "BSD-3-Clause"
+    assert said["Requires-Python"] == config["options"]["python_requires"]
+    assert said.get_all("Provides-Extra") == [*config["options.extras_require"]]
+    plain = [one for one in said.get_all("Requires-Dist") or [] if ";" not in one]
+    assert len(plain) == len(requirements())
+    assert said["Description-Content-Type"] == "text/markdown"
+    readme = (ROOT / "README.md").read_bytes()
+    assert wheel.read(f"{INFO}/METADATA").endswith(readme)
 
 
 def requirements(*extras: str) -> list[str]:

@@ -3,7 +3,6 @@
 from ..explanation.player import Player
 from .adapter import PyHealthAdapter
 from .baselines import Baseline
-from .edits import Edit, Name, changes_of, edited, edits_of
 from .encoded import EncodedBatch, Pairs, collated
 from .feature_masks import FeatureMask
 from .known_models import module_rules
@@ -13,18 +12,13 @@ from .vocabularies import check_dataset
 
 __all__ = [
     "Baseline",
-    "Edit",
     "EncodedBatch",
     "FeatureMask",
-    "Name",
     "Pairs",
     "Player",
     "PyHealthAdapter",
-    "changes_of",
     "check_dataset",
     "collated",
-    "edited",
-    "edits_of",
     "is_pyhealth_model",
     "module_rules",
     "reference_patients",

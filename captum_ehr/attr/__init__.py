@@ -1,6 +1,5 @@
 """Captum attribution classes with exact multipliers."""
 
-from .changed_records import attributed
 from .classes import contrast, label
 from .completeness import AttributionWarning, CompletenessError
 from .deep_lift import DeepLiftEHR
@@ -14,7 +13,6 @@ __all__ = [
     "DeepLiftShapEHR",
     "LayerDeepLiftEHR",
     "NeuronDeepLiftEHR",
-    "attributed",
     "contrast",
     "label",
 ]

@@ -10,15 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..adapter import (
-    Edit,
-    EncodedBatch,
-    Name,
-    PyHealthAdapter,
-    changes_of,
-    edited,
-    edits_of,
-)
+from ..adapter import EncodedBatch, PyHealthAdapter
+from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
 from ..explanation import Change, FeatureRecord, WhatIf
 from .asking import answers, multipliers_at
 from .assembly import in_words

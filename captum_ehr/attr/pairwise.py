@@ -168,14 +168,19 @@ _COMPANY = 1e-4
 
 def _by_player(mask: FeatureMask, rows: Tensor, result: Result) -> Measured:
     """The attributions of rows, added up by player."""
-    padding = max(map(len, mask.players))
-    shares = torch.zeros(len(rows), padding + 1, dtype=torch.float64)
-    for part, numbers in zip(result.attributions, mask):
-        where = numbers.cpu()[rows[:, 0]].flatten(1)
-        shares.scatter_add_(1, where, part.cpu().flatten(1).double())
+    numbers = [part.cpu()[rows[:, 0]] for part in mask]
+    shares = by_player(numbers, result.attributions, max(map(len, mask.players)) + 1)
     sums = result.balance
     rest = (result.f_input, result.f_baseline, sums.delta, sums.off & ~sums.rounded)
     return Measured(shares, *(part.cpu().double() for part in rest))
+
+
+def by_player(numbers: Sequence[Tensor], parts: Sequence[Tensor], size: int) -> Tensor:
+    """``(rows, size)``: attributions, summed over embeddings, by whose they are."""
+    shares = torch.zeros(len(parts[0]), size, dtype=torch.float64)
+    for part, whose in zip(parts, numbers):
+        shares.scatter_add_(1, whose.cpu().flatten(1), part.cpu().double().flatten(1))
+    return shares
 
 
 class Pairs(NamedTuple):

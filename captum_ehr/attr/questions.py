@@ -1,4 +1,4 @@
-"""What else may be asked of an explainer: pairs, changed records, the account."""
+"""What else may be asked of an explainer: pairs, changes, belief, the account."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Baseline, EncodedBatch, Name, PyHealthAdapter
+from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
+from ..adapter.edits import Name
 from ..adapter.fast_stagenet import use_fast_forward
-from ..explanation import Interactions, WhatIf
+from ..explanation import Evaluation, Interactions, WhatIf
 from ..propagation import (
     AuditTape,
     TwoSided,
@@ -24,6 +25,7 @@ from .assembly import assembled_pairs, in_words
 from .changed_records import answered
 from .completeness import AttributionWarning, CompletenessError
 from .engine import Engine
+from .evaluation.evaluating import evaluated
 from .inputs import Prepared
 from .options import counts
 from .outputs import rounded_at, select_again
@@ -85,7 +87,7 @@ class Questions(Engine):
             scored, encoded = self._scored(batch, baselines, target, players)
             limit = self.internal_batch_size
             step = limit or rows_at_once(self.model, scored.prepared)
-            found = pairs_of(scored, among, self._row_results, step)
+            found = pairs_of(scored, among, self.row_results, step)
         words = in_words(baselines, len(scored.prepared.references))
         pairs = assembled_pairs(self.model, encoded, scored, found, self.output, words)
         if self.completeness == "raise" and any(bool(r.off.any()) for r in found.rows):
@@ -107,7 +109,7 @@ class Questions(Engine):
         checked = self.completeness != "off"
         return Scored(prepared, mask, value, index, largest, checked), encoded
 
-    def _row_results(self, rows: Prepared, chosen: Chosen) -> Result:
+    def row_results(self, rows: Prepared, chosen: Chosen) -> Result:
         """The explanation of rows, of which nothing is said yet."""
         result = self._slice(rows, chosen, None, False)
         return result.rescaled() if self.completeness == "rescale" else result
@@ -163,6 +165,78 @@ class Questions(Engine):
             [1, 0, 0, 1]
         """
         return answered(self, batch, remove, set, baselines, target, how)
+
+    def evaluate(
+        self,
+        batch: Any,
+        baselines: Baseline = "unk",
+        target: Target = None,
+        *,
+        players: str = "code",
+        methods: Iterable[Any] | Mapping[str, Any] = (
+            "IntegratedGradients",
+            "InputXGradient",
+            "random",
+        ),
+        measures: Iterable[str] | None = None,
+        budget: int = 100_000,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Evaluation:
+        """How far explanations of this model can be believed, beside other methods'.
+
+        Nothing of it needs a truth that is known: the model itself is asked, with some
+        of a patient's players at their reference. :class:`captum_ehr.Evaluation` says
+        what each figure is.
+
+        Args:
+            batch: A batch of PyHealth's data loader, or an encoded one.
+            baselines: See :meth:`PyHealthAdapter.baseline`.
+            target: See :meth:`attribute`; the same for all methods.
+            players: Who they are; see :meth:`PyHealthAdapter.feature_mask`.
+            methods: Whom to compare with: names, classes or instances of
+                ``captum.attr`` (their model and target are replaced by this one), or
+                ``"random"``, which has no merit and shows what that looks like. A
+                mapping gives them names; in one there may also be functions of your
+                own, from the batch to attributions by feature key.
+            measures: ``"curves"``, ``"removal"``, ``"infidelity"``, ``"sensitivity"``,
+                ``"randomised"``, ``"shapley"``, measured in this order; by default all.
+            budget: How many rows the model may evaluate, for all together. What does
+                not fit is NaN, and a note. What functions of your own evaluate is not
+                seen.
+            seed: Of all that is drawn.
+            progress: Whether bars show how far it is.
+
+        Raises:
+            TypeError: If the model is not PyHealth's, the batch no batch, or a method
+                none.
+            ValueError: If there is nobody with two players, no such method or measure,
+                the budget is less than one explanation, ``target="all"`` is asked for,
+                or the explainer returns multipliers or attributes patients together.
+
+        Example:
+            >>> from captum_ehr.datasets import tiny_model
+            >>> model, batch = tiny_model()
+            >>> found = DeepLiftEHR(model).evaluate(
+            ...     batch, methods=["random"], measures=["curves"], progress=False
+            ... )
+            >>> found.to_frame()[["method", "patients"]].values.tolist()
+            [['DeepLiftEHR', 4], ['random', 4]]
+        """
+        grad = torch.is_grad_enabled()
+        with torch.set_grad_enabled(grad), torch.inference_mode(False):
+            return evaluated(
+                self,
+                batch,
+                baselines,
+                target,
+                players=players,
+                methods=methods,
+                measures=measures,
+                budget=budget,
+                seed=seed,
+                progress=progress,
+            )
 
     def audit(
         self,

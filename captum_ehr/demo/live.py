@@ -85,6 +85,7 @@ def of_cohort(
         names=cohort.names,
         readable=cohort.readable,
         time_label=cohort.time_label,
+        baselines=("typical", "unk", "pad", "mean"),
         title=cohort.title.replace("captum_ehr demo", "EHR Insights"),
         **options,
     )

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
 from ..adapter.encoded import like
 from ..attr import DeepLiftEHR
+from ..attr.captums import once, windows
 from ..explanation import Explanation
 from ..explanation.feature_record import Words
 from .explainer import unexplained
-from .methods import once, windows
 from .output_head import Head
 from .sources import PyHealthSource
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import Edit, EncodedBatch, Name, changes_of, edited, edits_of
-from ..attr import attributed
+from ..adapter import EncodedBatch
+from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
+from ..attr.changed_records import attributed
 from ..explanation import Contrast, Explanation, FeatureRecord
 from ..explanation.feature_record import codes_of, column_names
 from ..scene.wording import output_value, percent, signed

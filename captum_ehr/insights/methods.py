@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +16,18 @@ from ..adapter.encoded import like
 from ..adapter.feature_masks import feature_mask
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..attr.assembly import assembled
+from ..attr.captums import (
+    OPTIONS,
+    SAMPLES,
+    attributed_by,
+    class_of,
+    drawn_alike,
+    takes_players,
+)
 from ..attr.completeness import balance
 from ..attr.result import Result
 from ..explanation import Explanation
 from ..propagation import Diagnostics
-from .draws import DrawnAlike
 from .watching import counted
 
 OURS = "DeepLiftEHR"
@@ -57,17 +63,6 @@ _SUMS = frozenset(
         "ShapleyValues",
     }
 )
-
-#: Orders of the players, Captum's own default.
-_SAMPLES = 25
-
-#: What a class's attribute is given beyond what its signature asks of everybody.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "IntegratedGradients": {"n_steps": 50},
-    "ShapleyValueSampling": {"n_samples": _SAMPLES},
-    "KernelShap": {"n_samples": 200},
-    "Lime": {"n_samples": 200},
-}
 
 _SHARED = (
     "codes are taken away at all of their places at once: what each place has is an "
@@ -142,29 +137,7 @@ def _method(asked: Any) -> Method:
         return Method(OURS, True, together=32, explain=_ours)
     if asked == SHAP or asked is DeepLiftShapEHR:
         return Method(SHAP, True, together=8, draws=True, explain=_shap)
-    kind = getattr(captum.attr, asked, None) if isinstance(asked, str) else asked
-    if not inspect.isclass(kind):
-        choices = ", ".join((OURS, SHAP, *CAPTUMS))
-        if isinstance(asked, str):
-            raise ValueError(
-                f"There is no method {asked!r}; there are {choices}, and every other "
-                "class of captum.attr that needs no layer."
-            )
-        raise TypeError(
-            f"A method is a name or an attribution class, got {type(asked).__name__}."
-        )
-    needed = [
-        name
-        for name, parameter in inspect.signature(kind.__init__).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name not in ("self", "model")
-    ]
-    if set(needed) - {"forward_func"}:
-        raise ValueError(
-            f"{kind.__name__} needs {', '.join(needed)}; the page offers classes that "
-            "take a model and nothing else."
-        )
+    kind = class_of(asked, (OURS, SHAP, *CAPTUMS))
     name = kind.__name__
     # Of absolute gradients, unless told otherwise.
     signed = not issubclass(kind, captum.attr.Saliency)
@@ -195,30 +168,18 @@ def _shap(case: Case) -> Explanation:
 def _captum(kind: Any, case: Case) -> Explanation:
     """Any class of Captum's, given what its ``attribute`` asks for."""
     name, encoded = kind.__name__, case.encoded
-    method = kind(case.model)
-    takes = inspect.signature(method.attribute).parameters
-    baselines = case.reference
-    if name == "DeepLiftShap":  # takes two at least
-        baselines = tuple(x.expand(2, *x.shape[1:]) for x in baselines)
     # One player for each code of a patient, or column of values.
-    mask = feature_mask(encoded, "code") if "feature_mask" in takes else None
-    options = {
-        "baselines": baselines,
-        "target": list(case.target) if case.outputs(encoded.inputs).dim() > 1 else None,
-        "additional_forward_args": encoded.additional_forward_args or None,
-        "feature_mask": mask,
-        "sliding_window_shapes": windows(encoded),
-        **_OPTIONS.get(name, {}),
-    }
-    with DrawnAlike(), counted(case.model, _runs(name, encoded, mask)):
-        attributions = method.attribute(
-            encoded.inputs, **{k: v for k, v in options.items() if k in takes}
+    mask = feature_mask(encoded, "code") if takes_players(kind) else None
+    several = case.outputs(encoded.inputs).dim() > 1
+    with drawn_alike(), counted(case.model, _runs(name, encoded, mask)):
+        parts = attributed_by(
+            kind(case.model),
+            encoded,
+            case.reference,
+            encoded.additional_forward_args,
+            mask,
+            target=list(case.target) if several else None,
         )
-    parts = tuple(part.detach() for part in attributions)
-    if mask is not None:
-        parts = tuple(map(_shared, parts, mask))
-    elif "sliding_window_shapes" in takes:
-        parts = tuple(map(once, parts, encoded.masks))
     return _checked(case, name, parts, () if mask is None else (_SHARED,))
 
 
@@ -232,29 +193,9 @@ def _runs(
     if name == "FeatureAblation":
         return 1 + players
     if name == "ShapleyValueSampling":
-        return 1 + _SAMPLES * players
-    samples: int | None = _OPTIONS.get(name, {}).get("n_samples")
+        return 1 + SAMPLES * players
+    samples: int | None = OPTIONS.get(name, {}).get("n_samples")
     return samples
-
-
-def windows(encoded: EncodedBatch) -> tuple[tuple[int, ...], ...]:
-    """What Occlusion takes away at a time: one token or value."""
-    pairs = zip(encoded.masks, encoded.inputs)
-    return tuple((*[1] * (m.dim() - 1), *x.shape[m.dim() :]) for m, x in pairs)
-
-
-def once(part: Tensor, mask: Tensor) -> Tensor:
-    """A token's attribution, which each number of its embedding has, shared out."""
-    return part / part.shape[-1] if part.dim() > mask.dim() else part
-
-
-def _shared(part: Tensor, mask: Tensor) -> Tensor:
-    """A player's attribution, which stands at all of its places, shared among them."""
-    numbers = mask.expand_as(part).flatten(1)
-    shared = torch.empty_like(part).flatten(1)
-    for row, (players, values) in enumerate(zip(numbers, part.flatten(1))):
-        shared[row] = values / players.bincount()[players]
-    return shared.view_as(part)
 
 
 def _checked(

@@ -11,6 +11,8 @@ BASELINES = {
     "unk": "every code replaced by the unknown code, every value by 0: a record of the "
     "same shape that says nothing",
     "pad": "no codes at all, as if the record were empty, and every value 0",
+    "typical": "every code replaced by the unknown code, every value by the dataset's "
+    "median: somebody usual of whom nothing is known",
     "mean": "the dataset's mean in place of each value, and of each code's embedding",
     "median": "the dataset's median in place of each value, and of each code's "
     "embedding",

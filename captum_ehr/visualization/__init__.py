@@ -3,8 +3,9 @@
 Of one patient: :func:`timeline`, :func:`waterfall`, :func:`heatmap`; of its pairs of
 codes: :func:`pair_heatmap`, :func:`pair_network`. Of a cohort:
 :func:`cohort_bar`, :func:`cohort_beeswarm`, :func:`cohort_heatmap`,
-:func:`dependence`, :func:`completeness`. A page of both:
-:func:`write_report`. In every figure red raises the output and blue lowers it.
+:func:`dependence`, :func:`completeness`. Of an evaluation: :func:`faithfulness`. A page
+of patients and of a cohort: :func:`write_report`. In figures of attributions red raises
+the output and blue lowers it.
 
 Importing this loads neither matplotlib nor jinja2; asking for a function does, and
 leaves pyplot alone: nothing stays open, no screen is needed.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .beeswarm_plot import cohort_beeswarm as cohort_beeswarm
     from .cohort_heatmap_plot import cohort_heatmap as cohort_heatmap
     from .dependence_plot import dependence as dependence
+    from .faithfulness_plot import faithfulness as faithfulness
     from .heatmap_plot import heatmap as heatmap
     from .pair_plot import pair_heatmap as pair_heatmap
     from .pair_plot import pair_network as pair_network
@@ -35,6 +37,7 @@ _HOMES = {
     "cohort_heatmap": "cohort_heatmap_plot",
     "completeness": "residual_plot",
     "dependence": "dependence_plot",
+    "faithfulness": "faithfulness_plot",
     "heatmap": "heatmap_plot",
     "pair_heatmap": "pair_plot",
     "pair_network": "pair_plot",

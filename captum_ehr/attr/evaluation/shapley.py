@@ -1,69 +1,13 @@
-"""Shapley values of tokens, sampled over orders in which they arrive."""
+"""Shapley values of a game's players, sampled over orders in which they arrive."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .peers import Case
-
-#: Coalitions that the model evaluates at a time.
-ROWS = 512
-
-
-@dataclass(frozen=True, eq=False)
-class Game:
-    """The model's logit as a function of which of a patient's tokens are present.
-
-    An absent token has the reference's embedding; padding stays padding.
-
-    Args:
-        function: The model, of inputs and additional arguments.
-        inputs: Embeddings, one tensor per feature.
-        reference: The same at the reference.
-        masks: True at real tokens, one tensor per feature.
-        rest: Additional arguments of the function.
-    """
-
-    function: Any
-    inputs: tuple[Tensor, ...]
-    reference: tuple[Tensor, ...]
-    masks: tuple[Tensor, ...]
-    rest: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, case: Case) -> Game:
-        """The game of a case's patients."""
-        encoded = case.encoded
-        rest = encoded.additional_forward_args
-        return cls(case.function, encoded.inputs, case.reference, encoded.masks, rest)
-
-    def players(self, row: int) -> Tensor:
-        """Positions of a patient's real tokens among all of its positions."""
-        return torch.cat([mask[row].flatten() for mask in self.masks]).nonzero()[:, 0]
-
-    def values(self, row: int, coalitions: Tensor) -> Tensor:
-        """The logit for each coalition, ``(coalitions, players)`` of booleans."""
-        parts = [self._chunk(row, part) for part in coalitions.split(ROWS)]
-        return torch.cat(parts)
-
-    def _chunk(self, row: int, coalitions: Tensor) -> Tensor:
-        count = len(coalitions)
-        sizes = [mask[row].numel() for mask in self.masks]
-        present = torch.zeros(count, sum(sizes), dtype=torch.bool)
-        present[:, self.players(row)] = coalitions
-        mixed = [
-            torch.where(flat.view(count, *mask.shape[1:], 1), x[row], x0[row])
-            for flat, mask, x, x0 in zip(
-                present.split(sizes, dim=1), self.masks, self.inputs, self.reference
-            )
-        ]
-        rest = [part[row].expand(count, *part.shape[1:]) for part in self.rest]
-        with torch.no_grad():
-            return self.function(*mixed, *rest)[:, 0].double()
+from .game import Game
 
 
 @dataclass(frozen=True)
@@ -116,6 +60,9 @@ def sampled(
         row: The patient.
         sampling: How many orders.
         generator: Of the orders.
+
+    Raises:
+        BudgetSpentError: If it takes more evaluations than are left.
     """
     first, second = [], []
     while True:
@@ -134,7 +81,7 @@ def sampled(
 
 def _gains(game: Game, row: int, pairs: int, generator: torch.Generator) -> Tensor:
     """What each player adds when it arrives, ``(2 · pairs, players)``."""
-    players = len(game.players(row))
+    players = game.count(row)
     orders = torch.rand(pairs, players, generator=generator).argsort(1)
     orders = torch.stack([orders, orders.flip(1)], dim=1).flatten(0, 1)
     ranks = orders.argsort(1)
@@ -145,7 +92,32 @@ def _gains(game: Game, row: int, pairs: int, generator: torch.Generator) -> Tens
 
 
 def pearson(a: Tensor, b: Tensor) -> float:
-    """Correlation of two vectors; 0 where one is constant."""
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    norms = a.norm() * b.norm()
-    return float(a @ b / norms) if norms > 0 else 0.0
+    """Correlation of two vectors; 0 where one is constant, but for rounding.
+
+    Example:
+        >>> pearson(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 4.0, 8.0]))
+        1.0
+        >>> pearson(torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.1]))
+        0.0
+    """
+    return float(correlations(torch.stack([a.double(), b.double()]))[0, 1])
+
+
+def correlations(rows: Tensor) -> Tensor:
+    """``(rows, rows)``: the correlation of each two rows, as :func:`pearson` has it."""
+    rows = rows.double()
+    flat = torch.tensor([is_constant(row) for row in rows])
+    apart = rows - rows.mean(1, keepdim=True)
+    apart = apart / apart.norm(dim=1, keepdim=True)
+    apart = torch.where(flat[:, None], 0.0, apart)
+    return (apart @ apart.T).clamp(-1, 1)
+
+
+def is_constant(values: Tensor) -> bool:
+    """Whether all are the same, but for rounding."""
+    values = values.double()
+    return bool((values - values.mean()).norm() <= _ROUNDING * values.norm())
+
+
+#: By what part of their size numbers differ that are the same.
+_ROUNDING = 1e-6
