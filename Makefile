@@ -119,7 +119,7 @@ dist-check: dist
 	$(BIN)/uv tool run twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(COMPAT)/dist
 	$(BIN)/uv pip install --quiet --python $(COMPAT)/dist/bin/python dist/*.whl
-	cd $(COMPAT)/dist && bin/python -I $(CURDIR)/tests/installed.py
+	cd $(COMPAT)/dist && bin/python -I $(CURDIR)/tests/installed.py $(CURDIR)/README.md
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
