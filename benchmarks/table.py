@@ -144,7 +144,7 @@ def short(results: Results) -> str:
         for part, words in SHORT_NOTES.items()
         if part in results
     ]
-    said.append(f"{REFUSED}: does not take the model.")
+    said.append(f"{REFUSED}: does not take the model; raises: begins, and fails.")
     return "\n".join([*lines, "", " ".join(said)]) + "\n"
 
 
