@@ -25,7 +25,7 @@ from captum_ehr.adapter.feature_masks import FeatureMask
 from captum_ehr.attr.evaluation.evaluating import evaluated
 from captum_ehr.attr.evaluation.game import Game
 from captum_ehr.attr.evaluation.measures import areas, curves
-from captum_ehr.attr.evaluation.methods import Case
+from captum_ehr.attr.evaluation.contenders import Case
 from captum_ehr.attr.evaluation.shapley import Sampling, pearson, sampled
 from captum_ehr.attr.evaluation.work import Effort, begun
 from captum_ehr.attr.inputs import Prepared
@@ -265,7 +265,7 @@ class TestRandomised:
             seen.append({n: p.detach() for n, p in inside.named_parameters()})
             return tuple(torch.zeros(m.shape).double() for m in case.encoded.masks)
 
-        monkeypatch.setattr("captum_ehr.attr.evaluation.methods._ours", look)
+        monkeypatch.setattr("captum_ehr.attr.evaluation.contenders._ours", look)
         dl.evaluate(batch, methods=(), measures=["randomised"], progress=False)
         assert len(seen) == 3  # shuffles
         for name, value in model.named_parameters():

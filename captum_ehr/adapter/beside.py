@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import FeatureRecord
-from ..explanation.columns import Plain, is_taken, kinds, plain
+from ..explanation.sample_columns import Plain, is_taken, kinds, plain
 from ..explanation.feature_record import as_flags
 from .features import Feature
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..explanation import FeatureRecord
-from ..explanation.columns import SampleColumns
+from ..explanation.sample_columns import SampleColumns
 from .features import Feature
 
 

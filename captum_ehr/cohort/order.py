@@ -19,7 +19,7 @@ import numpy as np
 
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
-from ..explanation.columns import is_taken, plain
+from ..explanation.sample_columns import is_taken, plain
 from .durable import whole_file, write_table
 from .manifest import ORDER
 

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.columns import PER_PATIENT
+from ..explanation.sample_columns import PER_PATIENT
 from ..explanation.explained import Contrast, Explained, Place, label_of
 from ..explanation.feature_record import FeatureKeyError, Times
 from ..propagation import Diagnostics

@@ -11,7 +11,7 @@ import polars as pl
 from torch import Tensor
 
 from .aggregates import SAMPLE, Places, Population, found, population_of
-from .columns import checked
+from .sample_columns import checked
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
 from .labels import Grouping

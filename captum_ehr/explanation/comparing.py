@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .columns import COLUMNS, with_samples
+from .sample_columns import COLUMNS, with_samples
 from .data import ExplanationData
 from .frame import build_rows, frame_of
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .columns import PER_PATIENT, SampleColumns, checked
+from .sample_columns import PER_PATIENT, SampleColumns, checked
 from .explained import Explained, label_of
 from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from . import labels, probability
 from . import times as clocks
-from .columns import checked
+from .sample_columns import checked
 from .data import ExplanationData, check_keys
 from .explained import Contrast
 from .feature_record import as_flags

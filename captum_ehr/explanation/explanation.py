@@ -11,7 +11,7 @@ from . import conversion, joining, selecting
 from . import storage as files
 from .described import Described
 from .selecting import Selector
-from .tables import Tabled
+from .tabled import Tabled
 from .writing import write_csv
 
 if TYPE_CHECKING:

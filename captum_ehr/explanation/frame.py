@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .columns import COLUMNS, with_samples
+from .sample_columns import COLUMNS, with_samples
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Words, column_names, words_for
 from .times import array, clock

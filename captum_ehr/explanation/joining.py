@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .columns import PER_PATIENT, SampleColumns
+from .sample_columns import PER_PATIENT, SampleColumns
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Range, Ranges, Words, first_difference
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .columns import PER_PATIENT
+from .sample_columns import PER_PATIENT
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .columns import COLUMNS, PER_PATIENT, Plain
+from .sample_columns import COLUMNS, PER_PATIENT, Plain
 from .data import ExplanationData, check_sums
 from .explained import Explained
 from .feature_record import FeatureRecord, Range, Times

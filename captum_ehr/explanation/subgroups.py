@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
-from .columns import Plain, kinds
+from .sample_columns import Plain, kinds
 from .resampling import Resampling
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .columns import PER_PATIENT, with_samples
+from .sample_columns import PER_PATIENT, with_samples
 from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping, group_labels

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from captum_ehr.scene.certainty import Estimate, estimates
+from captum_ehr.scene.intervals import Estimate, estimates
 from captum_ehr.scene.palette import LOWERS, RAISES
 from captum_ehr.visualization.axes import (
     LINE,

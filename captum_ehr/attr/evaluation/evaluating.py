@@ -17,7 +17,7 @@ from ..assembly import in_words
 from ..options import counts
 from .measures import areas, curves, sensitivity, unfaithful
 from .meter import BudgetSpentError
-from .methods import Method, methods_of
+from .contenders import Method, methods_of
 from .randomised import explaining, shuffled
 from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted

@@ -22,7 +22,7 @@ from ..pairwise import by_player, rows_at_once
 from ..result import Result
 from .game import Explained, Game
 from .meter import BudgetSpentError, Meter
-from .methods import OURS, Case, Method, Parts, kept
+from .contenders import OURS, Case, Method, Parts, kept
 from .randomised import head_of, over
 from .shapley import Sampling
 
