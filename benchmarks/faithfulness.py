@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from captum_ehr import Evaluation
-from captum_ehr.attr.evaluation.evaluating import evaluated
 from captum_ehr.attr.evaluation.contenders import OURS
+from captum_ehr.attr.evaluation.evaluating import evaluated
 from captum_ehr.attr.evaluation.shapley import Sampling
 from captum_ehr.attr.evaluation.work import Effort
 

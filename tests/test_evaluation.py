@@ -22,10 +22,10 @@ from versions import PYHEALTH, before
 
 from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, PyHealthAdapter
 from captum_ehr.adapter.feature_masks import FeatureMask
+from captum_ehr.attr.evaluation.contenders import Case
 from captum_ehr.attr.evaluation.evaluating import evaluated
 from captum_ehr.attr.evaluation.game import Game
 from captum_ehr.attr.evaluation.measures import areas, curves
-from captum_ehr.attr.evaluation.contenders import Case
 from captum_ehr.attr.evaluation.shapley import Sampling, pearson, sampled
 from captum_ehr.attr.evaluation.work import Effort, begun
 from captum_ehr.attr.inputs import Prepared

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..explanation import FeatureRecord
-from ..explanation.sample_columns import Plain, is_taken, kinds, plain
 from ..explanation.feature_record import as_flags
+from ..explanation.sample_columns import Plain, is_taken, kinds, plain
 from .features import Feature
 
 MEASURED = "_measured"

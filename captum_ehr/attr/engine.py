@@ -311,6 +311,11 @@ class Engine(DeepLift):
         assert result is not None
         return result
 
+    def row_results(self, rows: Prepared, chosen: Chosen) -> Result:
+        """The explanation of rows, of which nothing is said yet."""
+        result = self._slice(rows, chosen, None, False)
+        return result.rescaled() if self.completeness == "rescale" else result
+
     def _averaged(
         self,
         prepared: Prepared,

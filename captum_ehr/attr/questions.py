@@ -30,8 +30,7 @@ from .inputs import Prepared
 from .options import counts
 from .outputs import rounded_at, select_again
 from .pairwise import Scored, pairs_of, rows_at_once
-from .result import Result
-from .targets import Chosen, Target, asked_of, select
+from .targets import Target, asked_of, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,11 +108,6 @@ class Questions(Engine):
         value, index, largest = self._scores(prepared, target)
         checked = self.completeness != "off"
         return Scored(prepared, mask, value, index, largest, checked), encoded
-
-    def row_results(self, rows: Prepared, chosen: Chosen) -> Result:
-        """The explanation of rows, of which nothing is said yet."""
-        result = self._slice(rows, chosen, None, False)
-        return result.rescaled() if self.completeness == "rescale" else result
 
     def what_if(
         self,

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.sample_columns import PER_PATIENT, plain
 from ..explanation.explained import Contrast, Explained, Place
 from ..explanation.feature_record import range_of
 from ..explanation.frame import build_rows
+from ..explanation.sample_columns import PER_PATIENT, plain
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
 

@@ -16,9 +16,9 @@ import polars as pl
 import torch
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.sample_columns import PER_PATIENT
 from ..explanation.explained import Contrast, Explained, Place, label_of
 from ..explanation.feature_record import FeatureKeyError, Times
+from ..explanation.sample_columns import PER_PATIENT
 from ..propagation import Diagnostics
 from ..scene.wording import several
 from .columns import explanation_of, rows_schema, target_of

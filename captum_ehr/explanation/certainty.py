@@ -11,11 +11,11 @@ import polars as pl
 from torch import Tensor
 
 from .aggregates import SAMPLE, Places, Population, found, population_of
-from .sample_columns import checked
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
 from .labels import Grouping
 from .resampling import Resampling, resampled
+from .sample_columns import checked
 from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
 from .sums import noted, rows_by
 from .words import target_labels, unanswered

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .sample_columns import COLUMNS, with_samples
 from .data import ExplanationData
 from .frame import build_rows, frame_of
+from .sample_columns import COLUMNS, with_samples
 
 if TYPE_CHECKING:
     import pandas as pd

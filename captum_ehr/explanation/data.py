@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .sample_columns import PER_PATIENT, SampleColumns, checked
 from .explained import Explained, label_of
 from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
+from .sample_columns import PER_PATIENT, SampleColumns, checked
 
 
 @dataclass(frozen=True, eq=False)

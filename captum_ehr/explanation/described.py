@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from . import labels, probability
 from . import times as clocks
-from .sample_columns import checked
 from .data import ExplanationData, check_keys
 from .explained import Contrast
 from .feature_record import as_flags
 from .labels import Grouping
+from .sample_columns import checked
 
 
 class Described(ExplanationData):

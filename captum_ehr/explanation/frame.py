@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sample_columns import COLUMNS, with_samples
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Words, column_names, words_for
+from .sample_columns import COLUMNS, with_samples
 from .times import array, clock
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .sample_columns import PER_PATIENT, SampleColumns
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Range, Ranges, Words, first_difference
+from .sample_columns import PER_PATIENT, SampleColumns
 
 _ALIKE = {
     "output": "scales of the output",

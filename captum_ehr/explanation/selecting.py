@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sample_columns import PER_PATIENT
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
+from .sample_columns import PER_PATIENT
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .sample_columns import COLUMNS, PER_PATIENT, Plain
 from .data import ExplanationData, check_sums
 from .explained import Explained
 from .feature_record import FeatureRecord, Range, Times
 from .frame import build_rows, frame_of
+from .sample_columns import COLUMNS, PER_PATIENT, Plain
 from .writing import private
 
 if TYPE_CHECKING:

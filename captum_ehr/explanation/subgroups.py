@@ -13,8 +13,8 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
-from .sample_columns import Plain, kinds
 from .resampling import Resampling
+from .sample_columns import Plain, kinds
 
 if TYPE_CHECKING:
     import pandas as pd

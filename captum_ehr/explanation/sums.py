@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .sample_columns import PER_PATIENT, with_samples
 from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping, group_labels
+from .sample_columns import PER_PATIENT, with_samples
 from .words import caution, mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ..targets import Chosen
 from .game import Explained
 
 if TYPE_CHECKING:
-    from ..questions import Questions
+    from ..engine import Engine
 
 #: Attributions per token or value, one tensor per feature.
 type Parts = tuple[Tensor, ...]
@@ -45,7 +45,7 @@ class Case:
         seed: Of methods that draw.
     """
 
-    dl: Questions
+    dl: Engine
     batch: Any
     encoded: EncodedBatch
     prepared: Prepared

@@ -15,15 +15,15 @@ from ...explanation import Evaluation
 from ...explanation.evaluation import SCORES
 from ..assembly import in_words
 from ..options import counts
+from .contenders import Method, methods_of
 from .measures import areas, curves, sensitivity, unfaithful
 from .meter import BudgetSpentError
-from .contenders import Method, methods_of
 from .randomised import explaining, shuffled
 from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted
 
 if TYPE_CHECKING:
-    from ..questions import Questions
+    from ..engine import Engine
 
 #: Shares of the players at which curves are read.
 FRACTIONS = torch.linspace(0, 1, 21, dtype=torch.float64)
@@ -37,7 +37,7 @@ _CURVES = ("insertion", "deletion")
 
 
 def evaluated(
-    dl: Questions,
+    dl: Engine,
     batch: Any,
     baselines: Any = "unk",
     target: Any = None,

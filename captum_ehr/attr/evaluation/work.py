@@ -20,14 +20,14 @@ from ..completeness import APART, MIXED, ROUNDINGS
 from ..inputs import Prepared
 from ..pairwise import by_player, rows_at_once
 from ..result import Result
+from .contenders import OURS, Case, Method, Parts, kept
 from .game import Explained, Game
 from .meter import BudgetSpentError, Meter
-from .contenders import OURS, Case, Method, Parts, kept
 from .randomised import head_of, over
 from .shapley import Sampling
 
 if TYPE_CHECKING:
-    from ..questions import Questions
+    from ..engine import Engine
 
 
 class Effort(NamedTuple):
@@ -84,7 +84,7 @@ class Work:
         self.meter.charge(len(self.case.places))
         return head_of(self.case.function.adapter, self.case.encoded)
 
-    def of_model(self, dl: Questions, adapter: PyHealthAdapter) -> Case:
+    def of_model(self, dl: Engine, adapter: PyHealthAdapter) -> Case:
         """The same patients, whom another model is asked about."""
         old = self.case.function
         function = Explained(adapter, dl.output, old.meter, old.apart)
@@ -130,7 +130,7 @@ class Work:
 
 
 def begun(
-    dl: Questions,
+    dl: Engine,
     batch: Any,
     baselines: Any,
     target: Any,
