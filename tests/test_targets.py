@@ -215,7 +215,7 @@ class TestContrast:
             (contrast(1, -2), ValueError, "with itself"),
             ((0, 7), IndexError, "between 0 and 2"),
             ((0, "sepsis"), KeyError, "no label of the dataset, whose labels are 0, 1"),
-            ((0, 1.0), ValueError, r"1.0 is neither an index"),
+            ((0, 1.5), ValueError, r"1.5 is neither an index"),
             ((0, None), TypeError, "expected two classes"),
             ((0, "all"), TypeError, "expected two classes"),
             ((0, 1, 2), ValueError, "expected 1 integer"),
@@ -394,13 +394,22 @@ class TestNumbers:
 
     @pytest.mark.parametrize(
         "target",
-        [1.0, np.float32(1), np.float64(1), [1.0] * 9, torch.ones(9), True, np.True_],
+        [1.5, np.float32(0.5), float("nan"), [1.5] * 9, True, np.True_],
         ids=repr,
     )
     def test_what_is_no_index_is_refused(self, target: Any) -> None:
         model, batch = zoo.shared(CLASSES)  # of the classes 0, 1 and 2
         with pytest.raises(ValueError, match="neither an index"):
             DeepLiftEHR(model).attribute(batch, target=target)
+
+    @pytest.mark.parametrize("target", [1.0, np.float32(1), torch.ones(9)], ids=repr)
+    def test_whole_floats_are_indices_in_no_doubt(self, target: Any) -> None:
+        model, batch = zoo.shared(CLASSES)
+        expected = DeepLiftEHR(model).attribute(batch, target=1)
+        same(DeepLiftEHR(model).attribute(batch, target=target), expected)
+        model, batch = labelled([3, 2, 1])
+        with pytest.raises(ValueError, match=r"label\(2\)"):
+            DeepLiftEHR(model).attribute(batch, target=2.0)
 
     def test_no_targets_at_all(self) -> None:
         model, batch = zoo.shared(CLASSES)

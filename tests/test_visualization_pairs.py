@@ -113,7 +113,7 @@ def test_a_report_names_each_patients_strongest_pair(tmp_path: Path) -> None:
     assert len(said) == 4 and "heart &lt;b&gt;failure" in said[0]
     assert said[0].startswith("Together I50.9") and "I10 add +0.017" in said[0]
     write_report(explanation, path, title="t")
-    assert "together" not in path.read_text()
+    assert 'class="together"' not in path.read_text()
     with pytest.raises(ValueError, match="another patient_ids"):
         write_report(explanation, path, title="t", interactions=pairs[:2])
     with pytest.raises(ValueError, match="another baseline"):

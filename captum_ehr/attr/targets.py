@@ -229,6 +229,10 @@ def _index(target: Any, shape: tuple[int, ...], labels: Mapping[Any, int]) -> In
     single = shape == (1,)
     if isinstance(target, list) and len(target) == 1:
         target = plain(target[0])  # of a column
+    if isinstance(target, float) and target.is_integer() and not alike(target, labels):
+        target = int(target)  # as label tensors have it
+    if isinstance(target, bool) and not labels:
+        target = int(target)
     if isinstance(target, (Label, str, bool, float)):
         target = labelled(target, labels, shape)
         if single and target == 0:

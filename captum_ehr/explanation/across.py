@@ -12,7 +12,8 @@ import numpy as np
 from .data import ExplanationData
 from .joining import check_alike
 from .labels import Grouping
-from .sums import noted, strongest
+from .rows import noted
+from .sums import strongest
 from .words import target_labels, unanswered
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from .data import ExplanationData
 from .feature_record import FeatureKeyError
 from .labels import Grouping
 from .resampling import Resampling, resampled
+from .rows import noted, rows_by
 from .sample_columns import checked
 from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
-from .sums import noted, rows_by
 from .words import target_labels, unanswered
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import numpy as np
 
 from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
-from .labels import Grouping, group_labels
+from .labels import Grouping
+from .rows import grouped, noted, rows_by
 from .sample_columns import PER_PATIENT, with_samples
-from .words import caution, mixed_targets, target_labels, unanswered
+from .words import mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def by_group(
     explanation: ExplanationData, mapping: Grouping, rest: str = "other"
 ) -> pd.DataFrame:
     """The sum of each group of codes, by patient; see :meth:`Explanation.by_group`."""
-    table = _added(_grouped(explanation, mapping, rest), ["sample", "group"])
+    table = _added(grouped(explanation, mapping, rest), ["sample", "group"])
     columns = ["patient_id", "sample", "group", "count", "attribution"]
     return _finished(explanation, _strongest(table), columns)
 
@@ -113,15 +114,6 @@ def strongest(
     from .certainty import with_intervals  # which loads polars
 
     return with_intervals(explanation, table, each, how)
-
-
-def rows_by(
-    explanation: ExplanationData, mapping: Grouping | None, rest: str
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The rows, the columns that tell their codes or groups apart, and their words."""
-    if mapping is None:
-        return to_frame(explanation), ["feature", "code"], ["name", "unit"]
-    return _grouped(explanation, mapping, rest), ["group"], []
 
 
 def _means(
@@ -189,29 +181,6 @@ def aggregated(
             each = lost.groupby([frame[key] for key in keys], sort=sort, dropna=False)
             table.loc[each.any().to_numpy(), name] = np.nan
     return table
-
-
-def noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:
-    """With a note, and a warning, of what its sums are not good for."""
-    note = " ".join(word[0].upper() + word[1:] for word in words if word)
-    if note:
-        caution(note)
-        table.attrs["note"] = note
-    return table
-
-
-def _grouped(
-    explanation: ExplanationData, mapping: Grouping, rest: str
-) -> pd.DataFrame:
-    """The frame with a column ``group``; what has none is in the rest."""
-    frame = to_frame(explanation)
-    frame["group"] = np.full(len(frame), rest, dtype=object)
-    for key, labels in group_labels(explanation, mapping).items():
-        mine = frame["feature"] == key
-        place, codes = frame.loc[mine, "code"].factorize()
-        groups = np.array([*(labels.get(code, rest) for code in codes), ""], object)
-        frame.loc[mine, "group"] = groups[place]
-    return frame
 
 
 def _strongest(table: pd.DataFrame) -> pd.DataFrame:
