@@ -252,7 +252,7 @@ class TestReadAloud:
         tab = opened()
         said = tab.page.locator("#said")
         assert said.get_attribute("role") == "status"
-        assert said.inner_text().startswith("p00, DeepLiftEHR: ! adds up")
+        assert said.inner_text().startswith("p00, DeepLiftEHR: ⚠ the sum is complete")
         tab.click(".trow[data-row='5']")
         assert said.inner_text().startswith("p05, DeepLiftEHR:")
         tab.click("#tab-cohort")
