@@ -1,7 +1,6 @@
 // What the model itself says without a code, or with another value: the check of what
 // is shown. One item of the patient at a time; a click on a chip chooses it.
 
-const LINE = { display: "flex", flexWrap: "wrap", alignItems: "center", gap: "4px 8px", margin: "8px 0" };
 
 function offerWhatIf(content, side, view) {
   const account = content.querySelector(".account");
@@ -19,7 +18,7 @@ function offerWhatIf(content, side, view) {
       const { feature, code, name } = items.get(key);
       return el("option", { value: key }, shorten(`${feature}: ${code}${name ? ` ${name}` : ""}`, 60));
     }));
-  const form = el("form", { class: "what-if", "aria-label": "What if", style: LINE },
+  const form = el("form", { class: "what-if", "aria-label": "What if" },
     el("b", null, "What if"), choose, el("span", { class: "muted" }), number, el("button", null, "Ask the model"), answer);
   const words = form.querySelector("span");
 
