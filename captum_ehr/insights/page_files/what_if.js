@@ -1,7 +1,6 @@
 // What the model itself says without a code, or with another value: the check of what
 // is shown. One item of the patient at a time; a click on a chip chooses it.
 
-
 function offerWhatIf(content, side, view) {
   const account = content.querySelector(".account");
   if (!transport.isLive || !overview.asks_model || !account || !view.rows.length) return;
