@@ -189,8 +189,9 @@ def _imputed(frame: pd.DataFrame, columns: int) -> np.ndarray:
     """The cells all of whose values are known not to have been measured."""
     known = ~frame["measured"].astype("boolean").fillna(True).astype(bool)
     cells = known.groupby([frame["_row"], frame["_column"]]).all()
-    wide = cells.unstack(fill_value=False).reindex(columns=range(columns))
-    return wide.fillna(False).to_numpy(dtype=bool)
+    wide = cells.unstack(fill_value=False)
+    wide = wide.reindex(columns=range(columns), fill_value=False)
+    return wide.to_numpy(dtype=bool)
 
 
 def _binned(
