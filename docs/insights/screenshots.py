@@ -233,7 +233,7 @@ def photograph(visualizer: AttributionVisualizer, folder: Path) -> None:
         page.locator("#compare").click()
         second = page.locator(".panel[data-side='1']")
         second.get_by_label("Method").select_option(label="ShapleyValueSampling")
-        page.wait_for_selector(".waiting")
+        page.wait_for_selector(".waiting", state="attached")
         page.wait_for_selector(".panel:not(:has(.waiting))")
         page.wait_for_selector(".agreement")
         page.screenshot(path=folder / "comparison.png")
