@@ -21,17 +21,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-quic"]
-        )
-        yield opened
-        opened.close()
-
-
 class TestRisk:
     """One outcome: risk, rank, what was observed, and a threshold that is not there."""
 

@@ -5,13 +5,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..adapter import PyHealthAdapter
 from ..propagation import Tape, recorded
+from .classes import is_all
 from .contributions import Parts
 from .engine import Engine
 from .inputs import Prepared
 from .result import joined
 from .slicing import sliced
-from .targets import Chosen
+from .targets import Chosen, Target
+
+
+def asked_model(engine: Engine, target: Target, who: str, why: str) -> PyHealthAdapter:
+    """The model, of which something is asked for one output.
+
+    Args:
+        engine: The explainer.
+        target: The output.
+        who: The method that asks, for messages.
+        why: What it needs attributions for, likewise.
+
+    Raises:
+        TypeError: If the model is not PyHealth's.
+        ValueError: If the explainer returns multipliers, or every output is meant.
+    """
+    model = engine.model
+    if not isinstance(model, PyHealthAdapter):
+        raise TypeError(f"{who} takes a batch, and a PyHealth model.")
+    if not engine.multiplies_by_inputs:
+        raise ValueError(f"{who} needs multiply_by_inputs=True: {why}.")
+    if is_all(target):
+        names = ", ".join(map(repr, model.target_names or ())) or "the indices"
+        raise ValueError(
+            f"{who} asks about one output at a time; target='all' is every one: name "
+            f"one of {names}."
+        )
+    return model
 
 
 def answers(engine: Engine, prepared: Prepared) -> Tensor:

@@ -13,9 +13,8 @@ from torch import Tensor
 from ..adapter import EncodedBatch, PyHealthAdapter
 from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
 from ..explanation import Change, FeatureRecord, WhatIf
-from .asking import answers, multipliers_at
+from .asking import answers, asked_model, multipliers_at
 from .assembly import in_words
-from .classes import is_all
 from .completeness import APART, MIXED, ROUNDINGS
 from .engine import Engine
 from .inputs import Prepared
@@ -36,18 +35,7 @@ def answered(
     how: str,
 ) -> WhatIf:
     """What the model answers, as :meth:`captum_ehr.DeepLiftEHR.what_if` says it."""
-    model = dl.model
-    if not isinstance(model, PyHealthAdapter):
-        raise TypeError("what_if takes a batch, and a PyHealth model.")
-    if not dl.multiplies_by_inputs:
-        raise ValueError(
-            "what_if needs multiply_by_inputs=True: it compares attributions."
-        )
-    if is_all(target):
-        raise ValueError(
-            "what_if asks about one output at a time; target='all' is every one: name "
-            f"one of {', '.join(map(repr, model.target_names or ())) or 'the indices'}."
-        )
+    model = asked_model(dl, target, "what_if", "it compares attributions")
     encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
     changes = changes_of(model.features, encoded.features, remove, values, how)
     prepared, result = dl.run(encoded, baselines, target, None, None, tokens=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ...adapter import EncodedBatch, FeatureMask, PyHealthAdapter
 from ...adapter.removal import MODES
 from ...propagation import private_view
-from ..classes import is_all
+from ..asking import asked_model
 from ..completeness import APART, MIXED, ROUNDINGS
 from ..inputs import Prepared
 from ..pairwise import by_player, rows_at_once
@@ -145,18 +145,7 @@ def begun(
         ValueError: If what is asked for has no meaning here, or is more than the
             budget.
     """
-    model = dl.model
-    if not isinstance(model, PyHealthAdapter):
-        raise TypeError("evaluate takes a batch, and a PyHealth model.")
-    if not dl.multiplies_by_inputs:
-        raise ValueError(
-            "evaluate needs multiply_by_inputs=True: multipliers have no sum."
-        )
-    if is_all(target):
-        raise ValueError(
-            "evaluate asks about one output at a time; target='all' is every one: name "
-            f"one of {', '.join(map(repr, model.target_names or ())) or 'the indices'}."
-        )
+    model = asked_model(dl, target, "evaluate", "multipliers have no sum")
     encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
     mask = model.feature_mask(encoded, players)
     references = len(dl.prepare(encoded, baselines, None).references)
