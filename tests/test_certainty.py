@@ -14,8 +14,9 @@ import torch
 from cohort_files import synthetic, write_cohort
 from explanations import explain, tokens
 
-from captum_ehr import Explanation
+from captum_ehr import DeepLiftShapEHR, Explanation, reference_patients
 from captum_ehr.cohort import Cohort
+from captum_ehr.datasets import tiny_model
 from captum_ehr.explanation import FeatureRecord
 from captum_ehr.visualization import cohort_bar, intervals, write_report
 
@@ -365,6 +366,27 @@ class TestAcross:
         assert few["mean"] == pytest.approx(np.mean(means))  # 0 where it is not
         assert few["agreement"] == 1.0 or few["models"] > 1
 
+    def test_codes_are_matched_by_name(self) -> None:
+        """Folds have processors of their own, which number codes otherwise."""
+        parts = self.parts()
+        expected = Explanation.across(parts)
+        order = [5, 0, 11, *(k for k in range(12) if k not in (0, 5, 11))]
+        record, shares = parts[1].features["codes"], parts[1].attributions["codes"]
+        names = tuple((record.columns or ())[k] for k in order)
+        other = replace(
+            record,
+            values=record.values[:, order],
+            mask=record.mask[:, order],
+            columns=("C99", *names[1:]),  # its vocabulary has no C5, and another one
+        )
+        changed = {"codes": other}, {"codes": shares[:, order]}
+        parts[1] = replace(parts[1], features=changed[0], attributions=changed[1])
+        table = Explanation.across(parts)
+        by_code, mine = expected.set_index("code"), table.set_index("code")
+        same = [code for code in by_code.index if code != "C5"]
+        pd.testing.assert_frame_equal(mine.loc[same], by_code.loc[same])
+        assert mine.loc[["C5", "C99"], "models"].tolist() == [2, 1]
+
     def test_groups_of_codes(self) -> None:
         parts = self.parts()
         table = Explanation.across(parts, {"codes": lambda code: f"{code[-1]} last"})
@@ -419,12 +441,11 @@ class TestAcross:
         for few in ([], parts[:1]):
             with pytest.raises(ValueError, match=r"[01] explanation.*two or more"):
                 Explanation.across(few)
-        record = replace(
-            parts[1].features["codes"], columns=tuple(f"D{k}" for k in range(12))
-        )
-        other = replace(parts[1], features={"codes": record})
-        with pytest.raises(ValueError, match="differ in the columns of feature"):
-            Explanation.across([parts[0], other])
+        record = parts[1].features["codes"]
+        for names in (tuple(f"D{k}" for k in range(12)), None):
+            codes = {"codes": replace(record, columns=names)}
+            with pytest.raises(ValueError, match="other codes in feature 'codes'"):
+                Explanation.across([parts[0], replace(parts[1], features=codes)])
         target = (1, *parts[1].target[1:])
         with pytest.raises(ValueError, match="of different targets"):
             Explanation.across([parts[0], replace(parts[1], target=target)])
@@ -452,6 +473,24 @@ class TestPictures:
         for line, row in zip(lines, table.head(4).to_dict("records")):
             assert tuple(line.get_xdata()) == (row[low], row[high])
         figure.canvas.draw()
+
+    def test_lines_are_as_long_as_references_differ(self) -> None:
+        model, batch = tiny_model()
+        dl = DeepLiftShapEHR(model)
+        table = dl.spread(batch, reference_patients(model.dataset, 4))
+        mine = table[table["sample"] == 0].copy()
+        mine.loc[mine.index[0], "visit"] = 2
+        _, ax = intervals(mine, k=len(mine))
+        lines = [line for line in ax.lines if len(line.get_xdata()) == 2]
+        for line, row in zip(lines, mine.to_dict("records")):
+            spread = row["spread_over_references"]
+            ends = row["attribution"] - spread, row["attribution"] + spread
+            assert tuple(line.get_xdata()) == ends
+        labels = [text.get_text() for text in ax.get_yticklabels()]
+        assert labels[0] == f"{mine['code'].iloc[0]}, visit 3"
+        assert labels[1:] == mine["code"].tolist()[1:]
+        with pytest.raises(ValueError, match="of 4 samples, expected one"):
+            intervals(table)
 
     def test_what_is_found_is_filled(self) -> None:
         table = self.tables()["groups"]()

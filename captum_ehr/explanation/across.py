@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .data import ExplanationData
+from .feature_record import codes_of, first_difference
 from .joining import check_alike
 from .labels import Grouping
 from .rows import noted
@@ -19,10 +20,7 @@ from .words import target_labels, unanswered
 if TYPE_CHECKING:
     import pandas as pd
 
-_ADVICE = (
-    "Only models of the same features, vocabularies, outputs and reference can be "
-    "compared."
-)
+_ADVICE = "Only models of the same features, outputs and reference can be compared."
 
 
 def across(
@@ -65,6 +63,19 @@ def across(
     return noted(table, *dict.fromkeys(map(unanswered, parts)))
 
 
+def _check_codes(first: ExplanationData, other: ExplanationData, place: int) -> None:
+    """Codes are matched by name, for folds may know others; columns may have none."""
+    for key, record in first.features.items():
+        counterpart = other.features[key]
+        here, there = codes_of(key, record), codes_of(key, counterpart)
+        is_named = all(r.is_token or r.columns for r in (record, counterpart))
+        if {*here}.isdisjoint(there) or not (is_named or here == there):
+            raise ValueError(
+                f"explanations 0 and {place} have other codes in feature {key!r}: "
+                f"number {first_difference(here, there)}. {_ADVICE}"
+            )
+
+
 def _overall(table: pd.DataFrame, means: pd.DataFrame) -> dict[str, float]:
     """Of all codes: do their signs, and their order, agree?"""
     known = table.dropna(subset=["agreement"])
@@ -84,7 +95,8 @@ def _checked(parts: Sequence[ExplanationData]) -> str:
             f"{len(parts)} explanation(s); expected two or more, one per model."
         )
     for place, other in enumerate(parts[1:], 1):
-        check_alike(parts[0], other, place, _ADVICE)
+        check_alike(parts[0], other, place, _ADVICE, codes=())
+        _check_codes(parts[0], other, place)
     for a, b in combinations(range(len(parts)), 2):
         if parts[a].fingerprint and parts[a].fingerprint == parts[b].fingerprint:
             raise ValueError(

@@ -62,7 +62,11 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
 
 
 def check_alike(
-    first: ExplanationData, other: ExplanationData, place: int, advice: str
+    first: ExplanationData,
+    other: ExplanationData,
+    place: int,
+    advice: str,
+    codes: Sequence[str] = ("vocabulary", "columns"),
 ) -> None:
     """Refuse other outputs, references or codes; the advice ends what is said."""
     for name, what in _ALIKE.items():
@@ -72,7 +76,7 @@ def check_alike(
         _same("features", list(first.features), list(other.features), place, advice)
     for key, record in first.features.items():
         counterpart = other.features[key]
-        for what in ("vocabulary", "columns"):
+        for what in codes:
             here, there = (getattr(r, what) or () for r in (record, counterpart))
             if here != there:
                 words = first_difference(here, there)

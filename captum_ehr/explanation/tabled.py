@@ -229,7 +229,9 @@ class Tabled(ExplanationData):
 
         Of several trainings, explained on the same samples, or of folds, each on those
         that it was not trained on. With the latter the spread is that of the patients
-        as well. Models may be of different classes.
+        as well. Models may be of different classes, and their processors fitted apart:
+        codes are matched by name, and what a model's vocabulary lacks is in its
+        ``<unk>``.
 
         Args:
             explanations: One per model, two or more; those of several batches are
@@ -252,9 +254,9 @@ class Tabled(ExplanationData):
             ``samples`` (``"the same"``, ``"some shared"`` or ``"of their own"``).
 
         Raises:
-            ValueError: If there are fewer than two, two are of the same weights, or
-                they differ in their scale, outputs, baseline, features, vocabularies,
-                columns or targets.
+            ValueError: If there are fewer than two, two are of the same weights, they
+                differ in their scale, outputs, baseline, features, unnamed columns or
+                targets, or have no code of a feature in common.
             KeyError, ImportError: As :meth:`by_group`.
 
         Example:

@@ -53,12 +53,13 @@ def estimates(table: pd.DataFrame, k: int) -> Estimates:
         ("difference_low", _differences),
         ("lowest", _models),
         ("mean_low", _means),
+        ("spread_over_references", _references),
     ):
         if name in table:
             return said(table, table.head(k))
     raise ValueError(
         "the table has no intervals; give one of top(level=0.95), groups(...), "
-        "across(...), or of a cohort with replicates of at least 1."
+        "across(...), spread(...), or of a cohort with replicates of at least 1."
     )
 
 
@@ -111,6 +112,23 @@ def _models(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
         "mean has the sign of all models'",
     )
     axis = "mean attribution over all models   (raises →, ← lowers)"
+    return Estimates(tuple(rows), head, lines, axis)
+
+
+def _references(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
+    if len(people := table[["patient_id", "sample"]].drop_duplicates()) > 1:
+        raise ValueError(
+            f"the table is of {len(people)} samples, expected one: give its rows, as in "
+            "table[table['sample'] == 0]."
+        )
+    rows, visits = [], (top["visit"].astype("Int64") + 1).fillna(0)
+    for label, visit, row in zip(_labels(top), visits, top.to_dict("records")):
+        label = f"{label}, visit {visit}" if visit else label
+        value, spread = row["attribution"], row["spread_over_references"]
+        rows.append(_estimate(label, value, (value - spread, value + spread)))
+    head = f"{people['patient_id'].iloc[0]}: other patients as the reference"
+    lines = ("lines: one standard deviation between references to each side",)
+    axis = "mean attribution over the references   (raises →, ← lowers)"
     return Estimates(tuple(rows), head, lines, axis)
 
 

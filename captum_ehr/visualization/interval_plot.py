@@ -46,9 +46,10 @@ def intervals(
         table: Of :meth:`captum_ehr.Explanation.top` with a level (means), of
             :meth:`~captum_ehr.Explanation.groups` (differences; filled where the
             ``q_value`` is at most .05), of :meth:`~captum_ehr.Explanation.across`
-            (lines from the lowest model to the highest), or ``codes`` and ``groups`` of
-            a :class:`captum_ehr.Cohort`. Rows in another order, or some of them, are
-            drawn as they come.
+            (lines from the lowest model to the highest), ``codes`` and ``groups`` of
+            a :class:`captum_ehr.Cohort`, or one sample's of
+            :meth:`captum_ehr.DeepLiftShapEHR.spread` (a standard deviation to each
+            side). Rows in another order, or some of them, are drawn as they come.
         ax: Axes to draw on, or a figure; by default a new figure of fitting size,
             independent of pyplot.
         k: How many rows; fewer where axes are given that have no room for them.
