@@ -7,6 +7,8 @@ once; a command imports what it needs when it runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ except ImportError as error:
 from captum_ehr import __version__
 from captum_ehr.demo.cohorts import DemoError
 from captum_ehr.demo.mimic3 import TABLES, missing_tables
+from captum_ehr.insights.study import StartError, model_and_dataset, named
 
 app = typer.Typer(
     name="captum-ehr",
@@ -52,15 +55,25 @@ def _tables(root: Path | None) -> Path | None:
     return root
 
 
-def _check(source: str) -> None:
-    """End with a line if there is no such module, before anything heavy is loaded."""
-    from captum_ehr.insights.study import StartError, named
-
+@contextmanager
+def _said(*kinds: type[Exception]) -> Iterator[None]:
+    """End with a line where one of these errors came."""
     try:
-        named(source)
-    except StartError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
+        yield
+    except kinds as error:
+        parts = [getattr(error, name, None) for name in ("filename", "strerror")]
+        words = ": ".join(str(part) for part in parts if part) or error
+        typer.secho(f"Error: {words}", fg="red", err=True)
         raise typer.Exit(1) from None
+
+
+def _target(words: str) -> Any:
+    """A class by its index or label; ``label(2)`` is the label where 2 is both."""
+    from captum_ehr import label
+
+    if words.startswith("label(") and words.endswith(")"):
+        return label(words[len("label(") : -1])
+    return int(words) if words.isdecimal() else words
 
 
 def _folder(words: str) -> Any:
@@ -138,13 +151,10 @@ def demo(
     from captum_ehr.demo.run import run_demo
 
     console = Console(file=sys.stdout)
-    try:
+    with _said(DemoError):
         paths = run_demo(
             out, console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
         )
-    except DemoError as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
     console.print("\nWritten:", *map(str, paths), sep="\n  ", highlight=False)
 
 
@@ -212,26 +222,20 @@ def insights(
             param_hint="insights",
         )
     if source is not None and not Path(source).is_dir():
-        _check(source)
+        with _said(StartError):  # before anything heavy is loaded
+            named(source)
     from rich.console import Console
 
     from captum_ehr.demo.live import demo_visualizer
     from captum_ehr.insights.launch import show
-    from captum_ehr.insights.study import StartError
 
     console = Console(file=sys.stdout)
     content = source or demo_visualizer(
         console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
     )
-    try:
-        where: Any = {"port": port, "address": address, "hosts": host or ()}
+    where: Any = {"port": port, "address": address, "hosts": host or ()}
+    with _said(DemoError, StartError, OSError):
         show(console, content, most=patients, **where)
-    except (DemoError, StartError, OSError) as error:
-        words = error.strerror if isinstance(error, OSError) else None
-        Console(stderr=True).print(
-            f"Error: {words or error}", style="red", markup=False
-        )
-        raise typer.Exit(1) from None
 
 
 @app.command(
@@ -281,6 +285,14 @@ def explain(
             "the predicted class of each.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="The class that the target is compared with: why the one rather than "
+            "the other.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many samples at a time.")
     ] = 32,
@@ -303,41 +315,34 @@ def explain(
     alone: it holds patients.
     """
     if scheduler is not None and workers is not None:
-        raise typer.BadParameter(
-            "give one of --scheduler and --workers.", param_hint="explain"
-        )
-    _check(source)
+        words = "give one of --scheduler and --workers."
+        raise typer.BadParameter(words, param_hint="explain")
+    if against is not None and target is None:
+        words = "--against compares a --target with another class; give both."
+        raise typer.BadParameter(words, param_hint="explain")
+    with _said(StartError):  # before anything heavy is loaded
+        named(source)
     import logging
 
-    from rich.console import Console
-
+    from captum_ehr import contrast
     from captum_ehr.cohort import CohortError, explain_cohort
-    from captum_ehr.insights.study import StartError, called
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("captum_ehr").setLevel(logging.INFO)
-    index = int(target) if target is not None and target.isdecimal() else target
-    try:
-        study = called(source)
-        if not isinstance(study, tuple) or len(study) != 2:
-            raise StartError(
-                f"{source} returned {type(study).__name__}, expected (model, dataset)."
-            )
+    what = None if target is None else _target(target)
+    with _said(CohortError, StartError, OSError, ValueError, LookupError):
         explain_cohort(
-            *study,
+            *model_and_dataset(source),
             out,
             baselines=baseline,
-            target=index,
+            target=what if against is None else contrast(what, _target(against)),
             batch_size=batch_size,
             partition=partition,
             client=scheduler or workers,
             compile=compile,
             columns=keep or (),
         )
-    except (CohortError, StartError, OSError, ValueError, LookupError) as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
-    Console(file=sys.stdout).print(f"Explained: {out}", highlight=False)
+    typer.echo(f"Explained: {out}")
 
 
 @app.command(
@@ -378,11 +383,9 @@ def report(
     attributions add up, and who could not be explained. Of single patients it shows
     those that are asked for.
     """
-    from rich.console import Console
-
     from captum_ehr.cohort import Cohort, CohortError
 
-    try:
+    with _said(CohortError, ImportError, KeyError, OSError, ValueError):
         path = Cohort(folder).report(
             out or folder / "report.html",
             title=title,
@@ -390,10 +393,7 @@ def report(
             k=codes,
             patients=patient or (),
         )
-    except (CohortError, ImportError, KeyError, OSError, ValueError) as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
-    Console(file=sys.stdout).print("Written:", str(path), highlight=False)
+    typer.echo(f"Written: {path}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ def samples(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def dataset(
-    count: int = 40, *, in_memory: bool = True, rows: Sequence[Any] | None = None
+    count: int = 40,
+    *,
+    in_memory: bool = True,
+    rows: Sequence[Any] | None = None,
+    mode: str = "binary",
 ) -> Any:
     """A PyHealth dataset of them."""
     from pyhealth.datasets import create_sample_dataset
@@ -44,7 +48,7 @@ def dataset(
         return create_sample_dataset(
             list(rows or samples(count)),
             {"conditions": "sequence", "labs": "tensor"},
-            {"label": "binary"},
+            {"label": mode},
             in_memory=in_memory,
         )
 

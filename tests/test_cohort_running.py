@@ -442,6 +442,13 @@ def show():
     data = dataset(12)
     return mlp(data), data
 
+def classes():
+    from cohort_cases import dataset, mlp
+    from cohort_cases import samples
+    rows = [{**row, "label": k % 3} for k, row in enumerate(samples(12))]
+    data = dataset(rows=rows, mode="multiclass")
+    return mlp(data), data
+
 def nothing():
     return None
 """
@@ -471,6 +478,16 @@ class TestCommand:
         assert done.exit_code == 1 and "options.target: 0, now 1" in " ".join(
             done.stderr.split()
         )
+
+    def test_a_class_is_explained_rather_than_another(
+        self, call: Any, tmp_path: Path
+    ) -> None:
+        words = ("cohort_study:classes", "--out", "out")
+        assert call(*words, "--against", "1").exit_code == 2  # than which?
+        done = call(*words, "--target", "2", "--against", "label(1)")
+        assert done.exit_code == 0, done.stderr
+        patients = held(tmp_path / "out", "patients.parquet")
+        assert [*patients["target"]] == [{"a": 2, "b": 1}] * 12
 
     @pytest.mark.parametrize(
         "words, said",

@@ -68,6 +68,16 @@ def called(spec: str) -> Any:
     return found()
 
 
+def model_and_dataset(spec: str) -> tuple[Any, Any]:
+    """What a function returns, as :func:`called`, that is to return a pair."""
+    study = called(spec)
+    if not isinstance(study, tuple) or len(study) != 2:
+        raise StartError(
+            f"{spec} returned {type(study).__name__}, expected (model, dataset)."
+        )
+    return study
+
+
 def _absent(name: str) -> StartError:
     return StartError(
         f"There is no module {name!r} in {Path.cwd()} or the Python environment."

@@ -118,8 +118,8 @@ def _models(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
 def _references(table: pd.DataFrame, top: pd.DataFrame) -> Estimates:
     if len(people := table[["patient_id", "sample"]].drop_duplicates()) > 1:
         raise ValueError(
-            f"the table is of {len(people)} samples, expected one: give its rows, as in "
-            "table[table['sample'] == 0]."
+            f"the table is of {len(people)} samples, expected one: give its rows, as "
+            "in table[table['sample'] == 0]."
         )
     rows, visits = [], (top["visit"].astype("Int64") + 1).fillna(0)
     for label, visit, row in zip(_labels(top), visits, top.to_dict("records")):
