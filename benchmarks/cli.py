@@ -15,6 +15,7 @@ from rich.console import Console
 
 from . import (
     captum_classes,
+    cohort,
     completeness,
     cuda,
     faithfulness,
@@ -56,6 +57,7 @@ MODULES = (
     mimic3,
     captum_classes,
     interactions,
+    cohort,
 )
 
 #: By name, in the order in which they run.

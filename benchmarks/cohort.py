@@ -1,27 +1,24 @@
-"""Cohorts: memory, workers, batches by length, and what 300,000 patients take.
+"""Cohorts: memory, batches by length, what a patient takes, and workers.
 
-Run by hand, ``python -m benchmarks.cohort memory`` (or ``workers``, ``lengths``,
-``rates``): minutes each, and ``workers`` needs a core for each of them. Each prints one
-line of JSON per measurement.
+Processor time where no clock is needed, each cohort in a folder of its own.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import multiprocessing
 import resource
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 
 from captum_ehr import DeepLiftEHR, explain_cohort
 from captum_ehr.adapter import collated
@@ -31,7 +28,78 @@ from captum_ehr.datasets.synthetic import INPUT_SCHEMA, OUTPUT_SCHEMA
 
 from .data import long_histories
 
-app = typer.Typer(add_completion=False, help=__doc__)
+type Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Args:
+        memory: Sizes of cohorts whose peak of memory is taken.
+        ordered: Patients of the cohort of skewed lengths.
+        rated: Patients of the cohorts whose time is taken.
+        shared: Patients that workers share, ``at_once`` of them a partition.
+        at_once: How many samples a partition has.
+        workers: Numbers of worker processes, of one thread each.
+    """
+
+    memory: tuple[int, ...] = (2_000, 20_000)
+    ordered: int = 1_024
+    rated: int = 2_048
+    shared: int = 4_000
+    at_once: int = 256
+    workers: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Args:
+        what: ``"memory"``, ``"lengths"``, ``"rates"`` or ``"workers"``.
+        case: Of which cohort, model or workers.
+        numbers: What was measured, by name with its unit.
+    """
+
+    what: str
+    case: str
+    numbers: Numbers
+
+
+def quick() -> Settings:
+    """Settings that take seconds; workers are processes, and take longer."""
+    return Settings((20,), 24, 24, 24, 8, ())
+
+
+def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
+    """One for each cohort, model or number of workers."""
+    made: dict[tuple[str, str], Callable[[], Numbers]] = {
+        **{
+            ("memory", f"{count} patients"): partial(_memory, count)
+            for count in settings.memory
+        },
+        **{
+            ("lengths", name): partial(_lengths, name, settings.ordered)
+            for name in ("Transformer", "RNN", "MLP")
+        },
+        **{
+            ("rates", name): partial(_rates, make, settings.rated)
+            for name, make in RATED.items()
+        },
+        **{
+            ("workers", f"{count} workers"): partial(_workers, count, settings)
+            for count in settings.workers
+        },
+    }
+    return {
+        f"{what}, {case}": partial(_row, what, case, measure)
+        for (what, case), measure in made.items()
+    }
+
+
+def _row(what: str, case: str, measure: Callable[[], Numbers]) -> Row:
+    return Row(what, case, measure())
 
 
 def records(patients: int) -> Any:
@@ -78,11 +146,6 @@ def folder() -> Iterator[Path]:
         yield Path(name) / "out"
 
 
-def tell(**numbers: Any) -> None:
-    """One line of JSON."""
-    typer.echo(json.dumps(numbers))
-
-
 def in_a_process(function: Callable[..., Any], *args: Any) -> Any:
     """Call in a process of its own, so that memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -108,118 +171,107 @@ def _peak(path: str) -> tuple[float, float, int]:
     return peak, before, len(dataset)
 
 
-@app.command()
-def memory(
-    patients: Annotated[
-        list[int] | None, typer.Option(help="Sizes of cohorts.")
-    ] = None,
-) -> None:
-    """The peak of a process over cohorts of several sizes."""
-    for count in patients or (2_000, 20_000):
-        path = in_a_process(_write, count)
-        peak, before, _ = in_a_process(_peak, path)
-        tell(patients=count, peak_mb=round(peak), before_mb=round(before))
+def _memory(patients: int) -> Numbers:
+    """The peak of a process that explains so many."""
+    peak, before, _ = in_a_process(_peak, in_a_process(_write, patients))
+    return {"peak, MB": peak, "before, MB": before}
 
 
-@app.command()
-def workers(patients: int = 4_000, counts: list[int] | None = None) -> None:
-    """How fast workers of one thread each are beside one, started and warm."""
-    from dask.distributed import Client, LocalCluster
-
-    dataset = records(patients)
-    model = transformer(dataset)
-    options = {"threads_per_worker": 1, "dashboard_address": "localhost:0"}
-    for count in counts or (1, 2):
-        with (
-            LocalCluster(n_workers=count, **options) as cluster,
-            Client(cluster) as client,
-        ):
-            for name in ("cold", "warm"):
-                with folder() as out:
-                    begun = time.perf_counter()
-                    explain_cohort(model, dataset, out, client=client, partition=256)
-                    wall = time.perf_counter() - begun
-                    manifest = read_manifest(out)
-                    parts = finished_parts(out, manifest).values()
-                    busy = sum(part["seconds"] for part in parts)
-                    cpu = sum(part["cpu_seconds"] for part in parts)
-                tell(
-                    workers=count,
-                    run=name,
-                    seconds=round(wall, 1),
-                    in_partitions=round(busy, 1),
-                    cpu_seconds=round(cpu, 1),
-                    busy_at_once=round(busy / wall, 2),
-                )
-
-
-@app.command()
-def lengths(patients: int = 1_024) -> None:
-    """CPU time of batches by length and in the dataset's order, skewed lengths."""
-    from pyhealth.models import MLP, RNN
+def _lengths(name: str, patients: int) -> Numbers:
+    """Patients a second, by length and in the dataset's order, lengths being skewed."""
+    from pyhealth import models
 
     dataset = skewed(patients)
     torch.manual_seed(0)
-    for model in (transformer(dataset), RNN(dataset), MLP(dataset)):
-        explainer = DeepLiftEHR(model.eval())
-        explainer.explain(collated([dataset[0]]))
-        with folder() as out:
-            begun = time.process_time()
-            explain_cohort(explainer, dataset, out)
-            sorted_seconds = time.process_time() - begun
+    is_plain = name != "Transformer"
+    model = getattr(models, name)(dataset) if is_plain else transformer(dataset)
+    explainer = DeepLiftEHR(model.eval())
+    explainer.explain(collated([dataset[0]]))
+    with folder() as out:
         begun = time.process_time()
-        for start in range(0, patients, 32):
-            rows = range(start, min(start + 32, patients))
-            explainer.explain(collated([dataset[row] for row in rows]))
-        plain_seconds = time.process_time() - begun
-        tell(
-            model=type(model).__name__,
-            by_length=round(patients / sorted_seconds, 1),
-            in_order=round(patients / plain_seconds, 1),
-            times=round(plain_seconds / sorted_seconds, 2),
-        )
+        explain_cohort(explainer, dataset, out)
+        by_length = time.process_time() - begun
+    begun = time.process_time()
+    for start in range(0, patients, 32):
+        rows = range(start, min(start + 32, patients))
+        explainer.explain(collated([dataset[row] for row in rows]))
+    in_order = time.process_time() - begun
+    return {
+        "by length, /s": patients / by_length,
+        "in order, /s": patients / in_order,
+        "times as fast": in_order / by_length,
+    }
 
 
-@app.command()
-def rates(patients: int = 2_048, compile: bool = False) -> None:
-    """CPU time of a patient, and what 300,000 take on 1, 8 and 64 workers."""
-    from pyhealth.models import MLP, StageNet
+def _stagenet(patients: int) -> tuple[Any, Any]:
+    from pyhealth.models import StageNet
 
     dataset = records(patients)
-    torch.manual_seed(0)
-    flat = skewed(patients)
-    long = long_histories("codes", patients // 4, (40, 60))
-    models = {
-        "Transformer, built-in cohort": (transformer(dataset), dataset),
-        "StageNet, built-in cohort": (StageNet(dataset, 64, 32).eval(), dataset),
-        "Transformer, 24 codes in the median": (transformer(flat), flat),
-        "MLP, 24 codes in the median": (MLP(flat).eval(), flat),
-        "Transformer, twice 40 to 60 codes": (transformer(long), long),
-        "MLP, twice 40 to 60 codes": (MLP(long).eval(), long),
+    return StageNet(dataset, 64, 32), dataset
+
+
+def _mlp(dataset: Any) -> tuple[Any, Any]:
+    from pyhealth.models import MLP
+
+    return MLP(dataset), dataset
+
+
+def _long(patients: int) -> Any:
+    return long_histories("codes", patients // 4, (40, 60))
+
+
+#: By name, from a number of patients to a model and its dataset.
+RATED: Mapping[str, Callable[[int], tuple[Any, Any]]] = MappingProxyType(
+    {
+        "Transformer, built-in cohort": lambda n: _transformed(records(n)),
+        "StageNet, built-in cohort": _stagenet,
+        "Transformer, 24 codes in the median": lambda n: _transformed(skewed(n)),
+        "MLP, 24 codes in the median": lambda n: _mlp(skewed(n)),
+        "Transformer, twice 40 to 60 codes": lambda n: _transformed(_long(n)),
+        "MLP, twice 40 to 60 codes": lambda n: _mlp(_long(n)),
     }
-    for name, (model, data) in models.items():
-        with folder() as out:
-            begun = time.process_time()
-            explain_cohort(model, data, out, compile=compile)
-            seconds = time.process_time() - begun
-            size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-            parts = finished_parts(out, read_manifest(out)).values()
-            rows = sum(part["rows"] for part in parts)
-            explaining = sum(part["cpu_seconds"] for part in parts)
-        each = seconds / len(data)
-        hours = {n: round(300_000 * each / n / 60, 1) for n in (1, 8, 64)}
-        tell(
-            cohort=name,
-            ms_a_patient=round(1e3 * each, 2),
-            of_which_in_partitions=round(1e3 * explaining / len(data), 2),
-            bytes_a_row=round(size / rows, 1),
-            bytes_a_patient=round(size / len(data)),
-            minutes_for_300_000=hours,
-        )
+)
 
 
-if __name__ == "__main__":
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    app()
+def _transformed(dataset: Any) -> tuple[Any, Any]:
+    return transformer(dataset), dataset
+
+
+def _rates(make: Callable[[int], tuple[Any, Any]], patients: int) -> Numbers:
+    """Processor time of a patient, and its bytes."""
+    torch.manual_seed(0)
+    model, data = make(patients)
+    with folder() as out:
+        begun = time.process_time()
+        explain_cohort(model.eval(), data, out)
+        seconds = time.process_time() - begun
+        size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+        parts = finished_parts(out, read_manifest(out)).values()
+        rows = sum(part["rows"] for part in parts)
+        explaining = sum(part["cpu_seconds"] for part in parts)
+    return {
+        "ms a patient": 1e3 * seconds / len(data),
+        "of which in partitions": 1e3 * explaining / len(data),
+        "hours for 300,000": 300_000 * seconds / len(data) / 3600,
+        "bytes a row": size / rows,
+    }
+
+
+def _workers(count: int, settings: Settings) -> Numbers:
+    """Seconds that so many workers of one thread take, started and warm."""
+    from dask.distributed import Client, LocalCluster
+
+    dataset = records(settings.shared)
+    model = transformer(dataset)
+    options = {"threads_per_worker": 1, "dashboard_address": "localhost:0"}
+    cluster = LocalCluster(n_workers=count, **options)
+    with cluster, Client(cluster) as client:
+        for _ in ("started", "warm"):
+            with folder() as out:
+                begun = time.perf_counter()
+                share = {"client": client, "partition": settings.at_once}
+                explain_cohort(model, dataset, out, **share)
+                wall = time.perf_counter() - begun
+                parts = finished_parts(out, read_manifest(out)).values()
+                busy = sum(part["seconds"] for part in parts)
+    return {"seconds": wall, "partitions at once": busy / wall}

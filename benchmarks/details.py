@@ -43,6 +43,7 @@ def page(results: Results) -> str:
         "faithfulness": _faithfulness,
         "mimic3": _mimic3,
         "interactions": _interactions,
+        "cohort": _cohort,
     }
     said = [make(results[part]) for part, make in makers.items() if part in results]
     return "\n".join([HEAD, *said, where(results)]) + "\n"
@@ -241,6 +242,36 @@ def _interactions(found: Mapping[str, Any]) -> str:
 
 
 _COUNTS = ("patients", "first", "exact_first")
+
+
+def _cohort(found: Mapping[str, Any]) -> str:
+    lines: list[str] = []
+    for what, title in _COHORT.items():
+        rows = [row for row in found["rows"] if row["what"] == what]
+        if rows:
+            head = [title, *rows[0]["numbers"]]
+            lines += [line(head), rule(head)]
+        for row in rows:
+            numbers = row["numbers"].values()
+            lines.append(line([row["case"], *(f"{value:,.4g}" for value in numbers)]))
+        lines.append("")
+    return _section(
+        "Cohorts",
+        "What `explain_cohort` takes, on one thread. Memory is a process's own, before "
+        "it begins and at its peak. Batches by length are compared with batches in the "
+        "dataset's order, of histories whose lengths are skewed; patients a second of "
+        "processor time, which for the cohort includes tables and files. Rates include "
+        "everything. Workers of one thread each share the cores with who asks them.",
+        lines,
+    )
+
+
+_COHORT = {
+    "memory": "Memory",
+    "lengths": "Batches by length",
+    "rates": "Rates",
+    "workers": "Workers, warm",
+}
 
 
 def _rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:

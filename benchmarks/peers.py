@@ -152,6 +152,11 @@ def ours(case: Case) -> Attributions:
     return case.explainer.attribute(case.batch, "unk")
 
 
+def ours_first(case: Case) -> Attributions:
+    """DeepLiftEHR that has seen no batch before, so has no plan to replay."""
+    return DeepLiftEHR(case.explainer.model).attribute(case.batch, "unk")
+
+
 def ours_compiled(case: Case) -> Attributions:
     """DeepLiftEHR with compile=True."""
     return case.compiling.attribute(case.batch, "unk")

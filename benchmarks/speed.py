@@ -131,6 +131,7 @@ def quick_methods() -> dict[str, Method]:
         "forward": forward,
         "forward_backward": forward_backward,
         "ours": peers.ours,
+        "ours_first": peers.ours_first,
         "pyhealth_deeplift": peers.pyhealth_deeplift_default,
     }
 

@@ -29,6 +29,7 @@ from benchmarks import (
     speed,
     stability,
 )
+from benchmarks import cohort as cohort_part
 from benchmarks.data import batch_of, cohort, one_of
 from captum_ehr import DeepLiftEHR
 from captum_ehr.attr.evaluation.shapley import Sampling, pearson
@@ -91,6 +92,24 @@ def test_pairs_are_measured_beside_the_exact_index() -> None:
         }
     )
     assert f"| MLP (ReLU) | {row.auroc:.3f} | 2 | {row.first} |" in table
+
+
+def test_a_cohort_is_measured_and_its_numbers_are_in_the_page() -> None:
+    settings = cohort_part.quick()
+    measured = rows(cohort_part, settings)
+    assert {row.what for row in measured} == {"memory", "lengths", "rates"}
+    assert all(value > 0 for row in measured for value in row.numbers.values())
+    table = details.page(
+        {
+            "cohort": {
+                "environment": results.environment(),
+                "rows": [asdict(row) for row in measured],
+            }
+        }
+    )
+    for row in measured:
+        cells = " | ".join(f"{value:,.4g}" for value in row.numbers.values())
+        assert f"| {row.case} | {cells} |" in table
 
 
 def test_times_on_a_card_are_those_of_the_cpu_with_a_card(tmp_path) -> None:
