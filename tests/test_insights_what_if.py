@@ -18,6 +18,10 @@ from captum_ehr.insights.api import answer
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+#: A click on the first patient of the list, which is drawn anew by it.
+OPEN = "document.querySelector('.trow').click();"
+
+
 def asked(visualizer: Any, **question: Any) -> Any:
     return answer(visualizer, {"kind": "what_if", "row": 2, **question})
 
@@ -96,6 +100,11 @@ def test_the_page_asks_and_shows_the_answer() -> None:
         tab = browser.new_page()
         tab.goto(server.url)
         tab.wait_for_selector("form.what-if")
+        old = tab.locator("form.what-if").element_handle()
+        tab.evaluate(f"() => {{ {2 * OPEN} }}")
+        tab.wait_for_function("(old) => !old.isConnected", arg=old)
+        tab.wait_for_selector("form.what-if")
+        assert tab.locator("form.what-if").count() == 1
         chip = tab.locator(".chip[data-code]:not([data-value])").first
         chip.click()
         key, code = (chip.get_attribute(f"data-{n}") for n in ("feature", "code"))

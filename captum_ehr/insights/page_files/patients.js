@@ -6,10 +6,10 @@ const asked = new Map();
 async function drawPatients() {
   const sides = shownSides();
   const ask = JSON.stringify(sides);
-  drawPatients.asked = ask;
+  const turn = (drawPatients.turn = Symbol(ask)); // of two that ask the same, the last one draws
   const wait = () => sides.forEach((side, place) => startWaiting(side, place));
   const waiting = setTimeout(wait, 150);
-  const isOld = () => drawPatients.asked !== ask || state.tab !== "patient";
+  const isOld = () => drawPatients.turn !== turn || state.tab !== "patient";
   const answers = await Promise.all(sides.map(async (side, place) => {
     const [{ value, reason }] = await Promise.allSettled([asking(side)]);
     if (!isOld()) drawSide(side, place, value, reason);
