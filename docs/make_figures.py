@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captum_ehr import Explanation
+from captum_ehr import DeepLiftEHR, Explanation
+from captum_ehr.adapter import collated
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.explaining import explain, timeline_patient
 from captum_ehr.demo.mimic3 import mimic3_cohort
@@ -26,15 +27,21 @@ from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.visualization import (
     cohort_bar,
     cohort_beeswarm,
+    cohort_heatmap,
     completeness,
+    dependence,
+    faithfulness,
     heatmap,
     intervals,
+    pair_heatmap,
+    pair_network,
     timeline,
     waterfall,
 )
 
 HERE = Path(__file__).parent
 DPI = 100
+EVALUATED = 24
 
 PAPER: dict[str, Any] = {"fontsize": 7, "title": False, "subtitle": False}
 """What docs/figures.md says of a figure for a paper."""
@@ -86,7 +93,12 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         cohort = make()
-        explained = {name: _explained(name, cohort) for name in MODELS}
+        trained = {name: _trained(name, cohort) for name in MODELS}
+        explained = {
+            name: explain(name, model, cohort).explanation
+            for name, model in trained.items()
+        }
+        asked = _asked(trained[MODELS[0]], cohort, explained[MODELS[0]])
     first = explained[MODELS[0]]
     patient = timeline_patient(first)
     short = int(first.to_frame().groupby("sample").size().idxmin())
@@ -104,6 +116,7 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
         "intervals": intervals(first.top(15, level=0.95)),
         "cohort_beeswarm": cohort_beeswarm(first, k=15),
         "completeness": completeness(explained),
+        **asked,
         "paper_column": waterfall(first, patient, k=8, **PAPER, width=3.5),
         "paper_page": timeline(
             first, patient, values=True, max_codes=4, time_label=time, **PAPER, width=7
@@ -117,10 +130,28 @@ def draw(make: Callable[[], Cohort], out: Path) -> None:
         figure.savefig(out / f"{name}.png", dpi=dpi, pil_kwargs={"optimize": True})
 
 
-def _explained(name: str, cohort: Cohort) -> Explanation:
+def _trained(name: str, cohort: Cohort) -> Any:
     model = build_model(name, cohort.dataset, seed=0)
     train(model, cohort, cohort.epochs, 0, lambda epoch, loss: None)
-    return explain(name, model, cohort).explanation
+    return model
+
+
+def _asked(model: Any, cohort: Cohort, explanation: Explanation) -> dict[str, Any]:
+    """What needs the model: a patient's pairs, an evaluation; and the whole cohort."""
+    records = [cohort.held_out[row] for row in range(len(cohort.held_out))]
+    patient = timeline_patient(explanation)
+    dl = DeepLiftEHR(model)
+    pairs = dl.interactions(collated([records[patient]]), "typical")
+    some = collated(records[:EVALUATED])
+    evaluation = dl.evaluate(some, "typical", progress=False)
+    value = explanation.top(None).dropna(subset=["unit"])["code"].iloc[0]
+    return {
+        "pair_heatmap": pair_heatmap(pairs, k=10, names=cohort.names),
+        "pair_network": pair_network(pairs, names=cohort.names),
+        "cohort_heatmap": cohort_heatmap(explanation, k=15),
+        "dependence": dependence(explanation, value),
+        "faithfulness": faithfulness(evaluation),
+    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_ehr import datasets
+from captum_ehr import DeepLiftEHR, datasets
+from captum_ehr.adapter import collated
 from captum_ehr.datasets import Sample, synthetic_samples
 
 if TYPE_CHECKING:
@@ -252,3 +253,13 @@ def test_both_models_take_the_same_batches(cohort: SampleDataset, name: str) -> 
         output["loss"].backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients)
+
+
+def test_labs_are_explained_by_name(cohort: SampleDataset) -> None:
+    from pyhealth.models import StageNet
+
+    model = StageNet(cohort, embedding_dim=4, chunk_size=2, levels=2).eval()
+    batch = collated([cohort[0], cohort[1]])
+    frame = DeepLiftEHR(model).explain(batch, "typical").to_frame()
+    found = frame.loc[frame["feature"] == "labs", "code"].unique()
+    assert [*found] == [f"{name} (z)" for name in datasets.LAB_NAMES]

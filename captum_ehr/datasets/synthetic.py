@@ -143,7 +143,8 @@ def synthetic_cohort(n_patients: int = 1500, seed: int = 0) -> SampleDataset:
     Returns:
         A ``SampleDataset`` of :func:`synthetic_samples` with the features
         ``conditions``, ``drugs`` and ``labs`` and the label ``outcome``, on which
-        PyHealth's StageNet and Transformer both train.
+        PyHealth's StageNet and Transformer both train. Its processor of labs has the
+        columns' names, such as ``"Lactate (z)"``.
 
     Raises:
         ValueError: If ``n_patients`` is below 1 or ``seed`` below 0.
@@ -156,10 +157,13 @@ def synthetic_cohort(n_patients: int = 1500, seed: int = 0) -> SampleDataset:
     samples = synthetic_samples(n_patients, seed)
     from pyhealth.datasets import create_sample_dataset
 
-    return create_sample_dataset(
+    dataset = create_sample_dataset(
         samples=[dict(sample) for sample in samples],
         input_schema=dict(INPUT_SCHEMA),
         output_schema=dict(OUTPUT_SCHEMA),
         dataset_name="captum_ehr_synthetic",
         task_name="death_within_a_year",
     )
+    names = [f"{lab.name} (z)" for lab in LABS]
+    dataset.input_processors["labs"].feature_names = names
+    return dataset
