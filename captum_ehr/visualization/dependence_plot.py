@@ -131,8 +131,9 @@ def _draw(
     behind = ink(ax, 0)
     pairs = [(behind, c) if empty else (c, behind) for c, empty in zip(colors, hollow)]
     faces, edges = zip(*pairs) if pairs else ((), ())
-    look |= {"facecolors": faces, "edgecolors": edges}
-    ax.scatter(*dots, linewidths=np.where(hollow, 0.8, 0.3), **look)
+    widths = np.where(hollow, 0.8, 0.3)
+    look |= {"facecolors": faces, "edgecolors": edges, "linewidths": widths}
+    ax.scatter(*dots, **look)
     if other is None or amounts is None:
         return []
     known = amounts[np.isfinite(amounts)]
