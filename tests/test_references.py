@@ -223,3 +223,17 @@ def test_a_model_without_parameters_is_where_its_buffers_are() -> None:
     torch.testing.assert_close(exp.f_input, torch.tanh(batch["labs"]).sum(1))
     bare.register_buffer("scale", torch.ones(1, device="meta"))
     assert adapter.device == torch.device("meta")
+
+
+def test_a_function_gives_the_reference_its_name() -> None:
+    """So that pictures say more than that one was given."""
+
+    def healthy(encoded: Any) -> str:
+        return "typical"
+
+    model, batch = tiny_model()
+    dl = DeepLiftEHR(model)
+    assert dl.explain(batch, healthy).baseline == "healthy"
+    assert dl.interactions(batch, healthy, among=2).baseline == "healthy"
+    assert dl.explain(batch, lambda encoded: "typical").baseline == "given"
+    assert dl.explain(batch, {"labs": "typical"}).baseline == "given"

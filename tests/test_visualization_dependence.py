@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from explanations import explain, tokens, values
+from matplotlib.colors import to_rgba
 
 from captum_ehr import Explanation
 from captum_ehr.scene.dependence import cohort_grid
@@ -42,6 +43,32 @@ def test_dots_stand_where_shap_has_them(explained: Explanation) -> None:
         np.testing.assert_allclose(ax.collections[0].get_offsets(), wanted, atol=1e-12)
         said = " ".join(text.get_text() for text in ax.texts)
         assert ("without a value" in said) == bool((~has).any())
+
+
+def test_the_usual_range_is_shaded_and_what_was_not_measured_is_hollow(
+    explained: Explanation,
+) -> None:
+    flags = torch.ones(12, 2, dtype=torch.bool)
+    flags[7, 0] = False
+    shown = explained.with_measured({"labs": flags})
+    shown = shown.with_ranges({"labs": {"lactate": (-0.5, None), "glucose": (90, 99)}})
+    for other in (None, ("labs", "glucose")):
+        _, ax = dependence(shown, "lactate", other)
+        (dots,), (band,) = ax.collections, ax.patches
+        samples = [sample for sample in range(12) if sample != 4]  # it has no value
+        paper = np.array(to_rgba(ax.get_facecolor()))
+        hollow = (dots.get_facecolors() == paper).all(1)
+        assert [s for s, is_so in zip(samples, hollow) if is_so] == [7]
+        assert (dots.get_edgecolors() == paper).all(1).tolist() == (~hollow).tolist()
+        ends = band.get_x(), band.get_x() + band.get_width()
+        assert ends == pytest.approx((-0.5, ax.get_xlim()[1]))
+        said = " ".join(text.get_text() for text in ax.texts)
+        assert "shaded: usual > −0.5" in said and "not measured" in said
+    _, ax = dependence(shown, "glucose")  # all of it beyond the axes
+    said = " ".join(text.get_text() for text in ax.texts)
+    assert not ax.patches and "usual 90–99" in said and "not measured" not in said
+    _, ax = dependence(explained, "lactate")
+    assert not ax.patches
 
 
 def test_another_columns_values_are_the_colours(explained: Explanation) -> None:

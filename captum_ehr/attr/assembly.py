@@ -117,7 +117,10 @@ def in_words(baselines: object, count: int) -> str:
     """What explanations call their reference, of which there are so many."""
     if count > 1:
         return f"{count} reference patients"
-    return baselines if isinstance(baselines, str) else "given"
+    if isinstance(baselines, str):
+        return baselines
+    name = getattr(baselines, "__name__", "<none>")  # a function's
+    return "given" if name.startswith("<") else name
 
 
 def fingerprint(model: nn.Module) -> str:

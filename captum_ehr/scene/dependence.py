@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from captum_ehr.explanation import Explanation
+    from captum_ehr.explanation.feature_record import Range
 
 type Column = str | tuple[str, str]
 """A code, a column of values, or the name of either; or its feature and it."""
@@ -38,6 +39,8 @@ class Measured:
     amounts: np.ndarray  # (samples,), the mean value, NaN for none; of a code its count
     sizes: np.ndarray  # (samples,), its sums of attributions; 0 where it is absent
     is_count: bool
+    is_imputed: np.ndarray  # (samples,), whether none of its values was measured
+    usual: Range | None = None
 
 
 def measured(explanation: Explanation, frame: pd.DataFrame, column: Column) -> Measured:
@@ -75,7 +78,11 @@ def measured(explanation: Explanation, frame: pd.DataFrame, column: Column) -> M
         np.full(len(counts), math.nan) if samples.values is None else samples.values
     )
     amounts = counts.astype(float) if is_count else values
-    return Measured(code_labels(found)[0], amounts, samples.sizes, is_count)
+    taken = frame["sample"][mine & frame["measured"].fillna(True).astype(bool)]
+    is_imputed = (counts > 0) & (np.bincount(taken, minlength=len(counts)) == 0)
+    usual = explanation.ranges.get(feature, {}).get(code)
+    label = code_labels(found)[0]
+    return Measured(label, amounts, samples.sizes, is_count, is_imputed, usual)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ LOWERS, RAISES, OUTPUT = STOPS[1], STOPS[-2], "#8b949c"
 UNKNOWN = "#d9d9d9"
 """The colour of what is not a number."""
 
+USUAL = "#8fbf8f"
+"""The colour of usual ranges, to be laid on thinly."""
+
 # Black, not nearly: only then has every colour of the scale a contrast of 4.5.
 DARK, LIGHT = "#000000", "#ffffff"
 

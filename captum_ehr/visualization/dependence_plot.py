@@ -12,11 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.dependence import Column, Measured, measured
-from captum_ehr.scene.wording import number, population_title, several
+from captum_ehr.scene.history import IMPUTED
+from captum_ehr.scene.palette import USUAL
+from captum_ehr.scene.wording import number, population_title, several, usual_range
 from captum_ehr.visualization.axes import LINE, axis_label, strip, thin_ticks
 from captum_ehr.visualization.beeswarm_plot import (
     ABSENT,
-    PRESENT,
     SPAN,
     VALUES,
     dot_colors,
@@ -43,8 +44,9 @@ def dependence(
 
     Across is the mean of the column's values in the sample, or how often a code stands
     in its record; up is the sum of its attributions. Samples without a value are
-    counted in a note, those without a code stand at 0. Where dots of one value are at
-    several heights, what else is in the record matters: ``color`` shows by which.
+    counted in a note, those without a code stand at 0. The usual range is shaded; dots
+    are hollow where no value was measured. Where dots of one value are at several
+    heights, what else is in the record matters: ``color`` shows by which.
 
     Args:
         explanation: The explanation.
@@ -94,8 +96,23 @@ def dependence(
     axis_label(page, page.ax, f"attribution ({unit})", "y")
     without = int((~has).sum())
     notes = [f"{several(without, 'sample')} without a value"] * (without > 0)
+    notes += _shade_usual(page.ax, shown)
+    notes += [IMPUTED] * bool(shown.is_imputed[has].any())
     page.finish(*population_title(explanation), key=key, notes=notes)
     return page.figure, page.ax
+
+
+def _shade_usual(ax: Axes, shown: Measured) -> list[str]:
+    """The usual range where it is on the axes, and what it is."""
+    if shown.usual is None:
+        return []
+    low, high = shown.usual
+    least, most = ax.get_xlim()
+    if low < most and high > least:
+        ends = max(low, least), min(high, most)
+        ax.axvspan(*ends, color=USUAL, alpha=0.25, lw=0, zorder=0)
+        ax.set_xlim(least, most)
+    return [f"shaded: usual {usual_range(low, high)}"]
 
 
 def _draw(
@@ -106,15 +123,20 @@ def _draw(
     ax.axhline(0, color=ink(ax, LINE), lw=0.8, zorder=1)
     if shown.is_count:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    look: Any = {"s": _DOT, "edgecolors": ink(ax, 0), "linewidths": 0.3, "zorder": 3}
+    look: Any = {"s": _DOT, "zorder": 3}
     dots = shown.amounts[has], shown.sizes[has]
-    if other is None:
-        ax.scatter(*dots, color=ink(ax, PRESENT), **look)
+    amounts = other.amounts[has] if other else None
+    colors = dot_colors(ax, np.ones(len(dots[0]), bool), amounts)
+    hollow = shown.is_imputed[has]
+    behind = ink(ax, 0)
+    pairs = [(behind, c) if empty else (c, behind) for c, empty in zip(colors, hollow)]
+    faces, edges = zip(*pairs) if pairs else ((), ())
+    widths = np.where(hollow, 0.8, 0.3)
+    look |= {"facecolors": faces, "edgecolors": edges, "linewidths": widths}
+    ax.scatter(*dots, **look)
+    if other is None or amounts is None:
         return []
-    amounts = other.amounts[has]
     known = amounts[np.isfinite(amounts)]
-    colors = dot_colors(ax, np.ones(len(amounts), bool), amounts)
-    ax.scatter(*dots, c=colors, **look)
     name = page.fit(other.label, page.width, page.small)
     if not len(known):
         return [name, "no dot has a value of it"]

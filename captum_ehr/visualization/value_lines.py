@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
-from captum_ehr.scene.palette import bar_color
+from captum_ehr.scene.palette import USUAL, bar_color
 from captum_ehr.scene.wording import signed
 from captum_ehr.visualization.axes import MUTED, label
 from captum_ehr.visualization.chips import Panel
@@ -19,7 +19,6 @@ from captum_ehr.visualization.layout import Page, ink
 from captum_ehr.visualization.measuring import LEADING, PLAIN, lines_high, widest, wrap
 
 _TOP, _LINE, _SWING = 0.3, 0.62, 0.3
-_USUAL = "#8fbf8f"
 
 
 class ValueLines(Panel):
@@ -82,7 +81,7 @@ class ValueLines(Panel):
         to_y = _scale_of(values + usual, middle + 0.06 * (not self.values), swing)
         if usual:
             low, high = (to_y(bound) for bound in items[0].usual)
-            ax.axhspan(high, low, color=_USUAL, alpha=0.25, lw=0, zorder=1)
+            ax.axhspan(high, low, color=USUAL, alpha=0.25, lw=0, zorder=1)
         y = [to_y(item.value) for item in items]
         ax.plot(x, y, color=ink(ax, 0.33), lw=0.9, zorder=2)
         self._draw_dots(ax, items, x, y)
