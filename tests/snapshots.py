@@ -94,7 +94,8 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 def _state_of(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Tensor) and value.is_sparse:
         parts = value._indices(), value._values()
-        return id(value), value.requires_grad, value._version, _state_of(parts, depth)
+        held = [(part.tolist(), part.data_ptr()) for part in parts]
+        return id(value), held, value.requires_grad, value._version
     if isinstance(value, Tensor):
         graph = None if value.grad is None else value.grad.tolist(), value.grad_fn
         flags = value.requires_grad, value._version, value.data_ptr()

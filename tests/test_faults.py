@@ -76,17 +76,26 @@ def assert_no_trace(model: nn.Module, before: dict[str, Any]) -> None:
     assert [name for name in before if after[name] != before[name]] == []
 
 
-def assert_said(error: type[BaseException], run: Callable[[], Any]) -> None:
-    """The error comes out; or, of a method that is evaluated, in the result's words."""
+def assert_said(
+    error: type[BaseException], run: Callable[[], Any], expected: Any
+) -> None:
+    """The error comes out.
+
+    Or, an error that programs catch, in the words of an evaluation, whose methods may
+    fail; or, where it came while it was asked whether something has changed, the answer
+    is what it was.
+    """
     kinds = (error, RuntimeError) if error is StopIteration else error
     try:
         result = run()
     except kinds as came:
-        words = f"{came} {came.__cause__}"
+        assert "of the test" in f"{came} {came.__cause__}"
     else:
-        assert isinstance(result, Evaluation) and issubclass(error, Exception)
-        words = str(result.notes)
-    assert "of the test" in words
+        assert issubclass(error, Exception)
+        if not isinstance(result, Evaluation):
+            assert_equal(result, expected)
+        elif "of the test" not in str(result.notes):
+            assert_equal(result.scores, expected.scores)
 
 
 def assert_breaks_off_cleanly(
@@ -102,7 +111,7 @@ def assert_breaks_off_cleanly(
     for place, at in enumerate(spread(calls_of(mode, run), places, seed)):
         error = ERRORS[(place + int(seed * 7)) % len(ERRORS)]
         with mode(at, error) as counting:
-            assert_said(error, run)
+            assert_said(error, run, expected)
         assert counting.calls >= at
         assert_no_trace(model, before)
     assert_equal(run(), expected)

@@ -91,7 +91,7 @@ class Cohort:
         """One row per sample, lazily: ``collect()`` it, or a part of it.
 
         ``patient_id``, ``sample``, ``f_input``, ``f_baseline``, ``delta``,
-        ``rescale_factor``, ``padding`` (the sum of what is attributed to it, which has no
+        ``rescale_factor``, ``padding`` (the sum of what is attributed to it, and has no
         rows), ``target``, ``observed``, ``messages``, and the columns asked for.
         """
         return self._stored.patients().drop("layout")

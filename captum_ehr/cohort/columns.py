@@ -66,9 +66,9 @@ def rows_schema() -> pa.Schema:
 def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schema:
     """The columns of ``patients.parquet``, but those that were asked for.
 
-    ``padding`` is the sum of what is attributed to places without a row (padding, absent
-    categories). ``target`` is an index, or a list of them where outputs have more
-    dimensions; of a contrast a struct of two, ``a`` and ``b``;
+    ``padding`` is the sum of what is attributed to places without a row (padding, or
+    absent categories). ``target`` is an index, or a list of them where outputs have
+    more dimensions; of a contrast a struct of two, ``a`` and ``b``;
     ``messages`` are those of the batch that the patient was explained in; ``layout``
     has, per feature in the order of ``cohort.json``, the shape of its tensor and the
     times as the record has them.
