@@ -307,7 +307,7 @@ def test_while_a_plan_runs(error: type[BaseException], patients: Any) -> None:
     explainer = _with_plans(model, batch, seen=4)
     assert explainer.plans[-1].replays > 0
     before, (entry,) = snapshot(model), explainer._plans._entries.values()
-    code = entry.program.run.__globals__
+    code = entry.made[0].run.__globals__
     name = [n for n, held in code.items() if isinstance(held, torch._ops.OpOverload)][9]
 
     def broken(*_: Any, **__: Any) -> Any:

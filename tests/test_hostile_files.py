@@ -124,7 +124,7 @@ def use(folder: Path) -> None:
     """Ask a cohort all that reads its files in ways of their own."""
     cohort = Cohort(folder)
     repr(cohort)
-    _ = cohort.failed, cohort.patients.collect()
+    _ = cohort.failed
     cohort.codes(replicates=0)
     cohort.visits(replicates=0)
     cohort["p00001"]
