@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+import torch._dynamo  # with the first dispatch mode, and it sets filters and loggers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,7 +81,7 @@ def spread(calls: int, count: int, seed: float = 0.0) -> list[int]:
 
 
 class Net(nn.Module):
-    """Frozen, shared and sparse parameters, dropout, a norm, a buffer, in any dtype."""
+    """Frozen, shared and sparse parameters, a norm, a buffer, draws of all kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +98,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.history.append(1)
+        drawn = torch.rand(4) * random.random() * np.random.rand()
+        x = x * (1 + drawn.to(x))
         h = self.drop(self.norm(torch.tanh(self.first(x))))
         h = h + torch.sparse.mm(self.table.float(), torch.ones(4, 4))[0].to(h)
         return self.last(nn.functional.gelu(self.again(h)).softmax(-1) * h)
