@@ -285,6 +285,15 @@ def test_tables_that_do_not_fit(folder: Path, name: str) -> None:
         use(folder)
 
 
+def test_a_folder_in_a_files_place(folder: Path) -> None:
+    for name in FILES[1:]:
+        copied = Path(shutil.copytree(folder, folder.parent / Path(name).name))
+        (copied / name).unlink()
+        (copied / name).mkdir()
+        with pytest.raises(CohortError, match=str(copied)):
+            use(copied)
+
+
 def test_other_folders_are_no_parts(folder: Path) -> None:
     expected = repr(Cohort(folder))
     for name in (

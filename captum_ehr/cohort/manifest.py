@@ -112,12 +112,9 @@ def parts_begun(out: Path, manifest: Mapping[str, Any]) -> list[int]:
 
     Of a manifest that names more than anybody could count these are still few.
     """
-    all_of_them = range(manifest["partitions"])
-    named = (
-        folder.name.removeprefix("part-") for folder in (out / PARTS).glob("part-*")
-    )
-    numbers = {int(name) for name in named if name.isdecimal()}
-    return sorted(number for number in numbers if number in all_of_them)
+    names = (path.name.removeprefix("part-") for path in (out / PARTS).glob("part-*"))
+    numbers = {int(name) for name in names if name.isdecimal()}
+    return sorted(number for number in numbers if number < manifest["partitions"])
 
 
 def part_report(out: Path, number: int, fingerprint: str) -> dict[str, Any] | None:
@@ -126,7 +123,7 @@ def part_report(out: Path, number: int, fingerprint: str) -> dict[str, Any] | No
     try:
         report = read_json(folder / PART)
         sizes = {name: os.stat(folder / name).st_size for name in (ROWS, PATIENTS)}
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     if report is None or report.get("bytes") != sizes:
         return None

@@ -74,15 +74,16 @@ class StoredCohort:
         Raises:
             CohortError: If they do not add up to the outputs.
         """
-        _ = self._checked
         words = pl.col("patient_id", "feature", "code").cast(pl.String)
-        return [pl.scan_parquet(f).with_columns(words) for f in self.files(ROWS)]
+        return [pl.scan_parquet(f).with_columns(words) for f in self._row_files]
 
     @cached_property
-    def _checked(self) -> None:
-        """Read once, when rows are first asked for."""
-        for rows, people in zip(self.files(ROWS), self.files(PATIENTS)):
+    def _row_files(self) -> list[Path]:
+        """Added up once, when rows are first asked for."""
+        files = self.files(ROWS)
+        for rows, people in zip(files, self.files(PATIENTS)):
             check_sums(rows, people, self.header)
+        return files
 
     def patients(self) -> pl.LazyFrame:
         """A row per sample."""
