@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+import signal
+import sys
+import threading
+import warnings
 from collections import UserDict, UserList, deque
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -22,11 +29,54 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         "torch": torch.get_rng_state().tolist(),
         "python": random.getstate(),
         "numpy": str(np.random.get_state()),
-        "settings": (
-            torch.is_grad_enabled(),
-            torch.get_default_dtype(),
-            torch.overrides._get_current_function_mode_stack(),
+        **torchs_settings(),
+        **pythons_settings(),
+    }
+
+
+def torchs_settings() -> dict[str, Any]:
+    """What torch has for all, and for this thread."""
+    hooks = [name for name in vars(all_modules) if name.startswith("_global_")]
+    return {
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "default": (torch.get_default_dtype(), torch.get_default_device()),
+        "function modes": torch.overrides._get_current_function_mode_stack(),
+        "dispatch modes": torch._C._len_torch_dispatch_stack(),
+        "autocast": (
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
         ),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "checks": (
+            torch.is_anomaly_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.mha.get_fastpath_enabled(),
+            torch.backends.mkldnn.flags,
+        ),
+        "hooks for all": {name: str(vars(all_modules)[name]) for name in hooks},
+        "saved tensors": torch._C._autograd._top_saved_tensors_default_hooks(False),
+    }
+
+
+def pythons_settings() -> dict[str, Any]:
+    """What Python, NumPy and the process have."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {
+        "warnings": (list(warnings.filters), warnings.showwarning),
+        "loggers": [
+            (one.name, one.level, list(one.handlers), one.disabled, one.propagate)
+            for one in loggers
+            if isinstance(one, logging.Logger)
+        ],
+        "logging": logging.root.manager.disable,
+        "NumPy": np.geterr(),
+        "streams": (sys.stdout, sys.stderr, sys.excepthook, sys.displayhook),
+        "limits": (sys.getrecursionlimit(), sys.getswitchinterval()),
+        "tracing": (sys.gettrace(), sys.getprofile(), threading.getprofile()),
+        "interrupts": signal.getsignal(signal.SIGINT),
+        "process": (dict(os.environ), os.getcwd(), list(sys.path)),
     }
 
 
@@ -42,6 +92,10 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 
 def _state_of(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, Tensor) and value.is_sparse:
+        parts = value._indices(), value._values()
+        held = [(part.tolist(), part.data_ptr()) for part in parts]
+        return id(value), held, value.requires_grad, value._version
     if isinstance(value, Tensor):
         graph = None if value.grad is None else value.grad.tolist(), value.grad_fn
         flags = value.requires_grad, value._version, value.data_ptr()

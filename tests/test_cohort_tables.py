@@ -149,7 +149,7 @@ def test_some_patients_are_counted_as_if_they_were_all(
 
 def test_what_is_no_number_makes_no_sum(tmp_path: Path) -> None:
     whole = synthetic(20)
-    whole.attributions["labs"][3] = torch.nan
+    whole.attributions["labs"][3] = whole.f_input[3] = torch.nan
     cohort = Cohort(write_cohort(tmp_path, whole))
     with pytest.warns(UserWarning, match="1 of 20 patient"):
         table = cohort.codes()

@@ -150,7 +150,8 @@ class Engine(DeepLift):
 
         if isinstance(self.model, PyHealthAdapter):
             adapter = self.model.private(private)
-            forward = scored(self.model, adapter, self.output)
+            # Not called as a module: hooks for all modules are for the model's.
+            forward = scored(self.model, adapter.forward, self.output)
             return View(forward, self.model.labels, tuple(rewrites))
         return View(private(self.model), {}, tuple(rewrites))
 

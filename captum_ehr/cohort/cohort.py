@@ -91,8 +91,8 @@ class Cohort:
         """One row per sample, lazily: ``collect()`` it, or a part of it.
 
         ``patient_id``, ``sample``, ``f_input``, ``f_baseline``, ``delta``,
-        ``rescale_factor``, ``target``, ``observed``, ``messages``, and the columns that
-        were asked for.
+        ``rescale_factor``, ``padding`` (the sum of what is attributed to it, and has no
+        rows), ``target``, ``observed``, ``messages``, and the columns asked for.
         """
         return self._stored.patients().drop("layout")
 
@@ -297,4 +297,6 @@ class Cohort:
 
     def __repr__(self) -> str:
         """What was explained, how many, what is missing, and where it is."""
-        return f"Cohort({str(self.path)!r}): {' · '.join(self._stored.summary())}"
+        with self._stored.reading():
+            summary = self._stored.summary()
+        return f"Cohort({str(self.path)!r}): {' · '.join(summary)}"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import Explanation, FeatureRecord
+from ..explanation.data import padding_sums
 from ..explanation.explained import Contrast, Explained, Place
 from ..explanation.feature_record import range_of
 from ..explanation.frame import build_rows
@@ -33,7 +34,7 @@ WORDS = ("patient_id", "feature", "code")
 """The columns of the rows that are words, kept as dictionaries."""
 
 TAKEN = (
-    *("patient_id", "sample", *PER_PATIENT),
+    *("patient_id", "sample", *PER_PATIENT, "padding"),
     *("target", "observed", "messages", "layout"),
 )
 """The columns of the patients besides those that were asked for."""
@@ -65,8 +66,9 @@ def rows_schema() -> pa.Schema:
 def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schema:
     """The columns of ``patients.parquet``, but those that were asked for.
 
-    ``target`` is an index, or a list of them where outputs have more dimensions; of a
-    contrast a struct of two, ``a`` and ``b``;
+    ``padding`` is the sum of what is attributed to places without a row (padding, or
+    absent categories). ``target`` is an index, or a list of them where outputs have
+    more dimensions; of a contrast a struct of two, ``a`` and ``b``;
     ``messages`` are those of the batch that the patient was explained in; ``layout``
     has, per feature in the order of ``cohort.json``, the shape of its tensor and the
     times as the record has them.
@@ -80,7 +82,7 @@ def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schem
         [
             ("patient_id", pa.string()),
             ("sample", pa.int32()),
-            *((name, pa.float64()) for name in PER_PATIENT),
+            *((name, pa.float64()) for name in (*PER_PATIENT, "padding")),
             ("target", _target_type(explanation.target)),
             ("observed", observed),
             ("messages", pa.list_(pa.string())),
@@ -155,6 +157,7 @@ def patients_table(
         name: _nullable(getattr(explanation, name)) for name in PER_PATIENT
     }
     columns |= {
+        "padding": _nullable(padding_sums(explanation)),
         "patient_id": list(explanation.patient_ids),
         "sample": list(samples),
         "target": [
@@ -261,6 +264,12 @@ def _one(
         features[described["key"]], shares[described["key"]] = record, share
     dtype = getattr(torch, header["dtype"])
     fields: dict[str, Any] = {n: _number(patient[n], dtype) for n in PER_PATIENT}
+    messages = list(patient["messages"])
+    if lost := patient.get("padding"):  # which has no place: the rest falls short of it
+        fields["delta"] = fields["delta"] - lost / fields["rescale_factor"]
+        messages.append(
+            f"{lost:.3g} is attributed to padding, of which there are no rows"
+        )
     names = header["target_names"]
     change = fields["f_input"] - fields["f_baseline"]
     times = cancellation(shares.values(), change)
@@ -277,7 +286,7 @@ def _one(
         target=(target_of(patient["target"]),),
         diagnostics=replace(
             report,
-            messages=tuple(patient["messages"]),
+            messages=tuple(messages),
             cancellation=float(times.nan_to_num(0.0)),
         ),
         patient_ids=(patient["patient_id"],),

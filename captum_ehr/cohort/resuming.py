@@ -18,6 +18,8 @@ from .manifest import (
     CohortError,
     part_folder,
     part_report,
+    parts_begun,
+    read_json,
     read_manifest,
 )
 from .order import read_order
@@ -109,13 +111,13 @@ def discard_broken(out: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         CohortError: If one is another cohort's.
     """
-    for number in range(manifest["partitions"]):
+    for number in parts_begun(out, manifest):
         folder = part_folder(out, number)
-        if not folder.exists() or part_report(out, number, manifest["fingerprint"]):
+        if part_report(out, number, manifest["fingerprint"]):
             continue
         try:
-            theirs = json.loads((folder / PART).read_bytes()).get("fingerprint")
-        except (OSError, ValueError, AttributeError):
+            theirs = (read_json(folder / PART) or {}).get("fingerprint")
+        except OSError:
             theirs = None
         if theirs not in (None, manifest["fingerprint"]):
             raise CohortError(

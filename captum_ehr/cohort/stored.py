@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from reprlib import repr as shortened
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 
 from ..explanation import Explanation, FeatureRecord
-from ..explanation.explained import Contrast, Explained, Place, label_of
-from ..explanation.feature_record import FeatureKeyError, Times
+from ..explanation import data as explanation_data
+from ..explanation.explained import Contrast, Explained, Place
+from ..explanation.feature_record import FeatureKeyError
 from ..explanation.sample_columns import PER_PATIENT
 from ..propagation import Diagnostics
 from ..scene.wording import several
-from .columns import explanation_of, rows_schema, target_of
+from .checking import (
+    check_layouts,
+    check_pages,
+    check_patients,
+    check_rows,
+    check_sums,
+    naming,
+    read_samples,
+)
+from .columns import explanation_of, target_of
+from .header import Failure, Header, Report, header_in, report_in
 from .manifest import (
     COHORT,
     PART,
@@ -31,68 +40,12 @@ from .manifest import (
     finished_parts,
     part_folder,
     part_report,
+    parts_begun,
     read_manifest,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-type _Float = Literal["float16", "bfloat16", "float32", "float64"]
-type _Number = Literal[_Float, "uint8", "int8", "int16", "int32", "int64", "bool"]
-
-_MOST_PLACES = 2**26
-"""How many codes or values a feature of one sample has at most."""
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What all patients have of a feature in common."""
-
-    key: str
-    dtype: _Number
-    time_dtype: _Number | None
-    vocabulary: tuple[str, ...] | None
-    columns: tuple[str, ...] | None
-    times: Times | None = None
-    measured: bool = False  # whether it is known which of its values were
-
-    @property
-    def is_untimed_series(self) -> bool:
-        """Whether its steps, if it has any, are numbered without times."""
-        return self.vocabulary is None and self.time_dtype is None
-
-
-@dataclass(frozen=True)
-class Header:
-    """What all explanations of a cohort have in common."""
-
-    features: tuple[Feature, ...]
-    dtype: _Float
-    model_name: str
-    output: Literal["logit", "probability"]
-    target_names: tuple[str, ...] | None
-    baseline: str
-    names: dict[str, str | dict[str, str]]
-    units: dict[str, str | dict[str, str]]
-    mode: str | None
-    fingerprint: str
-    target_unit: str = ""
-    ranges: dict[str, dict[str, tuple[float | None, float | None]]] = field(
-        default_factory=dict
-    )
-
-    def target_label(self, target: Explained) -> str:
-        """The name of an explained output, else its index."""
-        return label_of(target, self.target_names)
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    """``cohort.json``, as far as it is read."""
-
-    partitions: int
-    fingerprint: str
-    explanation: Header
 
 
 @dataclass(frozen=True)
@@ -103,22 +56,34 @@ class StoredCohort:
         path: The folder.
         manifest: What ``cohort.json`` says.
         header: What all explanations have in common.
-        reports: What each finished part's ``part.json`` says, by its number.
+        reports: What is told of each finished part, by its number.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     header: Header
-    reports: Mapping[int, Mapping[str, Any]]
+    reports: Mapping[int, Report]
 
     def files(self, name: str) -> list[Path]:
         """That file of each finished part."""
         return [part_folder(self.path, number) / name for number in self.reports]
 
     def rows(self) -> list[pl.LazyFrame]:
-        """The rows of each part, words as strings; all of a sample are in one."""
+        """The rows of each part, words as strings; all of a sample are in one.
+
+        Raises:
+            CohortError: If they do not add up to the outputs.
+        """
         words = pl.col("patient_id", "feature", "code").cast(pl.String)
-        return [pl.scan_parquet(f).with_columns(words) for f in self.files(ROWS)]
+        return [pl.scan_parquet(f).with_columns(words) for f in self._row_files]
+
+    @cached_property
+    def _row_files(self) -> list[Path]:
+        """Added up once, when rows are first asked for."""
+        files = self.files(ROWS)
+        for rows, people in zip(files, self.files(PATIENTS)):
+            check_sums(rows, people, self.header)
+        return files
 
     def patients(self) -> pl.LazyFrame:
         """A row per sample."""
@@ -128,10 +93,17 @@ class StoredCohort:
     def index(self) -> pl.DataFrame:
         """``patient_id``, ``sample`` and ``part`` of all samples, as in the dataset."""
         parts = [
-            pl.scan_parquet(path).select("patient_id", "sample", part=number)
+            pl.scan_parquet(path).select("patient_id", "sample", "target", part=number)
             for number, path in zip(self.reports, self.files(PATIENTS))
         ]
-        return pl.concat(parts).collect().sort("sample")
+        found = pl.concat(parts).collect().sort("sample")
+        absent = found.null_count().sum_horizontal().item()
+        if absent or found["sample"].is_duplicated().any():
+            raise CohortError(
+                f"{self.path} is damaged: in {PATIENTS} of its parts a sample stands "
+                "twice, or has no identifier or target."
+            )
+        return found.drop("target")
 
     def explanations(self, samples: pl.DataFrame) -> list[Explanation]:
         """One explanation per row of the index, each with its own messages.
@@ -139,19 +111,27 @@ class StoredCohort:
         Raises:
             CohortError: If a file of theirs is damaged; it is named.
         """
-        held, found = self.manifest["explanation"], {}
+        found: dict[int, Explanation] = {}
         for (number,), mine in samples.group_by("part"):
             folder, only = part_folder(self.path, number), mine["sample"].to_list()
-            rows, people = (_read(folder / name, only) for name in (ROWS, PATIENTS))
-            _check_layouts(folder, people)
-            report = Diagnostics.from_dict(self.reports[number]["diagnostics"])
-            for row, sample in enumerate(people["sample"].to_pylist()):
-                try:
-                    one = explanation_of(rows, people.slice(row, 1), held, report)
-                except ValueError as error:
-                    raise CohortError(f"{folder} is damaged: {error}") from error
-                found[sample] = one
+            files = folder / ROWS, folder / PATIENTS
+            rows, people = (read_samples(file, only) for file in files)
+            with naming(folder):
+                found |= self._explained(rows, people, self.reports[number].diagnostics)
         return [found[sample] for sample in samples["sample"]]
+
+    def _explained(
+        self, rows: pa.Table, people: pa.Table, report: Diagnostics
+    ) -> dict[int, Explanation]:
+        """By its sample, the explanation of each row of the patients' table."""
+        held, found = self.manifest["explanation"], {}
+        check_layouts(people)
+        for row, sample in enumerate(people["sample"].to_pylist()):
+            one = explanation_of(rows, people.slice(row, 1), held, report)
+            if "padding" in people.schema.names:  # else there may be more than its rows
+                explanation_data.check_sums(one)
+            found[sample] = one
+        return found
 
     def of_patients(self, ids: Sequence[str]) -> pl.DataFrame:
         """The rows of the index of some patients, in the order asked for.
@@ -178,13 +158,13 @@ class StoredCohort:
 
     def account(self) -> Diagnostics:
         """What ran, of all parts."""
-        reports = [report["diagnostics"] for report in self.reports.values()]
-        return sum(map(Diagnostics.from_dict, reports), Diagnostics())
+        reports = (report.diagnostics for report in self.reports.values())
+        return sum(reports, Diagnostics())
 
     @property
-    def failures(self) -> list[Mapping[str, Any]]:
+    def failures(self) -> list[Failure]:
         """``patient_id``, ``sample`` and ``reason`` of who could not be explained."""
-        return [one for report in self.reports.values() for one in report["failed"]]
+        return [one for report in self.reports.values() for one in report.failed]
 
     def summary(self) -> list[str]:
         """What was explained, in a few words."""
@@ -243,7 +223,7 @@ class StoredCohort:
             yield
         except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
             for path in [*self.files(ROWS), *self.files(PATIENTS)]:
-                _check_pages(path)
+                check_pages(path)
             raise CohortError(f"{self.path} cannot be read: {error}") from error
 
 
@@ -277,9 +257,9 @@ def open_cohort(path: Path) -> StoredCohort:
         CohortError: If it is of another format, or a file of it is damaged.
     """
     manifest = read_manifest(path)
-    header = _checked(manifest, path)
+    header = header_in(manifest, path / COHORT)
     reports = finished_parts(path, manifest)
-    for number in {*range(manifest["partitions"])} - {*reports}:
+    for number in {*parts_begun(path, manifest)} - {*reports}:
         folder = part_folder(path, number)
         is_there = (folder / PART).exists()
         # Looked at again: it may have been finished just now.
@@ -289,88 +269,21 @@ def open_cohort(path: Path) -> StoredCohort:
                 f"its {PART} names. Explain the cohort again with resume=True, which "
                 "makes this part anew."
             )
-    stored = StoredCohort(path, manifest, header, reports)
+    told = {
+        number: report_in(report, part_folder(path, number) / PART)
+        for number, report in reports.items()
+    }
+    stored = StoredCohort(path, manifest, header, told)
     if not reports:
         raise CohortError(
             f"{path} has no finished part yet: there is nothing to read. Run "
             "explain_cohort again to go on."
         )
-    _check_files(stored)
+    people = stored.files(PATIENTS)
+    for path in people:
+        check_patients(path, people[0])
+    for path in stored.files(ROWS):
+        check_rows(path, header)
+    with stored.reading():
+        _ = stored.index
     return stored
-
-
-def _checked(manifest: Mapping[str, Any], path: Path) -> Header:
-    """What the features are, or where the words are not those of this format."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(_Manifest).validate_python(manifest).explanation
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        came = "missing" if first["type"] == "missing" else shortened(first["input"])
-        raise CohortError(
-            f"{path / COHORT}: {place} is {came}: {first['msg']}."
-        ) from None
-
-
-def _check_files(stored: StoredCohort) -> None:
-    """Every file is Parquet, with the columns that are read."""
-    import pyarrow as pa
-
-    numbers = dict.fromkeys(PER_PATIENT, pa.float64())
-    people = {"patient_id": pa.string(), "sample": pa.int32(), **numbers}
-    rows = {one.name: one.type for one in rows_schema()}
-    if not any(feature.measured for feature in stored.header.features):
-        del rows["measured"]
-    for name, wanted in ((ROWS, rows), (PATIENTS, people)):
-        for path in stored.files(name):
-            _check_columns(path, wanted)
-
-
-def _check_columns(path: Path, wanted: Mapping[str, pa.DataType]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise CohortError(f"{path} is damaged, no Parquet file: {error}") from error
-    for name, kind in wanted.items():
-        came = [str(field.type) for field in schema if field.name == name]
-        if came != [str(kind)]:
-            words = " and ".join(came) or "missing"
-            raise CohortError(f"{path}: column {name!r} is {words}, expected {kind}.")
-
-
-def _read(path: Path, samples: Sequence[int]) -> pa.Table:
-    """What a file has of some samples."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, filters=[("sample", "in", samples)])
-    except (pa.ArrowException, OSError) as error:
-        raise CohortError(f"{path} is damaged: {error}") from error
-
-
-def _check_layouts(folder: Path, people: pa.Table) -> None:
-    """Refuse what would need more room than any record."""
-    for layouts in people["layout"].to_pylist():
-        for layout in layouts:
-            if math.prod(layout["shape"]) > _MOST_PLACES:
-                raise CohortError(
-                    f"{folder} is damaged: a feature has the shape {layout['shape']}."
-                )
-
-
-def _check_pages(path: Path) -> None:
-    """Read all of a file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for _ in pq.ParquetFile(path).iter_batches():
-            pass
-    except (pa.ArrowException, OSError) as error:
-        raise CohortError(f"{path} is damaged: {error}") from error

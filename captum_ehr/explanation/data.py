@@ -93,6 +93,14 @@ def row_sums(tensor: Tensor) -> Tensor:
     return numbers.flatten(1).sum(1) if numbers.ndim > 1 else numbers
 
 
+def padding_sums(explanation: ExplanationData) -> Tensor:
+    """``(patients,)``: the sum of what is attributed where nothing stands."""
+    total = torch.zeros(len(explanation.patient_ids), dtype=torch.float64)
+    for key, record in explanation.features.items():
+        total += row_sums(explanation.attributions[key].masked_fill(record.mask, 0.0))
+    return total
+
+
 def check_keys(
     what: str, keys: Iterable[str], features: Mapping[str, FeatureRecord]
 ) -> None:

@@ -140,8 +140,8 @@ class SavedExplanations:
     @property
     def method(self) -> Offer:
         """What the cohort was explained with."""
-        words = self.stored.manifest["identity"]["explainer"]["class"].split()[0]
-        name = words.rpartition(".")[2]
+        words = self.stored.manifest["identity"]["explainer"]["class"]
+        name = words.partition(" ")[0].rpartition(".")[2]
         return Offer(name, True, together=32, draws=name == SHAP)
 
     def one(self, row: int, setting: Setting) -> Explanation:

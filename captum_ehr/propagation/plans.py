@@ -73,8 +73,8 @@ class _Entry:
     shapes: tuple[tuple[int, ...], ...] | None
     state: str = "seen"
     reason: str = ""
-    program: Program | None = None
-    extra: Any = None
+    #: The program and what else there is to know; one place, as threads share it.
+    made: tuple[Program, Any] | None = None
     replays: int = 0
     changes: int = 0
     passes: list[float] = field(default_factory=list)
@@ -83,7 +83,8 @@ class _Entry:
     @property
     def calls(self) -> int:
         """The aten calls of a replay."""
-        return 0 if self.program is None else self.program.calls
+        made = self.made
+        return 0 if made is None else made[0].calls
 
     @property
     def unmeasured(self) -> bool:
@@ -99,7 +100,7 @@ class _Entry:
 
     def give_up(self, state: str, reason: str) -> None:
         self.state, self.reason = state, reason
-        self.program = self.extra = None
+        self.made = None
 
 
 class Plans:
@@ -147,15 +148,15 @@ class Plans:
             make: :func:`compiled_for_all`, where the key says nothing of sizes.
         """
         entry, constants = self._entry(key, None if make else tensors)
-        result, before = None, entry.replays
-        if entry.program is not None and not entry.unmeasured:
-            result = _replayed(entry, entry.program, tensors, finish)
+        result, made = None, entry.made
+        if made is not None and not entry.unmeasured:
+            result = _replayed(entry, made, tensors, finish)
+            self._served += result is not None
         elif entry.state == "seen" and entry.passes and self._worth_while():
             make = partial(make or recorded_program, constants=constants)
             result = _made(entry, make, tensors, core, finish)
             self._made += 1
             self._make_room()
-        self._served += entry.replays - before
         if result is None:
             start = time.perf_counter()
             result = passes()
@@ -262,17 +263,17 @@ def _made[T](
         if entry.changes > CHANGES:
             entry.give_up("refused", f"{type(error).__name__}: {error}")
         return None
-    entry.extra, entry.program, entry.state = extras[0], program, "ready"
+    entry.made, entry.state = (program, extras[0]), "ready"
     return finish(results, extras[0])
 
 
 def _replayed[T](
     entry: _Entry,
-    program: Program,
+    made: tuple[Program, Any],
     tensors: Sequence[Tensor],
     finish: Callable[[Sequence[Tensor], Any], T | None],
 ) -> T | None:
-    start, extra = time.perf_counter(), entry.extra
+    start, (program, extra) = time.perf_counter(), made
     result = None
     try:
         with torch.no_grad():
