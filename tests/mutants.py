@@ -9,6 +9,7 @@ imported, or is stopped by a name that is not there, shows nothing.
 from __future__ import annotations
 
 import argparse
+import compileall
 import io
 import multiprocessing
 import shutil
@@ -19,7 +20,6 @@ import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("captum_ehr", "tests", "benchmarks", "pyproject.toml", "setup.cfg")
 
 #: What takes long to import, and is the same for all.
-HEAVY = ("torch", "captum.attr", "pyhealth.models", "pandas", "matplotlib.pyplot")
+HEAVY = ("torch", "captum.attr", "pyhealth.models", "pandas", "polars", "matplotlib.pyplot", "hypothesis", "pytest")
 
 
 class Mutant(NamedTuple):
@@ -44,10 +44,10 @@ class Mutant(NamedTuple):
     new: str
     tests: str
 
-    @property
-    def changed(self) -> str:
+    def changed(self, root: str | Path = ROOT) -> str:
         """The whole file, changed."""
-        return (ROOT / "captum_ehr" / self.file).read_text().replace(self.old, self.new)
+        text = Path(root, "captum_ehr", self.file).read_text()
+        return text.replace(self.old, self.new)
 
 
 class Run(NamedTuple):
@@ -74,6 +74,15 @@ class _Watch:
     def __init__(self) -> None:
         self.tests, self.failed = 0, ""
 
+    def pytest_collection(self) -> None:
+        """Hypothesis stops at the first example that fails, and looks for no smaller."""
+        from hypothesis import Phase, settings
+
+        first = [Phase.explicit, Phase.generate]
+        same = settings.get_profile("same")  # of conftest.py
+        settings.register_profile("first", same, phases=first, report_multiple_bugs=False)
+        settings.load_profile("first")
+
     def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
         if call.when != "call":
             return
@@ -82,17 +91,16 @@ class _Watch:
             self.failed = self.failed or item.nodeid
 
 
-def run(tests: Sequence[str], mutant: Mutant | None) -> Run:
-    """Run tests in a copy of the tree; in a process that has not imported the package."""
+def run(tests: Sequence[str], mutant: Mutant | None, plain: str) -> Run:
+    """Run tests in a copy of a copy; in a process that has not imported the package."""
     import pytest
 
     start, words, watch = time.monotonic(), io.StringIO(), _Watch()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for part in PARTS:
-            whole = (ROOT / part).is_dir()
-            (shutil.copytree if whole else shutil.copy2)(ROOT / part, f"{folder}/{part}")
+        shutil.copytree(plain, folder, dirs_exist_ok=True)
         if mutant is not None:
-            (Path(folder) / "captum_ehr" / mutant.file).write_text(mutant.changed)
+            file = Path(folder, "captum_ehr", mutant.file)
+            file.write_text(mutant.changed(folder))
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", folder)
@@ -105,6 +113,14 @@ def run(tests: Sequence[str], mutant: Mutant | None) -> Run:
         assert Path(captum_ehr.__file__).is_relative_to(Path(folder).resolve())
     seconds = time.monotonic() - start
     return Run(code, watch.tests, watch.failed, words.getvalue(), seconds)
+
+
+def copied(folder: str) -> None:
+    """The tree as it is now, with the package's byte code: what is not changed keeps it."""
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+        copy(ROOT / part, Path(folder, part))
+    compileall.compile_dir(Path(folder, "captum_ehr"), quiet=1)
 
 
 def verdict(found: Run) -> str:
@@ -122,13 +138,17 @@ def main() -> int:
     mutants = [m for m in MUTANTS if asked.k in m.name or asked.k in m.file]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(HEAVY))
-    with ProcessPoolExecutor(asked.n, context, max_tasks_per_child=1) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(asked.n, context, max_tasks_per_child=1) as pool,
+    ):
+        copied(folder)
         every = list(dict.fromkeys(t for m in mutants for t in m.tests.split()))
-        plain = pool.submit(run, every, None).result()
+        plain = pool.submit(run, every, None, folder).result()
         if plain.code or not plain.tests:
             sys.exit(f"The tests do not pass as it is:\n{plain.words}")
         print(f"{plain.tests} tests pass in {plain.seconds:.0f} s", flush=True)
-        waiting = {pool.submit(run, m.tests.split(), m): m for m in mutants}
+        waiting = {pool.submit(run, m.tests.split(), m, folder): m for m in mutants}
         lost = 0
         for future in as_completed(waiting):
             found, name = future.result(), waiting[future].name

@@ -14,7 +14,7 @@ def test_a_mutant_changes_one_place_and_names_tests_that_there_are(
 ) -> None:
     source = (ROOT / "captum_ehr" / mutant.file).read_text()
     assert source.count(mutant.old) == 1
-    assert ast.dump(ast.parse(mutant.changed)) != ast.dump(ast.parse(source))
+    assert ast.dump(ast.parse(mutant.changed())) != ast.dump(ast.parse(source))
     for test in mutant.tests.split():
         file, _, name = test.partition("::")
         text = (ROOT / "tests" / file).read_text()
