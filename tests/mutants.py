@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What the tests of the default tier read.
 PARTS = ("captum_ehr", "tests", "benchmarks", "pyproject.toml", "setup.cfg")
 
-#: What takes long to import, and is the same for all.
-HEAVY = ("torch", "captum.attr", "pyhealth.models", "pandas", "polars", "matplotlib.pyplot", "hypothesis", "pytest")
+#: What takes long to import, and is the same for all: done once, before processes fork.
+HEAVY = "torch captum.attr pyhealth.models pandas polars matplotlib.pyplot hypothesis"
 
 
 class Mutant(NamedTuple):
@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What became of some tests: pytest's exit code, how many, the first that failed."""
+    """What became of some tests: pytest's exit code, how many, who failed first."""
 
     code: int
     tests: int
@@ -60,12 +60,8 @@ class Run(NamedTuple):
     seconds: float
 
 
-MUTANTS = [
-    Mutant(name, **fields)
-    for name, fields in tomllib.loads(
-        Path(__file__).with_suffix(".toml").read_text()
-    ).items()
-]
+TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+MUTANTS = [Mutant(name, **fields) for name, fields in TABLE.items()]
 
 
 class _Watch:
@@ -75,12 +71,14 @@ class _Watch:
         self.tests, self.failed = 0, ""
 
     def pytest_collection(self) -> None:
-        """Hypothesis stops at the first example that fails, and looks for no smaller."""
+        """Hypothesis stops at the first example that fails, and seeks no smaller."""
         from hypothesis import Phase, settings
 
         first = [Phase.explicit, Phase.generate]
         same = settings.get_profile("same")  # of conftest.py
-        settings.register_profile("first", same, phases=first, report_multiple_bugs=False)
+        settings.register_profile(
+            "first", same, phases=first, report_multiple_bugs=False
+        )
         settings.load_profile("first")
 
     def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
@@ -116,7 +114,7 @@ def run(tests: Sequence[str], mutant: Mutant | None, plain: str) -> Run:
 
 
 def copied(folder: str) -> None:
-    """The tree as it is now, with the package's byte code: what is not changed keeps it."""
+    """The tree as it is now, with byte code for all of the package that stays so."""
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
         copy(ROOT / part, Path(folder, part))
@@ -137,7 +135,7 @@ def main() -> int:
     asked = parser.parse_args()
     mutants = [m for m in MUTANTS if asked.k in m.name or asked.k in m.file]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(HEAVY))
+    context.set_forkserver_preload(HEAVY.split())
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(asked.n, context, max_tasks_per_child=1) as pool,

@@ -113,6 +113,12 @@ class TestTop:
         parts = drawn(3).top(None, level=0.95, replicates=20)
         pd.testing.assert_frame_equal(whole, parts)
 
+    def test_patients_in_blocks_have_weights_of_their_own(self, monkeypatch) -> None:
+        whole = drawn(7).top(None, level=0.95, replicates=20)
+        monkeypatch.setattr("captum_ehr.explanation.resampling._TOGETHER", 7)
+        parts = drawn(7).top(None, level=0.95, replicates=20)
+        pd.testing.assert_frame_equal(whole, parts)
+
     def test_of_each_target_its_own_samples_are_drawn(self) -> None:
         target = tuple(k % 2 for k in range(len(drawn(4))))
         both = drawn(4, target=target).top(None, level=0.95, replicates=30)
