@@ -17,6 +17,7 @@ from explanations import explain, tokens
 from captum_ehr import Explanation
 from captum_ehr.cohort import Cohort
 from captum_ehr.explanation import FeatureRecord
+from captum_ehr.explanation.subgroups import banded
 from captum_ehr.visualization import cohort_bar, intervals, write_report
 
 KEYS = ["feature", "code"]
@@ -158,6 +159,10 @@ class TestTop:
 
 
 class TestGroups:
+    def test_a_band_has_its_lower_edge_and_not_its_upper(self) -> None:
+        bands = ["[0, 65)", "[0, 65)", "[65, 120)", None]
+        assert banded("age", [0, 64, 65, 120], [0, 65, 120]) == bands
+
     def test_differences_and_their_ends(self) -> None:
         whole = drawn(0, planted=0.5)
         table = whole.groups("sex", reference="F", replicates=50, seed=3)

@@ -331,6 +331,7 @@ def test_settings_of_torch_are_in_the_key() -> None:
         fresh = DeepLiftEHR(net).attribute(x, target=0)
     assert not torch.equal(plain, cast)
     torch.testing.assert_close(cast, fresh)
+    assert len(explainer.plans) == 2
     explainer.segments = 3
     torch.testing.assert_close(
         explainer.attribute(x, target=0),
