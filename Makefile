@@ -20,8 +20,8 @@ COMPAT := .compat
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_OPTIONS)
 
-.PHONY: help demo test check test-compat test-insights lint docs tutorials bench \
-	dist dist-check clean
+.PHONY: help demo test check test-compat test-insights mutants lint docs tutorials \
+	bench dist dist-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make check               the same, then all other tests"
 	@echo "make test-compat         the tests with the oldest and newest torch, captum, pyhealth"
 	@echo "make test-insights       the bridge to Captum Insights, with Captum 0.7.0"
+	@echo "make mutants             the package made wrong in many ways, each caught by a test"
 	@echo "make docs                the documentation, into build/docs"
 	@echo "make tutorials           run the notebooks again, and keep what they show"
 	@echo "make bench               the benchmarks; an interrupted run goes on"
@@ -93,6 +94,10 @@ test-compat: $(COMPAT)/oldest/.installed $(COMPAT)/newest/.installed
 test-insights: $(COMPAT)/insights/.installed
 	PYTHONPATH=$(CURDIR) $(COMPAT)/insights/bin/python -m pytest \
 		captum_ehr/insights/bridge.py tests/test_insights_bridge*.py $(PYTEST_OPTIONS)
+
+# make mutants MUTANTS="-n 4 -k relu"
+mutants: $(STAMP)
+	@$(BIN)/python tests/mutants.py $(MUTANTS)
 
 $(VENV)/.installed-docs: $(STAMP)
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e '.[docs]'

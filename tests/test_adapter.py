@@ -14,6 +14,7 @@ from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
 
 STAGENET = zoo.Config("StageNet", "stagenet_nested", "binary", zoo.STAGES)
 MLP = zoo.Config("MLP", "tensor", "binary", zoo.HIDDEN)
+SERIES = zoo.Config("Transformer", "timeseries", "binary", zoo.SMALL)
 HOT = zoo.Config("MLP", "multi_hot", "binary", zoo.HIDDEN)
 
 
@@ -74,6 +75,15 @@ class TestEncode:
         assert bool(enc.masks[1][row, 1].all())
         short = int((time != 0).sum(1).argmin())
         assert not bool(enc.masks[1][short, -1].any())
+
+    def test_a_step_of_zeros_is_padding_only_at_the_end(self) -> None:
+        model, batch = zoo.build(SERIES)
+        vitals = torch.zeros_like(batch["vitals"])
+        vitals[:, 1], vitals[:, 3] = 1.0, 2.0
+        enc = PyHealthAdapter(model).encode({**batch, "vitals": vitals})
+        real = torch.arange(vitals.shape[1]) < 4
+        assert not bool(real.all())
+        assert torch.equal(enc.masks[1], real[:, None].expand_as(vitals))
 
     def test_train_mode_and_the_model_itself_are_let_be(self, mlp: Any) -> None:
         model, batch = mlp

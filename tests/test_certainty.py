@@ -18,6 +18,7 @@ from captum_ehr import DeepLiftShapEHR, Explanation, reference_patients
 from captum_ehr.cohort import Cohort
 from captum_ehr.datasets import tiny_model
 from captum_ehr.explanation import FeatureRecord
+from captum_ehr.explanation.subgroups import banded
 from captum_ehr.visualization import cohort_bar, intervals, write_report
 
 KEYS = ["feature", "code"]
@@ -114,6 +115,12 @@ class TestTop:
         parts = drawn(3).top(None, level=0.95, replicates=20)
         pd.testing.assert_frame_equal(whole, parts)
 
+    def test_patients_in_blocks_have_weights_of_their_own(self, monkeypatch) -> None:
+        whole = drawn(7).top(None, level=0.95, replicates=20)
+        monkeypatch.setattr("captum_ehr.explanation.resampling._TOGETHER", 7)
+        parts = drawn(7).top(None, level=0.95, replicates=20)
+        pd.testing.assert_frame_equal(whole, parts)
+
     def test_of_each_target_its_own_samples_are_drawn(self) -> None:
         target = tuple(k % 2 for k in range(len(drawn(4))))
         both = drawn(4, target=target).top(None, level=0.95, replicates=30)
@@ -153,6 +160,10 @@ class TestTop:
 
 
 class TestGroups:
+    def test_a_band_has_its_lower_edge_and_not_its_upper(self) -> None:
+        bands = ["[0, 65)", "[0, 65)", "[65, 120)", None]
+        assert banded("age", [0, 64, 65, 120], [0, 65, 120]) == bands
+
     def test_differences_and_their_ends(self) -> None:
         whole = drawn(0, planted=0.5)
         table = whole.groups("sex", reference="F", replicates=50, seed=3)

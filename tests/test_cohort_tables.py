@@ -200,6 +200,18 @@ def test_intervals_go_by_the_seed_and_hold_the_mean(cohort: Cohort) -> None:
         assert widths[0].gt(widths[1]).all()
 
 
+def test_what_one_patient_has_says_nothing_of_others_who_have_it(
+    cohort: Cohort, whole: Explanation
+) -> None:
+    two = list(dict.fromkeys(whole.patient_ids))[:2]
+    table = cohort.codes(among=two, replicates=20)
+    alone = table["patients"] == 1
+    assert alone.any() and not alone.all()
+    for end in ("low", "high"):
+        assert (table[f"mean_present_{end}"].isna() == alone).all()
+        assert table[f"mean_{end}"].notna().all()
+
+
 @pytest.mark.parametrize("wrong", [{"level": 1.0}, {"replicates": -1}, {"seed": -1}])
 def test_wrong_numbers_are_refused(cohort: Cohort, wrong: dict) -> None:
     with pytest.raises(

@@ -111,6 +111,20 @@ def test_reference_patients_one_by_one(config: zoo.Config) -> None:
         assert record.columns or not exp.attributions[key][~record.mask].any()
 
 
+def test_where_a_reference_patient_has_less_there_is_nothing() -> None:
+    """Also of a model whose padding has an embedding that is not zero."""
+    model, batch = zoo.build(PATIENTS[-1])
+    adapter = PyHealthAdapter(model)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight[0] = 1.0
+    enc = adapter.encode(batch)
+    for k, parts in enumerate(adapter.patient_baselines(enc, enc)):
+        torch.testing.assert_close(parts, one_by_hand(adapter, enc, enc, k))
+    assert any(bool((m & ~m[k]).any()) for m in enc.masks for k in range(len(enc)))
+
+
 def one_by_hand(adapter: Any, enc: Any, others: Any, k: int) -> tuple[Tensor, ...]:
     """Position by position: the reference patient's, the zero of absence, padding."""
     made = []

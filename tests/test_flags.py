@@ -258,6 +258,19 @@ def test_what_steers_is_kept_and_said(
     explained(STEERING[use], COMPARISONS[comparison], REFERENCES[reference])
 
 
+def test_of_rows_that_are_there_on_both_sides_a_question_is_a_flag() -> None:
+    """The first row's sum changes its sign, the second is absent, the third stays."""
+    x = torch.tensor([[[1.0, 1.0], [0.0, 2.0], [3.0, 1.0]]])
+    x0 = torch.tensor([[[-1.0, -2.0], [0.0, 0.0], [1.0, 1.0]]])
+    weights = torch.tensor([1.0, 10.0, 100.0])
+    run = attributions(lambda x: (x.sum(-1) > 0).double() @ weights, (x,), (x0,))
+    (kept,) = run.diagnostics.structure
+    assert (kept.places, kept.shift) == (1, 10.0)
+    assert (run.f_input.item(), run.f_reference.item()) == (111.0, 110.0)
+    found = run.attributions[0].sum(2)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0]]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_what_is_kept_is_said_in_half_precision(dtype: torch.dtype) -> None:
     def model(x: Tensor) -> Tensor:

@@ -270,6 +270,8 @@ def test_what_does_not_add_up_is_said_by_patient_or_raised() -> None:
     with pytest.warns(AttributionWarning, match="do not add up.*p1, p2, p3, p4"):
         pairs = DeepLiftEHR(model, rules=rules).interactions(batch)
     assert pairs.delta.abs().max() > 1e-3
+    missed = pairs.one_way.sum(1) - pairs.last_minus_first
+    torch.testing.assert_close(pairs.delta, missed, rtol=0, atol=1e-6)
     with pytest.raises(CompletenessError, match="p1, p2, p3, p4"):
         DeepLiftEHR(model, rules=rules, completeness="raise").interactions(batch)
 

@@ -53,6 +53,14 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "gates": Gates,
     "one position": lambda: Wide(0),
     "all positions": lambda: Wide(slice(None)),
+    # Of each function one after the other, alike but for an option
+    "options": lambda: nn.Sequential(
+        nn.Linear(6, 8),
+        *(nn.LeakyReLU(0.1), nn.GELU(), nn.LayerNorm(8), nn.ELU(0.5)),
+        nn.Linear(8, 8),
+        *(nn.LeakyReLU(0.5), nn.GELU("tanh"), nn.LayerNorm(8, eps=0.5), nn.ELU(2.0)),
+        *(nn.Linear(8, 8), nn.RMSNorm(8, eps=1e-5), nn.Linear(8, 1)),
+    ),
     "encoder": lambda: nn.Sequential(
         nn.TransformerEncoderLayer(6, 2, 16, batch_first=True),
         nn.Flatten(),

@@ -90,6 +90,15 @@ def test_rows_and_positions_that_a_gradient_reaches() -> None:
     assert reached(upstream[:1, :1]) is None  # too small to be worth it
 
 
+@pytest.mark.parametrize("begin", [50, 600])
+def test_a_row_is_reached_wherever_its_numbers_stand(begin: int) -> None:
+    upstream = torch.zeros(1000, BLOCK // 1000 + 1)
+    upstream[:begin, 0] = 1.0
+    upstream[begin : begin + 100, 5:7] = torch.tensor([1.0, -1.0])  # the sum is 0
+    rows = reached(upstream)
+    assert rows is not None and rows.tolist() == list(range(begin + 100))
+
+
 @pytest.mark.parametrize("function", [F.gelu, F.silu, F.softplus])
 def test_operands_that_are_overwritten_before_the_backward_pass(
     function: object, sides: tuple[Tensor, Tensor]

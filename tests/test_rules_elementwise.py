@@ -132,6 +132,9 @@ def test_functions_with_corners_have_the_secant(
     [
         (F.relu, 2.0, 1.0),
         (F.relu, -2.0, 0.0),
+        (F.relu, 0.0, 0.0),
+        (F.leaky_relu, 0.0, 0.01),
+        (lambda x: x.clamp(-1, 1), 1.0, 1.0),
         (F.leaky_relu, -2.0, 0.01),
         (lambda x: F.leaky_relu(x, 0.3), -2.0, 0.3),
         (lambda x: F.leaky_relu(x, negative_slope=0.3), -2.0, 0.3),
@@ -139,6 +142,7 @@ def test_functions_with_corners_have_the_secant(
         (torch.abs, 0.0, 0.0),
         (lambda x: x.clamp(-1, 1), 0.5, 1.0),
         (lambda x: x.clamp(-1, 1), 1.5, 0.0),
+        (lambda x: F.softplus(x, threshold=2.0), 3.0, 1.0),
         (F.elu, -1.0, float(np.exp(-1.0))),
         (F.elu, 1.0, 1.0),
         (torch.floor, 0.5, 0.0),

@@ -81,6 +81,19 @@ def test_quotient(
     check(function, oracles.quotient, *two(shapes, seed, dtype, positive=True))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_where_a_divisor_changes_its_sign_the_change_is_its_own(seed: int) -> None:
+    (a, b), (a0, b0) = two(((4, 5), (4, 5)), seed, torch.float64)
+    ran = run_call(torch.div, (a, b), (a0, b0))
+    y, y0, alike = a / b, a0 / b0, b * b0 > 0
+    expected = (
+        torch.where(alike, 2 / (b + b0), 0.0),
+        torch.where(alike, -(y + y0) / (b + b0), (y - y0) / (b - b0)),
+    )
+    for found, slope in zip(ran.multipliers, expected):
+        torch.testing.assert_close(found, slope * ran.upstream)
+
+
 @examples
 @given(seed=seeds, dtype=dtypes)
 def test_constant_over_attributed(seed: int, dtype: torch.dtype) -> None:
