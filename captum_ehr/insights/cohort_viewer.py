@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from ..cohort.stored import StoredCohort, open_cohort, targets_of
 from ..explanation import Explanation
 from ..explanation.explained import Contrast
 from ..explanation.feature_record import words_for
-from .explainer import Setting
+from .explainer import Explained, Setting
 from .methods import SHAP, Offer
 from .output_head import Head
 from .overview import people_of, prediction_of, ranked
-from .sources import MOST_GROUPS, Cache, called
+from .sources import MOST_GROUPS, called
 from .viewer import Viewer
 
 
@@ -115,10 +115,11 @@ class CohortViewer(Viewer):
         }
 
 
-class SavedExplanations:
-    """Explanations read when they are looked at, the last ones kept."""
+class SavedExplanations(Explained):
+    """Explanations read when they are looked at."""
 
     def __init__(self, stored: StoredCohort, most: int, deidentify: bool) -> None:
+        super().__init__(most)
         self.stored = stored
         self.index = stored.index.head(most)
         self.ids = called(self.index["patient_id"].to_list(), deidentify)
@@ -135,7 +136,6 @@ class SavedExplanations:
         last = max((t for t in targets if isinstance(t, int)), default=0)
         classes = _classes(header.mode, header.target_names, last)
         self.head = Head(header.mode or "regression", classes, header.output)
-        self._kept = Cache[int, Explanation](most)
 
     @property
     def method(self) -> Offer:
@@ -144,23 +144,16 @@ class SavedExplanations:
         name = words.rpartition(".")[2]
         return Offer(name, True, together=32, draws=name == SHAP)
 
-    def one(self, row: int, setting: Setting) -> Explanation:
-        """One patient's explanation."""
-        return self.many([row], setting)[0]
-
-    def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
-        """Patients' explanations, one each, in the order asked for."""
-        known = {row: self._kept.get(row) for row in rows}
-        missing = [row for row, explanation in known.items() if explanation is None]
+    def _made(
+        self, rows: Sequence[int], setting: Setting
+    ) -> Iterator[tuple[int, Explanation]]:
         with self.stored.reading():
-            read = self.stored.explanations(self.index[missing])
-        for row, explanation in zip(missing, read, strict=True):
-            named = replace(explanation, patient_ids=(self.ids[row],))
-            known[row] = self._kept[row] = named
-        return [explanation for row in rows if (explanation := known[row]) is not None]
+            read = self.stored.explanations(self.index[rows])
+        for row, explanation in zip(rows, read, strict=True):
+            yield row, replace(explanation, patient_ids=(self.ids[row],))
 
     def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
-        """Of the explained output at the baseline and at the input, or None."""
+        """As it was stored; see :class:`~captum_ehr.insights.explainer.Explained`."""
         ends = self.people["f_baseline"][row], self.people["f_input"][row]
         at_baseline, at_input = map(self._probability, ends)
         if at_input is None or at_baseline is None:

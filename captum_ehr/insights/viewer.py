@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..explanation import Explanation
-from ..scene import PatientScene
-from .explainer import Setting
+from ..scene import PatientScene, patient_scene
+from .explainer import Explained, Setting
 from .methods import Offer
 from .sources import Cache
-from .views import part_of, plain, remarks_of, scene_of, sums_of, view_of
+from .views import part_of, plain, remarks_of, said_of, sums_of, view_of
 
 if TYPE_CHECKING:
     from .server import Server
-
-
-class Explained(Protocol):
-    """Explanations of patients by their places, made or read."""
-
-    ids: tuple[str, ...]  # what the patients are called
-
-    def one(self, row: int, setting: Setting) -> Explanation:
-        """One patient's explanation."""
-
-    def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
-        """Patients' explanations, one each, in the order asked for."""
-
-    def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
-        """Of the explained class at the baseline and at the input, where it has one."""
 
 
 class Viewer(ABC):
@@ -166,13 +152,27 @@ class Viewer(ABC):
     def _scene(
         self, row: int, setting: Setting, probability: tuple[float, float] | None
     ) -> PatientScene:
-        return scene_of(
-            self._explained.one(row, setting),
-            self.overview(),
-            row,
-            setting,
-            self.methods[setting.method],
-            probability,
+        """What is said of the explanation, and by the page of the patient."""
+        overview, offer = self.overview(), self.methods[setting.method]
+        patient = overview["patients"][row]
+        said = overview["predictions"][setting.model][row]
+        facts = [("observed", patient["label"])] if patient["label"] else []
+        facts.append(said_of(overview, setting.model, said))
+        facts += zip(overview["groups"], patient["groups"])
+        explanation = self._explained.one(row, setting)
+        scene = patient_scene(
+            explanation,
+            time_label=self.time_label,
+            adds_up=offer.adds_up,
+            signed=offer.signed,
+        )
+        return replace(
+            scene,
+            model=overview["models"][setting.model],
+            baseline=setting.baseline,
+            probabilities=None if explanation.output == "probability" else probability,
+            facts=tuple(facts),
+            is_right=said["correct"],
         )
 
     def what_if(

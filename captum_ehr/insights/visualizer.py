@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..explanation import Explanation
+from ..explanation import Contrast, Explanation
 from .batches import source_of
 from .changed import what_if
 from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
-from .output_head import VisualizationOutput, output_of
+from .output_head import OutputScore, VisualizationOutput
 from .overview import overview_of
 from .readers import BaseFeature
 from .sources import Grouping, PyHealthSource, called
@@ -198,15 +198,8 @@ class AttributionVisualizer(Viewer):
             ValueError: If values are shown in other units than the model takes, or the
                 model is not PyHealth's.
         """
-        adds_up = self.methods[setting.method].adds_up
-        return what_if(
-            self._explanations,
-            self.row(patient),
-            setting,
-            remove,
-            values or {},
-            adds_up,
-        )
+        place = self.row(patient)
+        return what_if(self._explanations, place, setting, remove, values or {})
 
     def baselines_of(self, method: str) -> tuple[str, ...]:
         """The names of the baselines that a method may have."""
@@ -233,14 +226,26 @@ class AttributionVisualizer(Viewer):
         return [[self._output(row, setting) for setting in settings] for row in rows]
 
     def _output(self, row: int, setting: Setting) -> VisualizationOutput:
+        """One patient's explanation, as Captum's classes show it."""
         source, model = self._source, setting.model
-        return output_of(
-            self._explanations.one(row, setting),
-            source.encode([row], model),
-            source.features,
-            self._explanations.heads[model],
-            self._explanations.scores(model)[row],
-            source.labels[row],
+        explanation = self._explanations.one(row, setting)
+        head, encoded = self._explanations.heads[model], source.encode([row], model)
+        parts = [explanation.attributions[feature.name] for feature in source.features]
+        sums = [float(part.sum()) for part in parts]
+        whole = sum(map(abs, sums)) or 1.0
+        actual = head.actual(source.labels[row])
+        target = explanation.target[0]
+        place = target.a if isinstance(target, Contrast) else target
+        return VisualizationOutput(
+            [
+                feature.visualize(
+                    part, encoded.features[feature.name].values, sum_ / whole
+                )
+                for feature, part, sum_ in zip(source.features, parts, sums)
+            ],
+            OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,
+            head.listed(self._explanations.scores(model)[row]),
+            place if isinstance(place, int) else place[0],
             model,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .account import Account, Change, item_steps
+from .account import Change, by_feature, by_item, item_steps
 from .folding import Block, fold
 from .history import Band, Step, bands_of, visits_of
 from .pairing import sentence
@@ -149,25 +149,17 @@ class PatientScene:
     @property
     def changes(self) -> tuple[Change, ...]:
         """From the output at the baseline, feature by feature, to the patient's."""
-        return self.account.by_feature(self.bands)
+        return by_feature(self)
 
     @property
     def strongest(self) -> tuple[Change, ...]:
         """The same by codes and columns, the strongest first, the rest as one."""
-        return self.account.by_item(self.bands)
+        return by_item(self)
 
     @property
     def others(self) -> Sequence[Change]:
         """The codes and columns that the strongest leave, each from 0."""
         return item_steps(self.bands)[1]
-
-    @property
-    def account(self) -> Account:
-        """The way from f(x0) to f(x)."""
-        shares = self.probabilities or (math.nan, math.nan)
-        return Account(
-            self.f_baseline, self.f_input, self.baseline, shares, self.adds_up
-        )
 
     @property
     def lines(self) -> list[str]:
@@ -203,7 +195,6 @@ def patient_scene(
     Args:
         explanation: Of this patient and others.
         patient: Which one.
-        ranges: The usual ranges of columns.
         time_label: What a time is.
         adds_up: Whether the method promises a sum.
         signed: Whether attributions say which way they move the output.

@@ -13,17 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.dependence import Column, Measured, measured
 from captum_ehr.scene.wording import number, population_title, several
-from captum_ehr.visualization.axes import LINE, axis_label, strip, thin_ticks
-from captum_ehr.visualization.beeswarm_plot import (
-    ABSENT,
-    PRESENT,
-    SPAN,
-    VALUES,
-    dot_colors,
-)
-from captum_ehr.visualization.keys import Dot, Part, Ramp
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.plot_arguments import check_finite, one_target
+
+from .beeswarm_plot import ABSENT, PRESENT, SPAN, VALUES, dot_colors
+from .keys import Dot, Part, Ramp
+from .page import LINE, Looks, Page, open_page
+from .plot_arguments import check_finite, one_target
 
 _WIDTH, _HEIGHT, _DOT = 5.5, 3.2, 18
 
@@ -84,18 +78,17 @@ def dependence(
     other = None if color is None else measured(explanation, frame, color)
     page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     page.reserve(0.65, 0.1, _HEIGHT * (page.width / _WIDTH) ** 0.5)
-    strip(page, page.ax, "top", "right")
+    page.strip("top", "right")
     has = np.isfinite(shown.amounts)
     key = _draw(page, shown, other, has)
-    thin_ticks(page.ax, 0.1)
+    page.thin_ticks()
     unit = explanation.target_unit or explanation.output_word
     across = f"{shown.label}, times in the record" if shown.is_count else shown.label
-    axis_label(page, page.ax, across)
-    axis_label(page, page.ax, f"attribution ({unit})", "y")
+    page.axis_label(across)
+    page.axis_label(f"attribution ({unit})", "y")
     without = int((~has).sum())
     notes = [f"{several(without, 'sample')} without a value"] * (without > 0)
-    page.finish(*population_title(explanation), key=key, notes=notes)
-    return page.figure, page.ax
+    return page.finish(*population_title(explanation), key=key, notes=notes)
 
 
 def _draw(
@@ -103,17 +96,17 @@ def _draw(
 ) -> list[Part]:
     """The dots and the line of zero; what the colours mean."""
     ax = page.ax
-    ax.axhline(0, color=ink(ax, LINE), lw=0.8, zorder=1)
+    ax.axhline(0, color=page.ink(LINE), lw=0.8, zorder=1)
     if shown.is_count:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    look: Any = {"s": _DOT, "edgecolors": ink(ax, 0), "linewidths": 0.3, "zorder": 3}
+    look: Any = {"s": _DOT, "edgecolors": page.ink(0), "linewidths": 0.3, "zorder": 3}
     dots = shown.amounts[has], shown.sizes[has]
     if other is None:
-        ax.scatter(*dots, color=ink(ax, PRESENT), **look)
+        ax.scatter(*dots, color=page.ink(PRESENT), **look)
         return []
     amounts = other.amounts[has]
     known = amounts[np.isfinite(amounts)]
-    colors = dot_colors(ax, np.ones(len(amounts), bool), amounts)
+    colors = dot_colors(page, np.ones(len(amounts), bool), amounts)
     ax.scatter(*dots, c=colors, **look)
     name = page.fit(other.label, page.width, page.small)
     if not len(known):
@@ -121,5 +114,5 @@ def _draw(
     low, high = (number(float(end)) for end in np.quantile(known, SPAN))
     times = " times" if other.is_count else ""
     ramp = Ramp(colormaps[VALUES], low, f"{high}{times}")
-    none = Dot(ink(ax, ABSENT), "no value of it")
+    none = Dot(page.ink(ABSENT), "no value of it")
     return [name, ramp, *([none] if len(known) < len(amounts) else [])]

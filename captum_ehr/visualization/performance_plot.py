@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from captum_ehr.scene.performance import Performance
 from captum_ehr.scene.wording import shorten
-from captum_ehr.visualization.axes import LINE, axis_label, strip, thin_ticks
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import PLAIN
+
+from .measuring import PLAIN
+from .page import LINE, Looks, Page, open_page
 
 _WIDTH, _NARROW, _LINE = 9.5, 5.0, "#3b82c4"
 
@@ -56,22 +56,21 @@ def performance_curves(
     for ax, (curve, across, up, chance) in zip(page.axes, panels, strict=True):
         style = "o-" if curve is judged.calibration else "-"
         _draw(page, ax, curve, chance, style)
-        axis_label(page, ax, across)
-        axis_label(page, ax, up, "y")
+        page.axis_label(across, ax=ax)
+        page.axis_label(up, "y", ax)
     observed = f"{judged.positives} of {judged.samples} observed"
-    page.finish(shorten(judged.target, 80), [observed])
-    return page.figure, page.axes
+    return page.finish(shorten(judged.target, 80), [observed])[0], page.axes
 
 
 def _draw(page: Page, ax: Axes, curve: Any, chance: Any, style: str) -> None:
     """One curve beside the one of chance."""
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
-    strip(page, ax, "top", "right")
-    thin_ticks(ax, 0.1)
+    page.strip("top", "right", ax=ax)
+    page.thin_ticks(ax=ax)
     if curve is None:
         place: Any = {"ha": "center", "va": "center", "transform": ax.transAxes}
         ax.text(0.5, 0.5, "not defined", fontsize=page.size, **place, **PLAIN)
         return
-    ax.plot(*chance, color=ink(ax, LINE), lw=0.9, ls="--")
+    ax.plot(*chance, color=page.ink(LINE, ax), lw=0.9, ls="--")
     ax.plot(*curve, style, color=_LINE, lw=1.5, ms=3.5)

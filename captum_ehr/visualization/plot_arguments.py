@@ -9,6 +9,7 @@ import numpy as np
 
 from captum_ehr.explanation.feature_record import FeatureKeyError, Range, codes_of
 from captum_ehr.explanation.words import mixed_targets
+from captum_ehr.scene.wording import signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,25 @@ def check_finite(table: pd.DataFrame) -> None:
             f"patient {row['patient_id']!r} is {row['attribution']}, and nothing adds "
             "up with it; see explanation.diagnostics."
         )
+
+
+def of_cohort(
+    explanation: Explanation, k: int, features: Iterable[str] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of all samples, and their codes, strongest first, if it can be drawn."""
+    at_least_one(k=k)
+    one_target(explanation)
+    frame = of_features(explanation.to_frame(), explanation, features)
+    check_finite(frame)
+    return frame, of_features(explanation.top(None), explanation, features)
+
+
+def weaker(rest: pd.DataFrame) -> list[str]:
+    """The note of the codes that are not shown, if there are any."""
+    if not len(rest):
+        return []
+    total = signed(rest["mean"].sum(), 3)
+    return [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
 
 
 def check_features(explanation: Explanation, wanted: Iterable[str], where: str) -> None:
