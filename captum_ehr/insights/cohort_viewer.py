@@ -10,13 +10,13 @@ from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-import torch
 
 from ..cohort.columns import TAKEN
 from ..cohort.stored import StoredCohort, open_cohort, targets_of
 from ..explanation import Explanation
 from ..explanation.explained import Contrast
 from ..explanation.feature_record import words_for
+from ..scene.wording import probability
 from .explainer import Explained, Setting
 from .methods import SHAP, Offer
 from .output_head import Head
@@ -61,10 +61,8 @@ class CohortViewer(Viewer):
         title, samples = title or stored.header.model_name, len(stored.index)
         if samples > max_patients:
             title = f"{title}: the first {max_patients} of {samples} samples"
-        method = self._saved.method
         super().__init__(
             self._saved,
-            {method.name: method},
             title=title or "EHR Insights",
             time_label=time_label,
             deidentified=deidentify,
@@ -128,6 +126,9 @@ class SavedExplanations(Explained):
         )
         self.people = people.collect().sort("sample")
         header, targets = stored.header, list(targets_of(self.people))
+        words = stored.manifest["identity"]["explainer"]["class"].split()[0]
+        name = words.rpartition(".")[2]
+        self.methods = {name: Offer(name, True, together=32, draws=name == SHAP)}
         self.is_predicted = stored.manifest["identity"]["options"]["target"] is None
         self.is_contrast = any(isinstance(target, Contrast) for target in targets)
         labels = [header.target_label(target) for target in targets]
@@ -136,13 +137,6 @@ class SavedExplanations(Explained):
         last = max((t for t in targets if isinstance(t, int)), default=0)
         classes = _classes(header.mode, header.target_names, last)
         self.head = Head(header.mode or "regression", classes, header.output)
-
-    @property
-    def method(self) -> Offer:
-        """What the cohort was explained with."""
-        words = self.stored.manifest["identity"]["explainer"]["class"].split()[0]
-        name = words.rpartition(".")[2]
-        return Offer(name, True, together=32, draws=name == SHAP)
 
     def _made(
         self, rows: Sequence[int], setting: Setting
@@ -154,11 +148,12 @@ class SavedExplanations(Explained):
 
     def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
         """As it was stored; see :class:`~captum_ehr.insights.explainer.Explained`."""
+        draws = self.methods[setting.method].draws
         ends = self.people["f_baseline"][row], self.people["f_input"][row]
         at_baseline, at_input = map(self._probability, ends)
         if at_input is None or at_baseline is None:
             return None
-        return (math.nan if self.method.draws else at_baseline), at_input
+        return (math.nan if draws else at_baseline), at_input
 
     def _probability(self, output: float | None) -> float | None:
         """An output as a probability, NaN for no answer; None where it is none."""
@@ -169,7 +164,7 @@ class SavedExplanations(Explained):
             return output
         # Of one logit of several classes there is none.
         is_own = self.head.mode in ("binary", "multilabel")
-        return float(torch.tensor(output).double().sigmoid()) if is_own else None
+        return probability(output) if is_own else None
 
     def predictions(self) -> list[dict[str, Any]]:
         """What the model says of each patient, as far as it is known.

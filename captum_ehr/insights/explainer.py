@@ -15,7 +15,7 @@ from torch import Tensor
 from ..adapter import EncodedBatch
 from ..explanation import Explanation
 from ..propagation import Diagnostics
-from .methods import Case, Method
+from .methods import Case, Method, Offer
 from .sources import Cache, Source
 
 
@@ -32,6 +32,7 @@ class Explained(ABC):
     """Explanations of patients by their places, made or read, the last ones kept."""
 
     ids: tuple[str, ...]  # what the patients are called
+    methods: Mapping[str, Offer]  # those on offer, by name, the first shown first
 
     def __init__(self, kept: int) -> None:
         self._kept = Cache[tuple[int, Setting], Explanation](kept)
@@ -72,6 +73,8 @@ class Explained(ABC):
 
 class Explanations(Explained):
     """Explains patients when asked, one computation at a time."""
+
+    methods: Mapping[str, Method]
 
     def __init__(
         self,

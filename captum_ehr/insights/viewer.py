@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..explanation import Explanation
 from ..scene import PatientScene, patient_scene
 from .explainer import Explained, Setting
-from .methods import Offer
 from .sources import Cache
 from .views import part_of, plain, remarks_of, said_of, sums_of, view_of
 
@@ -24,7 +23,6 @@ class Viewer(ABC):
 
     Args:
         explanations: Of the patients.
-        methods: By name, those on offer; the first is shown first.
         title: The page's heading.
         time_label: What a time is.
         deidentified: Whether patients are called by numbers.
@@ -34,7 +32,6 @@ class Viewer(ABC):
     def __init__(
         self,
         explanations: Explained,
-        methods: Mapping[str, Offer],
         *,
         title: str,
         time_label: str,
@@ -43,7 +40,7 @@ class Viewer(ABC):
     ) -> None:
         self.title = title
         self.time_label = time_label
-        self.methods = methods
+        self.methods = explanations.methods
         self.deidentified = deidentified
         self._explained = explanations
         self._parts = Cache[tuple[int, Setting], dict[str, Any]](kept)

@@ -117,7 +117,6 @@ class AttributionVisualizer(Viewer):
         )
         super().__init__(
             self._explanations,
-            offered,
             title=title,
             time_label=time_label,
             deidentified=deidentify,

@@ -224,22 +224,19 @@ def _stretch(first: str, last: str) -> str:
 
 def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:
     """The column of each row: its time, else its visit, else its feature's own step."""
-    tokens = {key for key, record in explanation.features.items() if record.is_token}
+    tokens = [key for key, record in explanation.features.items() if record.is_token]
     visits = frame["visit"].astype("float64").to_numpy(na_value=math.nan)
-    places: list[_Place] = []
-    for feature, visit, time in zip(
-        frame["feature"], visits, frame["time"], strict=True
-    ):
-        if math.isfinite(time):
-            places.append((_TIMED, "", time))
-        elif math.isnan(visit):
-            places.append((_NOWHERE, "", 0.0))
-        # Steps of an untimed series are no visits: 3 is not the third admission.
-        elif feature in tokens:
-            places.append((_VISIT, "", visit))
-        else:
-            places.append((_STEP, feature, visit))
-    return places
+    times = frame["time"].to_numpy()
+    # Steps of an untimed series are no visits: 3 is not the third admission.
+    known = [
+        np.isfinite(times),
+        np.isnan(visits),
+        frame["feature"].isin(tokens).to_numpy(),
+    ]
+    kinds = np.select(known, [_TIMED, _NOWHERE, _VISIT], _STEP)
+    owners = np.where(kinds == _STEP, frame["feature"], "")
+    numbers = np.select(known[:2], [times, 0.0], visits)
+    return list(zip(kinds.tolist(), owners.tolist(), numbers.tolist(), strict=True))
 
 
 def _column_words(places: Sequence[_Place]) -> list[str]:

@@ -101,7 +101,7 @@ def cohort_bar(
     if mapping is None:
         table = of_features(table, explanation, features)
     looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(_three_axes(ax), looks, _WIDTH, _SHARES, 0.12)
+    page = open_page(_three_axes(ax), looks, _WIDTH, _SHARES)
     page.gap = 0.25 if page.width >= _NARROW else 0.12
     head, lines = population_title(explanation)
     most = page.rows(k, head, lines, 7.0)

@@ -78,14 +78,11 @@ def dependence(
     other = None if color is None else measured(explanation, frame, color)
     page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     page.reserve(0.65, 0.1, _HEIGHT * (page.width / _WIDTH) ** 0.5)
-    page.strip("top", "right")
     has = np.isfinite(shown.amounts)
     key = _draw(page, shown, other, has)
-    page.thin_ticks()
     unit = explanation.target_unit or explanation.output_word
     across = f"{shown.label}, times in the record" if shown.is_count else shown.label
-    page.axis_label(across)
-    page.axis_label(f"attribution ({unit})", "y")
+    page.frame(across, f"attribution ({unit})")
     without = int((~has).sum())
     notes = [f"{several(without, 'sample')} without a value"] * (without > 0)
     return page.finish(*population_title(explanation), key=key, notes=notes)

@@ -70,9 +70,6 @@ def faithfulness(
         for line in scene.methods:
             drawn = line.curves[curve]
             axes.plot(scene.fractions, drawn, color=line.color, ls=line.dashes, lw=1.5)
-        page.strip("top", "right", ax=axes)
-        page.thin_ticks(ax=axes)
-        page.axis_label(scene.across[curve], ax=axes)
-        page.axis_label(scene.up, "y", axes)
+        page.frame(scene.across[curve], scene.up, axes)
     key: list[Part] = [Dot(line.color, line.method) for line in scene.methods]
     return page.finish(scene.heading, scene.lines, key=key)[0], page.axes

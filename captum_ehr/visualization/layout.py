@@ -16,7 +16,6 @@ from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
 from .keys import Part, draw_key, key_lines
 from .measuring import LEADING, PLAIN, SPACED, Ruler
-from .slots import figure_of, place_of, slot_of, within
 
 _PAD, _GAP = 0.04, 0.06
 """What stays free at the edges, and above and below the smaller text, in inches."""
@@ -67,8 +66,8 @@ class Layout(Ruler):
     looks: Looks
     is_own: bool
     shares: Sequence[float] = (1.0,)  # of the axes, of the width or height
-    gap: float = 0.0  # between them, in inches
     is_down: bool = False
+    gap: float = 0.0  # between them, in inches
     margins: list[float] = field(default_factory=lambda: [0.0] * 4)
     # ^ left, right, top and bottom, in inches
 
@@ -316,3 +315,51 @@ class Layout(Ruler):
             title = self.ax.set_title("\n".join(titles), y=1, **look, **SPACED, **PLAIN)
             title.set_position((0, 0))
             title.set_transform(self.inches(right, up + _GAP + small, 1))
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes are in; refuse axes that are in none."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("ax belongs to no figure; give axes of a figure.")
+    return figure
+
+
+def place_of(axes: Sequence[Axes]) -> Bbox:
+    """Where axes were put, together."""
+    return Bbox.union([ax.get_position(original=True) for ax in axes])
+
+
+def slot_of(axes: Sequence[Axes], parent: FigureBase) -> Bbox:
+    """What is theirs: halfway to their neighbours, else to the figure's edge.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> one = figure.add_axes((0.1, 0.1, 0.3, 0.8))
+        >>> other = figure.add_axes((0.6, 0.1, 0.3, 0.8))
+        >>> slot_of([one], figure).extents.round(3).tolist()
+        [0.0, 0.0, 0.5, 1.0]
+    """
+    box, mine = place_of(axes), set(map(id, axes))
+    every: list[Axes] = parent.axes  # type: ignore[assignment]
+    others = [place_of([ax]) for ax in every if id(ax) not in mine]
+    beside = [o for o in others if o.y0 < box.y1 and o.y1 > box.y0]
+    across = [o for o in others if o.x0 < box.x1 and o.x1 > box.x0]
+    return Bbox.from_extents(
+        max([0.0, *((o.x1 + box.x0) / 2 for o in beside if o.x1 <= box.x0)]),
+        max([0.0, *((o.y1 + box.y0) / 2 for o in across if o.y1 <= box.y0)]),
+        min([1.0, *((o.x0 + box.x1) / 2 for o in beside if o.x0 >= box.x1)]),
+        min([1.0, *((o.y0 + box.y1) / 2 for o in across if o.y0 >= box.y1)]),
+    )
+
+
+def within(ends: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """A stretch moved, and if need be cut, to lie between two places.
+
+    Example:
+        >>> within((0.0, 5.0), 2.0, 9.0), within((0.0, 5.0), 2.0, 6.0)
+        ((2.0, 7.0), (2.0, 6.0))
+    """
+    start, end = max(ends[0], low), max(ends[0], low) + ends[1] - ends[0]
+    return max(low, start - max(end - high, 0.0)), min(end, high)

@@ -32,12 +32,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 
-from captum_ehr.scene.wording import number, rounded
+from captum_ehr.scene.wording import number
 
-from .layout import LABELS, Layout, ink
+from .layout import LABELS, Layout, figure_of, ink
 from .layout import Looks as Looks
 from .measuring import PLAIN, SPACED
-from .slots import figure_of
 
 FRACTION = "axes fraction"
 """Places as shares of the axes."""
@@ -96,6 +95,13 @@ class Page(Layout):
         words = ax.xaxis.label if axis == "x" else ax.yaxis.label
         words.set(fontsize=self.size, **SPACED, **PLAIN)
 
+    def frame(self, across: str, up: str, ax: Axes | None = None) -> None:
+        """The two axes of what is drawn, with few numbers, and what they show."""
+        self.strip("top", "right", ax=ax)
+        self.thin_ticks(ax=ax)
+        self.axis_label(across, ax=ax)
+        self.axis_label(up, "y", ax)
+
     def lay_rows(
         self,
         labels: Sequence[str],
@@ -120,12 +126,11 @@ class Page(Layout):
         self,
         ends: Sequence[float],
         values: Sequence[float],
-        words: Sequence[str] | None = None,
+        words: Sequence[str],
         first: int = 0,
         ax: Axes | None = None,
     ) -> None:
         """Write each bar's value outside its end: right of what raises, else left."""
-        words = rounded(values) if words is None else words
         for row, (end, value, text) in enumerate(zip(ends, values, words), first):
             align, shift = ("right", -3) if value < 0 else ("left", 3)
             self.label(text, (end, row), (shift, 0), ax, ha=align, va="center")
@@ -211,7 +216,6 @@ def open_page(
     looks: Looks,
     width: float,
     shares: Sequence[float] = (1.0,),
-    gap: float = 0.0,
     is_down: bool = False,
 ) -> Page:
     """Axes to draw on: the caller's, or those of a new figure so many inches wide.
@@ -221,7 +225,6 @@ def open_page(
         looks: What the caller says.
         width: Of a new figure, where the caller does not say.
         shares: The sizes of axes to each other.
-        gap: Between them, in inches.
         is_down: Whether they stand below each other.
 
     Raises:
@@ -244,4 +247,4 @@ def open_page(
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-    return Page(figure, axes, looks, is_own, shares, gap, is_down)
+    return Page(figure, axes, looks, is_own, shares, is_down)

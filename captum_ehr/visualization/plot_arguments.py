@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captum_ehr.explanation.data import check_keys
 from captum_ehr.explanation.feature_record import FeatureKeyError, Range, codes_of
 from captum_ehr.explanation.words import mixed_targets
 from captum_ehr.scene.wording import signed
@@ -76,7 +77,7 @@ def of_features(
     wanted = [features] if isinstance(features, str) else features
     if wanted is not None:
         wanted = list(wanted)
-        check_features(explanation, wanted, "features")
+        check_keys("features names", wanted, explanation.features)
         table = table[table["feature"].isin(wanted)].reset_index(drop=True)
     if not len(table):
         where = "the explanation" if wanted is None else ", ".join(map(repr, wanted))
@@ -115,17 +116,6 @@ def weaker(rest: pd.DataFrame) -> list[str]:
     return [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
 
 
-def check_features(explanation: Explanation, wanted: Iterable[str], where: str) -> None:
-    """Refuse a feature that the explanation does not have."""
-    unknown = [key for key in wanted if key not in explanation.features]
-    if unknown:
-        raise FeatureKeyError(
-            f"{where} names {', '.join(map(repr, unknown))}, which this explanation "
-            "does not have; its features are "
-            f"{', '.join(map(repr, explanation.features))}."
-        )
-
-
 def with_reference(explanation: Explanation, ranges: Ranges | None) -> Explanation:
     """The explanation with other usual ranges; refuse columns that there are not."""
     records = explanation.features.items()
@@ -137,7 +127,7 @@ def with_reference(explanation: Explanation, ranges: Ranges | None) -> Explanati
         keys = list(columns)
         table: Mapping[str, Any] = {word: entry}
         if isinstance(entry, Mapping):
-            check_features(explanation, [word], "reference")
+            check_keys("reference names", [word], explanation.features)
             keys, table = [word], entry
         for code, bounds in table.items():
             places = [key for key in keys if code in columns.get(key, ())]
