@@ -163,7 +163,5 @@ def _attributed(
     }
     here = {k: Edit(*(part.cpu() for part in edit)) for k, edit in edits.items()}
     parts = attributed(records, here, attributions, multipliers)
-    known = [
-        float(part[0]) for part, is_there in zip(parts, (has_gone, has_put)) if is_there
-    ]
+    known = [float(part[0]) for part, has in zip(parts, (has_gone, has_put)) if has]
     return sum(known) if known else math.nan

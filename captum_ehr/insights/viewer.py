@@ -149,7 +149,7 @@ class Viewer(ABC):
     def _scene(
         self, row: int, setting: Setting, probability: tuple[float, float] | None
     ) -> PatientScene:
-        """What is said of the explanation, and by the page of the patient."""
+        """The explanation's scene, with what the overview says of patient and model."""
         overview, offer = self.overview(), self.methods[setting.method]
         patient = overview["patients"][row]
         said = overview["predictions"][setting.model][row]

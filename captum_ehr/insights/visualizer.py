@@ -228,7 +228,8 @@ class AttributionVisualizer(Viewer):
         """One patient's explanation, as Captum's classes show it."""
         source, model = self._source, setting.model
         explanation = self._explanations.one(row, setting)
-        head, encoded = self._explanations.heads[model], source.encode([row], model)
+        head = self._explanations.heads[model]
+        records = source.encode([row], model).features
         parts = [explanation.attributions[feature.name] for feature in source.features]
         sums = [float(part.sum()) for part in parts]
         whole = sum(map(abs, sums)) or 1.0
@@ -237,9 +238,7 @@ class AttributionVisualizer(Viewer):
         place = target.a if isinstance(target, Contrast) else target
         return VisualizationOutput(
             [
-                feature.visualize(
-                    part, encoded.features[feature.name].values, sum_ / whole
-                )
+                feature.visualize(part, records[feature.name].values, sum_ / whole)
                 for feature, part, sum_ in zip(source.features, parts, sums)
             ],
             OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,

@@ -145,9 +145,7 @@ def _reserve(page: Page, labels: list[str], is_narrow: bool) -> None:
     for panel in page.axes:
         page.strip("top", "right", "left", ax=panel)
     if not is_narrow:
-        labels, left = page.row_labels(labels)
-        page.reserve(left, 0.1, page.row * len(labels))
-        page.label_rows(labels)
+        page.lay_rows(labels)
     else:
         page.reserve(0.05, 0.05, 1.7 * page.row * len(labels))
         # The last axes are drawn last: nothing covers the words.

@@ -91,7 +91,7 @@ class Panel(ABC):
         room = self.canvas.width - 0.1
         return self.page.wrap(text, room, self.page.small) if text else []
 
-    def note_below(self, ax: Axes, top: float, *words: str) -> None:
+    def note_below(self, top: float, *words: str) -> None:
         """Those lines, at the panel's lower edge."""
         lines = self.note_lines(*words)
         place = self.canvas.to_axis(0.05), top + self.height - 0.06
@@ -105,10 +105,13 @@ class ChipsOverTime(Panel):
     @property
     def _room(self) -> int:
         """How many columns of chips stand beside each other."""
-        items = [item for step in self.band.steps for item in step.items]
-        codes = min(self._codes_wide(items), _MOST * self.unit)
-        names = _NAME * self.unit if any(item.is_named for item in items) else 0.0
+        codes = min(self._codes_wide(self.band.items), _MOST * self.unit)
+        names = _NAME * self.unit * self._has_names
         return max(1, int(self.canvas.width / max(codes, names)))
+
+    @property
+    def _has_names(self) -> bool:
+        return any(item.is_named for item in self.band.items)
 
     @property
     def strongest(self) -> list[int]:
@@ -131,8 +134,7 @@ class ChipsOverTime(Panel):
     @property
     def _chip(self) -> float:
         """The height of a chip: of one line, or of two where codes have names."""
-        items = [item for step in self.band.steps for item in step.items]
-        return chip_high(self.page, 1 + any(item.is_named for item in items))
+        return chip_high(self.page, 1 + self._has_names)
 
     @property
     def height(self) -> float:
@@ -160,7 +162,7 @@ class ChipsOverTime(Panel):
             x = [self.places[index], canvas.to_axis(centre)]
             ax.plot(x, [rail, hang], color=self.page.ink(0.33), lw=0.7, zorder=2)
             self._draw_column(ax, index, (centre, hang, gap - 0.06))
-        self.note_below(ax, top, self._rest)
+        self.note_below(top, self._rest)
 
     def _wanted_width(self) -> float:
         """Inches for a column in which the longest line of a chip fits."""
@@ -236,7 +238,7 @@ class ChipRows(Panel):
         high = chip_high(self.page, 1)
         for item, words, left, below, width in self._boxes():
             draw_chip(ax, self, (left, top + below, width, high), item, [words])
-        self.note_below(ax, top, self._rest)
+        self.note_below(top, self._rest)
 
 
 def spread(wanted: Sequence[float], gap: float, width: float) -> list[float]:

@@ -109,7 +109,7 @@ class Page(Layout):
         height: float | None = None,
         share: float = LABELS,
     ) -> None:
-        """Make room for a row per label and for its label, at most that share."""
+        """Rows with labels at their left, which take at most a share of the width."""
         words, left = self.row_labels(labels, share)
         self.reserve(left, right, height or self.row * len(words))
         self.strip("top", "right", "left")

@@ -56,7 +56,7 @@ class ValueLines(Panel):
             middle = top + _TOP * self.unit + (row + 0.5) * self._row
             self._draw_name(ax, middle, line.items[0])
             self._draw_line(ax, middle, line)
-        self.note_below(ax, top, *self._words)
+        self.note_below(top, *self._words)
 
     def _draw_name(self, ax: Axes, middle: float, item: Item) -> None:
         """A column's name with its unit, and its usual range below."""
