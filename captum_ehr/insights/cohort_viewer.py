@@ -21,11 +21,11 @@ from .explainer import Explained, Setting
 from .methods import SHAP, Offer
 from .output_head import Head
 from .overview import people_of, prediction_of, ranked
+from .shown import ShownViewer
 from .sources import MOST_GROUPS, called
-from .viewer import Viewer
 
 
-class CohortViewer(Viewer):
+class CohortViewer(ShownViewer):
     """The patients of a finished cohort, as a page or plain data.
 
     As :class:`AttributionVisualizer`, but for what takes a model: there is one method,

@@ -5,17 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..explanation import Explanation
 from ..scene import PatientScene, patient_scene
 from .explainer import Explained, Setting
 from .sources import Cache
 from .views import part_of, plain, remarks_of, said_of, sums_of, view_of
-
-if TYPE_CHECKING:
-    from .server import Server
 
 
 class Viewer(ABC):
@@ -266,21 +262,3 @@ class Viewer(ABC):
             "codes": codes,
             "note": " ".join(remarks_of(parts)),
         }
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Write one self-contained HTML page; see :func:`captum_ehr.insights.save`."""
-        from .page import save
-
-        return save(self, path, **options)
-
-    def serve(self, **options: Any) -> Server:
-        """Serve the page on this machine; see :func:`captum_ehr.insights.serve`."""
-        from .server import serve
-
-        return serve(self, **options)
-
-    def render(self, **options: Any) -> Any:
-        """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from .inline_frame import render
-
-        return render(self, **options)

@@ -17,11 +17,11 @@ from .methods import DRAWN, methods_of
 from .output_head import OutputScore, VisualizationOutput
 from .overview import overview_of
 from .readers import BaseFeature
+from .shown import ShownViewer
 from .sources import Grouping, PyHealthSource, called
-from .viewer import Viewer
 
 
-class AttributionVisualizer(Viewer):
+class AttributionVisualizer(ShownViewer):
     """Patients and what moved the model, to look at in a browser or as plain data.
 
     The short form takes a PyHealth model and dataset and works out the rest; the long
