@@ -19,9 +19,8 @@ from captum_ehr.datasets import tiny_model
 from captum_ehr.insights import AttributionVisualizer
 from captum_ehr.insights.methods import methods_of
 from captum_ehr.insights.output_head import Head
-from captum_ehr.insights.overview import ranked
+from captum_ehr.insights.overview import performance, ranked
 from captum_ehr.insights.page import cohort_piece
-from captum_ehr.insights.standing import performance
 from captum_ehr.propagation.diagnostics import Diagnostics, Structure
 from captum_ehr.scene import patient_scene, verdict_of
 from captum_ehr.scene.account import STRONGEST

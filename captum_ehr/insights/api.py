@@ -14,7 +14,8 @@ from typing import Any
 
 from .explainer import Setting
 from .page import LIMIT, TOP, cohort_piece, patient_piece, saved
-from .views import Viewable, sums_of
+from .viewer import Viewer
+from .views import sums_of
 from .watching import watched
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ ANSWERING = "insights-answer"
 _PATH = re.compile(r"(?<![\w.)])(~|[A-Za-z]:)?[/\\][\w.~-]+[/\\]|\.py\b")
 
 
-def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
+def answer(visualizer: Viewer, question: Any) -> dict[str, Any]:
     """Answer one question.
 
     Its ``kind`` is ``"view"`` of a ``row``, ``"what_if"`` of a ``row`` with pairs of
@@ -61,7 +62,7 @@ def answer(visualizer: Viewable, question: Any) -> dict[str, Any]:
 
 
 def progress(
-    visualizer: Viewable, question: Any, stopped: threading.Event | None = None
+    visualizer: Viewer, question: Any, stopped: threading.Event | None = None
 ) -> Iterator[dict[str, Any]]:
     """Explain one patient or a cohort piece by piece, until it is ``stopped``.
 
@@ -109,7 +110,7 @@ def progress(
 
 
 def _view(
-    visualizer: Viewable, question: Any, stopped: threading.Event
+    visualizer: Viewer, question: Any, stopped: threading.Event
 ) -> Iterator[dict[str, Any]]:
     """One patient, worked out in a thread, and how far that is."""
     pieces: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -162,7 +163,7 @@ def as_json(said: dict[str, Any]) -> str:
         return '{"error":"The answer has numbers that are none (NaN)."}'
 
 
-def _result(visualizer: Viewable, question: Any) -> Any:
+def _result(visualizer: Viewer, question: Any) -> Any:
     kind = _checked(question).get("kind")
     if kind == "view":
         row = _row(question.get("row"))
@@ -190,7 +191,7 @@ def _checked(question: Any) -> Mapping[str, Any]:
     return question
 
 
-def _setting(visualizer: Viewable, asked: Mapping[str, Any]) -> Setting:
+def _setting(visualizer: Viewer, asked: Mapping[str, Any]) -> Setting:
     model = asked.get("model", 0)
     if not isinstance(model, int):
         raise ValueError(f"A model is given by its place, got {model!r}.")

@@ -30,7 +30,6 @@ def what_if(
     setting: Setting,
     remove: Iterable[Shown],
     values: Mapping[Shown, float],
-    adds_up: bool,
 ) -> dict[str, Any]:
     """The answer to one change of a patient's record, as plain data.
 
@@ -61,9 +60,7 @@ def what_if(
     assert not isinstance(target, Contrast)  # the page offers none
     place = target if isinstance(target, int) else target[0]
     before = float(explained.f_input[0])
-    says = math.nan
-    if adds_up:
-        says = _attributed(explanations, encoded, edits, explained, setting)
+    says = _attributed(explanations, encoded, edits, explained, setting)
     head = explanations.heads[model]
     now = head.probabilities(explanations.scores(model)[row])
     then = head.probabilities(outputs)
@@ -142,11 +139,16 @@ def _attributed(
 
     The multiplier of a value is its attribution over x - x0, where that is not 0.
     """
+    method = explanations.methods[setting.method]
+    has_gone, has_put = (
+        any(bool(getattr(edit, kind).any()) for edit in edits.values())
+        for kind in ("removed", "put")
+    )
+    if not method.adds_up or (has_put and method.draws):
+        return math.nan
     attributions = {k: a.cpu() for k, a in explained.attributions.items()}
     multipliers: dict[str, Tensor] = {}
-    if any(bool(edit.put.any()) for edit in edits.values()):
-        if explanations.methods[setting.method].draws:
-            return math.nan
+    if has_put:
         reference = explanations.source.reference(
             encoded, setting.baseline, setting.model
         )
@@ -161,13 +163,5 @@ def _attributed(
     }
     here = {k: Edit(*(part.cpu() for part in edit)) for k, edit in edits.items()}
     parts = attributed(records, here, attributions, multipliers)
-    known = [float(part[0]) for part, is_there in zip(parts, _kinds(here)) if is_there]
+    known = [float(part[0]) for part, has in zip(parts, (has_gone, has_put)) if has]
     return sum(known) if known else math.nan
-
-
-def _kinds(edits: Mapping[str, Edit]) -> tuple[bool, bool]:
-    """Whether anything goes, and whether anything is set."""
-    return (
-        any(bool(edit.removed.any()) for edit in edits.values()),
-        any(bool(edit.put.any()) for edit in edits.values()),
-    )

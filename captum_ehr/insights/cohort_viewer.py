@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import polars.selectors as cs
-import torch
 
 from ..cohort.columns import TAKEN
 from ..cohort.stored import StoredCohort, open_cohort, targets_of
 from ..explanation import Explanation
 from ..explanation.explained import Contrast
 from ..explanation.feature_record import words_for
-from .explainer import Setting
+from ..scene.wording import probability
+from .explainer import Explained, Setting
 from .methods import SHAP, Offer
 from .output_head import Head
 from .overview import people_of, prediction_of, ranked
-from .sources import MOST_GROUPS, Cache, called
-from .viewer import Viewer
+from .shown import ShownViewer
+from .sources import MOST_GROUPS, called
 
 
-class CohortViewer(Viewer):
+class CohortViewer(ShownViewer):
     """The patients of a finished cohort, as a page or plain data.
 
     As :class:`AttributionVisualizer`, but for what takes a model: there is one method,
@@ -61,10 +61,8 @@ class CohortViewer(Viewer):
         title, samples = title or stored.header.model_name, len(stored.index)
         if samples > max_patients:
             title = f"{title}: the first {max_patients} of {samples} samples"
-        method = self._saved.method
         super().__init__(
             self._saved,
-            {method.name: method},
             title=title or "EHR Insights",
             time_label=time_label,
             deidentified=deidentify,
@@ -115,10 +113,11 @@ class CohortViewer(Viewer):
         }
 
 
-class SavedExplanations:
-    """Explanations read when they are looked at, the last ones kept."""
+class SavedExplanations(Explained):
+    """Explanations read when they are looked at."""
 
     def __init__(self, stored: StoredCohort, most: int, deidentify: bool) -> None:
+        super().__init__(most)
         self.stored = stored
         self.index = stored.index.head(most)
         self.ids = called(self.index["patient_id"].to_list(), deidentify)
@@ -127,6 +126,9 @@ class SavedExplanations:
         )
         self.people = people.collect().sort("sample")
         header, targets = stored.header, list(targets_of(self.people))
+        words = stored.manifest["identity"]["explainer"]["class"]
+        name = words.partition(" ")[0].rpartition(".")[2]
+        self.methods = {name: Offer(name, True, together=32, draws=name == SHAP)}
         self.is_predicted = stored.manifest["identity"]["options"]["target"] is None
         self.is_contrast = any(isinstance(target, Contrast) for target in targets)
         labels = [header.target_label(target) for target in targets]
@@ -135,37 +137,23 @@ class SavedExplanations:
         last = max((t for t in targets if isinstance(t, int)), default=0)
         classes = _classes(header.mode, header.target_names, last)
         self.head = Head(header.mode or "regression", classes, header.output)
-        self._kept = Cache[int, Explanation](most)
 
-    @property
-    def method(self) -> Offer:
-        """What the cohort was explained with."""
-        words = self.stored.manifest["identity"]["explainer"]["class"]
-        name = words.partition(" ")[0].rpartition(".")[2]
-        return Offer(name, True, together=32, draws=name == SHAP)
-
-    def one(self, row: int, setting: Setting) -> Explanation:
-        """One patient's explanation."""
-        return self.many([row], setting)[0]
-
-    def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
-        """Patients' explanations, one each, in the order asked for."""
-        known = {row: self._kept.get(row) for row in rows}
-        missing = [row for row, explanation in known.items() if explanation is None]
+    def _made(
+        self, rows: Sequence[int], setting: Setting
+    ) -> Iterator[tuple[int, Explanation]]:
         with self.stored.reading():
-            read = self.stored.explanations(self.index[missing])
-        for row, explanation in zip(missing, read, strict=True):
-            named = replace(explanation, patient_ids=(self.ids[row],))
-            known[row] = self._kept[row] = named
-        return [explanation for row in rows if (explanation := known[row]) is not None]
+            read = self.stored.explanations(self.index[rows])
+        for row, explanation in zip(rows, read, strict=True):
+            yield row, replace(explanation, patient_ids=(self.ids[row],))
 
     def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
-        """Of the explained output at the baseline and at the input, or None."""
+        """As it was stored; see :class:`~captum_ehr.insights.explainer.Explained`."""
+        draws = self.methods[setting.method].draws
         ends = self.people["f_baseline"][row], self.people["f_input"][row]
         at_baseline, at_input = map(self._probability, ends)
         if at_input is None or at_baseline is None:
             return None
-        return (math.nan if self.method.draws else at_baseline), at_input
+        return (math.nan if draws else at_baseline), at_input
 
     def _probability(self, output: float | None) -> float | None:
         """An output as a probability, NaN for no answer; None where it is none."""
@@ -176,7 +164,7 @@ class SavedExplanations:
             return output
         # Of one logit of several classes there is none.
         is_own = self.head.mode in ("binary", "multilabel")
-        return float(torch.tensor(output).double().sigmoid()) if is_own else None
+        return probability(output) if is_own else None
 
     def predictions(self) -> list[dict[str, Any]]:
         """What the model says of each patient, as far as it is known.

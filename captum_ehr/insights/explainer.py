@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..adapter import EncodedBatch
 from ..explanation import Explanation
 from ..propagation import Diagnostics
-from .methods import Case, Method
+from .methods import Case, Method, Offer
 from .sources import Cache, Source
 
 
@@ -27,38 +28,15 @@ class Setting(NamedTuple):
     baseline: str
 
 
-class Explanations:
-    """Explains patients when asked, one computation at a time."""
+class Explained(ABC):
+    """Explanations of patients by their places, made or read, the last ones kept."""
 
-    def __init__(
-        self,
-        source: Source,
-        methods: Mapping[str, Method],
-        names: Mapping[str, str],
-        ids: Sequence[str],
-        readable: Callable[[Explanation], Explanation] | None,
-        size: int,
-    ) -> None:
-        self.source = source
-        self.methods = methods
-        self.names = dict(names)
-        self.ids = tuple(ids)
-        self.readable = readable or (lambda explanation: explanation)
-        self.heads = tuple(source.head(model) for model in range(len(source.models)))
-        self._kept = Cache[tuple[int, Setting], Explanation](size)
-        self._scores: dict[int, Tensor] = {}
+    ids: tuple[str, ...]  # what the patients are called
+    methods: Mapping[str, Offer]  # those on offer, by name, the first shown first
+
+    def __init__(self, kept: int) -> None:
+        self._kept = Cache[tuple[int, Setting], Explanation](kept)
         self._computing = threading.RLock()
-
-    def scores(self, model: int) -> Tensor:
-        """``(patients, outputs)`` of all patients."""
-        with self._computing:
-            if model not in self._scores:
-                parts = [
-                    self.source.score(self.source.encode(rows, model), model).cpu()
-                    for rows in self.source.chunks(range(len(self.ids)), 32)
-                ]
-                self._scores[model] = torch.cat(parts)
-            return self._scores[model]
 
     def one(self, row: int, setting: Setting) -> Explanation:
         """One patient's explanation."""
@@ -74,18 +52,61 @@ class Explanations:
                     row: self._kept.get((row, setting), e) for row, e in known.items()
                 }
                 missing = [row for row, e in known.items() if e is None]
-                size = self.methods[setting.method].together
-                for chunk in self.source.chunks(missing, size):
-                    for row, explanation in zip(chunk, self._each(chunk, setting)):
-                        known[row] = self._kept[row, setting] = explanation
+                for row, explanation in self._made(missing, setting):
+                    known[row] = self._kept[row, setting] = explanation
         return [e for row in rows if (e := known[row]) is not None]
 
+    @abstractmethod
+    def _made(
+        self, rows: Sequence[int], setting: Setting
+    ) -> Iterator[tuple[int, Explanation]]:
+        """Patients' explanations that are not kept, with their places."""
+
+    @abstractmethod
     def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
         """Of the explained class at the baseline and at the input, where it has one.
 
         One is NaN where the model has no answer, that at the baseline also where that
         is drawn from the dataset.
         """
+
+
+class Explanations(Explained):
+    """Explains patients when asked, one computation at a time."""
+
+    methods: Mapping[str, Method]
+
+    def __init__(
+        self,
+        source: Source,
+        methods: Mapping[str, Method],
+        names: Mapping[str, str],
+        ids: Sequence[str],
+        readable: Callable[[Explanation], Explanation] | None,
+        size: int,
+    ) -> None:
+        super().__init__(size)
+        self.source = source
+        self.methods = methods
+        self.names = dict(names)
+        self.ids = tuple(ids)
+        self.readable = readable or (lambda explanation: explanation)
+        self.heads = tuple(source.head(model) for model in range(len(source.models)))
+        self._scores: dict[int, Tensor] = {}
+
+    def scores(self, model: int) -> Tensor:
+        """``(patients, outputs)`` of all patients."""
+        with self._computing:
+            if model not in self._scores:
+                parts = [
+                    self.source.score(self.source.encode(rows, model), model).cpu()
+                    for rows in self.source.chunks(range(len(self.ids)), 32)
+                ]
+                self._scores[model] = torch.cat(parts)
+            return self._scores[model]
+
+    def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
+        """As asked of the model; see :class:`Explained`."""
         head, source, model = self.heads[setting.model], self.source, setting.model
         at_input = head.probabilities(self.scores(model)[row])
         if at_input is None:
@@ -107,6 +128,12 @@ class Explanations:
         """
         encoded = replace(self.source.encode(rows), patient_ids=tuple(map(str, rows)))
         return self.readable(replace(unexplained(encoded), names=self.names))
+
+    def _made(
+        self, rows: Sequence[int], setting: Setting
+    ) -> Iterator[tuple[int, Explanation]]:
+        for chunk in self.source.chunks(rows, self.methods[setting.method].together):
+            yield from zip(chunk, self._each(chunk, setting))
 
     def _each(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
         """Patients together; alone where something is to be said of one of them."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from .page import LIMIT, saved
 from .server import serve
-from .views import Viewable
+from .viewer import Viewer
 
 
 def render(
-    visualizer: Viewable,
+    visualizer: Viewer,
     *,
     live: bool = True,
     height: int = 900,

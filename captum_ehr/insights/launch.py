@@ -10,15 +10,15 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .shown import ShownViewer
 from .study import StartError, called
-from .viewer import Viewer
 from .visualizer import AttributionVisualizer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def load(spec: str, most: int = 500) -> Viewer:
+def load(spec: str, most: int = 500) -> ShownViewer:
     """Open a cohort, or call a function that gives a model and a dataset.
 
     Args:
@@ -30,7 +30,7 @@ def load(spec: str, most: int = 500) -> Viewer:
     if Path(spec).is_dir():
         return _cohort(spec, most)
     study = called(spec)
-    if isinstance(study, Viewer):
+    if isinstance(study, ShownViewer):
         return study
     if not isinstance(study, tuple) or len(study) != 2:
         raise StartError(
@@ -40,7 +40,7 @@ def load(spec: str, most: int = 500) -> Viewer:
     return AttributionVisualizer(*study)
 
 
-def _cohort(folder: str, most: int) -> Viewer:
+def _cohort(folder: str, most: int) -> ShownViewer:
     from ..cohort import CohortError
     from .cohort_viewer import CohortViewer
 
@@ -56,7 +56,7 @@ def _cohort(folder: str, most: int) -> Viewer:
 
 def show(
     console: Console,
-    source: str | AbstractContextManager[Viewer],
+    source: str | AbstractContextManager[ShownViewer],
     *,
     port: int,
     address: str,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..adapter import EncodedBatch
-from ..explanation import Contrast, Explanation
-from .readers import BaseFeature, FeatureOutput
+from .readers import FeatureOutput
 
 
 class OutputScore(NamedTuple):
@@ -121,31 +118,3 @@ class Head:
             OutputScore(float(score), int(i), self.targets[int(i)])
             for score, i in zip(best.values, best.indices)
         ]
-
-
-def output_of(
-    explanation: Explanation,
-    encoded: EncodedBatch,
-    features: Sequence[BaseFeature],
-    head: Head,
-    scores: Tensor,
-    label: Any,
-    model: int,
-) -> VisualizationOutput:
-    """One patient's explanation, as Captum's classes show it."""
-    parts = [explanation.attributions[feature.name] for feature in features]
-    sums = [float(part.sum()) for part in parts]
-    whole = sum(map(abs, sums)) or 1.0
-    actual = head.actual(label)
-    target = explanation.target[0]
-    place = target.a if isinstance(target, Contrast) else target
-    return VisualizationOutput(
-        [
-            feature.visualize(part, encoded.features[feature.name].values, sum_ / whole)
-            for feature, part, sum_ in zip(features, parts, sums)
-        ],
-        OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,
-        head.listed(scores),
-        place if isinstance(place, int) else place[0],
-        model,
-    )

@@ -7,10 +7,12 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..adapter import PyHealthAdapter
+from ..scene.performance import Performance, performance_of
 from ..scene.wording import NO_ANSWER, number, ordinal, percent
 from .explainer import Explanations
 from .output_head import Head
@@ -115,6 +117,26 @@ def ranked(head: Head, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         words = f"{ordinal(rank)} of {len(scores)}" if rank else ""
         made.append({**one, "rank": rank, "rank_words": words})
     return made
+
+
+def performance(
+    overview: Mapping[str, Any], rows: Sequence[int], model: int
+) -> Performance | None:
+    """Of a binary model's probabilities over some patients; None of any other.
+
+    Also None where no outcome is known.
+    """
+    said = [overview["predictions"][model][row] for row in rows]
+    actual = [overview["patients"][row]["actual"] for row in rows]
+    observed = [None if classes is None else 1 in classes for classes in actual]
+    if overview["mode"] != "binary" or not any(one is not None for one in observed):
+        return None
+    return performance_of(
+        overview["targets"][model][0],
+        np.array(observed, dtype=float),  # NaN for None
+        np.array([one["score"] for one in said], dtype=float),
+        is_probability=all(one["is_probability"] for one in said),
+    )
 
 
 def _predictions(

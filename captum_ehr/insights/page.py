@@ -18,8 +18,9 @@ from ..scene.verdict import ADDED_UP
 from ..scene.wording import percent, several
 from ..visualization.html import patient_html, population_html, stylesheet, templates
 from .explainer import Setting
-from .standing import performance
-from .views import Viewable, remarks_of, rows_of, sums_of
+from .overview import performance
+from .viewer import Viewer
+from .views import remarks_of, rows_of, sums_of
 
 #: One file after the other makes the page's script.
 SCRIPTS = (
@@ -52,7 +53,7 @@ class ExportLimitError(ValueError):
 
 
 def save(
-    visualizer: Viewable,
+    visualizer: Viewer,
     path: str | Path,
     *,
     patients: Iterable[int | str] | None = None,
@@ -100,7 +101,7 @@ def save(
 
 
 def saved(
-    visualizer: Viewable,
+    visualizer: Viewer,
     rows: Sequence[int],
     settings: Iterable[Setting],
     limit: int = LIMIT,
@@ -134,12 +135,12 @@ def saved(
     return _page(visualizer, overview, data)
 
 
-def live_page(visualizer: Viewable) -> str:
+def live_page(visualizer: Viewer) -> str:
     """The page that asks its server for what it shows."""
     return _page(visualizer, visualizer.overview(), {}, "'self'")
 
 
-def patient_piece(visualizer: Viewable, row: int, setting: Setting) -> dict[str, Any]:
+def patient_piece(visualizer: Viewer, row: int, setting: Setting) -> dict[str, Any]:
     """What the page shows of one patient, drawn, and the same as rows of a table."""
     scene = visualizer.scene(row, setting)
     return {
@@ -150,7 +151,7 @@ def patient_piece(visualizer: Viewable, row: int, setting: Setting) -> dict[str,
 
 
 def cohort_piece(
-    visualizer: Viewable,
+    visualizer: Viewer,
     rows: Sequence[int],
     parts: Collection[Mapping[str, Any]],
     setting: Setting,
@@ -194,7 +195,7 @@ def embedded(data: Any) -> Markup:
 
 
 def _page(
-    visualizer: Viewable,
+    visualizer: Viewer,
     overview: Mapping[str, Any],
     data: Mapping[str, Any],
     connect: str = "'none'",

@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
 from .api import ANSWERING, answer, as_json, progress
 from .guard import Guard
 from .page import live_page
-from .views import Viewable
+from .viewer import Viewer
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Server:
 
     def __init__(
         self,
-        visualizer: Viewable,
+        visualizer: Viewer,
         port: int = 0,
         address: str = "127.0.0.1",
         hosts: Sequence[str] = (),
@@ -241,7 +241,7 @@ class Server:
 
 
 def serve(
-    visualizer: Viewable,
+    visualizer: Viewer,
     port: int = 0,
     address: str = "127.0.0.1",
     *,

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -241,7 +241,7 @@ def _groups(
         keys = {key for sample in samples for key in sample} - taken
         groups = [key for key in sorted(keys) if _is_grouping(samples, key)]
     if not isinstance(groups, Mapping):
-        groups = {key: partial(_entry, key) for key in groups}
+        groups = {key: [s.get(key, "unknown") for s in samples] for key in groups}
     words = {}
     for name, group in groups.items():
         values = list(map(group, samples)) if callable(group) else list(group)
@@ -252,10 +252,6 @@ def _groups(
             )
         words[name] = tuple(map(str, values))
     return words
-
-
-def _entry(key: str, sample: Mapping[str, Any]) -> Any:
-    return sample.get(key, "unknown")
 
 
 def _is_grouping(samples: Sequence[Mapping[str, Any]], key: str) -> bool:

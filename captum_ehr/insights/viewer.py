@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from ..explanation import Explanation
-from ..scene import PatientScene
-from .explainer import Setting
-from .methods import Offer
+from ..scene import PatientScene, patient_scene
+from .explainer import Explained, Setting
 from .sources import Cache
-from .views import part_of, plain, remarks_of, scene_of, sums_of, view_of
-
-if TYPE_CHECKING:
-    from .server import Server
-
-
-class Explained(Protocol):
-    """Explanations of patients by their places, made or read."""
-
-    ids: tuple[str, ...]  # what the patients are called
-
-    def one(self, row: int, setting: Setting) -> Explanation:
-        """One patient's explanation."""
-
-    def many(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
-        """Patients' explanations, one each, in the order asked for."""
-
-    def probability(self, row: int, setting: Setting) -> tuple[float, float] | None:
-        """Of the explained class at the baseline and at the input, where it has one."""
+from .views import part_of, plain, remarks_of, said_of, sums_of, view_of
 
 
 class Viewer(ABC):
@@ -38,7 +19,6 @@ class Viewer(ABC):
 
     Args:
         explanations: Of the patients.
-        methods: By name, those on offer; the first is shown first.
         title: The page's heading.
         time_label: What a time is.
         deidentified: Whether patients are called by numbers.
@@ -48,7 +28,6 @@ class Viewer(ABC):
     def __init__(
         self,
         explanations: Explained,
-        methods: Mapping[str, Offer],
         *,
         title: str,
         time_label: str,
@@ -57,7 +36,7 @@ class Viewer(ABC):
     ) -> None:
         self.title = title
         self.time_label = time_label
-        self.methods = methods
+        self.methods = explanations.methods
         self.deidentified = deidentified
         self._explained = explanations
         self._parts = Cache[tuple[int, Setting], dict[str, Any]](kept)
@@ -166,13 +145,27 @@ class Viewer(ABC):
     def _scene(
         self, row: int, setting: Setting, probability: tuple[float, float] | None
     ) -> PatientScene:
-        return scene_of(
-            self._explained.one(row, setting),
-            self.overview(),
-            row,
-            setting,
-            self.methods[setting.method],
-            probability,
+        """The explanation's scene, with what the overview says of patient and model."""
+        overview, offer = self.overview(), self.methods[setting.method]
+        patient = overview["patients"][row]
+        said = overview["predictions"][setting.model][row]
+        facts = [("observed", patient["label"])] if patient["label"] else []
+        facts.append(said_of(overview, setting.model, said))
+        facts += zip(overview["groups"], patient["groups"])
+        explanation = self._explained.one(row, setting)
+        scene = patient_scene(
+            explanation,
+            time_label=self.time_label,
+            adds_up=offer.adds_up,
+            signed=offer.signed,
+        )
+        return replace(
+            scene,
+            model=overview["models"][setting.model],
+            baseline=setting.baseline,
+            probabilities=None if explanation.output == "probability" else probability,
+            facts=tuple(facts),
+            is_right=said["correct"],
         )
 
     def what_if(
@@ -269,21 +262,3 @@ class Viewer(ABC):
             "codes": codes,
             "note": " ".join(remarks_of(parts)),
         }
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Write one self-contained HTML page; see :func:`captum_ehr.insights.save`."""
-        from .page import save
-
-        return save(self, path, **options)
-
-    def serve(self, **options: Any) -> Server:
-        """Serve the page on this machine; see :func:`captum_ehr.insights.serve`."""
-        from .server import serve
-
-        return serve(self, **options)
-
-    def render(self, **options: Any) -> Any:
-        """Show the page in a notebook; see :func:`captum_ehr.insights.render`."""
-        from .inline_frame import render
-
-        return render(self, **options)

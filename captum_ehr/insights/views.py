@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from ..explanation import Explanation
 from ..explanation.words import without_answer
-from ..scene import PatientScene, patient_scene, verdict_of
+from ..scene import PatientScene, verdict_of
 from ..scene.history import Band, Item
 from ..scene.wording import tiny
-from .explainer import Setting
-from .methods import Offer
-
-
-class Viewable(Protocol):
-    """What a page asks of an :class:`AttributionVisualizer`, which documents it."""
-
-    methods: Mapping[str, Offer]
-    deidentified: bool
-
-    def __len__(self) -> int: ...
-
-    def rows(self, patients: Iterable[int | str] | None = None) -> list[int]:
-        """The places of patients."""
-
-    def setting(
-        self,
-        method: str | None = None,
-        target: int | str | None = None,
-        baseline: str | None = None,
-        model: int = 0,
-    ) -> Setting:
-        """How to explain."""
-
-    def overview(self) -> dict[str, Any]:
-        """Everything but attributions."""
-
-    def scene(self, patient: int | str, setting: Setting) -> PatientScene:
-        """What is said of a patient."""
-
-    def what_if(
-        self,
-        patient: int | str,
-        setting: Setting,
-        remove: Iterable[tuple[str, str]] = (),
-        values: Mapping[tuple[str, str], float] | None = None,
-    ) -> dict[str, Any]:
-        """What the model says of a changed record."""
-
-    def contributions(
-        self, patients: Iterable[int | str], setting: Setting
-    ) -> dict[int, dict[str, Any]]:
-        """What each patient adds to the cohort."""
 
 
 def plain(data: Any) -> Any:
@@ -71,36 +28,6 @@ def plain(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [plain(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def scene_of(
-    explanation: Explanation,
-    overview: Mapping[str, Any],
-    row: int,
-    setting: Setting,
-    offer: Offer,
-    probability: tuple[float, float] | None,
-) -> PatientScene:
-    """All that is said of one patient."""
-    patient = overview["patients"][row]
-    said = overview["predictions"][setting.model][row]
-    facts = [("observed", patient["label"])] if patient["label"] else []
-    facts.append(said_of(overview, setting.model, said))
-    facts += zip(overview["groups"], patient["groups"])
-    scene = patient_scene(
-        explanation,
-        time_label=overview["time_label"],
-        adds_up=offer.adds_up,
-        signed=offer.signed,
-    )
-    return replace(
-        scene,
-        model=overview["models"][setting.model],
-        baseline=setting.baseline,
-        probabilities=None if explanation.output == "probability" else probability,
-        facts=tuple(facts),
-        is_right=said["correct"],
-    )
 
 
 def said_of(
@@ -221,7 +148,7 @@ def sums_of(
     """
     pairs = [pair for part in parts for pair in part["codes"]]
     places = np.array([place for place, _ in pairs], dtype=np.int64)
-    sums = np.array([math.nan if s is None else s for _, s in pairs], dtype=float)
+    sums = np.array([total for _, total in pairs], dtype=float)  # NaN for None
     patients = np.bincount(places, minlength=len(codes))
     count = max(len(parts), 1)
     mean, mean_abs = (

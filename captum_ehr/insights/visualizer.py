@@ -9,19 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..explanation import Explanation
+from ..explanation import Contrast, Explanation
 from .batches import source_of
 from .changed import what_if
 from .explainer import Explanations, Setting
 from .methods import DRAWN, methods_of
-from .output_head import VisualizationOutput, output_of
+from .output_head import OutputScore, VisualizationOutput
 from .overview import overview_of
 from .readers import BaseFeature
+from .shown import ShownViewer
 from .sources import Grouping, PyHealthSource, called
-from .viewer import Viewer
 
 
-class AttributionVisualizer(Viewer):
+class AttributionVisualizer(ShownViewer):
     """Patients and what moved the model, to look at in a browser or as plain data.
 
     The short form takes a PyHealth model and dataset and works out the rest; the long
@@ -117,7 +117,6 @@ class AttributionVisualizer(Viewer):
         )
         super().__init__(
             self._explanations,
-            offered,
             title=title,
             time_label=time_label,
             deidentified=deidentify,
@@ -198,15 +197,8 @@ class AttributionVisualizer(Viewer):
             ValueError: If values are shown in other units than the model takes, or the
                 model is not PyHealth's.
         """
-        adds_up = self.methods[setting.method].adds_up
-        return what_if(
-            self._explanations,
-            self.row(patient),
-            setting,
-            remove,
-            values or {},
-            adds_up,
-        )
+        place = self.row(patient)
+        return what_if(self._explanations, place, setting, remove, values or {})
 
     def baselines_of(self, method: str) -> tuple[str, ...]:
         """The names of the baselines that a method may have."""
@@ -233,14 +225,25 @@ class AttributionVisualizer(Viewer):
         return [[self._output(row, setting) for setting in settings] for row in rows]
 
     def _output(self, row: int, setting: Setting) -> VisualizationOutput:
+        """One patient's explanation, as Captum's classes show it."""
         source, model = self._source, setting.model
-        return output_of(
-            self._explanations.one(row, setting),
-            source.encode([row], model),
-            source.features,
-            self._explanations.heads[model],
-            self._explanations.scores(model)[row],
-            source.labels[row],
+        explanation = self._explanations.one(row, setting)
+        head = self._explanations.heads[model]
+        records = source.encode([row], model).features
+        parts = [explanation.attributions[feature.name] for feature in source.features]
+        sums = [float(part.sum()) for part in parts]
+        whole = sum(map(abs, sums)) or 1.0
+        actual = head.actual(source.labels[row])
+        target = explanation.target[0]
+        place = target.a if isinstance(target, Contrast) else target
+        return VisualizationOutput(
+            [
+                feature.visualize(part, records[feature.name].values, sum_ / whole)
+                for feature, part, sum_ in zip(source.features, parts, sums)
+            ],
+            OutputScore(100, actual[0], head.words(actual[:1])) if actual else None,
+            head.listed(self._explanations.scores(model)[row]),
+            place if isinstance(place, int) else place[0],
             model,
         )
 

@@ -1,15 +1,15 @@
-"""The way from f(x0) to f(x), feature by feature or code by code."""
+"""The steps on the way from f(x0) to f(x)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .folding import cut
 from .history import Band, Item, total_of
-from .wording import number, several
+from .wording import number
 
 STRONGEST = 10
 """How many codes and columns of a patient come first."""
@@ -33,64 +33,25 @@ class Change:
         return self.end - self.start
 
 
-@dataclass(frozen=True)
-class Account:
-    """What is summed, and whether it leads from one output to the other.
-
-    Where a method promises no sum, every step begins at 0.
-    """
-
-    f_baseline: float
-    f_input: float
-    baseline: str
-    probabilities: tuple[float, float]
-    adds_up: bool
-
-    def by_feature(self, bands: Iterable[Band]) -> tuple[Change, ...]:
-        """A step per feature."""
-        steps = (Change(band.feature, "feature", 0.0, band.total) for band in bands)
-        return self._chained(list(steps))
-
-    def by_item(self, bands: Iterable[Band]) -> tuple[Change, ...]:
-        """The strongest codes and columns, what is left, and what is missing."""
-        head, tail = item_steps(bands)
-        shown = list(head)
-        if tail:
-            rest = math.fsum(step.size for step in tail)
-            words = several(len(tail), "other", "other codes and values")
-            shown.append(Change(words, "rest", 0.0, rest))
-        return self._chained(shown)
-
-    def _chained(self, steps: Sequence[Change]) -> tuple[Change, ...]:
-        return tuple(self._whole(steps)) if self.adds_up else tuple(steps)
-
-    def _whole(self, steps: Sequence[Change]) -> Iterator[Change]:
-        """Each step from where the one before ends, between the two outputs."""
-        words = f"baseline ({self.baseline})" if self.baseline else "baseline"
-        at, end = self.f_baseline, self.f_input
-        before, after = self.probabilities
-        yield Change(words, "output", at, at, before)
-        for step in steps:
-            size = step.size
-            yield Change(
-                step.name, step.kind, at, at + size, item=step.item, detail=step.detail
-            )
-            at += size
-        # What a picture could show; less is rounding.
-        least = max(1e-3 * abs(end - self.f_baseline), 1e-6 * abs(end))
-        if abs(end - at) > least:
-            yield Change("not attributed", "missing", at, end)
-        yield Change("this patient", "output", end, end, after)
+def is_missing(amount: float, start: float, end: float) -> bool:
+    """Whether it is as much as a picture could show; less is rounding."""
+    scale = max(abs(start), abs(end))
+    return abs(amount) > max(1e-3 * abs(end - start), 1e-6 * scale)
 
 
 def item_steps(bands: Iterable[Band]) -> tuple[Sequence[Change], Sequence[Change]]:
     """A step per code and column, each from 0: the strongest, and all others."""
+    steps = [_item_step(items) for items in by_code(bands).values()]
+    steps.sort(key=lambda step: -_strength(step.size))
+    return cut(steps, STRONGEST)
+
+
+def by_code(bands: Iterable[Band]) -> dict[tuple[str, str], list[Item]]:
+    """All codes and values of one patient, by feature and code."""
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in (item for band in bands for item in band.items):
         groups.setdefault((item.feature, item.code), []).append(item)
-    steps = [_item_step(items) for items in groups.values()]
-    steps.sort(key=lambda step: -_strength(step.size))
-    return cut(steps, STRONGEST)
+    return groups
 
 
 def _item_step(items: Sequence[Item]) -> Change:

@@ -62,22 +62,23 @@ def measured(explanation: Explanation, frame: pd.DataFrame, column: Column) -> M
             f"no sample has a code or column {column!r}; near are "
             f"{', '.join(map(repr, near)) or 'none'}."
         )
+    feature, code = found.iloc[0][["feature", "code"]]
     if len(found) > 1:
-        feature, code = found.iloc[0][["feature", "code"]]
         raise ValueError(
             f"{name!r} stands for {len(found)} codes or columns, of "
             f"{', '.join(map(repr, dict.fromkeys(found['feature'])))}; say which: "
             f"({feature!r}, {code!r})."
         )
-    feature, code = found.iloc[0][["feature", "code"]]
     samples = code_samples(frame, feature, code, len(explanation))
     is_count = explanation.features[feature].is_token
     mine = (frame["feature"] == feature) & (frame["code"] == code)
     counts = np.bincount(frame["sample"][mine], minlength=len(explanation))
-    values = (
-        np.full(len(counts), math.nan) if samples.values is None else samples.values
-    )
-    amounts = counts.astype(float) if is_count else values
+    if is_count:
+        amounts = counts.astype(float)
+    elif samples.values is None:
+        amounts = np.full(len(explanation), math.nan)
+    else:
+        amounts = samples.values
     taken = frame["sample"][mine & frame["measured"].fillna(True).astype(bool)]
     is_imputed = (counts > 0) & (np.bincount(taken, minlength=len(counts)) == 0)
     usual = explanation.ranges.get(feature, {}).get(code)
@@ -117,18 +118,15 @@ def cohort_grid(
     np.add.at(sums, at, frame["attribution"].to_numpy(dtype=float)[row >= 0])
     seen[at] = True
     outputs = explanation.f_input.detach().double().cpu().numpy()
-    across = _by_output(outputs) if order == "output" else _by_likeness(sums.T)
+    across = np.argsort(-outputs, kind="stable")
+    if order == "similarity":
+        across = _by_likeness(sums.T)
     sizes = np.abs(sums[seen])
     limit = float(np.quantile(sizes, _COLORED)) if len(sizes) else 0.0
     scale = ColorScale(limit) if limit > 0 else ColorScale.of(sizes.tolist())
     is_cut = bool((sizes > scale.limit).any())
     cells = np.where(seen, sums, math.nan)[:, across]
     return CohortGrid(cells, code_labels(top), across, outputs[across], scale, is_cut)
-
-
-def _by_output(outputs: np.ndarray) -> np.ndarray:
-    """The highest first."""
-    return np.argsort(-outputs, kind="stable")
 
 
 def _by_likeness(samples: np.ndarray) -> np.ndarray:

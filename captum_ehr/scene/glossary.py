@@ -22,6 +22,9 @@ BASELINES = {
 }
 """What a patient is compared with, by the name of the baseline."""
 
+OTHER_BASELINE = "the record that this patient is compared with"
+"""The same of one that has no name of ours."""
+
 OUTPUTS = {
     "logit": "the model's score before it becomes a probability: 0 is 50 %, and 1 more "
     "multiplies the odds by 2.7",
@@ -48,22 +51,12 @@ DELTA = (
 """What is missing or too much."""
 
 
-def baseline_words(name: str) -> str:
-    """What a baseline is; of one that has no name of ours, where it is from.
-
-    Example:
-        >>> baseline_words("mean")
-        "the dataset's mean in place of each value, and of each code's embedding"
-    """
-    return BASELINES.get(name, "the record that this patient is compared with")
-
-
 def explained(scene: PatientScene) -> dict[str, str]:
     """The words that a patient's page uses, and what each means."""
     baseline = f"baseline {scene.baseline}" if scene.baseline else "baseline"
     words = {
         scene.output: OUTPUTS[scene.output],
-        baseline: baseline_words(scene.baseline),
+        baseline: BASELINES.get(scene.baseline, OTHER_BASELINE),
         **ACCOUNT,
     }
     if not scene.scale.is_signed:

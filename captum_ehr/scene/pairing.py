@@ -11,12 +11,7 @@ from captum_ehr.explanation.feature_record import words_for
 from captum_ehr.explanation.player import labels
 
 from .palette import ColorScale
-from .wording import (
-    model_words,
-    shorten,
-    signed,
-    target_words,
-)
+from .wording import first_of, model_words, shorten, signed, target_words
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Interactions
@@ -87,15 +82,8 @@ def pair_scene(
         output=pairs.output_word,
         head=f"{shorten(pairs.patient_ids[0], 40)} | {model_words(pairs)}"
         f"what acts together on the {pairs.output_word} of {target_words(pairs)}",
-        lines=(sentence(pairs, names), *_first_message(pairs)),
+        lines=(sentence(pairs, names), *first_of(pairs.diagnostics.messages)),
     )
-
-
-def _first_message(pairs: Interactions) -> list[str]:
-    """The first of what is not exact, if anything is, and how many more."""
-    messages = pairs.diagnostics.messages
-    more = f" (+{len(messages) - 1} more)" if len(messages) > 1 else ""
-    return ["! " + shorten(message, 100) + more for message in messages[:1]]
 
 
 def called(pairs: Interactions, names: Words | None) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .account import Account, Change, item_steps
+from .account import Change, is_missing, item_steps
 from .folding import Block, fold
 from .history import Band, Step, bands_of, visits_of
 from .pairing import sentence
@@ -23,6 +23,7 @@ from .wording import (
     output_value,
     percent,
     probability,
+    several,
     shorten,
     signed,
     target_words,
@@ -149,25 +150,43 @@ class PatientScene:
     @property
     def changes(self) -> tuple[Change, ...]:
         """From the output at the baseline, feature by feature, to the patient's."""
-        return self.account.by_feature(self.bands)
+        steps = (Change(one.feature, "feature", 0.0, one.total) for one in self.bands)
+        return tuple(self._chained(steps))
 
     @property
     def strongest(self) -> tuple[Change, ...]:
         """The same by codes and columns, the strongest first, the rest as one."""
-        return self.account.by_item(self.bands)
+        head, tail = item_steps(self.bands)
+        shown = list(head)
+        if tail:
+            words = several(len(tail), "other", "other codes and values")
+            rest = math.fsum(step.size for step in tail)
+            shown.append(Change(words, "rest", 0.0, rest))
+        return tuple(self._chained(shown))
+
+    def _chained(self, steps: Iterable[Change]) -> Iterator[Change]:
+        """Each step from where the one before ends, between the two outputs.
+
+        Where a method promises no sum, every step begins at 0, and there are no others.
+        """
+        if not self.adds_up:
+            yield from steps
+            return
+        words = f"baseline ({self.baseline})" if self.baseline else "baseline"
+        at, end = self.f_baseline, self.f_input
+        before, after = self.probabilities or (math.nan, math.nan)
+        yield Change(words, "output", at, at, before)
+        for step in steps:
+            yield replace(step, start=at, end=at + step.size)
+            at += step.size
+        if is_missing(end - at, self.f_baseline, end):
+            yield Change("not attributed", "missing", at, end)
+        yield Change("this patient", "output", end, end, after)
 
     @property
     def others(self) -> Sequence[Change]:
         """The codes and columns that the strongest leave, each from 0."""
         return item_steps(self.bands)[1]
-
-    @property
-    def account(self) -> Account:
-        """The way from f(x0) to f(x)."""
-        shares = self.probabilities or (math.nan, math.nan)
-        return Account(
-            self.f_baseline, self.f_input, self.baseline, shares, self.adds_up
-        )
 
     @property
     def lines(self) -> list[str]:
@@ -203,7 +222,6 @@ def patient_scene(
     Args:
         explanation: Of this patient and others.
         patient: Which one.
-        ranges: The usual ranges of columns.
         time_label: What a time is.
         adds_up: Whether the method promises a sum.
         signed: Whether attributions say which way they move the output.

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from captum_ehr.explanation.sums import sums_of
 
+from .account import Change, by_code, is_missing
 from .folding import strongest_places
 from .history import Item, bands_of
 from .palette import ColorScale
@@ -28,28 +29,19 @@ type _Place = tuple[int, str, float]
 """Where a column stands: its kind, its feature if it has one alone, its number."""
 
 
-@dataclass(frozen=True)
-class WaterfallBar:
-    """One bar of a waterfall."""
-
-    label: str
-    attribution: float  # how far it moves the output
-    kind: Literal["sum", "rest", "missing"] = "sum"
-
-
 def waterfall_bars(
     explanation: Explanation,
     by: str,
     mapping: Grouping | None,
     k: int,
     time_label: str = "time",
-) -> list[WaterfallBar]:
-    """The sums of one patient: the strongest, the rest, and what does not add up."""
+) -> list[Change]:
+    """The sums of one patient, each from 0: the strongest, the rest, the missing."""
     if mapping is not None:
         table = explanation.by_group(mapping)
         labels = code_labels(table)
     elif by == "code":
-        table, items = explanation.by_code(), _items_by_code(explanation)
+        table, items = explanation.by_code(), by_code(bands_of(explanation))
         keys = zip(table["feature"], table["code"], strict=True)
         labels = [
             label + _in_short(items[key])
@@ -63,28 +55,16 @@ def waterfall_bars(
         labels = [shorten(feature, 100) for feature in table["feature"]]
     sizes = table["attribution"].tolist()
     places = strongest_places(list(map(abs, sizes)), k)
-    bars = [WaterfallBar(labels[i], sizes[i]) for i in places]
+    bars = [Change(labels[i], "item", 0.0, sizes[i]) for i in places]
     rest = [size for i, size in enumerate(sizes) if i not in places]
     if rest:
-        bars.append(WaterfallBar(f"{len(rest)} more", math.fsum(rest), "rest"))
+        bars.append(Change(f"{len(rest)} more", "rest", 0.0, math.fsum(rest)))
     at_input = float(explanation.f_input[0])
     at_baseline = float(explanation.f_baseline[0])
-    change = at_input - at_baseline
-    missing = change - math.fsum(sizes)
-    scale = max(abs(at_input), abs(at_baseline))
-    # What a picture could show; less is rounding, and in the title.
-    if abs(missing) > max(1e-3 * abs(change), 1e-6 * scale):
-        bars.append(WaterfallBar("not attributed", missing, "missing"))
+    missing = at_input - at_baseline - math.fsum(sizes)
+    if is_missing(missing, at_baseline, at_input):
+        bars.append(Change("not attributed", "missing", 0.0, missing))
     return bars
-
-
-def _items_by_code(explanation: Explanation) -> dict[tuple[str, str], list[Item]]:
-    """All codes and values of one patient, by feature and code."""
-    items: dict[tuple[str, str], list[Item]] = {}
-    for band in bands_of(explanation):
-        for item in band.items:
-            items.setdefault((band.feature, item.code), []).append(item)
-    return items
 
 
 def _in_short(items: Sequence[Item]) -> str:
@@ -244,22 +224,19 @@ def _stretch(first: str, last: str) -> str:
 
 def _places(explanation: Explanation, frame: pd.DataFrame) -> list[_Place]:
     """The column of each row: its time, else its visit, else its feature's own step."""
-    tokens = {key for key, record in explanation.features.items() if record.is_token}
+    tokens = [key for key, record in explanation.features.items() if record.is_token]
     visits = frame["visit"].astype("float64").to_numpy(na_value=math.nan)
-    places: list[_Place] = []
-    for feature, visit, time in zip(
-        frame["feature"], visits, frame["time"], strict=True
-    ):
-        if math.isfinite(time):
-            places.append((_TIMED, "", time))
-        elif math.isnan(visit):
-            places.append((_NOWHERE, "", 0.0))
-        # Steps of an untimed series are no visits: 3 is not the third admission.
-        elif feature in tokens:
-            places.append((_VISIT, "", visit))
-        else:
-            places.append((_STEP, feature, visit))
-    return places
+    times = frame["time"].to_numpy()
+    # Steps of an untimed series are no visits: 3 is not the third admission.
+    known = [
+        np.isfinite(times),
+        np.isnan(visits),
+        frame["feature"].isin(tokens).to_numpy(),
+    ]
+    kinds = np.select(known, [_TIMED, _NOWHERE, _VISIT], _STEP)
+    owners = np.where(kinds == _STEP, frame["feature"], "")
+    numbers = np.select(known[:2], [times, 0.0], visits)
+    return list(zip(kinds.tolist(), owners.tolist(), numbers.tolist(), strict=True))
 
 
 def _column_words(places: Sequence[_Place]) -> list[str]:

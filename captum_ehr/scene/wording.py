@@ -237,12 +237,16 @@ def model_words(explanation: Explanation | Interactions) -> str:
 
 
 def first_remark(explanation: Explanation) -> list[str]:
-    """The first of what is to be said, if there is something, and how many more.
+    """The first of what is to be said, as :func:`first_of` has it.
 
     That a cohort is of unlike targets comes before what concerns each patient.
     """
     mixed = mixed_targets(explanation)
-    messages = sorted(remarks(explanation), key=lambda message: message != mixed)
+    return first_of(sorted(remarks(explanation), key=lambda message: message != mixed))
+
+
+def first_of(messages: Sequence[str]) -> list[str]:
+    """The first of some messages, if there is one, and how many more."""
     more = f" (+{len(messages) - 1} more)" if len(messages) > 1 else ""
     return ["! " + shorten(message, 100) + more for message in messages[:1]]
 

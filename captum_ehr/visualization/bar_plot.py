@@ -20,26 +20,10 @@ from captum_ehr.scene.wording import (
     rounded,
     signed,
 )
-from captum_ehr.visualization.axes import (
-    BAR,
-    EDGE,
-    LINE,
-    axis_label,
-    bar_values,
-    label_rows,
-    room_for_words,
-    strip,
-    thin_ticks,
-    words_wide,
-)
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import PLAIN
-from captum_ehr.visualization.plot_arguments import (
-    at_least_one,
-    check_finite,
-    of_features,
-    one_target,
-)
+
+from .figure_page import BAR, EDGE, LINE, Looks, Page, open_page
+from .measuring import PLAIN
+from .plot_arguments import at_least_one, check_finite, of_features, one_target
 
 _PANELS = ("mean", "mean absolute", "prevalence")
 _WIDTH, _SHARES = 10.5, (3.0, 2.0, 1.5)
@@ -117,7 +101,7 @@ def cohort_bar(
     if mapping is None:
         table = of_features(table, explanation, features)
     looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(_three_axes(ax), looks, _WIDTH, _SHARES, 0.12)
+    page = open_page(_three_axes(ax), looks, _WIDTH, _SHARES)
     page.gap = 0.25 if page.width >= _NARROW else 0.12
     head, lines = population_title(explanation)
     most = page.rows(k, head, lines, 7.0)
@@ -135,8 +119,8 @@ def cohort_bar(
             f"means together {signed(rest['mean'].sum(), 3)}, "
             f"mean absolute values {signed(rest['mean_abs'].sum(), 3).lstrip('+')}",
         ]
-    page.finish(head, lines, notes=notes)
-    return page.figure, np.array(page.axes, dtype=object)
+    figure, _ = page.finish(head, lines, notes=notes)
+    return figure, np.array(page.axes, dtype=object)
 
 
 def _three_axes(
@@ -159,11 +143,9 @@ def _three_axes(
 def _reserve(page: Page, labels: list[str], is_narrow: bool) -> None:
     """Room for the rows, and their labels: beside the first axes, or above the bars."""
     for panel in page.axes:
-        strip(page, panel, "top", "right", "left")
+        page.strip("top", "right", "left", ax=panel)
     if not is_narrow:
-        labels, left = page.row_labels(labels)
-        page.reserve(left, 0.1, page.row * len(labels))
-        label_rows(page, page.ax, labels)
+        page.lay_rows(labels)
     else:
         page.reserve(0.05, 0.05, 1.7 * page.row * len(labels))
         # The last axes are drawn last: nothing covers the words.
@@ -173,7 +155,7 @@ def _reserve(page: Page, labels: list[str], is_narrow: bool) -> None:
             words = page.fit(text, page.width - 0.1, page.size)
             page.axes[-1].text(0, row - 0.28, words, **look, **PLAIN)
     for panel in page.axes[0 if is_narrow else 1 :]:
-        label_rows(page, panel, [""] * len(labels))
+        page.label_rows([""] * len(labels), panel)
     for panel in page.axes:
         panel.set_ylim(len(labels) - 0.4, -0.8 if is_narrow else -0.6)
 
@@ -183,11 +165,11 @@ def _draw_bars(page: Page, table: pd.DataFrame, samples: int) -> None:
     means, sizes = table["mean"].tolist(), table["mean_abs"].tolist()
     shares = (table["samples"] / samples).tolist()
     scale = ColorScale.of(means)
-    edge = ink(page.ax, EDGE)
+    edge = page.ink(EDGE)
     looks: list[dict[str, Any]] = [
         {"color": [scale.color(mean) for mean in means], "edgecolor": edge, "lw": 0.6},
-        {"color": ink(page.ax, BAR / 2 if "mean_low" in table else BAR)},
-        {"color": ink(page.ax, BAR / 2)},
+        {"color": page.ink(BAR / 2 if "mean_low" in table else BAR)},
+        {"color": page.ink(BAR / 2)},
     ]
     plain = [word.lstrip("+") for word in rounded(sizes)]
     columns = [
@@ -198,21 +180,21 @@ def _draw_bars(page: Page, table: pd.DataFrame, samples: int) -> None:
     high = 0.72 if page.width >= _NARROW else 0.42
     for panel, (column, name, values, words), look in zip(page.axes, columns, looks):
         panel.barh(range(len(values)), values, high, **look)
-        ends = _ends(panel, table, column, values)
+        ends = _ends(page, panel, table, column, values)
         _set_limits(page, panel, ends, words)
-        bar_values(page, panel, ends, values, words)
-        axis_label(page, panel, name)
-    page.ax.axvline(0, color=ink(page.ax, LINE), lw=0.8)
+        page.bar_values(ends, values, words, ax=panel)
+        page.axis_label(name, ax=panel)
+    page.ax.axvline(0, color=page.ink(LINE), lw=0.8)
 
 
 def _ends(
-    panel: Axes, table: pd.DataFrame, column: str, values: list[float]
+    page: Page, panel: Axes, table: pd.DataFrame, column: str, values: list[float]
 ) -> list[float]:
     """Draw the intervals that there are; where each bar or its line ends."""
     if f"{column}_low" not in table:
         return values
     low, high = table[f"{column}_low"].to_numpy(), table[f"{column}_high"].to_numpy()
-    panel.hlines(range(len(values)), low, high, color=ink(panel, 1.0), lw=1.0)
+    panel.hlines(range(len(values)), low, high, color=page.ink(1.0, panel), lw=1.0)
     far = np.where(np.array(values) < 0, np.fmin(low, values), np.fmax(high, values))
     return list(map(float, far))
 
@@ -223,10 +205,7 @@ def _set_limits(
     """Room for the numbers at the bars' ends, and for those of the axis."""
     is_share = panel is page.axes[2]
     reach = min([0.0, *values]), max([1.0 if is_share else 0.0, *values])
-    lefts = [word for word, value in zip(words, values) if value < 0]
-    rights = [word for word, value in zip(words, values) if value >= 0]
-    sides = [words_wide(page, side) if side else 0.05 for side in (lefts, rights)]
-    room_for_words(page, panel, reach, *sides)
+    page.room_for_words(reach, words, values, 0.05, panel)
     known = [(share / 2, f"{50 * share} %") for share in range(3)] if is_share else None
     panel.locator_params(axis="x", nbins=5)
-    thin_ticks(panel, page.gap / 2 - 0.03, known)
+    page.thin_ticks(page.gap / 2 - 0.03, known, ax=panel)

@@ -12,23 +12,11 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import CodeSamples, code_samples
-from captum_ehr.scene.wording import code_labels, population_title, signed
-from captum_ehr.visualization.axes import (
-    LINE,
-    axes_size,
-    axis_label,
-    label_rows,
-    strip,
-    thin_ticks,
-)
-from captum_ehr.visualization.keys import Dot, Part, Ramp
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.plot_arguments import (
-    at_least_one,
-    check_finite,
-    of_features,
-    one_target,
-)
+from captum_ehr.scene.wording import code_labels, population_title
+
+from .figure_page import LINE, Looks, Page, axes_size, open_page
+from .keys import Dot, Part, Ramp
+from .plot_arguments import of_cohort, weaker
 
 PRESENT, ABSENT = 0.75, 0.18
 """How much ink dots of samples with and without a code have."""
@@ -94,39 +82,27 @@ def cohort_beeswarm(
         >>> [len(row.get_offsets()) for row in ax.collections]
         [4, 4]
     """
-    at_least_one(k=k)
-    one_target(explanation)
-    frame = of_features(explanation.to_frame(), explanation, features)
-    check_finite(frame)
-    table = of_features(explanation.top(None), explanation, features)
-    looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(ax, looks, _WIDTH)
+    frame, table = of_cohort(explanation, k, features)
+    page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     head, lines = population_title(explanation)
     most = page.rows(k, head, lines, 6.0)
-    top, rest = table.head(most), table[most:]
-    labels, left = page.row_labels(code_labels(top))
-    page.reserve(left, 0.1, max(_ROW_HEIGHT * page.row * len(labels), 0.8))
-    strip(page, page.ax, "top", "right", "left")
-    label_rows(page, page.ax, labels)
+    top = table.head(most)
+    height = max(_ROW_HEIGHT * page.row * len(top), 0.8)
+    page.lay_rows(code_labels(top), height=height)
     rows = [
         code_samples(frame, feature, code, len(explanation))
         for feature, code in zip(top["feature"], top["code"], strict=True)
     ]
     _draw_dots(page, rows)
-    thin_ticks(page.ax, 0.1)
+    page.thin_ticks()
     unit = explanation.target_unit or explanation.output_word
-    axis_label(page, page.ax, f"← lowers   attribution ({unit})   raises →")
-    notes = []
-    if len(rest):
-        total = signed(rest["mean"].sum(), 3)
-        notes = [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
-    page.finish(head, lines, key=_key(page, rows), notes=notes)
-    return page.figure, page.ax
+    page.axis_label(f"← lowers   attribution ({unit})   raises →")
+    return page.finish(head, lines, key=_key(page, rows), notes=weaker(table[most:]))
 
 
-def dot_colors(ax: Axes, has: np.ndarray, values: np.ndarray | None) -> list[Any]:
+def dot_colors(page: Page, has: np.ndarray, values: np.ndarray | None) -> list[Any]:
     """The colour of each dot: of its value, else of presence."""
-    present, absent = ink(ax, PRESENT), ink(ax, ABSENT)
+    present, absent = page.ink(PRESENT), page.ink(ABSENT)
     if values is None:
         return [present if is_known else absent for is_known in has]
     known = values[np.isfinite(values)]
@@ -149,9 +125,9 @@ def _draw_dots(page: Page, rows: list[CodeSamples]) -> None:
     room = 0.05 * ((high - low) or 1.0)
     ax.set_xlim(low - room, high + room)
     span = high - low + 2 * room
-    ax.axvline(0, color=ink(ax, LINE), lw=0.8, zorder=1)
-    ax.grid(visible=True, axis="y", color=ink(ax, 0.07), lw=0.8, zorder=0)
-    face, absent = ink(ax, 0), ink(ax, ABSENT)
+    ax.axvline(0, color=page.ink(LINE), lw=0.8, zorder=1)
+    ax.grid(visible=True, axis="y", color=page.ink(0.07), lw=0.8, zorder=0)
+    face, absent = page.ink(0), page.ink(ABSENT)
     width = _DOT**0.5 / 72 / axes_size(ax)[0]
     for place, row in enumerate(rows):
         # Those that have it in the middle of each stack and on top.
@@ -163,7 +139,7 @@ def _draw_dots(page: Page, rows: list[CodeSamples]) -> None:
             row.sizes,
             place + offsets,
             s=_DOT,
-            c=dot_colors(ax, row.has, row.values),
+            c=dot_colors(page, row.has, row.values),
             edgecolors=[face if is_there else absent for is_there in row.has],
             linewidths=0.25,
             zorder=3,
@@ -176,8 +152,8 @@ def _key(page: Page, rows: list[CodeSamples]) -> list[Part]:
     if any(row.values is not None for row in rows):
         key.append(Ramp(colormaps[VALUES], "value low", "high"))
     if any(row.values is None or not row.has.all() for row in rows):
-        key.append(Dot(ink(page.ax, PRESENT), "has it"))
-        key.append(Dot(ink(page.ax, ABSENT), "has it not"))
+        key.append(Dot(page.ink(PRESENT), "has it"))
+        key.append(Dot(page.ink(ABSENT), "has it not"))
     return key
 
 

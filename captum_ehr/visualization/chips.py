@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from captum_ehr.scene.folding import cut, strongest_places
-from captum_ehr.scene.history import Band, Item, Step, total_of
+from captum_ehr.scene.history import Band, Item, total_of
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import signed
-from captum_ehr.visualization.axes import LINE, MUTED
-from captum_ehr.visualization.layout import Page, ink
-from captum_ehr.visualization.measuring import LEADING, PLAIN, SPACED, extent, widest
+
+from .figure_page import LINE, MUTED, Page
+from .measuring import LEADING, PLAIN, SPACED
 
 _GAP, _PAD, _INSET = 0.05, 0.12, 0.1
 """Between chips, below a band, and at both sides of a chip's words; in inches."""
@@ -91,7 +91,7 @@ class Panel(ABC):
         room = self.canvas.width - 0.1
         return self.page.wrap(text, room, self.page.small) if text else []
 
-    def note_below(self, ax: Axes, top: float, *words: str) -> None:
+    def note_below(self, top: float, *words: str) -> None:
         """Those lines, at the panel's lower edge."""
         lines = self.note_lines(*words)
         place = self.canvas.to_axis(0.05), top + self.height - 0.06
@@ -105,10 +105,13 @@ class ChipsOverTime(Panel):
     @property
     def _room(self) -> int:
         """How many columns of chips stand beside each other."""
-        items = [item for step in self.band.steps for item in step.items]
-        codes = min(self._codes_wide(items), _MOST * self.unit)
-        names = _NAME * self.unit if any(item.is_named for item in items) else 0.0
+        codes = min(self._codes_wide(self.band.items), _MOST * self.unit)
+        names = _NAME * self.unit * self._has_names
         return max(1, int(self.canvas.width / max(codes, names)))
+
+    @property
+    def _has_names(self) -> bool:
+        return any(item.is_named for item in self.band.items)
 
     @property
     def strongest(self) -> list[int]:
@@ -117,15 +120,11 @@ class ChipsOverTime(Panel):
         return strongest_places(strengths, min(self.limits.max_visits, self._room))
 
     @property
-    def folded(self) -> list[Step]:
-        """The steps without chips."""
-        strongest = set(self.strongest)
-        return [step for i, step in enumerate(self.band.steps) if i not in strongest]
-
-    @property
     def _rest(self) -> str:
         """What the steps without chips are."""
-        if not (folded := self.folded):
+        strongest = set(self.strongest)
+        folded = [s for i, s in enumerate(self.band.steps) if i not in strongest]
+        if not folded:
             return ""
         is_full = self._room < min(self.limits.max_visits, len(self.band.steps))
         why = f" (there is room for {self._room})" if is_full else ""
@@ -135,8 +134,7 @@ class ChipsOverTime(Panel):
     @property
     def _chip(self) -> float:
         """The height of a chip: of one line, or of two where codes have names."""
-        items = [item for step in self.band.steps for item in step.items]
-        return chip_high(self.page, 1 + any(item.is_named for item in items))
+        return chip_high(self.page, 1 + self._has_names)
 
     @property
     def height(self) -> float:
@@ -152,8 +150,8 @@ class ChipsOverTime(Panel):
         """Draw the rail, the dots, and the columns of chips."""
         steps, rail, canvas = self.strongest, top + _RAIL * self.unit, self.canvas
         hang = rail + _HANG * self.unit
-        ax.axhline(rail, color=ink(ax, 0.27), lw=1, zorder=1)
-        edge: Any = {"ms": 6 * self.unit, "mec": ink(ax, MUTED), "mew": 0.6}
+        ax.axhline(rail, color=self.page.ink(0.27), lw=1, zorder=1)
+        edge: Any = {"ms": 6 * self.unit, "mec": self.page.ink(MUTED), "mew": 0.6}
         for place, step in zip(self.places, self.band.steps, strict=True):
             color = self.scale.color(step.total)
             ax.plot(place, rail, "o", mfc=color, zorder=3, **edge)
@@ -162,22 +160,22 @@ class ChipsOverTime(Panel):
         centres = spread(wanted, gap, canvas.width)
         for index, centre in zip(steps, centres, strict=True):
             x = [self.places[index], canvas.to_axis(centre)]
-            ax.plot(x, [rail, hang], color=ink(ax, 0.33), lw=0.7, zorder=2)
+            ax.plot(x, [rail, hang], color=self.page.ink(0.33), lw=0.7, zorder=2)
             self._draw_column(ax, index, (centre, hang, gap - 0.06))
-        self.note_below(ax, top, self._rest)
+        self.note_below(top, self._rest)
 
     def _wanted_width(self) -> float:
         """Inches for a column in which the longest line of a chip fits."""
         steps = [self.band.steps[index] for index in self.strongest]
         items = [item for step in steps for item in step.items]
         names = [item.name for item in items if item.is_named]
-        wide = widest(self.page.figure, names, self.page.small) + _INSET + 0.06
+        wide = self.page.widest(names, self.page.small) + _INSET + 0.06
         return max(self._codes_wide(items), wide, 0.85 * self.unit)
 
     def _codes_wide(self, items: Sequence[Item]) -> float:
         """Inches for a column in which the first line of each chip fits."""
         words = ["".join(chip_words(item, self.values)[0]) for item in items]
-        return widest(self.page.figure, words, self.page.small, "bold") + _INSET + 0.06
+        return self.page.widest(words, self.page.small, "bold") + _INSET + 0.06
 
     def _draw_column(
         self, ax: Axes, index: int, place: tuple[float, float, float]
@@ -192,7 +190,7 @@ class ChipsOverTime(Panel):
             y = top + len(items) * (high + _GAP) + high / 2
             total = signed(total_of(rest))
             long, short = f"+{len(rest)} more: {total}", f"+{len(rest)}: {total}"
-            is_wide = extent(self.page.figure, long, self.page.small)[0] <= width
+            is_wide = self.page.wide(long, self.page.small) <= width
             words = self.page.fit(long if is_wide else short, width, self.page.small)
             note(self.page, self.canvas.to_axis(centre), y, words, ha="center")
 
@@ -221,7 +219,7 @@ class ChipRows(Panel):
             heads, tails = zip(*chip_words(item, self.values), strict=True)
             words = " ".join(heads), "".join(tails)
             whole = "".join(words)
-            size = extent(self.page.figure, whole, self.page.small, "bold")[0]
+            size = self.page.wide(whole, self.page.small, "bold")
             width = min(size + _INSET, most)
             if left + width > self.canvas.width and left > 0.05:
                 left, top = 0.05, top + high + _GAP
@@ -240,7 +238,7 @@ class ChipRows(Panel):
         high = chip_high(self.page, 1)
         for item, words, left, below, width in self._boxes():
             draw_chip(ax, self, (left, top + below, width, high), item, [words])
-        self.note_below(ax, top, self._rest)
+        self.note_below(top, self._rest)
 
 
 def spread(wanted: Sequence[float], gap: float, width: float) -> list[float]:
@@ -306,7 +304,7 @@ def draw_chip(
             boxstyle=f"round,pad=0,rounding_size={0.06 * unit}",
             mutation_aspect=1 / unit,
             facecolor=background,
-            edgecolor=ink(ax, LINE),
+            edgecolor=page.ink(LINE),
             linewidth=0.5,
             zorder=3,
         )
@@ -317,7 +315,7 @@ def draw_chip(
         weight = "normal" if line else "bold"
         room = width - 0.6 * _INSET
         if tail:
-            room -= extent(page.figure, tail, page.small, weight)[0]
+            room -= page.wide(tail, page.small, weight)
         shown = page.fit(head, room, page.small, weight) + tail
         look: Any = {"color": text, "fontweight": weight, **style, **PLAIN}
         ax.text(middle, top + (line + 0.5) * step, shown, **look)
@@ -326,4 +324,4 @@ def draw_chip(
 def note(page: Page, x: float, y: float, text: str, **look: Any) -> None:
     """A small muted remark at a place of the axes."""
     style = {"va": "center", "fontsize": page.small, "zorder": 4, **PLAIN} | look
-    page.ax.text(x, y, text, color=ink(page.ax, MUTED), **style)
+    page.ax.text(x, y, text, color=page.ink(MUTED), **style)

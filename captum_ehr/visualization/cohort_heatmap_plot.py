@@ -11,26 +11,12 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.dependence import CohortGrid, cohort_grid
-from captum_ehr.scene.wording import number, population_title, signed
-from captum_ehr.visualization.axes import (
-    FRACTION,
-    LINE,
-    MUTED,
-    axis_label,
-    label,
-    label_rows,
-    strip,
-)
-from captum_ehr.visualization.color_table import draw_cells
-from captum_ehr.visualization.keys import scale_key
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.plot_arguments import (
-    at_least_one,
-    check_finite,
-    of_features,
-    one_of,
-    one_target,
-)
+from captum_ehr.scene.wording import number, population_title
+
+from .color_table import draw_cells
+from .figure_page import FRACTION, LINE, MUTED, Looks, Page, open_page
+from .keys import scale_key
+from .plot_arguments import of_cohort, one_of, weaker
 
 _WIDTH, _CURVE, _NARROW = 8.5, 0.45, 0.12
 
@@ -87,35 +73,23 @@ def cohort_heatmap(
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['E11.9', 'I50.9', 'A41.9']
     """
-    at_least_one(k=k)
     one_of("order", order, ("output", "similarity"))
-    one_target(explanation)
-    frame = of_features(explanation.to_frame(), explanation, features)
-    check_finite(frame)
-    table = of_features(explanation.top(None), explanation, features)
+    frame, table = of_cohort(explanation, k, features)
     page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     head, lines = population_title(explanation)
     most = page.rows(k, head, lines, 7.0, 4)
     grid = cohort_grid(explanation, frame, table.head(most), order)
-    rest = table[most:]
-    labels, left = page.row_labels(grid.rows)
-    page.reserve(left, 0.3, max(page.row * len(labels), 0.8))
+    page.lay_rows(grid.rows, 0.3, max(page.row * len(grid.rows), 0.8))
     draw_cells(page, grid.cells, grid.scale, grid.cells.shape, False)
     _part_rows(page, grid)
-    label_rows(page, page.ax, labels)
-    page.ax.set_ylim(len(labels) - 0.5, -0.5)
     page.ax.set_xticks([])
     how = "by falling f(x)" if order == "output" else "like ones side by side"
-    axis_label(page, page.ax, f"{len(grid.samples)} samples, {how}")
+    page.axis_label(f"{len(grid.samples)} samples, {how}")
     _draw_outputs(page, grid)
     unit = explanation.target_unit or explanation.output_word
     notes = ["the deepest colours are the 99th percentile; some are beyond"]
-    notes *= grid.is_cut
-    if len(rest):
-        total = signed(rest["mean"].sum(), 3)
-        notes += [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
-    page.finish(head, lines, key=scale_key(grid.scale, unit), notes=notes)
-    return page.figure, page.ax
+    notes = [*notes * grid.is_cut, *weaker(table[most:])]
+    return page.finish(head, lines, key=scale_key(grid.scale, unit), notes=notes)
 
 
 def _part_rows(page: Page, grid: CohortGrid) -> None:
@@ -124,7 +98,7 @@ def _part_rows(page: Page, grid: CohortGrid) -> None:
         return
     page.ax.collections[0].set(edgecolor="face", linewidth=0.1)
     for row in range(1, len(grid.cells)):
-        page.ax.axhline(row - 0.5, color=ink(page.ax, 0), lw=1.2)
+        page.ax.axhline(row - 0.5, color=page.ink(0), lw=1.2)
 
 
 def _draw_outputs(page: Page, grid: CohortGrid) -> None:
@@ -132,9 +106,9 @@ def _draw_outputs(page: Page, grid: CohortGrid) -> None:
     count, high = len(grid.samples), page.inner[1]
     side = page.ax.inset_axes((0, 1 + 0.08 / high, 1, _CURVE / high))
     side.patch.set_visible(False)
-    strip(page, side, "top", "right", "bottom", "left")
+    page.strip("top", "right", "bottom", "left", ax=side)
     edges = np.arange(count + 1) - 0.5
-    side.stairs(grid.outputs, edges, color=ink(page.ax, 0.75), lw=0.9, baseline=None)
+    side.stairs(grid.outputs, edges, color=page.ink(0.75), lw=0.9, baseline=None)
     side.set_xlim(-0.5, count - 0.5)
     side.set_xticks([])
     known = grid.outputs[np.isfinite(grid.outputs)]
@@ -143,8 +117,8 @@ def _draw_outputs(page: Page, grid: CohortGrid) -> None:
     low, top = float(known.min()), float(known.max())
     side.set_yticks([])
     if low <= 0 <= top:
-        side.axhline(0, color=ink(page.ax, LINE), lw=0.6, ls=":")
-    look: Any = {"coords": FRACTION, "va": "center", "color": ink(page.ax, MUTED)}
-    label(side, "f(x)", (0, 0.5), (-6, 0), page.small, ha="right", **look)
+        side.axhline(0, color=page.ink(LINE), lw=0.6, ls=":")
+    look: Any = {"coords": FRACTION, "va": "center", "color": page.ink(MUTED)}
+    page.label("f(x)", (0, 0.5), (-6, 0), side, ha="right", **look)
     for place, value in ((1, top), (0, low))[: 1 + (top > low)]:
-        label(side, number(value, 2), (1, place), (4, 0), page.small, ha="left", **look)
+        page.label(number(value, 2), (1, place), (4, 0), side, ha="left", **look)

@@ -12,13 +12,14 @@ from matplotlib.colors import Normalize
 from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.wording import rounded
-from captum_ehr.visualization.axes import MUTED, label, strip
-from captum_ehr.visualization.keys import COLORMAP
-from captum_ehr.visualization.layout import Page, ink
-from captum_ehr.visualization.measuring import LEADING, PLAIN, extent, widest
 
-_SHARE, _ABSENT = 0.92, 0.08
-"""The size of numbers in cells, of that of notes; the ink of what is not there."""
+from .figure_page import MUTED, Page
+from .keys import COLORMAP
+from .measuring import LEADING, PLAIN
+
+_SHARE, _ABSENT, _UPRIGHT = 0.92, 0.08, 1.3
+"""The size of numbers in cells, of that of notes; the ink of what is not there; the
+most inches of a column's words, beyond which they are cut."""
 
 
 def draw_cells(
@@ -31,19 +32,17 @@ def draw_cells(
     """The coloured table; what sums the rest has no colour.
 
     Args:
-        page: The page, with its room reserved.
+        page: The page, with its rows.
         cells: Of shape (rows, columns), NaN where nothing is.
         scale: The colours.
         shown: How many rows and columns stand for themselves; a last one beyond them
             sums what is not shown.
-        values: Whether to write the numbers; None to write them where all have room.
-
-    Raises:
-        ValueError: If numbers are asked for and have no room.
+        values: Whether to write the numbers; None to write them where all have room,
+            True to refuse where they have none.
     """
-    ax, limit, face = page.ax, scale.limit or 1.0, ink(page.ax, 0)
+    ax, limit, face = page.ax, scale.limit or 1.0, page.ink(0)
     rows, columns = cells.shape
-    ax.set_facecolor(ink(ax, _ABSENT))
+    ax.set_facecolor(page.ink(_ABSENT))
     ax.grid(visible=False)
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     narrow = min(page.inner[0] / columns, page.inner[1] / rows)
@@ -56,7 +55,7 @@ def draw_cells(
         ax.axhspan(shown[0] - 0.5, rows - 0.5, **cover)
     if shown[1] < columns:
         ax.axvspan(shown[1] - 0.5, columns - 0.5, **cover)
-    strip(page, ax, "top", "right", "left", "bottom")
+    ax.spines["bottom"].set_visible(False)
     ax.tick_params(axis="both", length=0)
     _write_values(page, cells, scale, shown, values)
 
@@ -74,7 +73,7 @@ def _write_values(
     ax, size = page.ax, _SHARE * page.small
     cell = page.inner[0] / cells.shape[1], page.inner[1] / cells.shape[0]
     words = rounded(np.nan_to_num(cells).ravel().tolist())
-    wide, high = widest(page.figure, words, size) + 0.03, 1.1 * size / 72
+    wide, high = page.widest(words, size) + 0.03, 1.1 * size / 72
     is_upright = bool(wide > cell[0])
     if max(wide / cell[is_upright], high / cell[not is_upright]) > 1:
         if values:
@@ -91,31 +90,25 @@ def _write_values(
         if math.isnan(amount):
             continue
         is_rest = row >= shown[0] or column >= shown[1]
-        color = ink(ax, 1) if is_rest else scale.text(amount)
+        color = page.ink(1) if is_rest else scale.text(amount)
         ax.text(column, row, text, color=color, zorder=2, **style)
 
 
 def draw_circles(page: Page, cells: np.ndarray) -> None:
     """A small circle in the upper left corner of cells, ``(count, 2)``."""
     ax, step = page.ax, page.inner[0] / max(1.0, np.ptp(page.ax.get_xlim()))
-    look: Any = {"s": min(7.0, (14 * step) ** 2), "facecolors": ink(ax, 0)}
-    look |= {"edgecolors": ink(ax, MUTED), "linewidths": 0.6, "zorder": 3}
+    look: Any = {"s": min(7.0, (14 * step) ** 2), "facecolors": page.ink(0)}
+    look |= {"edgecolors": page.ink(MUTED), "linewidths": 0.6, "zorder": 3}
     rows, columns = cells.T
     ax.scatter(columns - 0.36, rows - 0.32, **look)
 
 
-def label_columns(page: Page, labels: Sequence[str], most: float = 1.3) -> None:
-    """The words below the columns: upright where there is no room, some left out.
-
-    Args:
-        page: The page.
-        labels: One per column.
-        most: The most inches of an upright one, beyond which it is cut.
-    """
+def label_columns(page: Page, labels: Sequence[str]) -> None:
+    """The words below the columns: upright where there is no room, some left out."""
     ax, cell = page.ax, page.inner[0] / len(labels)
-    wide = widest(page.figure, labels, page.small) + 0.06
+    wide = page.widest(labels, page.small) + 0.06
     is_upright = wide > cell
-    words = [page.fit(label, most, page.small) for label in labels]
+    words = [page.fit(label, _UPRIGHT, page.small) for label in labels]
     # A last column of the rest, "90 more", always says so.
     step = max(1, math.ceil((LEADING * page.small / 72) / cell)) if is_upright else 1
     places = [place for place in range(len(labels)) if place % step == 0]
@@ -127,31 +120,26 @@ def label_columns(page: Page, labels: Sequence[str], most: float = 1.3) -> None:
 
 def column_sums(page: Page, totals: Sequence[float], words: Sequence[str]) -> None:
     """The sums of columns above them; of the strongest where not all have room."""
-    ax, cell, size = page.ax, page.inner[0] / len(totals), page.small
-    is_upright = widest(page.figure, words, size) + 0.06 > cell
+    cell, size = page.inner[0] / len(totals), page.small
+    is_upright = page.widest(words, size) + 0.06 > cell
     room = LEADING * size / 72 if is_upright else 0.99 * cell
     places = [place * cell for place in range(len(totals))]
-    style: Any = {"ha": "center", "va": "bottom", "color": ink(ax, MUTED)}
+    style: Any = {"ha": "center", "va": "bottom", "color": page.ink(MUTED)}
     style["rotation"] = 90 if is_upright else 0
     for column in with_room(places, list(map(abs, totals)), room):
-        label(ax, words[column], (column, -0.5), (0, 4), size, **style)
+        page.label(words[column], (column, -0.5), (0, 4), **style)
 
 
 def row_sums(page: Page, words: Sequence[str], columns: int) -> None:
     """The sums of rows at their right, and what they are."""
-    ax, right = page.ax, columns - 0.5
-    style: Any = {"color": ink(ax, MUTED), "size": page.small}
+    right, color = columns - 0.5, page.ink(MUTED)
     for row, total in enumerate(words):
-        label(ax, total, (right, row), (6, 0), va="center", **style)
-    label(ax, "sum", (right, -0.5), (6, 4), va="bottom", fontweight="bold", **style)
+        page.label(total, (right, row), (6, 0), va="center", color=color)
+    style: Any = {"va": "bottom", "fontweight": "bold", "color": color}
+    page.label("sum", (right, -0.5), (6, 4), **style)
 
 
 def sums_wide(page: Page, words: Sequence[str]) -> float:
     """The inches that the sums of rows take at the right."""
-    return (
-        max(
-            widest(page.figure, words, page.small),
-            extent(page.figure, "sum", page.small, "bold")[0],
-        )
-        + 6 / 72
-    )
+    head = page.wide("sum", page.small, "bold")
+    return max(page.widest(words, page.small), head) + 6 / 72

@@ -15,16 +15,11 @@ from captum_ehr.scene.dependence import Column, Measured, measured
 from captum_ehr.scene.history import IMPUTED
 from captum_ehr.scene.palette import USUAL
 from captum_ehr.scene.wording import number, population_title, several, usual_range
-from captum_ehr.visualization.axes import LINE, axis_label, strip, thin_ticks
-from captum_ehr.visualization.beeswarm_plot import (
-    ABSENT,
-    SPAN,
-    VALUES,
-    dot_colors,
-)
-from captum_ehr.visualization.keys import Dot, Part, Ramp
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.plot_arguments import check_finite, one_target
+
+from .beeswarm_plot import ABSENT, SPAN, VALUES, dot_colors
+from .figure_page import LINE, Looks, Page, open_page
+from .keys import Dot, Part, Ramp
+from .plot_arguments import check_finite, one_target
 
 _WIDTH, _HEIGHT, _DOT = 5.5, 3.2, 18
 
@@ -86,20 +81,16 @@ def dependence(
     other = None if color is None else measured(explanation, frame, color)
     page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     page.reserve(0.65, 0.1, _HEIGHT * (page.width / _WIDTH) ** 0.5)
-    strip(page, page.ax, "top", "right")
     has = np.isfinite(shown.amounts)
     key = _draw(page, shown, other, has)
-    thin_ticks(page.ax, 0.1)
     unit = explanation.target_unit or explanation.output_word
     across = f"{shown.label}, times in the record" if shown.is_count else shown.label
-    axis_label(page, page.ax, across)
-    axis_label(page, page.ax, f"attribution ({unit})", "y")
+    page.frame(across, f"attribution ({unit})")
     without = int((~has).sum())
     notes = [f"{several(without, 'sample')} without a value"] * (without > 0)
     notes += _shade_usual(page.ax, shown)
     notes += [IMPUTED] * bool(shown.is_imputed[has].any())
-    page.finish(*population_title(explanation), key=key, notes=notes)
-    return page.figure, page.ax
+    return page.finish(*population_title(explanation), key=key, notes=notes)
 
 
 def _shade_usual(ax: Axes, shown: Measured) -> list[str]:
@@ -120,15 +111,15 @@ def _draw(
 ) -> list[Part]:
     """The dots and the line of zero; what the colours mean."""
     ax = page.ax
-    ax.axhline(0, color=ink(ax, LINE), lw=0.8, zorder=1)
+    ax.axhline(0, color=page.ink(LINE), lw=0.8, zorder=1)
     if shown.is_count:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     look: Any = {"s": _DOT, "zorder": 3}
     dots = shown.amounts[has], shown.sizes[has]
     amounts = other.amounts[has] if other else None
-    colors = dot_colors(ax, np.ones(len(dots[0]), bool), amounts)
+    colors = dot_colors(page, np.ones(len(dots[0]), bool), amounts)
     hollow = shown.is_imputed[has]
-    behind = ink(ax, 0)
+    behind = page.ink(0)
     pairs = [(behind, c) if empty else (c, behind) for c, empty in zip(colors, hollow)]
     faces, edges = zip(*pairs) if pairs else ((), ())
     widths = np.where(hollow, 0.8, 0.3)
@@ -143,5 +134,5 @@ def _draw(
     low, high = (number(float(end)) for end in np.quantile(known, SPAN))
     times = " times" if other.is_count else ""
     ramp = Ramp(colormaps[VALUES], low, f"{high}{times}")
-    none = Dot(ink(ax, ABSENT), "no value of it")
+    none = Dot(page.ink(ABSENT), "no value of it")
     return [name, ramp, *([none] if len(known) < len(amounts) else [])]

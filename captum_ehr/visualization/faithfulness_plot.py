@@ -9,9 +9,9 @@ from matplotlib.figure import Figure, FigureBase
 
 from captum_ehr.explanation import Evaluation
 from captum_ehr.scene.faithfulness import faithfulness_of
-from captum_ehr.visualization.axes import axis_label, strip, thin_ticks
-from captum_ehr.visualization.keys import Dot, Part
-from captum_ehr.visualization.layout import Looks, open_page
+
+from .figure_page import Looks, open_page
+from .keys import Dot, Part
 
 _WIDTH, _NARROW, _HIGH = 9.0, 5.0, 0.7
 
@@ -70,10 +70,6 @@ def faithfulness(
         for line in scene.methods:
             drawn = line.curves[curve]
             axes.plot(scene.fractions, drawn, color=line.color, ls=line.dashes, lw=1.5)
-        strip(page, axes, "top", "right")
-        thin_ticks(axes, 0.1)
-        axis_label(page, axes, scene.across[curve])
-        axis_label(page, axes, scene.up, "y")
+        page.frame(scene.across[curve], scene.up, axes)
     key: list[Part] = [Dot(line.color, line.method) for line in scene.methods]
-    page.finish(scene.heading, scene.lines, key=key)
-    return page.figure, page.axes
+    return page.finish(scene.heading, scene.lines, key=key)[0], page.axes

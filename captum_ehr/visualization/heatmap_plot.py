@@ -13,8 +13,8 @@ from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import patient_scene
 from captum_ehr.scene.tables import heatmap_grid
 from captum_ehr.scene.wording import rounded
-from captum_ehr.visualization.axes import axis_label, label_rows
-from captum_ehr.visualization.color_table import (
+
+from .color_table import (
     column_sums,
     draw_cells,
     draw_circles,
@@ -22,9 +22,9 @@ from captum_ehr.visualization.color_table import (
     row_sums,
     sums_wide,
 )
-from captum_ehr.visualization.keys import scale_key
-from captum_ehr.visualization.layout import Looks, open_page
-from captum_ehr.visualization.plot_arguments import (
+from .figure_page import Looks, open_page
+from .keys import scale_key
+from .plot_arguments import (
     Patient,
     at_least_one,
     check_finite,
@@ -118,19 +118,15 @@ def heatmap(
         page.figure.set_figwidth(min(max(wanted, _WIDTH[0]), _WIDTH[1]))
     down = rounded(np.nansum(grid.cells, axis=1).tolist(), grid.scale.limit)
     across = np.nansum(grid.cells, axis=0).tolist()
-    labels, left = page.row_labels(grid.rows)
-    height = max(page.row * len(grid.rows), 2.5 * page.row)
-    page.reserve(left, sums_wide(page, down), height)
+    height = page.row * max(len(grid.rows), 2.5)
+    page.lay_rows(grid.rows, sums_wide(page, down), height)
     draw_cells(page, grid.cells, grid.scale, grid.shown, values)
     draw_circles(page, np.argwhere(grid.imputed))
-    label_rows(page, page.ax, labels)
-    page.ax.set_ylim(len(labels) - 0.5, -0.5)
     label_columns(page, grid.columns)
     column_sums(page, across, rounded(across, grid.scale.limit))
     row_sums(page, down, len(grid.columns))
     if grid.is_timed:
-        axis_label(page, page.ax, time_label)
+        page.axis_label(time_label)
     key = scale_key(grid.scale, scene.measure)
     notes = ["○ not measured"] if grid.imputed.any() else []
-    page.finish(scene.head, [*scene.lines, *notes], key=key)
-    return page.figure, page.ax
+    return page.finish(scene.head, [*scene.lines, *notes], key=key)

@@ -33,8 +33,7 @@ def patient_html(scene: PatientScene, *, compact: bool = False) -> str:
     and ``data-value``, visits and their bars ``data-visit`` (from 1), and the whole
     ``data-limit``, the end of its colours, for the scripts of a page to work with.
     """
-    macros: Any = environment().get_template("patient.html").module
-    return str(macros.patient(scene, compact=compact))
+    return str(_macros().patient(scene, compact=compact))
 
 
 def render(template: str, **content: Any) -> str:
@@ -45,8 +44,11 @@ def render(template: str, **content: Any) -> str:
 
 def population_html(scene: PopulationScene) -> str:
     """The table of the strongest codes of a cohort; all data is escaped."""
-    macros: Any = environment().get_template("patient.html").module
-    return str(macros.codes(scene))
+    return str(_macros().codes(scene))
+
+
+def _macros() -> Any:
+    return environment().get_template("patient.html").module
 
 
 @cache

@@ -10,19 +10,9 @@ from matplotlib.figure import Figure, FigureBase
 
 from captum_ehr.scene.intervals import Estimate, estimates
 from captum_ehr.scene.palette import LOWERS, RAISES
-from captum_ehr.visualization.axes import (
-    LINE,
-    MUTED,
-    axis_label,
-    label,
-    label_rows,
-    room_for_words,
-    strip,
-    thin_ticks,
-    words_wide,
-)
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.plot_arguments import at_least_one
+
+from .figure_page import LINE, MUTED, Looks, Page, open_page
+from .plot_arguments import at_least_one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,34 +69,24 @@ def intervals(
     said = estimates(table, k)
     most = page.rows(min(k, len(table)), said.head, said.lines, 5.0)
     rows, rest = said.rows[:most], len(table) - min(most, len(said.rows))
-    labels, left = page.row_labels([row.label for row in rows])
-    page.reserve(left, 0.1, page.row * len(rows))
-    ax = page.ax
-    strip(page, ax, "top", "right", "left")
-    label_rows(page, ax, labels)
+    page.lay_rows([row.label for row in rows])
     ends = [end for row in rows for end in (row.value, *(row.ends or ()))]
     ends = [0.0, *filter(math.isfinite, ends)]
-    sides = [
-        [row.words for row in rows if (row.value < 0) is is_left]
-        for is_left in (True, False)
-    ]
-    room = (words_wide(page, side) if side else 0.1 for side in sides)
-    room_for_words(page, ax, (min(ends), max(ends)), *room)
-    thin_ticks(ax, 0.1)
+    words, values = [row.words for row in rows], [row.value for row in rows]
+    page.room_for_words((min(ends), max(ends)), words, values, 0.1)
+    page.thin_ticks()
     for place, row in enumerate(rows):
         _draw(page, place, row)
-    ax.axvline(0, color=ink(ax, LINE), lw=0.8, zorder=0)
-    axis_label(page, ax, said.axis)
-    page.finish(said.head, said.lines, notes=[f"+{rest} more"] if rest else ())
-    return page.figure, ax
+    page.ax.axvline(0, color=page.ink(LINE), lw=0.8, zorder=0)
+    page.axis_label(said.axis)
+    return page.finish(said.head, said.lines, notes=[f"+{rest} more"] * (rest > 0))
 
 
 def _draw(page: Page, place: int, row: Estimate) -> None:
     """One dot, its interval as a line, and its number."""
-    ax = page.ax
-    look: Any = {"va": "center", "size": page.small}
+    ax, look = page.ax, dict[str, Any](va="center")
     if math.isnan(row.value):
-        label(ax, row.words, (0, place), (3, 0), color=ink(ax, MUTED), **look)
+        page.label(row.words, (0, place), (3, 0), color=page.ink(MUTED), **look)
         return
     color = RAISES if row.value > 0 else LOWERS
     low, high = row.ends or (row.value, row.value)
@@ -115,4 +95,4 @@ def _draw(page: Page, place: int, row: Estimate) -> None:
     ax.plot([row.value], [place], "o", color=color, mfc=fill, ms=4.5)
     end, shift = (low, -5) if row.value < 0 else (high, 5)
     look["ha"] = "right" if row.value < 0 else "left"
-    label(ax, row.words, (end, place), (shift, 0), **look)
+    page.label(row.words, (end, place), (shift, 0), **look)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from captum_ehr.scene.palette import TABLE, ColorScale
 from captum_ehr.scene.wording import number
-from captum_ehr.visualization.measuring import PLAIN, extent
+
+from .measuring import PLAIN, Ruler
 
 COLORMAP = ListedColormap([background for background, _ in TABLE], "attribution")
 """The scale of attributions as matplotlib wants it."""
@@ -54,13 +54,13 @@ def scale_key(scale: ColorScale, output: str) -> list[Part]:
 
 
 def key_lines(
-    figure: Figure, parts: Sequence[Part], room: float, size: float
+    ruler: Ruler, parts: Sequence[Part], room: float, size: float
 ) -> list[Row]:
     """The parts in lines of at most so many inches."""
     rows: list[Row] = []
     at = 0.0
     for part in parts:
-        width = _width(figure, part, size)
+        width = _width(ruler, part, size)
         if not rows or at + width > room:
             rows.append([])
             at = 0.0
@@ -69,9 +69,9 @@ def key_lines(
     return rows
 
 
-def _width(figure: Figure, part: Part, size: float) -> float:
+def _width(ruler: Ruler, part: Part, size: float) -> float:
     def of(words: str) -> float:
-        return extent(figure, words, size)[0]
+        return ruler.wide(words, size)
 
     if isinstance(part, Ramp):
         return of(part.low) + _GAP + _RAMP + _GAP + of(part.high)
@@ -79,25 +79,30 @@ def _width(figure: Figure, part: Part, size: float) -> float:
 
 
 def draw_key(
-    ax: Axes, rows: Sequence[Row], corner: tuple[float, float], row: float, size: float
+    ruler: Ruler,
+    ax: Axes,
+    rows: Sequence[Row],
+    corner: tuple[float, float],
+    row: float,
+    size: float,
 ) -> None:
     """Lines of a key below a place, in inches from the axes' lower left corner."""
     for line, parts in enumerate(rows):
         middle = corner[1] - (line + 0.5) * row
         for at, part in parts:
-            _draw(ax, part, (corner[0] + at, middle), size)
+            _draw(ruler, ax, part, (corner[0] + at, middle), size)
 
 
-def _draw(ax: Axes, part: Part, place: tuple[float, float], size: float) -> None:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+def _draw(
+    ruler: Ruler, ax: Axes, part: Part, place: tuple[float, float], size: float
+) -> None:
     corner: Any = ax.transAxes
-    inch = figure.dpi_scale_trans + ScaledTranslation(0, 0, corner)
+    inch = ruler.figure.dpi_scale_trans + ScaledTranslation(0, 0, corner)
     style: Any = {"fontsize": size, "va": "center", "transform": inch, **PLAIN}
     x, y = place
     if isinstance(part, Ramp):
         ax.text(x, y, part.low, **style)
-        x += extent(figure, part.low, size)[0] + _GAP
+        x += ruler.wide(part.low, size) + _GAP
         high = 0.9 * size / 72
         side = ax.inset_axes((x, y - high / 2, _RAMP, high), transform=inch)
         side.imshow(np.linspace(0, 1, 201)[None], cmap=part.colors, aspect="auto")

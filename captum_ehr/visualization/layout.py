@@ -1,49 +1,21 @@
-"""The layout of every figure: a page of axes, with what stands around them in inches.
-
-The conventions of all plots, also of new ones:
-
-- The arguments ``width``, ``fontsize``, ``title`` and ``subtitle`` are a
-  :class:`Looks`; every plot has them, by these names, and gives them to
-  :func:`open_page`.
-- ``page = open_page(ax, looks, width)`` gives axes: the caller's, or those of a new
-  figure. ``page.size`` is the size of ordinary text in points, ``page.small`` that of
-  notes, ``page.title_size`` that of the heading. No plot has sizes of its own.
-- ``page.reserve(left, right, height)`` says what stands beside the axes, in inches, and
-  how high they are where the figure is ours. From then on ``page.inner`` is the size of
-  the axes in inches. ``page.free(head, lines, below)`` is how high axes of the caller
-  may be: a plot with more rows than have room folds the rest.
-- Row labels are cut by ``page.row_labels``; other names by ``page.fit``.
-- At the end ``page.finish(head, lines, key=…, notes=…)`` measures what stands around
-  the axes, makes room for it, and writes heading, key and notes.
-- Colours that are no data are :func:`ink`, so that styles are obeyed.
-"""
+"""How axes are placed on a figure, with what stands around them in inches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
-from captum_ehr.visualization.keys import Part, draw_key, key_lines
-from captum_ehr.visualization.measuring import (
-    LEADING,
-    PLAIN,
-    SPACED,
-    block_high,
-    fit,
-    widest,
-    wrap,
-)
-from captum_ehr.visualization.slots import figure_of, place_of, slot_of, within
+from .keys import Part, draw_key, key_lines
+from .measuring import LEADING, PLAIN, SPACED, Ruler
 
 _PAD, _GAP = 0.04, 0.06
 """What stays free at the edges, and above and below the smaller text, in inches."""
@@ -54,7 +26,7 @@ _LARGER = 1.06
 _LEAST_WIDTH, _LEAST_HEIGHT = 2.0, 0.3
 """Of a figure, and of the axes in it, in inches."""
 
-_LABELS = 0.42
+LABELS = 0.42
 """The most of the width that the labels of rows take before they are cut."""
 
 
@@ -87,15 +59,15 @@ def ink(ax: Axes, share: float) -> str:
 
 
 @dataclass(eq=False)
-class Page:
+class Layout(Ruler):
     """Axes side by side, or below each other, and the room around them."""
 
     axes: list[Axes]
     looks: Looks
     is_own: bool
     shares: Sequence[float] = (1.0,)  # of the axes, of the width or height
-    gap: float = 0.0  # between them, in inches
     is_down: bool = False
+    gap: float = 0.0  # between them, in inches
     margins: list[float] = field(default_factory=lambda: [0.0] * 4)
     # ^ left, right, top and bottom, in inches
 
@@ -108,11 +80,6 @@ class Page:
     def _lowest(self) -> Axes:
         """Those below which key and notes stand."""
         return self.axes[-1] if self.is_down else self.ax
-
-    @property
-    def figure(self) -> Figure:
-        """The whole figure."""
-        return figure_of(self.ax)
 
     @property
     def size(self) -> float:
@@ -239,39 +206,31 @@ class Page:
 
     # Words -------------------------------------------------------------------------
 
-    def fit(self, text: str, room: float, size: float, weight: str = "normal") -> str:
-        """A line of at most so many inches."""
-        return fit(self.figure, text, room, size, weight)
-
-    def wrap(self, text: str, room: float, size: float) -> list[str]:
-        """Lines of at most so many inches."""
-        return wrap(self.figure, text, room, size)
-
     def row_labels(
-        self, labels: Sequence[str], share: float = _LABELS
+        self, labels: Sequence[str], share: float = LABELS
     ) -> tuple[list[str], float]:
         """Labels as there is room for, and the inches that they and a gap take."""
         (wide, _), box, slot = self._inches, self._given, self._slot
         room = max(share * self.width, (box.x0 - slot.x0) * wide - _PAD) - 0.1
         words = [self.fit(label, room, self.size) for label in labels]
-        return words, widest(self.figure, words, self.size) + 0.1
+        return words, self.widest(words, self.size) + 0.1
 
     def _heading(self, head: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
         """The lines of the title and of what stands below."""
         title, below = self.looks.title, self.looks.subtitle
         first = title if isinstance(title, str) else head if title else ""
         rest = [below] if isinstance(below, str) else lines if below else []
-        titles = wrap(self.figure, first, self.width, self.title_size, "bold", 2)
-        words = [
-            word
-            for line in rest
-            for word in wrap(self.figure, line, self.width, self.small)
-        ]
-        return [title for title in titles if title], [word for word in words if word]
+        titles = self.wrap(first, self.width, self.title_size, "bold", 2)
+        return list(filter(None, titles)), list(filter(None, self._wrapped(rest)))
+
+    def _wrapped(self, notes: Iterable[str]) -> list[str]:
+        """The lines of some notes, each as wide as there is room."""
+        room, size = self.width, self.small
+        return [line for note in notes for line in self.wrap(note, room, size)]
 
     def _heading_high(self, titles: Sequence[str], words: Sequence[str]) -> float:
-        high = block_high(self.figure, titles, self.title_size, "bold")
-        high += block_high(self.figure, words, self.small, "normal")
+        high = self.block_high(titles, self.title_size, "bold")
+        high += self.block_high(words, self.small)
         return high + _GAP * (bool(titles) + bool(words))
 
     def finish(
@@ -281,19 +240,19 @@ class Page:
         *,
         key: Sequence[Part] = (),
         notes: Sequence[str] = (),
-    ) -> None:
-        """Measure what stands around the axes; write heading, key and notes there."""
+    ) -> tuple[Figure, Axes]:
+        """Measure what stands around the axes; write heading, key and notes there.
+
+        Returns:
+            The figure and its first axes.
+        """
         height = self.inner[1]
         left, right, above, below = self._overhang()
         titles, words = self._heading(head, lines)
-        rows = key_lines(self.figure, key, self.width, self.small)
-        texts = [
-            line
-            for note in notes
-            for line in wrap(self.figure, note, self.width, self.small)
-        ]
+        rows = key_lines(self, key, self.width, self.small)
+        texts = self._wrapped(notes)
         row = 1.5 * self.small / 72
-        text = block_high(self.figure, texts, self.small, "normal")
+        text = self.block_high(texts, self.small)
         top = above + self._heading_high(titles, words) + _PAD
         foot = below + (0.05 + row * len(rows) if rows else 0.0)
         margins = [
@@ -305,8 +264,9 @@ class Page:
         self._place(margins, height)
         edge = -(self._inner.x0 - self._slot.x0) * self._inches[0] + _PAD
         self._write_heading(titles, words, (edge, above))
-        draw_key(self._lowest, rows, (edge, -below - 0.05), row, self.small)
+        draw_key(self, self._lowest, rows, (edge, -below - 0.05), row, self.small)
         self._write_notes(texts, (edge, -foot - 0.03))
+        return self.figure, self.ax
 
     def _write_notes(self, lines: Sequence[str], place: tuple[float, float]) -> None:
         """Muted lines, so many inches right of and above the axes' lower corner."""
@@ -343,7 +303,7 @@ class Page:
     ) -> None:
         """The title and smaller text, so many inches right of and above the axes."""
         right, up = place
-        small = block_high(self.figure, words, self.small, "normal")
+        small = self.block_high(words, self.small)
         small += _GAP if words else 0.0
         if words:
             look: Any = {"va": "bottom", "fontsize": self.small, **SPACED, **PLAIN}
@@ -357,41 +317,49 @@ class Page:
             title.set_transform(self.inches(right, up + _GAP + small, 1))
 
 
-def open_page(
-    ax: Axes | FigureBase | Sequence[Axes] | None,
-    looks: Looks,
-    width: float,
-    shares: Sequence[float] = (1.0,),
-    gap: float = 0.0,
-    is_down: bool = False,
-) -> Page:
-    """Axes to draw on: the caller's, or those of a new figure so many inches wide.
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes are in; refuse axes that are in none."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("ax belongs to no figure; give axes of a figure.")
+    return figure
 
-    Args:
-        ax: Axes, as many as shares; a figure to make them in; or None.
-        looks: What the caller says.
-        width: Of a new figure, where the caller does not say.
-        shares: The sizes of axes to each other.
-        gap: Between them, in inches.
-        is_down: Whether they stand below each other.
 
-    Raises:
-        ValueError: If both axes and a width are given.
+def place_of(axes: Sequence[Axes]) -> Bbox:
+    """Where axes were put, together."""
+    return Bbox.union([ax.get_position(original=True) for ax in axes])
+
+
+def slot_of(axes: Sequence[Axes], parent: FigureBase) -> Bbox:
+    """What is theirs: halfway to their neighbours, else to the figure's edge.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> one = figure.add_axes((0.1, 0.1, 0.3, 0.8))
+        >>> other = figure.add_axes((0.6, 0.1, 0.3, 0.8))
+        >>> slot_of([one], figure).extents.round(3).tolist()
+        [0.0, 0.0, 0.5, 1.0]
     """
-    if ax is not None and looks.width is not None:
-        raise ValueError(
-            "width is that of a new figure, and axes or a figure are given, which have "
-            "their own; leave one of them out."
-        )
-    is_own = ax is None
-    if ax is None:
-        ax = Figure(figsize=(looks.width or width, 1.0), layout="none")  # type: ignore[arg-type]
-        FigureCanvasAgg(ax)
-    if isinstance(ax, FigureBase):
-        axes = [ax.add_axes((0, 0, 1, 1), label=str(i)) for i in range(len(shares))]
-    else:
-        axes = [ax] if isinstance(ax, Axes) else list(ax)
-    engine = figure_of(axes[0]).get_layout_engine()
-    if engine is not None:
-        engine.execute(figure_of(axes[0]))
-    return Page(axes, looks, is_own, shares, gap, is_down)
+    box, mine = place_of(axes), set(map(id, axes))
+    every: list[Axes] = parent.axes  # type: ignore[assignment]
+    others = [place_of([ax]) for ax in every if id(ax) not in mine]
+    beside = [o for o in others if o.y0 < box.y1 and o.y1 > box.y0]
+    across = [o for o in others if o.x0 < box.x1 and o.x1 > box.x0]
+    return Bbox.from_extents(
+        max([0.0, *((o.x1 + box.x0) / 2 for o in beside if o.x1 <= box.x0)]),
+        max([0.0, *((o.y1 + box.y0) / 2 for o in across if o.y1 <= box.y0)]),
+        min([1.0, *((o.x0 + box.x1) / 2 for o in beside if o.x0 >= box.x1)]),
+        min([1.0, *((o.y0 + box.y1) / 2 for o in across if o.y0 >= box.y1)]),
+    )
+
+
+def within(ends: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """A stretch moved, and if need be cut, to lie between two places.
+
+    Example:
+        >>> within((0.0, 5.0), 2.0, 9.0), within((0.0, 5.0), 2.0, 6.0)
+        ((2.0, 7.0), (2.0, 6.0))
+    """
+    start, end = max(ends[0], low), max(ends[0], low) + ends[1] - ends[0]
+    return max(low, start - max(end - high, 0.0)), min(end, high)

@@ -14,18 +14,12 @@ from matplotlib.figure import Figure
 from captum_ehr.scene.pairing import PairScene, pair_scene
 from captum_ehr.scene.palette import bar_color
 from captum_ehr.scene.wording import rounded, signed
-from captum_ehr.visualization.axes import EDGE, LINE, label, label_rows
-from captum_ehr.visualization.chips import spread
-from captum_ehr.visualization.color_table import (
-    draw_cells,
-    label_columns,
-    row_sums,
-    sums_wide,
-)
-from captum_ehr.visualization.keys import scale_key
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import LEADING, extent
-from captum_ehr.visualization.plot_arguments import at_least_one
+
+from .chips import spread
+from .color_table import draw_cells, label_columns, row_sums, sums_wide
+from .figure_page import EDGE, LINE, Looks, Page, open_page
+from .keys import scale_key
+from .plot_arguments import at_least_one
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Interactions
@@ -82,26 +76,22 @@ def pair_heatmap(
         ['I50.9', 'I10', '3 others']
     """
     at_least_one(k=k)
-    looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(ax, looks, _WIDTH)
+    page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     head, lines = _words(pairs, names)
     most = page.rows(k, head, lines, 9.0, 1)
     scene = _drawable(pair_scene(pairs, most, names=names))
     count, totals = len(scene.labels), rounded(scene.totals)
     if page.is_own and width is None:
         page.figure.set_figwidth(min(max(3.5 + _CELL * count, 6.5), 12.0))
-    labels, left = page.row_labels(scene.labels)
-    right = sums_wide(page, totals)
+    left, right = page.row_labels(scene.labels)[1], sums_wide(page, totals)
     side = (page.width - left - right) / count
     height = min(max(side, page.row), 2 * page.row)
-    page.reserve(left, right, count * height)
+    page.lay_rows(scene.labels, right, count * height)
     draw_cells(page, scene.cells, scene.scale, scene.cells.shape, values)
-    label_rows(page, page.ax, labels)
-    page.ax.set_ylim(count - 0.5, -0.5)
     label_columns(page, scene.labels)
     row_sums(page, totals, count)
-    page.finish(scene.head, scene.lines, key=scale_key(scene.scale, scene.output))
-    return page.figure, page.ax
+    key = scale_key(scene.scale, scene.output)
+    return page.finish(scene.head, scene.lines, key=key)
 
 
 def pair_network(
@@ -149,11 +139,11 @@ def pair_network(
         (10, True)
     """
     at_least_one(k=k, edges=edges)
-    looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(ax, looks, _WIDTH)
+    page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
     scene = _drawable(pair_scene(pairs, k, edges, names))
     shown = min(k, len(pairs.players[0]))
-    labels, side = _beside(page, scene.labels[:shown])
+    labels, wide = page.row_labels(scene.labels[:shown], 0.29)
+    side = wide + 0.12
     across = page.width - 2 * side
     page.reserve(side, side, max(across, math.ceil(shown / 2) * 1.1 * page.line))
     angles = [math.pi / 2 - 2 * math.pi * place / shown for place in range(shown)]
@@ -164,7 +154,7 @@ def pair_network(
     _draw_bonds(page, scene, spots)
     alone = [float(scene.cells[place, place]) for place in range(shown)]
     most = max(map(abs, alone)) or 1.0
-    edge = ink(page.ax, EDGE)
+    edge = page.ink(EDGE)
     for (x, y), size in zip(spots, alone):
         area = 30 + 270 * abs(size) / most
         page.ax.scatter([x], [y], area, bar_color(size), edgecolors=edge, zorder=3)
@@ -172,14 +162,7 @@ def pair_network(
     hidden = len(pairs.players[0]) - shown
     rest = f"; {hidden} codes with weaker pairs are not shown" if hidden else ""
     note = f"lines: effect of the pair; dots: what is the code's alone{rest}"
-    page.finish(scene.head, scene.lines, notes=[note])
-    return page.figure, page.ax
-
-
-def _beside(page: Page, labels: Sequence[str]) -> tuple[list[str], float]:
-    """Labels at both sides of the circle, and the inches that they take there."""
-    words, wide = page.row_labels(labels, 0.29)
-    return words, wide + 0.12
+    return page.finish(scene.head, scene.lines, notes=[note])
 
 
 def _write_labels(
@@ -192,13 +175,13 @@ def _write_labels(
         mine = [i for i, (x, _) in enumerate(spots) if (x >= -1e-9) == (side > 0)]
         mine.sort(key=lambda i: spots[i][1])
         wanted = [(spots[i][1] + 1.15) / unit for i in mine]
-        gap = min(LEADING * page.size / 72, high / max(len(mine), 1))
+        gap = min(page.line, high / max(len(mine), 1))
         for i, at in zip(mine, spread(wanted, gap, high), strict=True):
             end = 1.15 * side, at * unit - 1.15
             leaders.append((spots[i], end))
-            align = "left" if side > 0 else "right"
-            label(ax, labels[i], end, (3 * side, 0), page.size, ha=align, va="center")
-    look: Any = {"colors": ink(ax, LINE), "linewidths": 0.5, "linestyles": ":"}
+            style: Any = {"ha": "left" if side > 0 else "right", "va": "center"}
+            page.label(labels[i], end, (3 * side, 0), size=page.size, **style)
+    look: Any = {"colors": page.ink(LINE), "linewidths": 0.5, "linestyles": ":"}
     ax.add_collection(LineCollection(leaders, zorder=2, **look), autolim=False)
 
 
@@ -218,16 +201,16 @@ def _draw_bonds(page: Page, scene: PairScene, spots: list[tuple[float, float]]) 
 
 def _write_effects(page: Page, written: list[tuple[float, float, str]]) -> None:
     """Effects in the middle of their lines, where those before left room."""
-    ax, (wide, high) = page.ax, page.inner
-    box = {"boxstyle": "round,pad=0.15", "fc": ink(ax, 0), "ec": "none"}
+    wide, high = page.inner
+    box = {"boxstyle": "round,pad=0.15", "fc": page.ink(0), "ec": "none"}
     style: Any = {"ha": "center", "va": "center", "bbox": box}
-    room = extent(page.figure, "+0.0000", page.small)[0] * 2.3 / wide
+    room = page.wide("+0.0000", page.small) * 2.3 / wide
     line = 1.6 * page.small / 72 * 2.3 / high
     kept: list[tuple[float, float]] = []
     for x, y, words in written:
         if all(abs(x - u) >= room or abs(y - v) >= line for u, v in kept):
             kept.append((x, y))
-            label(ax, words, (x, y), (0, 0), page.small, **style)
+            page.label(words, (x, y), (0, 0), **style)
 
 
 def _words(pairs: Interactions, names: Words | None) -> tuple[str, Sequence[str]]:

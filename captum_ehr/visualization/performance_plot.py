@@ -10,38 +10,28 @@ from matplotlib.figure import Figure
 
 from captum_ehr.scene.performance import Performance
 from captum_ehr.scene.wording import shorten
-from captum_ehr.visualization.axes import LINE, axis_label, strip, thin_ticks
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import PLAIN
+
+from .figure_page import LINE, Looks, Page, open_page
+from .measuring import PLAIN
 
 _WIDTH, _NARROW, _LINE = 9.5, 5.0, "#3b82c4"
 
 
-def performance_curves(
-    judged: Performance,
-    *,
-    width: float | None = None,
-    fontsize: float | None = None,
-    title: bool | str = True,
-    subtitle: bool | str = True,
-) -> tuple[Figure, list[Axes]]:
+def performance_curves(judged: Performance, **looks: Any) -> tuple[Figure, list[Axes]]:
     """Draw the ROC, the precision over the recall, and the calibration.
+
+    In narrow figures the curves stand below each other.
 
     Args:
         judged: What :func:`captum_ehr.scene.performance.performance_of` found.
-        width: The width of a new figure in inches; its height follows. In narrow
-            ones the curves stand below each other.
-        fontsize: The size of ordinary text in points; by default 0.8 times the
-            ``font.size`` of matplotlib's style.
-        title: A heading in place of this figure's own; False for none.
-        subtitle: The smaller text below it, likewise.
+        **looks: ``width``, ``fontsize``, ``title``, ``subtitle``, as of all figures.
 
     Returns:
         The figure and its three axes; one whose curve has no meaning says so.
     """
-    looks = Looks(width, fontsize, title, subtitle)
-    is_down = (width or _WIDTH) < _NARROW
-    page = open_page(None, looks, _WIDTH, (1.0, 1.0, 1.0), is_down=is_down)
+    said = Looks(**looks)
+    is_down = (said.width or _WIDTH) < _NARROW
+    page = open_page(None, said, _WIDTH, (1.0, 1.0, 1.0), is_down=is_down)
     side, apart = 3 * page.line, 2 * page.line
     page.gap = side + 0.2
     panel = page.width - apart if is_down else (page.width - 3 * side - 0.4) / 3
@@ -56,22 +46,18 @@ def performance_curves(
     for ax, (curve, across, up, chance) in zip(page.axes, panels, strict=True):
         style = "o-" if curve is judged.calibration else "-"
         _draw(page, ax, curve, chance, style)
-        axis_label(page, ax, across)
-        axis_label(page, ax, up, "y")
+        page.frame(across, up, ax)
     observed = f"{judged.positives} of {judged.samples} observed"
-    page.finish(shorten(judged.target, 80), [observed])
-    return page.figure, page.axes
+    return page.finish(shorten(judged.target, 80), [observed])[0], page.axes
 
 
 def _draw(page: Page, ax: Axes, curve: Any, chance: Any, style: str) -> None:
     """One curve beside the one of chance."""
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
-    strip(page, ax, "top", "right")
-    thin_ticks(ax, 0.1)
     if curve is None:
         place: Any = {"ha": "center", "va": "center", "transform": ax.transAxes}
         ax.text(0.5, 0.5, "not defined", fontsize=page.size, **place, **PLAIN)
         return
-    ax.plot(*chance, color=ink(ax, LINE), lw=0.9, ls="--")
+    ax.plot(*chance, color=page.ink(LINE, ax), lw=0.9, ls="--")
     ax.plot(*curve, style, color=_LINE, lw=1.5, ms=3.5)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captum_ehr.explanation.data import check_keys
 from captum_ehr.explanation.feature_record import FeatureKeyError, Range, codes_of
 from captum_ehr.explanation.words import mixed_targets
+from captum_ehr.scene.wording import signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +77,7 @@ def of_features(
     wanted = [features] if isinstance(features, str) else features
     if wanted is not None:
         wanted = list(wanted)
-        check_features(explanation, wanted, "features")
+        check_keys("features names", wanted, explanation.features)
         table = table[table["feature"].isin(wanted)].reset_index(drop=True)
     if not len(table):
         where = "the explanation" if wanted is None else ", ".join(map(repr, wanted))
@@ -95,15 +97,23 @@ def check_finite(table: pd.DataFrame) -> None:
         )
 
 
-def check_features(explanation: Explanation, wanted: Iterable[str], where: str) -> None:
-    """Refuse a feature that the explanation does not have."""
-    unknown = [key for key in wanted if key not in explanation.features]
-    if unknown:
-        raise FeatureKeyError(
-            f"{where} names {', '.join(map(repr, unknown))}, which this explanation "
-            "does not have; its features are "
-            f"{', '.join(map(repr, explanation.features))}."
-        )
+def of_cohort(
+    explanation: Explanation, k: int, features: Iterable[str] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of all samples, and their codes, strongest first, if it can be drawn."""
+    at_least_one(k=k)
+    one_target(explanation)
+    frame = of_features(explanation.to_frame(), explanation, features)
+    check_finite(frame)
+    return frame, of_features(explanation.top(None), explanation, features)
+
+
+def weaker(rest: pd.DataFrame) -> list[str]:
+    """The note of the codes that are not shown, if there are any."""
+    if not len(rest):
+        return []
+    total = signed(rest["mean"].sum(), 3)
+    return [f"+{len(rest)} more codes or columns, weaker: mean together {total}"]
 
 
 def with_reference(explanation: Explanation, ranges: Ranges | None) -> Explanation:
@@ -117,7 +127,7 @@ def with_reference(explanation: Explanation, ranges: Ranges | None) -> Explanati
         keys = list(columns)
         table: Mapping[str, Any] = {word: entry}
         if isinstance(entry, Mapping):
-            check_features(explanation, [word], "reference")
+            check_keys("reference names", [word], explanation.features)
             keys, table = [word], entry
         for code, bounds in table.items():
             places = [key for key in keys if code in columns.get(key, ())]

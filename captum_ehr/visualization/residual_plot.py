@@ -11,21 +11,10 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.population import Residuals
-from captum_ehr.visualization.axes import (
-    BAR,
-    FRACTION,
-    MUTED,
-    axes_size,
-    axis_label,
-    label,
-    label_rows,
-    strip,
-    thin_ticks,
-)
-from captum_ehr.visualization.beeswarm_plot import swarm
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import extent
-from captum_ehr.visualization.plot_arguments import at_least_one
+
+from .beeswarm_plot import swarm
+from .figure_page import BAR, FRACTION, MUTED, Looks, Page, axes_size, open_page
+from .plot_arguments import at_least_one
 
 BEYOND = "#d55e00"
 """The colour of patients beyond the tolerance."""
@@ -93,12 +82,9 @@ def completeness(
     ]
     if not rows:
         raise ValueError("nothing to show: there is no explanation.")
-    looks = Looks(width, fontsize, title, subtitle)
-    page = open_page(ax, looks, _WIDTH)
-    labels, left = page.row_labels([row.name for row in rows], 0.3)
-    page.reserve(left, 0.1, max(_ROW_HEIGHT * page.row * len(rows), 1.1))
-    strip(page, page.ax, "top", "right", "left")
-    label_rows(page, page.ax, labels)
+    page = open_page(ax, Looks(width, fontsize, title, subtitle), _WIDTH)
+    height = max(_ROW_HEIGHT * page.row * len(rows), 1.1)
+    page.lay_rows([row.name for row in rows], height=height, share=0.3)
     _draw_rows(page, rows, tolerance, max_named)
     beyond = sum(int(row.beyond.sum()) for row in rows)
     samples = sum(len(row.sizes) for row in rows)
@@ -106,8 +92,7 @@ def completeness(
         f"{samples} samples, {beyond or 'none'} beyond the tolerance of {tolerance:g}; "
         "raw, before any rescaling"
     )
-    page.finish("Do the attributions add up to f(x) - f(x0)?", [line])
-    return page.figure, page.ax
+    return page.finish("Do the attributions add up to f(x) - f(x0)?", [line])
 
 
 def _draw_rows(
@@ -122,16 +107,16 @@ def _draw_rows(
     edges = 10.0 ** (low - has_none * 1.0), 10.0 ** (high + has_all * 1.0)
     ax.set_xscale("log")
     ax.set_xlim(*edges)
-    ax.axvspan(tolerance, edges[1], color=ink(ax, 0.05), lw=0, zorder=0)
+    ax.axvspan(tolerance, edges[1], color=page.ink(0.05), lw=0, zorder=0)
     ax.axvline(tolerance, color=BEYOND, lw=1.0, ls="--", zorder=1)
     _write_tolerance(page, tolerance)
-    box = {"facecolor": ink(ax, 0), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-    style: Any = {"size": page.small, "color": ink(ax, MUTED), "va": "center"}
+    box = {"facecolor": page.ink(0), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    style: Any = {"color": page.ink(MUTED), "va": "center"}
     style |= {"coords": (FRACTION, "data"), "zorder": 4, "bbox": box}
     for place, row in enumerate(rows):
-        _draw_dots(ax, place, row, edges)
+        _draw_dots(page, place, row, edges)
         words = _account(page, row, max_named)
-        label(ax, words, (0, place + 0.42), (3, 0), **style)
+        page.label(words, (0, place + 0.42), (3, 0), **style)
     _draw_axis(page, int(low), int(high), has_none, has_all)
 
 
@@ -141,7 +126,7 @@ def _write_tolerance(page: Page, tolerance: float) -> None:
     share = ax.transAxes.inverted().transform(ax.transData.transform((tolerance, 0)))[0]
     align, shift = ("left", 3) if share < 0.5 else ("right", -3)
     style: Any = {"coords": ("data", FRACTION), "va": "bottom", "color": BEYOND}
-    label(ax, words, (tolerance, 1), (shift, 1), page.small, ha=align, **style)
+    page.label(words, (tolerance, 1), (shift, 1), ha=align, **style)
 
 
 def _account(page: Page, row: Residuals, max_named: int) -> str:
@@ -149,7 +134,7 @@ def _account(page: Page, row: Residuals, max_named: int) -> str:
     room = axes_size(page.ax)[0] - 0.1
     for most in range(max_named, -1, -1):
         words = row.account(most)
-        if extent(page.figure, words, page.small)[0] <= room:
+        if page.wide(words, page.small) <= room:
             break
     return page.fit(words, room, page.small)
 
@@ -167,12 +152,12 @@ def _draw_axis(page: Page, low: int, high: int, has_none: bool, has_all: bool) -
     if has_all:
         powers, words = [*powers, 10.0 ** (high + 0.5)], [*words, "∞"]
     ax.minorticks_off()
-    thin_ticks(ax, 0.15, list(zip(powers, words)))
-    axis_label(page, ax, "|delta| / |f(x) - f(x0)|")
+    page.thin_ticks(0.15, list(zip(powers, words)))
+    page.axis_label("|delta| / |f(x) - f(x0)|")
 
 
 def _draw_dots(
-    ax: Axes, place: int, row: Residuals, edges: tuple[float, float]
+    page: Page, place: int, row: Residuals, edges: tuple[float, float]
 ) -> None:
     """The samples of one explanation, those beyond the tolerance as diamonds."""
     low, high = np.log10(edges)
@@ -181,10 +166,10 @@ def _draw_dots(
     powers = np.clip(
         powers, low + 0.5 * np.isneginf(powers), high - 0.5 * np.isposinf(powers)
     )
-    width = _DOT**0.5 / 72 / axes_size(ax)[0]
+    width = _DOT**0.5 / 72 / axes_size(page.ax)[0]
     offsets = swarm((powers - low) / (high - low), width, 0.6)
-    grey = ink(ax, BAR)
+    grey = page.ink(BAR)
     for chosen, marker, color in ((~row.beyond, "o", grey), (row.beyond, "D", BEYOND)):
         dots = 10.0 ** powers[chosen], place + offsets[chosen]
-        look: Any = {"marker": marker, "color": color, "edgecolors": ink(ax, 0)}
-        ax.scatter(*dots, s=_DOT, linewidths=0.3, zorder=3, **look)
+        look: Any = {"marker": marker, "color": color, "edgecolors": page.ink(0)}
+        page.ax.scatter(*dots, s=_DOT, linewidths=0.3, zorder=3, **look)

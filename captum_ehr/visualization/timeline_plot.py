@@ -11,25 +11,18 @@ from matplotlib.figure import Figure
 from captum_ehr.explanation import Explanation
 from captum_ehr.scene.patient import Axis, PatientScene, patient_scene
 from captum_ehr.scene.wording import number
-from captum_ehr.visualization.axes import axis_label, label, strip, thin_ticks
-from captum_ehr.visualization.chips import (
-    Canvas,
-    ChipRows,
-    ChipsOverTime,
-    Limits,
-    Panel,
-)
-from captum_ehr.visualization.keys import scale_key
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import widest
-from captum_ehr.visualization.plot_arguments import (
+
+from .chips import Canvas, ChipRows, ChipsOverTime, Limits, Panel
+from .figure_page import Looks, Page, open_page
+from .keys import scale_key
+from .plot_arguments import (
     Patient,
     Ranges,
     at_least_one,
     one_patient,
     with_reference,
 )
-from captum_ehr.visualization.value_lines import ValueLines, names_room, names_wide
+from .value_lines import ValueLines, names_room, names_wide
 
 _COLUMN, _STEP, _BESIDE = 1.7, 0.45, 2.2
 _WIDTH = (8.5, 16.5)
@@ -122,10 +115,11 @@ def timeline(
     ax.set_ylim(height, 0.0)
     _draw_panels(page, panels)
     _draw_axis(page, scene.axis)
-    page.finish(scene.head, scene.lines, key=scale_key(scene.scale, scene.measure))
+    key = scale_key(scene.scale, scene.measure)
+    figure, ax = page.finish(scene.head, scene.lines, key=key)
     # The unit of the y axis is an inch, also in axes that have more of them.
     ax.set_ylim(max(height, page.inner[1]), 0.0)
-    return page.figure, ax
+    return figure, ax
 
 
 def _width(scene: PatientScene, max_visits: int) -> float:
@@ -160,7 +154,7 @@ def _beside(page: Page, panels: list[Panel]) -> float:
     """The inches that the names of features and columns take at the left."""
     names = [_band_name(page, panel) for panel in panels]
     wide = [names_wide(page, one) for one in panels if isinstance(one, ValueLines)]
-    return max(widest(page.figure, names, page.size, "bold"), *wide, 0.0) + 8 / 72
+    return max(page.widest(names, page.size, "bold"), *wide, 0.0) + 8 / 72
 
 
 def _band_name(page: Page, panel: Panel) -> str:
@@ -194,25 +188,25 @@ def _draw_panels(page: Page, panels: list[Panel]) -> None:
     """All panels from top to bottom, their names at the left, a line between."""
     ax, top = page.ax, 0.0
     style: Any = {"fontweight": "bold", "ha": "right", "va": "center"}
-    where = ax.get_yaxis_transform()
+    style |= {"size": page.size, "coords": ax.get_yaxis_transform()}
     for rank, panel in enumerate(panels):
         if rank % 2:
-            ax.axhspan(top, top + panel.height, color=ink(ax, 0.035), zorder=0, lw=0)
+            ax.axhspan(top, top + panel.height, color=page.ink(0.035), zorder=0, lw=0)
         name, place = _band_name(page, panel), (0, top + 0.2 * panel.unit)
-        label(ax, name, place, (-8, 0), page.size, coords=where, **style)
+        page.label(name, place, (-8, 0), **style)
         panel.draw(ax, top)
         top += panel.height
         if rank < len(panels) - 1:
-            ax.axhline(top, color=ink(ax, 0.2), lw=0.6, zorder=1)
+            ax.axhline(top, color=page.ink(0.2), lw=0.6, zorder=1)
 
 
 def _draw_axis(page: Page, axis: Axis) -> None:
     ax = page.ax
     ax.set_yticks([])
-    strip(page, ax, "top", "right", "left")
+    page.strip("top", "right", "left")
     if not axis.is_shown:
         ax.set_xticks([])
         ax.spines["bottom"].set_visible(False)
         return
-    thin_ticks(ax, 0.1, [(place, number(place)) for place in axis.ticks])
-    axis_label(page, ax, axis.label)
+    page.thin_ticks(known=[(place, number(place)) for place in axis.ticks])
+    page.axis_label(axis.label)

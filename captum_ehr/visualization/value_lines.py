@@ -13,10 +13,10 @@ from captum_ehr.scene.folding import with_room
 from captum_ehr.scene.history import Item, Line, total_of
 from captum_ehr.scene.palette import USUAL, bar_color
 from captum_ehr.scene.wording import signed
-from captum_ehr.visualization.axes import MUTED, label
-from captum_ehr.visualization.chips import Panel
-from captum_ehr.visualization.layout import Page, ink
-from captum_ehr.visualization.measuring import LEADING, PLAIN, lines_high, widest, wrap
+
+from .chips import Panel
+from .figure_page import MUTED, Page
+from .measuring import PLAIN
 
 _TOP, _LINE, _SWING = 0.3, 0.62, 0.3
 
@@ -39,11 +39,8 @@ class ValueLines(Panel):
         """The height of a column's line: for its dots and numbers, and for its name."""
         lines = self.band.lines[: self.limits.max_values]
         names = [_name_lines(self.page, line.items[0]) for line in lines]
-        high = max(
-            lines_high([*name, *usual], self.page.small) for name, usual in names
-        )
-        numbers = LEADING * self.page.small / 72 if self.values else 0.0
-        return max(_LINE * self.unit + numbers, high + 0.08)
+        high = self.line * max(len(name) + len(usual) for name, usual in names)
+        return max(_LINE * self.unit + self.line * self.values, high + 0.08)
 
     @property
     def height(self) -> float:
@@ -58,18 +55,17 @@ class ValueLines(Panel):
             middle = top + _TOP * self.unit + (row + 0.5) * self._row
             self._draw_name(ax, middle, line.items[0])
             self._draw_line(ax, middle, line)
-        self.note_below(ax, top, *self._words)
+        self.note_below(top, *self._words)
 
     def _draw_name(self, ax: Axes, middle: float, item: Item) -> None:
         """A column's name with its unit, and its usual range below."""
         name, usual = _name_lines(self.page, item)
-        step = LEADING * self.page.small / 72
         for line, text in enumerate([*name, *usual]):
-            place = 0, middle + step * (line - (len(name) + len(usual) - 1) / 2)
-            color = ink(ax, 0.9 if line < len(name) else MUTED)
+            place = 0, middle + self.line * (line - (len(name) + len(usual) - 1) / 2)
+            color = self.page.ink(0.9 if line < len(name) else MUTED)
             style: Any = {"color": color, "ha": "right", "va": "center"}
-            where = ax.get_yaxis_transform()
-            label(ax, text, place, (-8, 0), self.page.small, coords=where, **style)
+            style["coords"] = ax.get_yaxis_transform()
+            self.page.label(text, place, (-8, 0), **style)
 
     def _draw_line(self, ax: Axes, middle: float, line: Line) -> None:
         """One column's line on a scale of its own, its usual range and values."""
@@ -83,7 +79,7 @@ class ValueLines(Panel):
             low, high = (to_y(bound) for bound in items[0].usual)
             ax.axhspan(high, low, color=USUAL, alpha=0.25, lw=0, zorder=1)
         y = [to_y(item.value) for item in items]
-        ax.plot(x, y, color=ink(ax, 0.33), lw=0.9, zorder=2)
+        ax.plot(x, y, color=self.page.ink(0.33), lw=0.9, zorder=2)
         self._draw_dots(ax, items, x, y)
         self._draw_values(ax, items, x, y)
 
@@ -97,9 +93,9 @@ class ValueLines(Panel):
             mine = [i for i, item in enumerate(items) if item.is_imputed == is_hollow]
             sizes = [items[i].attribution for i in mine]
             look: Any = {"s": dot**2, "c": [*map(self.scale.color, sizes)]}
-            look |= {"edgecolors": ink(ax, MUTED), "linewidths": 0.5}
+            look |= {"edgecolors": self.page.ink(MUTED), "linewidths": 0.5}
             if is_hollow:
-                look = {"s": (0.64 * dot) ** 2, "facecolors": ink(ax, 0)}
+                look = {"s": (0.64 * dot) ** 2, "facecolors": self.page.ink(0)}
                 look |= {"edgecolors": [*map(bar_color, sizes)], "linewidths": 0.8}
             if mine:
                 ax.scatter([x[i] for i in mine], [y[i] for i in mine], zorder=3, **look)
@@ -108,14 +104,14 @@ class ValueLines(Panel):
         self, ax: Axes, items: Sequence[Item], x: Sequence[float], y: Sequence[float]
     ) -> None:
         """The values that have room, those of the strongest points first."""
-        halo = [withStroke(linewidth=2, foreground=ink(ax, 0))]
+        halo = [withStroke(linewidth=2, foreground=self.page.ink(0))]
         style: Any = {"ha": "center", "fontsize": self.page.small, "zorder": 4}
-        style |= {"color": ink(ax, 1), "path_effects": halo, **PLAIN}
+        style |= {"color": self.page.ink(1), "path_effects": halo, **PLAIN}
         # What was not measured has no value to show, but an attribution.
         words = ["" if item.is_imputed else item.value_words for item in items]
         sizes = [signed(item.attribution) if self.values else "" for item in items]
         told = [i for i in range(len(items)) if words[i] or sizes[i]]
-        room = widest(self.page.figure, [*words, *sizes], self.page.small) + 0.06
+        room = self.page.widest([*words, *sizes], self.page.small) + 0.06
         inches = [self.canvas.to_inches(x[i]) for i in told]
         for at in with_room(inches, [items[i].strength for i in told], room):
             i = told[at]
@@ -132,14 +128,14 @@ def names_wide(page: Page, panel: ValueLines) -> float:
     """The inches that the names of the lines take at the left."""
     lines = panel.band.lines[: panel.limits.max_values]
     names = [words for line in lines for words in _name_lines(page, line.items[0])]
-    return widest(page.figure, [word for words in names for word in words], page.small)
+    return page.widest([word for words in names for word in words], page.small)
 
 
 def _name_lines(page: Page, item: Item) -> tuple[list[str], list[str]]:
     """A column's name with its unit in up to two lines; its usual range, if known."""
     room = names_room(page)
     unit = f" ({item.unit})" if item.unit else ""
-    name = wrap(page.figure, item.name + unit, room, page.small, most=2)
+    name = page.wrap(item.name + unit, room, page.small, most=2)
     usual = item.usual_words
     return name, [page.fit(usual, room, page.small)] if usual else []
 

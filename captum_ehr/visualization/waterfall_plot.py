@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from captum_ehr.explanation import Explanation
 from captum_ehr.explanation.labels import Grouping
+from captum_ehr.scene.account import Change
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.patient import PatientScene, patient_scene
-from captum_ehr.scene.tables import WaterfallBar, waterfall_bars
+from captum_ehr.scene.tables import waterfall_bars
 from captum_ehr.scene.wording import (
     has_probability,
     percent,
@@ -23,22 +24,10 @@ from captum_ehr.scene.wording import (
     shorten,
     target_words,
 )
-from captum_ehr.visualization.axes import (
-    EDGE,
-    LINE,
-    axes_size,
-    axis_label,
-    bar_values,
-    label,
-    label_rows,
-    room_for_words,
-    strip,
-    thin_ticks,
-    words_wide,
-)
-from captum_ehr.visualization.layout import Looks, Page, ink, open_page
-from captum_ehr.visualization.measuring import PLAIN, extent
-from captum_ehr.visualization.plot_arguments import (
+
+from .figure_page import EDGE, LINE, Looks, Page, axes_size, open_page
+from .measuring import PLAIN
+from .plot_arguments import (
     Patient,
     at_least_one,
     check_finite,
@@ -126,72 +115,61 @@ def waterfall(
     bars = waterfall_bars(explanation, by, mapping, most, time_label)
     baseline = shorten(explanation.baseline, 24)
     start = "f(x0)" + (f", baseline {baseline}" if baseline else "")
-    labels = [start, *(bar.label for bar in bars), "f(x)"]
-    labels, left = page.row_labels(labels)
-    page.reserve(left, 0.1, page.row * len(labels))
-    ax = page.ax
-    strip(page, ax, "top", "right", "left")
-    label_rows(page, ax, labels)
+    page.lay_rows([start, *(bar.name for bar in bars), "f(x)"])
     words = f"{scene.output} of {target_words(explanation)}"
     words += "   (red raises, blue lowers)"
     if _draw_bars(page, scene, bars):
         words += "   partial sums may leave 0 to 1"
-    axis_label(page, ax, words)
+    page.axis_label(words)
     if has_top:
         _draw_probability(page)
-    page.finish(scene.head, scene.lines)
-    return page.figure, ax
+    return page.finish(scene.head, scene.lines)
 
 
-def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[WaterfallBar]) -> bool:
+def _draw_bars(page: Page, scene: PatientScene, bars: Sequence[Change]) -> bool:
     """The bars, what joins them, their values, and the two outputs.
 
     Returns:
         Whether sums on the way are beyond what a probability can be.
     """
-    ax, sizes = page.ax, [bar.attribution for bar in bars]
+    ax, sizes = page.ax, [bar.size for bar in bars]
     start, last = scene.f_baseline, len(bars) + 1
     ends = (start + np.cumsum(sizes)).tolist()
     # The rest may be many: it takes no colour from the others.
-    scale = ColorScale.of(bar.attribution for bar in bars if bar.kind == "sum")
+    scale = ColorScale.of(bar.size for bar in bars if bar.kind == "item")
     colors = [
-        ink(ax, 0) if bar.kind == "missing" else scale.color(bar.attribution)
-        for bar in bars
+        page.ink(0) if bar.kind == "missing" else scale.color(bar.size) for bar in bars
     ]
-    look: dict[str, Any] = {"color": colors, "edgecolor": ink(ax, EDGE), "lw": 0.6}
+    look: dict[str, Any] = {"color": colors, "edgecolor": page.ink(EDGE), "lw": 0.6}
     drawn = ax.barh(range(1, last), sizes, 0.72, [start, *ends[:-1]], **look)
     if bars[-1].kind == "missing":
         drawn.patches[-1].set_hatch("////")
-    joint: dict[str, Any] = {"color": ink(ax, LINE), "lw": 0.8, "zorder": 0}
+    joint: dict[str, Any] = {"color": page.ink(LINE), "lw": 0.8, "zorder": 0}
     for row, place in enumerate([start, *ends]):
         ax.plot([place, place], [row, row + 1], **joint)
     outputs = [start, scene.f_input]
-    black: dict[str, Any] = {"color": ink(ax, 1), "ms": 0.6 * page.size}
+    black: dict[str, Any] = {"color": page.ink(1), "ms": 0.6 * page.size}
     ax.plot(outputs, [0, last], "D", clip_on=False, **black)
     reach = [*ends, *outputs]
     words = rounded(sizes)
-    sides = [
-        words_wide(page, [w for w, x in zip(words, sizes) if (x < 0) == s] + [""])
-        for s in (True, False)
-    ]
-    room_for_words(page, ax, (min(reach), max(reach)), *sides)
+    page.room_for_words((min(reach), max(reach)), words, sizes, 0.08)
     _widen(page, scene)
     # Partial sums may leave 0 to 1; probabilities do not.
     is_probability = scene.output == "probability"
-    thin_ticks(ax, 0.1, bounds=(0, 1) if is_probability else (-math.inf, math.inf))
-    bar_values(page, ax, ends, sizes, words, first=1)
+    page.thin_ticks(bounds=(0, 1) if is_probability else (-math.inf, math.inf))
+    page.bar_values(ends, sizes, words, first=1)
     _write_outputs(page, scene, last)
     return is_probability and not 0 <= min(ends) <= max(ends) <= 1
 
 
 def _write_outputs(page: Page, scene: PatientScene, last: int) -> None:
     """f(x0) and f(x) in numbers, on the side that has more room."""
-    ax, (low, high) = page.ax, page.ax.get_xlim()
-    box = {"facecolor": ink(ax, 0), "edgecolor": "none", "pad": 1}
-    style: Any = {"va": "center", "fontweight": "bold", "bbox": box}
+    low, high = page.ax.get_xlim()
+    box = {"facecolor": page.ink(0), "edgecolor": "none", "pad": 1}
+    style: Any = {"size": page.size, "va": "center", "fontweight": "bold", "bbox": box}
     for place, row, words in _outputs(scene, last):
         align, shift = ("left", 7) if place < (low + high) / 2 else ("right", -7)
-        label(ax, words, (place, row), (shift, 0), page.size, ha=align, **style)
+        page.label(words, (place, row), (shift, 0), ha=align, **style)
 
 
 def _outputs(scene: PatientScene, last: int) -> list[tuple[float, int, str]]:
@@ -207,7 +185,7 @@ def _widen(page: Page, scene: PatientScene) -> None:
     ax, wide = page.ax, axes_size(page.ax)[0]
     for place, _, words in _outputs(scene, 0):
         low, high = ax.get_xlim()
-        long = extent(page.figure, words, page.size, "bold")[0] + 9 / 72
+        long = page.wide(words, page.size, "bold") + 9 / 72
         share = max(1 - long / wide, 0.2)
         if place < (low + high) / 2:
             ax.set_xlim(low, max(high, low + (place - low) / share))
@@ -218,7 +196,7 @@ def _widen(page: Page, scene: PatientScene) -> None:
 def _draw_probability(page: Page) -> None:
     """An upper axis with the probabilities of the logits, as many as have room."""
     ax, (low, high) = page.ax, page.ax.get_xlim()
-    wide = extent(page.figure, "99.99 %", page.small)[0] + 0.06
+    wide = page.wide("99.99 %", page.small) + 0.06
     unit = (high - low) / axes_size(ax)[0]
     places: list[float] = []
     words: list[str] = []
@@ -234,6 +212,6 @@ def _draw_probability(page: Page) -> None:
         words = [percent(probability(end)) for end in places]
     top = ax.secondary_xaxis("top")
     top.set_xticks(places, words, **PLAIN)
-    top.tick_params(color=ink(ax, LINE), labelsize=page.small)
-    top.spines["top"].set_color(ink(ax, LINE))
+    top.tick_params(color=page.ink(LINE), labelsize=page.small)
+    top.spines["top"].set_color(page.ink(LINE))
     top.set_xlabel("probability", fontsize=page.small, labelpad=6)

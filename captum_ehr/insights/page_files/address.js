@@ -43,8 +43,7 @@ function steps() {
 }
 
 function* filterWords() {
-  const sort = `${state.sort.down ? "-" : ""}${state.sort.key}`;
-  if (sort !== firstSort) yield ["sort", sort];
+  if (sortWords() !== firstSort) yield ["sort", sortWords()];
   if (threshold() !== null) yield ["threshold", String(100 * threshold())];
   for (const field of form.elements) {
     if (!field.name || field.name === "search") continue;
@@ -58,7 +57,11 @@ function* filterWords() {
   }
 }
 
-const firstSort = `${state.sort.down ? "-" : ""}${state.sort.key}`;
+function sortWords() {
+  return `${state.sort.down ? "-" : ""}${state.sort.key}`;
+}
+
+const firstSort = sortWords();
 
 function readAddress() {
   const words = new URLSearchParams(hasAddress ? location.hash.slice(1) : "");

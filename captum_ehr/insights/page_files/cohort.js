@@ -108,21 +108,20 @@ function drawCohort(place, html, isDone = true) {
   drawConfusion(content);
 }
 
+function keyOf({ feature, code }) {
+  return `${feature}\n${code}`;
+}
+
 function codeKey(row) {
-  return `${row.dataset.feature}\n${row.dataset.code}`;
+  return keyOf(row.dataset);
 }
 
 function keepOrder(content, before) {
   const body = content.querySelector(".codes tbody");
   if (!body || !before.length) return;
   const places = new Map(before.map((key, i) => [key, i]));
-  const place = (row) => places.get(codeKey(row)) ?? Infinity;
-  const ordered = [...body.rows];
-  const order = new Map(ordered.map((row, i) => [row, i]));
-  body.append(...ordered.sort((a, b) => {
-    const [x, y] = [place(a), place(b)];
-    return x === y ? order.get(a) - order.get(b) : x - y;
-  }));
+  const place = (row) => places.get(codeKey(row)) ?? before.length;
+  body.append(...[...body.rows].sort((a, b) => place(a) - place(b)));
 }
 
 // Who has a code: below its row, so that the table stays what was read. -------------
@@ -246,15 +245,14 @@ function sumsOf(wanted, setting) {
 }
 
 function sumAgain(content, setting) {
-  const key = (code) => `${code.feature}\n${code.code}`;
-  const sums = new Map(sumsOf(rows, setting).map((code, i) => [key(code), { ...code, rank: i + 1 }]));
+  const sums = new Map(sumsOf(rows, setting).map((code, i) => [keyOf(code), { ...code, rank: i + 1 }]));
   const most = Math.max(...[...sums.values()].map((code) => code.mean_abs ?? 0), 1e-12);
   content.querySelector("h2").textContent = several(rows.length, "patient", "patients");
   for (const node of content.querySelectorAll(".standing, .remark, .performance > summary")) node.prepend("Of all in this file: ");
   const note = content.querySelector(".codes + p");
   if (note) note.textContent = note.textContent.replace(/over all \d+/, `over all ${rows.length}`);
   content.querySelectorAll(".codes tbody tr").forEach((row) => {
-    const code = sums.get(key(row.dataset));
+    const code = sums.get(codeKey(row));
     if (!code) return row.remove();
     const { mean, mean_abs } = code;
     Object.assign(row.dataset, { ...code, mean: mean ?? NaN, mean_abs: mean_abs ?? NaN });

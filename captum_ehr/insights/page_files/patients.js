@@ -124,7 +124,7 @@ function buildAgreement(a, b) {
   const sums = (rows) => {
     const totals = new Map();
     for (const [feature, , , code, , , , , attribution] of rows) {
-      const key = `${feature}\n${code}`;
+      const key = keyOf({ feature, code });
       totals.set(key, (totals.get(key) ?? 0) + (attribution ?? NaN));
     }
     return totals;

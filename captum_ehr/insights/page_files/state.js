@@ -29,8 +29,7 @@ function methodOf({ method }) {
 }
 
 function settingKey(setting) {
-  const { model, method, target, baseline } = setting;
-  return JSON.stringify([model, method, target, baseline]);
+  return JSON.stringify(Object.values(settingOf(setting)));
 }
 
 // A side with something changed, and what that rules out put right.
