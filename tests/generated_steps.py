@@ -42,15 +42,15 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": lambda h: h.square().log1p(),
     "exp": lambda h: (-h.abs()).exp(),
     "clamp": lambda h: h.clamp(-0.5, 2.0),
-    "__rtruediv__": lambda h: 1 / (1 + h * h),
-    "__truediv__": lambda h: h / (1 + h.abs()),
-    "__pow__": lambda h: h**3,
+    "__rdiv__": lambda h: 1 / (1 + h * h),
+    "div": lambda h: h / (1 + h.abs()),
+    "pow": lambda h: h**3,
     "logit": lambda h: h.sigmoid().clamp(0.01, 0.99).logit(),
 }
 
 GATES = {
     "sigmoid times tanh": Piece(
-        "sigmoid tanh __mul__",
+        "sigmoid tanh mul",
         lambda m, h, v: torch.sigmoid(m.lin1(h)) * torch.tanh(m.lin2(h)),
         "lin1 lin2",
     ),
@@ -76,7 +76,7 @@ GATES = {
         "lin",
     ),
     "dropout": Piece("dropout", lambda m, h, v: m.drop(m.lin(h)), "drop lin"),
-    "memory": Piece("__iadd__", lambda m, h, v: m.counter(h), "counter"),
+    "memory": Piece("add_", lambda m, h, v: m.counter(h), "counter"),
 }
 
 NORMS = {
@@ -228,7 +228,7 @@ TIME = {
     ),
     "cumsum": Piece("cumsum", lambda m, h, v: h.cumsum(1)),
     "cummax": Piece("cummax", lambda m, h, v: h.cummax(1).values),
-    "differences": Piece("__sub__ pad", lambda m, h, v: h - _before(h)),
+    "differences": Piece("sub pad", lambda m, h, v: h - _before(h)),
     "flip": Piece("flip", lambda m, h, v: h.flip(1), "", True),
     "centred by the masked mean": Piece(
         "masked_fill sum",
@@ -283,8 +283,8 @@ PLACES = {
     "roll": Piece("roll", lambda m, h, v: h.roll(1, -1)),
     "assignments": Piece("__setitem__", _assigned),
     "writes": Piece("mul_ add_ clamp_ abs_ masked_fill_", _written, "lin"),
-    "an operand overwritten": Piece("__imul__", _overwritten, "lin"),
-    "relu in place": Piece("relu_", lambda m, h, v: m.inplace(m.lin(h)), "lin inplace"),
+    "an operand overwritten": Piece("mul_", _overwritten, "lin"),
+    "relu in place": Piece("relu", lambda m, h, v: m.inplace(m.lin(h)), "lin inplace"),
     "a masked write": Piece(
         "__setitem__ clone",
         lambda m, h, v: torch.Tensor.__setitem__(w := h.clone(), ~v.mask, 0.0) or w,
@@ -301,9 +301,9 @@ def _branch(m: Any, h: Tensor, v: Visits) -> Tensor:
 
 
 THRESHOLDS = {
-    "a flag's value": Piece("__gt__", lambda m, h, v: h + 3 * (h > 0.5)),
+    "a flag's value": Piece("gt", lambda m, h, v: h + 3 * (h > 0.5)),
     "where": Piece("where", lambda m, h, v: torch.where(h > 0.2, h.tanh(), h - 1)),
-    "was it measured": Piece("__ne__", lambda m, h, v: h * (h != 0) + (h == 0).to(h)),
+    "was it measured": Piece("ne", lambda m, h, v: h * (h != 0) + (h == 0).to(h)),
     "filled by value": Piece(
         "masked_fill", lambda m, h, v: h.masked_fill(h < -0.3, -0.3)
     ),

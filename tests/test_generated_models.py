@@ -32,6 +32,7 @@ from generated_models import (
     blueprints,
     patients,
 )
+from generated_parts import Piece
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from snapshots import snapshot
@@ -119,7 +120,7 @@ def per_patient(shares: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([s.flatten(1).sum(1) for s in shares]).sum(0)
 
 
-# What holds of every case --------------------------------------------------------------
+# What holds of every case -----------------------------------------------------------
 
 
 def holds(case: Case) -> Attributions:
@@ -130,6 +131,7 @@ def holds(case: Case) -> Attributions:
     run = explained(case, batch)
     after = snapshot(model)
     assert [name for name, value in before.items() if after.get(name) != value] == []
+    hypothesis.assume(bool((run.f_input - run.f_reference).isfinite().all()))
     assert not run.diagnostics.fallbacks
     kept = {structure.message for structure in run.diagnostics.structure}
     assert set(run.diagnostics.messages) <= kept, run.diagnostics.messages
@@ -166,7 +168,7 @@ def assert_complete(case: Case, run: Attributions) -> None:
     assert_within(run.delta, bound, case)
 
 
-# Promises of which one is drawn ---------------------------------------------------------
+# Promises of which one is drawn ------------------------------------------------------
 
 
 def assert_same_shares(ours: Any, theirs: Any, case: Case, batch: Batch) -> None:
@@ -254,7 +256,7 @@ def planned(case: Case, run: Attributions) -> None:
     for _ in range(2):
         assert_same_shares(attribute(batch), run.attributions, case, batch)
     other = case.patients.batch(case.blueprint, seed=1)
-    expected = explained(model, other).attributions
+    expected = explained(case, other).attributions
     assert_same_shares(attribute(other), expected, case, other)
 
 
@@ -294,3 +296,72 @@ def test_generated_models_keep_every_promise(seed: int) -> None:
         check(case, promise)
 
     run()
+
+
+# What is generated -------------------------------------------------------------------
+
+
+class Seen(TorchFunctionMode):
+    """The names of the torch functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(label(func))
+        return func(*args, **(kwargs or {}))
+
+
+def plain(step: str, pool: str) -> Case:
+    blueprint = Blueprint(
+        embedded=True,
+        steps=(step,),
+        nodes=(Node(0, 0, "residual"),),
+        pool=pool,
+        outputs="logits",
+        presence="lengths",
+        missing="",
+        seed=5,
+    )
+    return Case(blueprint, Patients((3, 1, 4), "random", 1.0, False, False, 3))
+
+
+@pytest.mark.parametrize(
+    "case, piece",
+    [
+        *(pytest.param(plain(s, "masked mean"), STEPS[s], id=s) for s in STEPS),
+        *(pytest.param(plain("tanh", p), POOLS[p], id=p) for p in POOLS),
+    ],
+)
+def test_each_construct_calls_what_it_stands_for(case: Case, piece: Piece) -> None:
+    model, batch = case.model.eval(), case.batch
+    with Seen() as seen:
+        model(*batch.inputs, batch.lengths)
+    assert seen.names.issuperset(piece.calls.split()), seen.names
+    holds(case)
+
+
+def test_every_construct_is_generated_many_times() -> None:
+    found: Counter[str] = Counter()
+
+    @settings(max_examples=500, phases=[Phase.generate])
+    @hypothesis.given(cases)
+    def run(case: Case) -> None:
+        found.update(case.blueprint.constructs())
+        found.update([case.patients.reference, case.patients.scale])
+        found["linear"] += case.blueprint.linear
+        found["leaks"] += case.blueprint.leaks
+
+    run()
+    expected = {f"step: {name}" for name in STEPS}
+    expected |= {f"pool: {name}" for name in POOLS}
+    expected |= {f"join: {name}" for name in JOINS}
+    expected |= {f"outputs: {name}" for name in OUTPUTS}
+    expected |= {f"presence: {name}" for name in PRESENCE}
+    expected |= {f"missing: {name or 'none'}" for name in MISSING}
+    expected |= {*REFERENCES, "a module used twice", "a value used twice", "linear"}
+    few = {name: found[name] for name in expected if found[name] < 3}
+    assert not few
