@@ -281,15 +281,11 @@ class Patients(NamedTuple):
 
 @st.composite
 def blueprints(draw: Any) -> Blueprint:
-    """Models of one to four steps on up to five nodes.
-
-    Which steps is left to a generator of its own: Hypothesis likes to repeat itself.
-    """
-    random = draw(st.randoms(use_true_random=True))
+    """Models of one to four steps on up to five nodes."""
     linear = draw(st.integers(0, 7)) == 7
     names = sorted(LINEAR) if linear else list(STEPS)
     pools = sorted(LINEAR_POOLS) if linear else list(POOLS)
-    steps = [random.choice(names) for _ in range(draw(st.integers(1, 4)))]
+    steps = draw(st.lists(st.sampled_from(names), min_size=1, max_size=4))
     more = draw(st.integers(0, 1))
     nodes = []
     for k in range(len(steps) + more):
@@ -301,7 +297,7 @@ def blueprints(draw: Any) -> Blueprint:
         draw(st.booleans()),
         tuple(steps),
         tuple(nodes),
-        random.choice(pools),
+        draw(st.sampled_from(pools)),
         "logits" if linear else draw(st.sampled_from(list(OUTPUTS))),
         "lengths" if linear else draw(st.sampled_from([*PRESENCE, "lengths"])),
         "" if linear else draw(st.sampled_from(["", "", *MISSING])),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -280,6 +280,33 @@ def check(case: Case, promise: str) -> None:
     MORE[promise](case, run)
 
 
+def constructs(case: Case) -> Iterator[str]:
+    """The names of all that a case has."""
+    yield from case.blueprint.constructs()
+    yield from (
+        f"reference: {case.patients.reference}",
+        f"scale: {case.patients.scale}",
+    )
+    for name in ("linear", "leaks"):
+        if getattr(case.blueprint, name):
+            yield name
+
+
+EXPECTED = frozenset(
+    [
+        *(f"step: {name}" for name in STEPS),
+        *(f"pool: {name}" for name in POOLS),
+        *(f"join: {name}" for name in JOINS),
+        *(f"outputs: {name}" for name in OUTPUTS),
+        *(f"presence: {name}" for name in PRESENCE),
+        *(f"missing: {name or 'none'}" for name in MISSING),
+        *(f"reference: {name}" for name in REFERENCES),
+        *(f"promise: {name}" for name in MORE),
+        *("a module used twice", "a value used twice", "linear", "leaks"),
+    ]
+)
+
+
 @settings(max_examples=100)
 @hypothesis.given(cases, st.sampled_from(list(MORE)))
 def test_a_generated_model_keeps_every_promise(case: Case, promise: str) -> None:
@@ -287,15 +314,20 @@ def test_a_generated_model_keeps_every_promise(case: Case, promise: str) -> None
 
 
 @pytest.mark.complete
-@pytest.mark.parametrize("seed", range(6))
-def test_generated_models_keep_every_promise(seed: int) -> None:
-    @hypothesis.seed(seed)
-    @settings(max_examples=500, suppress_health_check=list(HealthCheck))
-    @hypothesis.given(cases, st.sampled_from(list(MORE)))
-    def run(case: Case, promise: str) -> None:
-        check(case, promise)
+def test_generated_models_of_every_construct_keep_every_promise() -> None:
+    found: Counter[str] = Counter()
+    for seed in range(12):  # as Hypothesis repeats parts of its earlier examples
 
-    run()
+        @hypothesis.seed(seed)
+        @settings(max_examples=250, suppress_health_check=list(HealthCheck))
+        @hypothesis.given(cases, st.sampled_from(list(MORE)))
+        def run(case: Case, promise: str) -> None:
+            found.update([*constructs(case), f"promise: {promise}"])
+            check(case, promise)
+
+        run()
+    few = {name: found[name] for name in EXPECTED if found[name] < 3}
+    assert not few
 
 
 # What is generated -------------------------------------------------------------------
@@ -344,24 +376,14 @@ def test_each_construct_calls_what_it_stands_for(case: Case, piece: Piece) -> No
     holds(case)
 
 
-def test_every_construct_is_generated_many_times() -> None:
-    found: Counter[str] = Counter()
+def test_generation_does_not_go_empty() -> None:
+    """In a hundred cases half of all constructs; in the complete tier, every one."""
+    found: set[str] = set()
 
-    @settings(max_examples=500, phases=[Phase.generate])
+    @settings(max_examples=100, phases=[Phase.generate])
     @hypothesis.given(cases)
     def run(case: Case) -> None:
-        found.update(case.blueprint.constructs())
-        found.update([case.patients.reference, case.patients.scale])
-        found["linear"] += case.blueprint.linear
-        found["leaks"] += case.blueprint.leaks
+        found.update(constructs(case))
 
     run()
-    expected = {f"step: {name}" for name in STEPS}
-    expected |= {f"pool: {name}" for name in POOLS}
-    expected |= {f"join: {name}" for name in JOINS}
-    expected |= {f"outputs: {name}" for name in OUTPUTS}
-    expected |= {f"presence: {name}" for name in PRESENCE}
-    expected |= {f"missing: {name or 'none'}" for name in MISSING}
-    expected |= {*REFERENCES, "a module used twice", "a value used twice", "linear"}
-    few = {name: found[name] for name in expected if found[name] < 3}
-    assert not few
+    assert len(found & EXPECTED) > len(EXPECTED) / 2
