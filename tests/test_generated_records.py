@@ -65,8 +65,7 @@ class Record(NamedTuple):
 
 
 @st.composite
-def records(draw: Any) -> Record:
-    model = draw(st.sampled_from(list(MODELS)))
+def records(draw: Any, model: str) -> Record:
     kinds = st.sampled_from(MODELS[model][2].split())
     schema = tuple(draw(st.lists(kinds, min_size=1, max_size=3)))
     row = st.tuples(*(ENTRIES[name] for name in schema))
@@ -124,16 +123,23 @@ def planned(record: Record, explainer: Any, batch: Any) -> None:
         torch.testing.assert_close(ours.attributions[key], share, rtol=1e-9, atol=1e-12)
 
 
+def each_holds(model: str, examples: int) -> None:
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @hypothesis.given(records(model))
+    def run(record: Record) -> None:
+        holds(record)
+
+    run()
+
+
 @pytest.mark.filterwarnings("ignore::captum_ehr.attr.completeness.AttributionWarning")
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
-@hypothesis.given(records())
-def test_generated_records_keep_every_promise(record: Record) -> None:
-    holds(record)
+@pytest.mark.parametrize("model", MODELS)
+def test_generated_records_keep_every_promise(model: str) -> None:
+    each_holds(model, 2)
 
 
 @pytest.mark.complete
 @pytest.mark.filterwarnings("ignore::captum_ehr.attr.completeness.AttributionWarning")
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
-@hypothesis.given(records())
-def test_more_generated_records_keep_every_promise(record: Record) -> None:
-    holds(record)
+@pytest.mark.parametrize("model", MODELS)
+def test_more_generated_records_keep_every_promise(model: str) -> None:
+    each_holds(model, 12)
