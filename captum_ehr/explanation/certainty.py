@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from torch import Tensor
 
-from .aggregates import SAMPLE, Places, Population, found, population_of
+from .aggregates import SAMPLE, Places, Population, found, population_of, statistics
 from .data import ExplanationData
 from .feature_record import FeatureKeyError
 from .labels import Grouping
-from .resampling import Resampling, resampled
+from .resampling import Resampling
 from .rows import noted, rows_by
 from .sample_columns import checked
 from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
@@ -23,60 +20,41 @@ from .words import target_labels, unanswered
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_SUMS = 4_000_000
-"""How many replicates of sums are in memory at a time."""
-
-
 def with_intervals(
     explanation: ExplanationData,
     table: pd.DataFrame,
-    totals: pd.DataFrame,
+    frame: pd.DataFrame,
+    keys: list[str],
     how: Resampling,
 ) -> pd.DataFrame:
     """A table of means with the ends of their intervals beside them.
 
     Args:
         explanation: Of whom.
-        table: Some rows of :func:`captum_ehr.explanation.sums.strongest`, in any order.
-        totals: What they were made from, a row per sample and place.
+        table: Some rows of :func:`captum_ehr.explanation.sums.strongest`.
+        frame: The rows of the explanation.
+        keys: The columns of both that tell places apart.
         how: How patients are drawn again.
     """
+    import pandas as pd
+
     if not how.replicates:
         return table
-    keys = [name for name in ("target", "group", "feature", "code") if name in table]
-    people = _people(explanation)
-    strata = people["stratum"]  # one for each target, as the table has them
-    population = Population(people, max(strata.n_unique(), 1))
-    numbers = table[keys].assign(place=np.arange(len(table)))
-    rows = totals.merge(numbers, on=keys)
-    rows["stratum"] = strata.to_numpy()[rows["sample"]]
-    rows["patient"] = people["patient"].to_numpy()[rows["sample"]]
-    table, weights = table.copy(), population.weights(how)
-    ends = _ends(rows, len(table), weights, how)
+    everybody = population_of(_people(explanation))
+    rows = [pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()]
+    by_target = table.groupby("target") if "target" in table else [(None, table)]
+    parts = []
+    for label, some in by_target:
+        mine = everybody if label is None else _explained_for(label, everybody)
+        lines = pl.from_pandas(some[[*keys, "count"]]).rename({"count": "rows"})
+        places = Places(rows, lines.with_row_index("place"), lines)
+        parts.append(statistics(places, mine, how).to_pandas().set_index(some.index))
+    ends, table = pd.concat(parts), table.copy()
     table.attrs["level"] = how.level
     for name in ("mean", "mean_abs"):
         for end in (f"{name}_high", f"{name}_low"):
-            table.insert(table.columns.get_loc(name) + 1, end, ends[end].to_numpy())
+            table.insert(table.columns.get_loc(name) + 1, end, ends[end])
     return table
-
-
-def _ends(
-    rows: pd.DataFrame, places: int, weights: Tensor, how: Resampling
-) -> pl.DataFrame:
-    """The ends of the means' intervals at each place, from totals by sample."""
-    stratum = np.zeros(places, dtype=int)
-    stratum[rows["place"]] = rows["stratum"]
-    step, parts = max(_MOST_SUMS // how.replicates, 1), []
-    for first in range(0, max(places, 1), step):
-        last = min(first + step, places)
-        mine = pl.from_pandas(rows[rows["place"].between(first, last - 1)])
-        sizes = mine["attribution"].fill_null(math.nan)
-        place, numbers = mine["place"] - first, [sizes, sizes.abs()]
-        sums = resampled(place, mine["patient"], numbers, last - first, how)
-        mean, mean_abs = sums / weights[stratum[first:last]]
-        each = [how.ends("mean", mean), how.ends("mean_abs", mean_abs)]
-        parts.append(pl.concat(each, how="horizontal"))
-    return pl.concat(parts)
 
 
 def groups(
@@ -99,13 +77,13 @@ def groups(
     known = checked({column: values}, len(explanation))[column]
     series = pl.Series(column, known, strict=False)
     strata = strata_of(series, reference)
-    people = _people(explanation).rename({"stratum": "target"})
+    people = _people(explanation)
     population = population_of(people, series, strata)
     parts, notes = [], []
-    labels = list(dict.fromkeys(target_labels(explanation)))
+    labels = people["target"].unique(maintain_order=True).to_list()
     place = _places(explanation, mapping, rest)
-    for number, label in enumerate(labels):
-        mine = Population(population.samples.filter(target=number), len(strata))
+    for label in labels:
+        mine = _explained_for(label, population)
         part = differences(place(mine), mine, strata, how)
         notes.append(alone(column, mine, strata))
         if len(labels) > 1:  # unlike outputs are not added up
@@ -137,17 +115,16 @@ def _places(
 
 
 def _people(explanation: ExplanationData) -> pl.DataFrame:
-    """A row per sample: whose it is, from 0, and its target, from 0, as stratum."""
-    labels = target_labels(explanation)
-    numbers = {label: k for k, label in enumerate(dict.fromkeys(labels))}
-    patients = np.unique(
-        np.array(explanation.patient_ids, dtype=str), return_inverse=True
-    )[1]
-    return pl.DataFrame(
-        {
-            SAMPLE: np.arange(len(explanation)),
-            "patient_id": pl.Series(explanation.patient_ids, dtype=pl.String),
-            "patient": pl.Series(patients, dtype=pl.Int64),
-            "stratum": pl.Series([numbers[label] for label in labels], dtype=pl.Int64),
-        }
-    )
+    """A row per sample: whose it is, and the name of its target."""
+    columns = {
+        SAMPLE: range(len(explanation)),
+        "patient_id": explanation.patient_ids,
+        "target": target_labels(explanation),
+    }
+    words = dict.fromkeys(("patient_id", "target"), pl.String)
+    return pl.DataFrame(columns, {SAMPLE: pl.Int64, **words})
+
+
+def _explained_for(label: str, population: Population) -> Population:
+    """Those of a population whose target has this name."""
+    return Population(population.samples.filter(target=label), population.strata)

@@ -103,17 +103,17 @@ def strongest(
     each = _added(frame, ["sample", *keys], **{word: word for word in words})
     each["absolute"] = each["attribution"].abs()
     each["patient_id"] = _patients(explanation, each)
-    labels = target_labels(explanation)
+    labels, apart = target_labels(explanation), keys
     if len(set(labels)) > 1:  # unlike outputs are not added up
         each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
-        keys = ["target", *keys]
-    table = _means(each, keys, words, labels)
+        apart = ["target", *keys]
+    table = _means(each, apart, words, labels)
     table = table.head(len(table) if k is None else k)
     if how is None:
         return table
     from .certainty import with_intervals  # which loads polars
 
-    return with_intervals(explanation, table, each, how)
+    return with_intervals(explanation, table, frame, keys, how)
 
 
 def _means(
