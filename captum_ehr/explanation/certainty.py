@@ -20,6 +20,7 @@ from .words import target_labels, unanswered
 if TYPE_CHECKING:
     import pandas as pd
 
+
 def with_intervals(
     explanation: ExplanationData,
     table: pd.DataFrame,
