@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from captum.attr import DeepLiftShap
 from captum.log import log_usage
 from torch import Tensor
@@ -24,9 +25,6 @@ from .classes import is_all
 from .deep_lift import DeepLiftEHR
 from .inputs import Prepared, in_form, prepare
 from .targets import Target, asked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -31,9 +32,6 @@ from .options import counts
 from .outputs import rounded_at, select_again
 from .pairwise import Scored, pairs_of, rows_at_once
 from .targets import Target, asked_of, select
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Questions(Engine):
@@ -311,8 +309,6 @@ def _audited(
     Every patient counts with the sign of its change, so that increases and decreases
     do not cancel; all shares are of the sum of the changes' absolute values.
     """
-    import pandas as pd
-
     change = value.detach() - reference
     whole = change.abs().sum().clamp_min(torch.finfo(change.dtype).tiny)
     ms = multipliers(value * (change.sign() / whole), inputs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import polars as pl
 
 from ..explanation.aggregates import (
@@ -26,9 +26,6 @@ from ..explanation.subgroups import (
 )
 from ..explanation.words import caution, unlike, without_answer
 from .stored import StoredCohort, targets_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Patients by their identifiers, or samples by an expression over ``Cohort.patients``.
 type Among = Iterable[str] | pl.Expr | None

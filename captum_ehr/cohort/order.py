@@ -13,18 +13,17 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
 from ..explanation.sample_columns import is_taken, plain
 from .durable import whole_file, write_table
 from .manifest import ORDER
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _PLACED = ("patient_id", "sample", "length", "shape", "partition")
 """The columns of the order besides those that were asked for."""
@@ -53,8 +52,6 @@ def measured(
         ValueError: If an entry has values of several types.
         OSError: If the dataset is not there.
     """
-    import pyarrow as pa
-
     lines = []
     for row in rows:
         try:
@@ -86,8 +83,6 @@ def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.
     Raises:
         ValueError: If values are not one per sample, or of several types.
     """
-    import pyarrow as pa
-
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -140,8 +135,6 @@ def read_order(
     out: Path, partition: int | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """The order, or one partition of it, or some columns."""
-    import pyarrow.parquet as pq
-
     only = None if partition is None else [("partition", "=", partition)]
     return pq.read_table(out / ORDER, columns=columns, filters=only)
 
@@ -219,8 +212,6 @@ def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:
     """A column, of whatever type its values have in common."""
-    import pyarrow as pa
-
     try:
         return pa.array(values)
     except pa.ArrowException as error:

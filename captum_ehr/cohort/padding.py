@@ -8,18 +8,16 @@ explained beside samples of their own shape alone, where there is no padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ..adapter import PyHealthAdapter, collated
 from .partition import Job
 from .progress import logger
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _TRIED = 8
 """How many samples are scored together and alone, from the longest to the shortest."""

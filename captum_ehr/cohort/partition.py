@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ..adapter import collated
@@ -33,9 +35,6 @@ from .manifest import (
 )
 from .order import asked, batches, read_order
 from .progress import Told
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -219,8 +218,6 @@ def _joined(
     Where some could not be, the sample that could be explained at the start has to be
     explained still, or it is this process that cannot explain.
     """
-    import pyarrow as pa
-
     if failed:
         index, sample = job.probe
         alone = members.slice(0, 1)
@@ -297,8 +294,6 @@ def _words(error: Exception) -> str:
 
 def _worst(patients: pa.Table) -> float:
     """The largest residual before any rescaling."""
-    import pyarrow.compute as pc
-
     return pc.max(pc.abs(patients["delta"])).as_py() or 0.0
 
 

@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from torch import nn
 
 from ..adapter import PyHealthAdapter, check_dataset, reference_patients
@@ -29,8 +30,6 @@ from .resuming import begin, check_folder, discard_broken, found
 from .workers import Workers, connected
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from .cohort import Cohort
 
 _SAID = (tuple, Label, Contrast)

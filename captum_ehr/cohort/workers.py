@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .durable import owner
 from .manifest import CohortError
 from .partition import Job
 from .progress import logger
 from .worker import Caller, Sealed, check, explain_on, measure_on, seal
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Workers:
@@ -63,8 +63,6 @@ class Workers:
 
     def _samples(self, number: int, order: pa.Table) -> Sealed:
         """A partition's samples in a file, where no worker can read the dataset."""
-        import pyarrow.compute as pc
-
         mine = order.filter(pc.equal(order["partition"], number))["sample"].to_pylist()
         samples = {index: self.job.dataset[index] for index in mine}
         return seal(self.folder / f"samples-{number:05d}.pkl", samples)

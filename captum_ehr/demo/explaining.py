@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from captum_ehr.demo.cohorts import Cohort
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ class Explained:
 
 def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
     """Explain all held-out patients against unknown codes and median values."""
-    import torch
     from pyhealth.datasets import get_dataloader
 
     from captum_ehr import DeepLiftEHR

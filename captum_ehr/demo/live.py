@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.kept import keep, kept_model, kept_path
@@ -16,10 +19,6 @@ from captum_ehr.demo.run import scratch
 from captum_ehr.demo.terminal import epochs_said, said
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from torch import nn
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from captum_ehr.demo.cohorts import N_PATIENTS, Cohort, synthetic_demo_cohort
 from captum_ehr.demo.explaining import (
@@ -22,11 +25,6 @@ from captum_ehr.demo.terminal import account_table, epochs_said, plain, said, to
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
 from captum_ehr.explanation.words import remarks
 from captum_ehr.explanation.writing import private
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.progress import Progress
 
 
 def run_demo(
@@ -102,7 +100,6 @@ def _result(
 
 
 def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:<20}"),
@@ -134,8 +131,6 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
     alone shows that attributions add up: per model and patient, their sum is the
     difference.
     """
-    import pandas as pd
-
     frames = []
     for explained in results:
         explanation = explained.explanation

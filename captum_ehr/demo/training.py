@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MODELS = ("StageNet", "Transformer")
 """PyHealth's classes that the demo trains, in this order."""
@@ -35,7 +35,6 @@ def build_model(name: str, dataset: Any, seed: int) -> nn.Module:
         dataset: A PyHealth dataset.
         seed: Of its weights.
     """
-    import torch
     from pyhealth import models
 
     sizes: dict[str, dict[str, Any]] = {
@@ -65,7 +64,6 @@ def train(
         seed: Of their order, dropout and hidden codes.
         progress: Told after each step.
     """
-    import torch
     from pyhealth.datasets import get_dataloader
 
     with torch.random.fork_rng(devices=[]):
@@ -94,8 +92,6 @@ def with_unknowns(
     batch: dict[str, Any], dataset: Any, share: float = _UNKNOWN_SHARE
 ) -> dict[str, Any]:
     """A batch with a random share of its codes replaced by ``<unk>``."""
-    import torch
-
     batch = dict(batch)
     for key, processor in dataset.input_processors.items():
         vocabulary = getattr(processor, "code_vocab", None)

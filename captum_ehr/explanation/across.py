@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData
 from .feature_record import codes_of, first_difference
@@ -16,9 +16,6 @@ from .labels import Grouping
 from .rows import noted
 from .sums import strongest
 from .words import target_labels, unanswered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ADVICE = "Only models of the same features, outputs and reference can be compared."
 
@@ -29,8 +26,6 @@ def across(
     rest: str = "other",
 ) -> pd.DataFrame:
     """Means and spread between models; see :meth:`captum_ehr.Explanation.across`."""
-    import pandas as pd
-
     parts = list(explanations)
     samples = _checked(parts)
     tables = [strongest(part, mapping, rest) for part in parts]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import polars as pl
 
 from .aggregates import SAMPLE, Places, Population, found, population_of, statistics
@@ -16,9 +17,6 @@ from .rows import noted, rows_by
 from .sample_columns import checked
 from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
 from .words import target_labels, unanswered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def with_intervals(
@@ -37,8 +35,6 @@ def with_intervals(
         keys: The columns of both that tell places apart.
         how: How patients are drawn again.
     """
-    import pandas as pd
-
     if not how.replicates:
         return table
     everybody = population_of(_people(explanation))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData
 from .frame import build_rows, frame_of
 from .sample_columns import COLUMNS, with_samples
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PLACE = ["sample", "feature", "visit", "position"]
 _WORDS = ["patient_id", "time", "code", "name", "value", "unit", "measured"]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,9 +18,6 @@ from .data import ExplanationData
 from .frame import to_frame
 from .sums import strongest
 from .words import completeness, remarks, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: What the columns of SHAP's matrix are.
 type Features = Literal["tokens", "codes"]

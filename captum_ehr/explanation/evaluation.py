@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .data import word_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: What is measured of each method and patient, in the order of the tables.
 SCORES = (
@@ -136,8 +134,6 @@ class Evaluation:
             ``attrs["spent"]`` are the model evaluations by measure, ``attrs["notes"]``
             what was not measured.
         """
-        import pandas as pd
-
         columns: dict[str, Any] = {
             "method": np.array(self.methods, dtype=object),
             "patients": np.full(len(self.methods), len(self)),
@@ -158,8 +154,6 @@ class Evaluation:
             A frame with the columns ``method``, ``patient_id``, ``sample``,
             ``players``, ``orders``, ``split_half`` and those of ``scores``.
         """
-        import pandas as pd
-
         count, size = len(self.methods), len(self)
         columns: dict[str, Any] = {
             "method": np.repeat(np.array(self.methods, dtype=object), size),
@@ -179,8 +173,6 @@ class Evaluation:
             ``"deletion"``), ``fraction`` (of the players that have come, or gone),
             ``value`` (the mean output) and ``error`` (of that mean).
         """
-        import pandas as pd
-
         points = self.fractions.numpy()
         parts = []
         for curve, tensor in self.paths.items():
@@ -197,8 +189,6 @@ class Evaluation:
         Returns:
             A square frame, methods by methods.
         """
-        import pandas as pd
-
         table = torch.stack([_mean(row) for row in self.agreements])
         return pd.DataFrame(
             table.numpy(), index=list(self.methods), columns=list(self.methods)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import pandas as pd
 
 from . import conversion, joining, selecting
 from . import storage as files
@@ -13,9 +15,6 @@ from .described import Described
 from .selecting import Selector
 from .tabled import Tabled
 from .writing import write_csv
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)

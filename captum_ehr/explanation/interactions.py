@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,9 +20,6 @@ from .pair_tables import pair_frame, ranked
 from .player import Player, labels
 from .selecting import Selector, positions
 from .words import caution, unlike
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NUMBERS = ("f_input", "f_baseline", "rest")
 _BY_PLAYER = ("attributions", "last_minus_first", "delta")
@@ -215,8 +213,6 @@ class Interactions:
         Raises:
             ValueError: If there is not exactly one patient; ``pairs[0].matrix()``.
         """
-        import pandas as pd
-
         names = labels(self.only().players[0])
         return pd.DataFrame(self.matrices[0].numpy(), index=names, columns=names)
 

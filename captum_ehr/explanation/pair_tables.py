@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from .player import Player
 from .sums import aggregated
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ENDS = [f"{name}_{end}" for end in "ab" for name in Player._fields]
 _PLACES = [name for name in _ENDS if name.startswith(("visit", "position"))]
@@ -26,8 +24,6 @@ def pair_frame(
     asymmetry: Tensor,
 ) -> pd.DataFrame:
     """One row per pair; see :meth:`captum_ehr.Interactions.to_frame`."""
-    import pandas as pd
-
     columns = ["patient_id", "sample", *_ENDS, "effect", "asymmetry"]
     rows = _rows(patient_ids, players, effect.numpy(), asymmetry.numpy())
     frame = pd.DataFrame(rows, columns=columns)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData
 from .frame import to_frame
 from .labels import Grouping, group_labels
 from .words import caution
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def rows_by(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import torch
 from scipy.stats import false_discovery_control
@@ -15,9 +16,6 @@ from scipy.stats import t as student
 from .aggregates import Places, Population, blocks
 from .resampling import Resampling
 from .sample_columns import Plain, kinds
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Edges of bands of numbers, or a function of a value (None for no group).
 type Bins = Sequence[float] | Callable[[Any], Any] | None

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
@@ -15,15 +16,11 @@ from .sample_columns import PER_PATIENT, with_samples
 from .words import mixed_targets, target_labels, unanswered
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from .resampling import Resampling
 
 
 def samples(explanation: ExplanationData) -> pd.DataFrame:
     """A row per sample; see :meth:`Explanation.samples`."""
-    import pandas as pd
-
     table = pd.DataFrame({"patient_id": explanation.patient_ids})
     table["sample"] = np.arange(len(explanation))
     table = with_samples(table, explanation.sample_columns)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from . import comparing, sums
 from .data import ExplanationData
 from .frame import to_frame
 from .labels import Grouping
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from .resampling import Resampling
     from .subgroups import Bins
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -13,9 +14,6 @@ from ..propagation import Diagnostics
 from .data import word_of
 from .explained import Explained, label_of
 from .player import Player, labels
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: What becomes of what is removed.
 WAYS = ("drop", "reference")
@@ -159,8 +157,6 @@ class WhatIf:
             ``multiplier_times_change``, ``attributed_change`` (their sum),
             ``difference``, ``probability`` and ``probability_changed``.
         """
-        import pandas as pd
-
         count, cases = len(self), len(self.cases)
         once = {
             "patient_id": np.array(self.patient_ids, dtype=object),

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ENOENT
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that spreadsheets may run, as OWASP lists it."""
