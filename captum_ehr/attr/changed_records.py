@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +34,8 @@ def answered(
     how: str,
 ) -> WhatIf:
     """What the model answers, as :meth:`captum_ehr.DeepLiftEHR.what_if` says it."""
-    model = asked_model(dl, target, "what_if", "it compares attributions")
-    encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
+    why = "it compares attributions"
+    model, encoded = asked_model(dl, batch, target, "what_if", why)
     changes = changes_of(model.features, encoded.features, remove, values, how)
     prepared, result = dl.run(encoded, baselines, target, None, None, tokens=True)
     if how == "reference" and len(prepared.references) > 1:
@@ -51,10 +50,7 @@ def answered(
     with torch.set_grad_enabled(grad), torch.inference_mode(False):
         parts = multipliers_at(dl, prepared, result.index, apart)
         multipliers = dict(zip(encoded.features, parts))
-        answer = partial(answers, dl)
-        asked = Asked(
-            model, encoded, prepared, result, multipliers, answer, dl.output, apart
-        )
+        asked = Asked(dl, model, encoded, prepared, result, multipliers, apart)
         cases = cases_of(changes)
         found = _found(asked, cases, how)
     return WhatIf(
@@ -82,24 +78,26 @@ class Asked(NamedTuple):
     """An explanation, and how to ask the model again.
 
     Args:
-        model: The model.
+        dl: The explainer.
+        model: Its model.
         encoded: The batch that was explained.
         prepared: The same as tensors, and its references.
         result: What came of it.
         multipliers: By feature key.
-        answer: All outputs for prepared patients.
-        scale: ``"logit"`` or ``"probability"``, of these.
         apart: Whether the model is known to mix patients.
     """
 
+    dl: Engine
     model: PyHealthAdapter
     encoded: EncodedBatch
     prepared: Prepared
     result: Result
     multipliers: Mapping[str, Tensor]
-    answer: Callable[[Prepared], Tensor]
-    scale: str
     apart: bool
+
+    def answer(self, prepared: Prepared) -> Tensor:
+        """All outputs for these patients."""
+        return answers(self.dl, prepared)
 
 
 def _found(
@@ -148,7 +146,7 @@ def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
     values = select_again(outputs, index).cpu().double()
     if index.dim() == 3:  # of a contrast, which has none
         return values, torch.full_like(values, _NAN)
-    if asked.scale == "probability" and mode != "regression":
+    if asked.dl.output == "probability" and mode != "regression":
         return values, values
     if mode == "multiclass":
         return values, select_again(outputs.double().softmax(-1), index).cpu()

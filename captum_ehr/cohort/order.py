@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
 from ..explanation.sample_columns import is_taken, plain
+from .columns import TAKEN
 from .durable import whole_file, write_table
 from .manifest import ORDER
 
@@ -151,8 +152,6 @@ def check_columns(columns: Columns) -> None:
         TypeError: If it is a single name.
         ValueError: If a name is taken, or comes twice.
     """
-    from .columns import TAKEN
-
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}; give a list of names: [{columns!r}].")
     taken = [

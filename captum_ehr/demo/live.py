@@ -43,7 +43,7 @@ def demo_visualizer(
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
-                cohort = mimic3_cohort(mimic3, copies, patients, seed)
+                cohort = mimic3_cohort(mimic3, Path(copies), patients, seed)
             models = []
             for name in MODELS:
                 # Of somebody's own patients nothing is left outside of the block.

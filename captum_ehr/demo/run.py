@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from rich.console import Console
@@ -52,11 +51,13 @@ def run_demo(
             cohort = (
                 synthetic_demo_cohort(n_patients, patients, seed)
                 if mimic3 is None
-                else mimic3_cohort(mimic3, copies, patients, seed)
+                else mimic3_cohort(mimic3, Path(copies), patients, seed)
             )
         for note in cohort.notes:
             console.print(note, highlight=False)
-        results = _results(cohort, epochs or cohort.epochs, seed, console)
+        length = epochs or cohort.epochs
+        with _progress(console) as bars:
+            results = [_result(name, cohort, length, seed, bars) for name in MODELS]
         for explained in results:
             console.print()
             console.print(top_table(explained, cohort, console.width))
@@ -67,13 +68,6 @@ def run_demo(
                 console.print(f"! {explained.name}: {message}", markup=False)
         with console.status("Writing the report …"):
             return write_files(results, cohort, out)
-
-
-def _results(
-    cohort: Cohort, epochs: int, seed: int, console: Console
-) -> list[Explained]:
-    with _progress(console) as progress:
-        return [_result(name, cohort, epochs, seed, progress) for name in MODELS]
 
 
 def _result(
@@ -112,16 +106,12 @@ def _progress(console: Console) -> Progress:
     )
 
 
-@contextmanager
-def scratch(out: Path | None) -> Iterator[Path]:
+def scratch(out: Path | None) -> TemporaryDirectory[str]:
     """A folder for PyHealth's copies of the data, in another, then gone.
 
     Beside the results, because records may have to stay on the disk that was chosen.
     """
-    with tempfile.TemporaryDirectory(
-        dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True
-    ) as path:
-        yield Path(path)
+    return TemporaryDirectory(dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True)
 
 
 def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:

@@ -88,10 +88,8 @@ def groups(
             notes[-1] = notes[-1] and f"of target {label!r} {notes[-1]}"
         parts.append(part)
     table = with_discoveries(pl.concat(parts).to_pandas())
-    order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
-    table = table.loc[order].reset_index(drop=True)
-    table.attrs |= {"column": column, "level": how.level}
-    table.attrs["left_out"] = len(people) - len(population.samples)
+    left_out = len(people) - len(population.samples)
+    table.attrs |= {"column": column, "level": how.level, "left_out": left_out}
     return noted(table, *notes, unanswered(explanation))
 
 

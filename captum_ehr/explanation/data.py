@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .explained import Explained, label_of
+from .explained import Explained, OfTargets
 from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
 from .sample_columns import PER_PATIENT, SampleColumns, checked
 
 
 @dataclass(frozen=True, eq=False)
-class ExplanationData:
+class ExplanationData(OfTargets):
     """The fields of :class:`captum_ehr.Explanation`, which documents them."""
 
     attributions: dict[str, Tensor]
@@ -48,10 +48,6 @@ class ExplanationData:
         """Check that everything fits together."""
         _check(self)
 
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
-
     @property
     def total(self) -> Tensor:
         """``(patients,)`` float64: the sum of all attributions of each patient."""
@@ -71,20 +67,6 @@ class ExplanationData:
         delta, at_input, at_baseline = map(row_sums, numbers)
         ratio = delta.abs() / (at_input - at_baseline).abs()
         return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
-
-
-def word_of(mode: str | None, output: str) -> str:
-    """What an explained number is called, by the model's mode and the scale."""
-    return "output" if mode == "regression" else output
 
 
 def row_sums(tensor: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from . import labels, probability
-from . import times as clocks
+from .coding import NAMES
 from .data import ExplanationData, check_keys
 from .explained import Contrast
-from .feature_record import as_flags
-from .labels import Grouping
+from .feature_record import as_flags, range_of
+from .labels import Grouping, joined, labels_of
+from .probability import in_probability
 from .sample_columns import checked
+from .times import said
 
 
 class Described(ExplanationData):
@@ -29,7 +30,7 @@ class Described(ExplanationData):
             ValueError: If the model is multiclass (explain the probability in place of
                 the logit), a regression, or it is not known what it is.
         """
-        return probability.in_probability(self)
+        return in_probability(self)
 
     def with_names(self, names: Grouping) -> Self:
         """The same with names of codes; unknown codes stay as they are.
@@ -43,7 +44,8 @@ class Described(ExplanationData):
         Raises:
             KeyError, ValueError, ImportError: As :meth:`by_group`.
         """
-        return labels.with_names(self, names)
+        more = labels_of(self.features, names, NAMES, "name")
+        return replace(self, names=joined(self.names, more))
 
     def with_units(self, units: Grouping) -> Self:
         """The same with units of columns or codes; others have none.
@@ -51,7 +53,8 @@ class Described(ExplanationData):
         Args:
             units: As the names of :meth:`with_names`, but that none are ready.
         """
-        return labels.with_units(self, units)
+        more = labels_of(self.features, units, {}, "unit")
+        return replace(self, units=joined(self.units, more))
 
     def with_ranges(self, ranges: Grouping) -> Self:
         """The same with usual (reference) ranges of columns or codes.
@@ -75,7 +78,11 @@ class Described(ExplanationData):
             >>> explanation.with_ranges({"labs[0]": (0.6, 1.3)}).ranges
             {'labs': {'labs[0]': (0.6, 1.3)}}
         """
-        return labels.with_ranges(self, ranges)
+        held = {key: dict(table) for key, table in self.ranges.items()}
+        more = labels_of(self.features, ranges, {}, "usual range", range_of)
+        for key, found in more.items():
+            held[key] = {**held.get(key, {}), **found}
+        return replace(self, ranges={key: some for key, some in held.items() if some})
 
     def with_measured(self, measured: Mapping[str, Any]) -> Self:
         """The same, with which values were measured and which were not.
@@ -126,10 +133,10 @@ class Described(ExplanationData):
         names = self.target_names
         if name is not None:
             names = (name,) if isinstance(name, str) else tuple(name)
-            said = [
+            ends = [
                 (t.a, t.b) if isinstance(t, Contrast) else (t,) for t in self.target
             ]
-            places = [k for ks in said for k in ks if isinstance(k, int)]
+            places = [k for ks in ends for k in ks if isinstance(k, int)]
             outputs = len(self.target_names or ()) or max(places, default=0) + 1
             # Where outputs have no names yet, those explained are as many as are known.
             if len(names) < outputs or (self.target_names and len(names) > outputs):
@@ -184,4 +191,11 @@ class Described(ExplanationData):
             KeyError: If there is no such feature.
             ValueError: If there is no such word, or times fall that should not.
         """
-        return clocks.with_times(self, times)
+        if isinstance(times, str):
+            timed = (
+                k for k, record in self.features.items() if record.time is not None
+            )
+            times = dict.fromkeys(timed, times)
+        check_keys("times names", times, self.features)
+        more = {key: said(key, self.features[key], word) for key, word in times.items()}
+        return replace(self, features={**self.features, **more})

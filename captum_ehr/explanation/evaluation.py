@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .data import word_of
+from .explained import OfPatients
 
 #: What is measured of each method and patient, in the order of the tables.
 SCORES = (
@@ -28,7 +28,7 @@ SCORES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(OfPatients):
     r"""What was measured of several methods' attributions, of the same patients.
 
     All numbers are of *players* (codes, unless asked otherwise): a player's attribution
@@ -112,15 +112,6 @@ class Evaluation:
                 raise ValueError(
                     f"{name} has shape {tuple(tensor.shape)}, expected {shape}."
                 )
-
-    def __len__(self) -> int:
-        """The number of patients that were evaluated."""
-        return len(self.patient_ids)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method: means over the patients, and how sure these are.

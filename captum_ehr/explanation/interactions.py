@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import word_of
-from .explained import Explained, label_of
-from .pair_tables import pair_frame, ranked
+from .explained import Explained, OfTargets
 from .player import Player, labels
 from .selecting import Selector, positions
+from .sums import aggregated
 from .words import caution, unlike
+
+_ENDS = [f"{name}_{end}" for end in "ab" for name in Player._fields]
+_PLACES = [name for name in _ENDS if name.startswith(("visit", "position"))]
 
 _NUMBERS = ("f_input", "f_baseline", "rest")
 _BY_PLAYER = ("attributions", "last_minus_first", "delta")
@@ -27,7 +29,7 @@ _ALIKE = ("model_name", "output", "target_names", "baseline", "mode", "fingerpri
 
 
 @dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(OfTargets):
     r"""Which players of a patient's record act together, in this model.
 
     With :math:`x \setminus j` the record whose player j stands at its reference, and
@@ -123,10 +125,6 @@ class Interactions:
                 f"players are given for {len(self.players)} patients and targets for "
                 f"{len(self.target)}, expected {count}: one for each of patient_ids."
             )
-
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
 
     @property
     def effect(self) -> Tensor:
@@ -225,7 +223,26 @@ class Interactions:
             and ``asymmetry``; where the players are tokens or visits, also
             ``visit_a``, ``position_a``, ``visit_b`` and ``position_b`` (Int64).
         """
-        return pair_frame(self.patient_ids, self.players, self.effect, self.asymmetry)
+        columns = ["patient_id", "sample", *_ENDS, "effect", "asymmetry"]
+        frame = pd.DataFrame(self._rows(), columns=columns)
+        frame = frame.astype({"sample": int, "effect": float, "asymmetry": float})
+        each = chain.from_iterable(self.players)
+        if all(p.visit is None and p.position is None for p in each):
+            return frame.drop(columns=_PLACES)
+        return frame.astype(dict.fromkeys(_PLACES, "Int64"))
+
+    def _rows(self) -> Iterator[tuple[Any, ...]]:
+        """Each pair in the same order in all patients, a patient's strongest first."""
+        tables = self.effect.numpy(), self.asymmetry.numpy()
+        for sample, mine in enumerate(self.players):
+            effects, widths = (table[sample] for table in tables)
+            first, second = np.triu_indices(len(mine), 1)
+            strength = -np.abs(effects[first, second])
+            for k in np.argsort(strength, kind="stable"):
+                place = first[k], second[k]
+                one, other = sorted((mine[i] for i in place), key=_order)
+                numbers = effects[place], widths[place]
+                yield (self.patient_ids[sample], sample, *one, *other, *numbers)
 
     def top(self, k: int | None = 10) -> pd.DataFrame:
         """The strongest pairs of all patients, by their mean absolute effect.
@@ -245,21 +262,29 @@ class Interactions:
         """
         if k is not None and k < 0:
             raise ValueError(f"k is {k}, expected None for all, or at least 0.")
-        table = ranked(self.to_frame(), len(self))
+        frame = self.to_frame()
+        frame["absolute"] = frame["effect"].abs()
+        table = aggregated(
+            frame,
+            [name for name in _ENDS if name in frame],
+            True,
+            samples=("sample", "size"),
+            patients=("patient_id", "nunique"),
+            mean=("effect", "sum"),
+            mean_abs=("absolute", "sum"),
+            mean_present=("effect", "sum"),
+            asymmetry=("asymmetry", "sum"),
+        )
+        table[["mean", "mean_abs"]] /= max(len(self), 1)
+        for name in ("mean_present", "asymmetry"):
+            table[name] /= table["samples"]
+        table = table.sort_values("mean_abs", ascending=False, kind="stable")
+        table = table.reset_index(drop=True)
         names = {self.target_label(row) for row in range(len(self))}
         if note := unlike(names):
             caution(note)
             table.attrs["note"] = note
         return table.head(len(table) if k is None else k)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
 
     def to_shapiq(self) -> Any:
         """The one patient's Φ as ``shapiq.InteractionValues``, for shapiq's plots.
@@ -310,3 +335,7 @@ def _padded(tensor: Tensor, players: int) -> Tensor:
         return tensor
     missing = players - tensor.shape[1]
     return F.pad(tensor, [0, missing] * (tensor.dim() - 1))
+
+
+def _order(player: Player) -> tuple[Any, ...]:
+    return tuple(-1 if word is None else word for word in player)

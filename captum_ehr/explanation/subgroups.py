@@ -155,11 +155,12 @@ def _p_values(differences: pl.Series, drawn: torch.Tensor, patients: int) -> pl.
 
 
 def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
-    """With ``q_value``, Benjamini and Hochberg's over all rows with a p-value.
+    """The largest differences first, each with its ``q_value``.
 
-    ``attrs["compared"]`` says how many these are. (Benjamini & Hochberg, Controlling
-    the False Discovery Rate, 1995.)
+    Benjamini and Hochberg's over all rows with a p-value; ``attrs["compared"]`` says
+    how many these are. (Controlling the False Discovery Rate, 1995.)
     """
+    table = strongest_first(table, "difference")
     if "p_value" not in table:
         return table
     table = table.assign(q_value=np.nan)
@@ -169,6 +170,12 @@ def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[known, "q_value"] = values
     table.attrs["compared"] = int(known.sum())
     return table
+
+
+def strongest_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By the size of a column; what is no number comes last."""
+    order = table[column].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
 
 
 def alone(column: str, population: Population, strata: pl.DataFrame) -> str:

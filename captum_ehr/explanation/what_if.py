@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import word_of
-from .explained import Explained, label_of
+from .explained import Explained, OfTargets
 from .player import Player, labels
 
 #: What becomes of what is removed.
@@ -32,7 +31,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class WhatIf:
+class WhatIf(OfTargets):
     r"""The model's own answers to changed records, and what the attributions say.
 
     An attribution of a token is its share of f(x) - f(x0): without the token it says
@@ -107,10 +106,6 @@ class WhatIf:
             if came != shape:
                 raise ValueError(f"{name} has shape {came}, expected {shape}.")
 
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
-
     @property
     def model_change(self) -> Tensor:
         """``(patients, cases)``: f(x′) - f(x)."""
@@ -136,15 +131,6 @@ class WhatIf:
         names = labels(change.player for change in alone)
         words = [_words(*each, self.how) for each in zip(alone, names)]
         return (*words, *["all together"] * (len(self.cases) - len(alone)))
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per patient and case, patient by patient.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...adapter import EncodedBatch, FeatureMask, PyHealthAdapter
+from ...adapter import FeatureMask, PyHealthAdapter
 from ...adapter.removal import MODES
 from ...propagation import private_view
 from ..asking import asked_model
@@ -145,8 +145,8 @@ def begun(
         ValueError: If what is asked for has no meaning here, or is more than the
             budget.
     """
-    model = asked_model(dl, target, "evaluate", "multipliers have no sum")
-    encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
+    why = "multipliers have no sum"
+    model, encoded = asked_model(dl, batch, target, "evaluate", why)
     mask = model.feature_mask(encoded, players)
     references = len(dl.prepare(encoded, baselines, None).references)
     once = len(encoded) * (1 + references) * dl.segments
