@@ -12,6 +12,7 @@ from torch import Tensor
 from ..adapter import EncodedBatch, PyHealthAdapter
 from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
 from ..explanation import Change, FeatureRecord, WhatIf
+from ..explanation.what_if import BY_CASE
 from .asking import answers, asked_model, multipliers_at
 from .assembly import in_words
 from .completeness import APART, MIXED, ROUNDINGS
@@ -127,17 +128,8 @@ def _found(
     return {
         "f_input": value,
         "probability": probability,
-        **dict(zip(_BY_CASE, by_case, strict=True)),
+        **dict(zip(BY_CASE, by_case, strict=True)),
     }
-
-
-_BY_CASE = (
-    "places",
-    "f_changed",
-    "probability_changed",
-    "minus_attribution",
-    "multiplier_times_change",
-)
 
 
 def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:

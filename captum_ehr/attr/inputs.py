@@ -18,6 +18,7 @@ from ..adapter import (
 )
 from ..adapter.encoded import like
 from ..explanation import FeatureRecord
+from ..propagation.containers import mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +79,11 @@ class Prepared:
 
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
-        return Prepared(
-            tuple(
-                x.requires_grad_() if x.is_floating_point() else x
-                for x in (_ordinary(x).detach() for x in self.inputs)
-            ),
-            tuple(
-                tuple(_ordinary(x).detach() for x in reference)
-                for reference in self.references
-            ),
-            tuple(_ordinary(a) for a in self.args),
-            self.form,
-            summed=self.summed,
-        )
+        sides = self.inputs, self.references
+        inputs, references = mapped(lambda x: _ordinary(x).detach(), sides)
+        leaves = tuple(x.requires_grad_(x.is_floating_point()) for x in inputs)
+        args = tuple(_ordinary(a) if isinstance(a, Tensor) else a for a in self.args)
+        return Prepared(leaves, references, args, self.form, summed=self.summed)
 
 
 def prepare(
@@ -257,11 +250,9 @@ def _arguments(value: Any, model: nn.Module) -> tuple[Any, ...]:
     return _tuple(value) if several or value is None else (value,)
 
 
-def _ordinary(value: Any) -> Any:
-    """A tensor that autograd may save, also where the caller is in inference mode."""
-    if isinstance(value, Tensor) and value.is_inference():
-        return value.clone()
-    return value
+def _ordinary(tensor: Tensor) -> Tensor:
+    """One that autograd may save, also where the caller is in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:

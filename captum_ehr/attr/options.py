@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 
+from .classes import whole
 from .completeness import CHOICES
 
 
@@ -38,5 +38,4 @@ def check_options(
 
 def counts(value: object) -> bool:
     """Whether something is a whole number, at least 1."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and value >= 1  # type: ignore[operator]
+    return whole(value) and value >= 1  # type: ignore[operator]

@@ -124,12 +124,9 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
     frames = []
     for explained in results:
         explanation = explained.explanation
-        frame = explanation.to_frame()
+        outputs = explanation.samples()[["sample", "f_baseline", "f_input"]]
+        frame = explanation.to_frame().merge(outputs, "left", "sample")
         frame.insert(0, "model", explained.name)
-        for column in ("f_baseline", "f_input"):
-            numbers = getattr(explanation, column).double().tolist()
-            by_patient = dict(zip(explanation.patient_ids, numbers, strict=True))
-            frame[column] = frame["patient_id"].map(by_patient)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

@@ -6,14 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from .coding import NAMES
 from .data import ExplanationData, check_keys
 from .explained import Contrast
 from .feature_record import as_flags, range_of
 from .labels import Grouping, joined, labels_of
-from .probability import in_probability
 from .sample_columns import checked
 from .times import said
+
+_WHY_NOT = {
+    "contrast": "the explanation is of a contrast, and a difference of logits is no "
+    "logit of a class. Explain the difference of probabilities itself: "
+    'DeepLiftEHR(model, output="probability").explain(batch, ...).',
+    "regression": "the model is a regression: its output is no logit and has no "
+    "probability.",
+    "multiclass": "the model is multiclass: a probability depends on the logits of all "
+    "classes, this explanation holds the attributions to one. Explain the probability "
+    'itself: DeepLiftEHR(model, output="probability").explain(batch).',
+    None: "it is not known what the model's output is. Say so with "
+    'dataclasses.replace(explanation, mode="binary") (or "multilabel") if it is a '
+    "logit whose sigmoid is the probability.",
+}
 
 
 class Described(ExplanationData):
@@ -30,7 +46,26 @@ class Described(ExplanationData):
             ValueError: If the model is multiclass (explain the probability in place of
                 the logit), a regression, or it is not known what it is.
         """
-        return in_probability(self)
+        contrast = any(isinstance(target, Contrast) for target in self.target)
+        kind = "contrast" if contrast else self.mode
+        if self.output == "probability" and kind not in ("contrast", "regression"):
+            return self
+        if kind not in ("binary", "multilabel"):
+            raise ValueError(f"in_probability: {_WHY_NOT.get(kind, _WHY_NOT[None])}")
+        at_input, at_baseline = self.f_input.double(), self.f_baseline
+        slope = sigmoid_slope(at_input, at_baseline.double())
+
+        def scaled(tensor: Tensor) -> Tensor:
+            return tensor.double() * slope.view(-1, *[1] * (tensor.ndim - 1))
+
+        return replace(
+            self,
+            attributions={k: scaled(a) for k, a in self.attributions.items()},
+            f_input=torch.sigmoid(at_input),
+            f_baseline=torch.sigmoid(at_baseline.double()),
+            delta=scaled(self.delta),
+            output="probability",
+        )
 
     def with_names(self, names: Grouping) -> Self:
         """The same with names of codes; unknown codes stay as they are.
@@ -199,3 +234,18 @@ class Described(ExplanationData):
         check_keys("times names", times, self.features)
         more = {key: said(key, self.features[key], word) for key, word in times.items()}
         return replace(self, features={**self.features, **more})
+
+
+def sigmoid_slope(a: Tensor, b: Tensor) -> Tensor:
+    """``(sigmoid(a) - sigmoid(b)) / (a - b)``, also where a is b, without cancellation.
+
+    Of a > b the numerator is ``-expm1(b - a) * sigmoid(a) * sigmoid(-b)``.
+
+    Example:
+        >>> sigmoid_slope(torch.tensor([0.0, 1e-9]), torch.tensor([0.0, 0.0]))
+        tensor([0.2500, 0.2500])
+    """
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
+    change = high - low
+    share = torch.where(change > 0, -torch.expm1(-change) / change, 1.0)
+    return share * torch.sigmoid(high) * torch.sigmoid(-low)

@@ -14,6 +14,15 @@ from ..propagation import Diagnostics
 from .explained import Explained, OfTargets
 from .player import Player, labels
 
+#: The fields with a number for each patient and case.
+BY_CASE = (
+    "places",
+    "f_changed",
+    "probability_changed",
+    "minus_attribution",
+    "multiplier_times_change",
+)
+
 #: What becomes of what is removed.
 WAYS = ("drop", "reference")
 
@@ -99,7 +108,7 @@ class WhatIf(OfTargets):
         count, cases = len(self.patient_ids), len(self.cases)
         wanted = {
             **dict.fromkeys(("f_input", "probability"), (count,)),
-            **dict.fromkeys(("places", *_BY_CASE), (count, cases)),
+            **dict.fromkeys(BY_CASE, (count, cases)),
         }
         for name, shape in wanted.items():
             came = tuple(getattr(self, name).shape)
@@ -182,12 +191,6 @@ def _words(change: Change, name: str, how: str) -> str:
     return f"without {name}" if how == "drop" else f"{name} at its reference"
 
 
-_BY_CASE = (
-    "f_changed",
-    "minus_attribution",
-    "multiplier_times_change",
-    "probability_changed",
-)
 _COLUMNS = (
     "places",
     "f_input",

@@ -16,8 +16,8 @@ from ...explanation.evaluation import SCORES
 from ..assembly import in_words
 from ..options import counts
 from .contenders import Method, methods_of
+from .game import BudgetSpentError
 from .measures import areas, curves, sensitivity, unfaithful
-from .meter import BudgetSpentError
 from .randomised import explaining, shuffled
 from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted

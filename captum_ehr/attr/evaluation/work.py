@@ -21,8 +21,7 @@ from ..inputs import Prepared
 from ..pairwise import by_player, rows_at_once
 from ..result import Result
 from .contenders import OURS, Case, Method, Parts, kept
-from .game import Explained, Game
-from .meter import BudgetSpentError, Meter
+from .game import BudgetSpentError, Explained, Game, Meter
 from .randomised import head_of, over
 from .shapley import Sampling
 
