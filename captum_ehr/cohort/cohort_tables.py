@@ -18,12 +18,11 @@ from ..explanation.aggregates import (
 from ..explanation.feature_record import FeatureKeyError, words_for
 from ..explanation.labels import Grouping, group_labels
 from ..explanation.resampling import Resampling
-from ..explanation.rows import noted
+from ..explanation.rows import noted, strongest_first
 from ..explanation.subgroups import (
     alone,
     differences,
     strata_of,
-    strongest_first,
     with_discoveries,
 )
 from ..explanation.words import unlike, without_answer

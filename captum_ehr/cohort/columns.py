@@ -107,9 +107,7 @@ def _place(stored: Any) -> Place:
 def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
     """A row per token or value of each patient; see :func:`rows_schema`.
 
-    Args:
-        explanation: Of some patients.
-        samples: Of each, the index in the dataset.
+    ``samples`` are the indices of the explained ones in the dataset.
     """
     rows = build_rows(explanation)
     rows["sample"] = np.asarray(samples)[rows["sample"]]
@@ -132,13 +130,7 @@ def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
 def patients_table(
     explanation: Explanation, samples: Sequence[int], observed: pa.Array
 ) -> pa.Table:
-    """A row per patient; see :func:`patients_schema`.
-
-    Args:
-        explanation: Of some patients.
-        samples: Of each, the index in the dataset.
-        observed: Of each, the true label.
-    """
+    """A row per patient; see :func:`patients_schema`."""
     count = len(explanation)
     columns: dict[str, Any] = {
         name: _nullable(getattr(explanation, name)) for name in PER_PATIENT

@@ -29,9 +29,7 @@ _NOISE = 1e-5
 def depends_on_padding(job: Job, order: pa.Table) -> bool:
     """Score some samples together and one by one; whether their scores differ.
 
-    Args:
-        job: The model and the dataset.
-        order: All samples, the longest first.
+    They are of all lengths: in the ``order`` the longest come first.
     """
     _, firsts = np.unique(-order["length"].to_numpy(), return_index=True)
     chosen = firsts[np.linspace(0, len(firsts) - 1, _TRIED).astype(int)]

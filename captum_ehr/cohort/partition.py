@@ -85,12 +85,6 @@ def explain_partition(
 ) -> dict[str, Any]:
     """Explain a partition and put it into its place, if it is not there already.
 
-    Args:
-        job: What to do.
-        out: The cohort's folder, begun.
-        number: Of the partition.
-        told: Called after each batch.
-
     Returns:
         Its report, as ``part.json`` has it.
 

@@ -21,14 +21,7 @@ from .worker import Caller, Sealed, check, explain_on, measure_on, seal
 
 
 class Workers:
-    """A client whose workers have what they need to explain.
-
-    Args:
-        client: Of ``dask.distributed``.
-        job: What they do.
-        out: The cohort's folder.
-        folder: For what is sent by file.
-    """
+    """A client whose workers have what they need to explain."""
 
     def __init__(self, client: Any, job: Job, out: Path, folder: Path) -> None:
         self.client, self.job, self.out, self.folder = client, job, out, folder
@@ -101,13 +94,7 @@ class Workers:
 
 @contextmanager
 def connected(client: Any, job: Job, out: Path) -> Iterator[Workers | None]:
-    """Workers to explain on; None for this process.
-
-    Args:
-        client: See :func:`captum_ehr.explain_cohort`.
-        job: What they will do.
-        out: The cohort's folder.
-    """
+    """Workers to explain on; None for this process."""
     if client is None:
         yield None
         return

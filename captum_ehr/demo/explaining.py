@@ -61,12 +61,7 @@ def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
 def auroc(score: Any, truth: Any) -> float | None:
     """The chance that a positive has the higher score; ties count half.
 
-    Args:
-        score: One number per patient.
-        truth: One label per patient, 0 or 1.
-
-    Returns:
-        It, or None where there is one outcome only.
+    None where there is one outcome only.
 
     Example:
         >>> import torch

@@ -28,13 +28,7 @@ Progress = Callable[[int, float], None]
 
 
 def build_model(name: str, dataset: Any, seed: int) -> nn.Module:
-    """A model of :data:`MODELS`, untrained, small enough for two cores.
-
-    Args:
-        name: The class.
-        dataset: A PyHealth dataset.
-        seed: Of its weights.
-    """
+    """A model of :data:`MODELS`, untrained, small enough for two cores."""
     from pyhealth import models
 
     sizes: dict[str, dict[str, Any]] = {
@@ -55,15 +49,7 @@ def steps_of(cohort: Cohort, epochs: int) -> int:
 def train(
     model: nn.Module, cohort: Cohort, epochs: int, seed: int, progress: Progress
 ) -> None:
-    """Train a model in place, and leave it in eval mode.
-
-    Args:
-        model: A PyHealth model over ``cohort.dataset``.
-        cohort: The samples.
-        epochs: How often to go through them.
-        seed: Of their order, dropout and hidden codes.
-        progress: Told after each step.
-    """
+    """Train a model in place, and leave it in eval mode."""
     from pyhealth.datasets import get_dataloader
 
     with torch.random.fork_rng(devices=[]):

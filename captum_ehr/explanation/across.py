@@ -13,7 +13,7 @@ from .data import ExplanationData
 from .feature_record import codes_of, first_difference
 from .joining import check_alike
 from .labels import Grouping
-from .rows import noted
+from .rows import noted, strongest_first
 from .sums import strongest
 from .words import target_labels, unanswered
 
@@ -51,8 +51,7 @@ def across(
     )
     table["lowest"] = means.min(axis=1, skipna=False)
     table["highest"] = means.max(axis=1, skipna=False)
-    table = table.reset_index().sort_values("mean_abs", ascending=False, kind="stable")
-    table = table.reset_index(drop=True)
+    table = strongest_first(table.reset_index(), "mean_abs")
     table.attrs |= {"models": len(parts), "samples": samples}
     table.attrs |= _overall(table, means)
     return noted(table, *dict.fromkeys(map(unanswered, parts)))

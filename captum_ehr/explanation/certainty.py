@@ -26,15 +26,7 @@ def with_intervals(
     keys: list[str],
     how: Resampling,
 ) -> pd.DataFrame:
-    """A table of means with the ends of their intervals beside them.
-
-    Args:
-        explanation: Of whom.
-        table: Some rows of :func:`captum_ehr.explanation.sums.strongest`.
-        frame: The rows of the explanation.
-        keys: The columns of both that tell places apart.
-        how: How patients are drawn again.
-    """
+    """A table of means with the ends of their intervals beside them."""
     if not how.replicates:
         return table
     everybody = population_of(_people(explanation))

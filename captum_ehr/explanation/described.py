@@ -113,11 +113,8 @@ class Described(ExplanationData):
             >>> explanation.with_ranges({"labs[0]": (0.6, 1.3)}).ranges
             {'labs': {'labs[0]': (0.6, 1.3)}}
         """
-        held = {key: dict(table) for key, table in self.ranges.items()}
         more = labels_of(self.features, ranges, {}, "usual range", range_of)
-        for key, found in more.items():
-            held[key] = {**held.get(key, {}), **found}
-        return replace(self, ranges={key: some for key, some in held.items() if some})
+        return replace(self, ranges=joined(self.ranges, more))
 
     def with_measured(self, measured: Mapping[str, Any]) -> Self:
         """The same, with which values were measured and which were not.

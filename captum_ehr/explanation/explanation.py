@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from . import conversion, joining
 from . import storage as files
 from .described import Described
 from .sample_columns import PER_PATIENT
-from .selecting import Selector, positions
+from .selecting import Selector, positions, some
 from .tabled import Tabled
 from .writing import write_csv
+
+_BY_PATIENT = (
+    *("attributions", "features", "target", "patient_ids", "sample_columns"),
+    *PER_PATIENT,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,25 +99,8 @@ class Explanation(Described, Tabled):
             KeyError: If there is no patient of an id.
             TypeError: If it is none of these.
         """
-        chosen = positions(self.patient_ids, indices)
-
-        def pick(tensor: Tensor) -> Tensor:
-            rows = torch.tensor(chosen, dtype=torch.long, device=tensor.device)
-            return tensor[rows]
-
-        numbers: dict[str, Any] = {n: pick(getattr(self, n)) for n in PER_PATIENT}
-        return replace(
-            self,
-            attributions={key: pick(a) for key, a in self.attributions.items()},
-            features={key: r[chosen] for key, r in self.features.items()},
-            target=tuple(self.target[i] for i in chosen),
-            patient_ids=tuple(self.patient_ids[i] for i in chosen),
-            sample_columns={
-                name: tuple(values[i] for i in chosen)
-                for name, values in self.sample_columns.items()
-            },
-            **numbers,
-        )
+        rows = positions(self.patient_ids, indices)
+        return replace(self, **{n: some(getattr(self, n), rows) for n in _BY_PATIENT})
 
     __getitem__ = select
 

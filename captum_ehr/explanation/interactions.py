@@ -16,7 +16,8 @@ from torch import Tensor
 from ..propagation import Diagnostics
 from .explained import Explained, OfTargets
 from .player import Player, labels
-from .selecting import Selector, positions
+from .rows import strongest_first
+from .selecting import Selector, positions, some
 from .sums import aggregated
 from .words import caution, unlike
 
@@ -153,19 +154,13 @@ class Interactions(OfTargets):
     def select(self, indices: Selector) -> Self:
         """Some of the patients; takes what :meth:`Explanation.select` takes."""
         rows = positions(self.patient_ids, indices)
-        players = tuple(self.players[row] for row in rows)
-        most = max(map(len, players), default=0)
-        numbers: dict[str, Any] = {n: getattr(self, n)[rows] for n in _NUMBERS}
+        names = (*_NUMBERS, *_BY_PLAYER, "one_way", "players", "target", "patient_ids")
+        fields = {name: some(getattr(self, name), rows) for name in names}
+        most = max(map(len, fields["players"]), default=0)
         for name in _BY_PLAYER:
-            numbers[name] = getattr(self, name)[rows][:, :most]
-        return replace(
-            self,
-            players=players,
-            one_way=self.one_way[rows][:, :most, :most],
-            target=tuple(self.target[row] for row in rows),
-            patient_ids=tuple(self.patient_ids[row] for row in rows),
-            **numbers,
-        )
+            fields[name] = fields[name][:, :most]
+        fields["one_way"] = fields["one_way"][:, :most, :most]
+        return replace(self, **fields)
 
     __getitem__ = select
 
@@ -278,8 +273,7 @@ class Interactions(OfTargets):
         table[["mean", "mean_abs"]] /= max(len(self), 1)
         for name in ("mean_present", "asymmetry"):
             table[name] /= table["samples"]
-        table = table.sort_values("mean_abs", ascending=False, kind="stable")
-        table = table.reset_index(drop=True)
+        table = strongest_first(table, "mean_abs")
         names = {self.target_label(row) for row in range(len(self))}
         if note := unlike(names):
             caution(note)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .coding import GROUPINGS
 from .data import ExplanationData, check_keys
-from .feature_record import FeatureRecord, Words, codes_of, words_for
+from .feature_record import FeatureRecord, codes_of, words_for
 from .words import caution
 
 #: From code to label: a mapping, a function, or a ready one by name; or a mapping with
@@ -27,16 +27,14 @@ def group_labels(
     return labels_of(explanation.features, mapping, GROUPINGS, "grouping")
 
 
-def joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
-    """The words held, and those found put over them, feature by feature."""
-    joined: dict[str, str | dict[str, str]] = {
-        code: word for code, word in held.items() if isinstance(word, str)
+def joined(held: Mapping[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The words, or ranges, held, and those found put over them, feature by feature."""
+    common = {code: word for code, word in held.items() if isinstance(word, str)}
+    tables = {
+        key: {**words_for(key, held), **more.get(key, {})}
+        for key in [*(k for k in held if k not in common), *more]
     }
-    for key in [*(held.keys() - joined), *more]:
-        words = {**words_for(key, held), **more.get(key, {})}
-        if words:
-            joined[key] = words
-    return joined
+    return {**common, **{key: words for key, words in tables.items() if words}}
 
 
 def _word(code: str, label: Any) -> str:

@@ -39,3 +39,9 @@ def noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:
         caution(note)
         table.attrs["note"] = note
     return table
+
+
+def strongest_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By the size of a column; what is no number comes last."""
+    order = table[column].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)

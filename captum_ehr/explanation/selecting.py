@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
+
+
+def some(held: Any, rows: list[int]) -> Any:
+    """Some patients' part of tensors, tuples or records, or of tables of these."""
+    if isinstance(held, Tensor):
+        return held[torch.tensor(rows, dtype=torch.long, device=held.device)]
+    if isinstance(held, tuple):
+        return tuple(held[row] for row in rows)
+    if isinstance(held, Mapping):
+        return {key: some(part, rows) for key, part in held.items()}
+    return held[rows]
 
 
 def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
 from .resampling import Resampling
+from .rows import strongest_first
 from .sample_columns import Plain, kinds
 
 #: Edges of bands of numbers, or a function of a value (None for no group).
@@ -95,12 +96,6 @@ def differences(
 ) -> pl.DataFrame:
     """Every place in every group but the first, beside the first.
 
-    Args:
-        places: Where attributions are added up.
-        population: Those counted, by stratum.
-        strata: What :func:`strata_of` said.
-        how: How patients are drawn again.
-
     Returns:
         The labels of the place; ``value``, ``reference``; ``samples``, ``patients``,
         ``prevalence`` and ``mean`` of both, the reference's with ``_reference``; and
@@ -170,12 +165,6 @@ def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[known, "q_value"] = values
     table.attrs["compared"] = int(known.sum())
     return table
-
-
-def strongest_first(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """By the size of a column; what is no number comes last."""
-    order = table[column].abs().sort_values(ascending=False, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
 
 
 def alone(column: str, population: Population, strata: pl.DataFrame) -> str:
