@@ -114,11 +114,10 @@ def _check(explanation: ExplanationData) -> None:
         )
     for key, record in explanation.features.items():
         _check_feature(key, record, explanation.attributions[key], count)
-    for what in ("names", "units"):
+    for what in ("names", "units", "ranges"):
         words = getattr(explanation, what).items()
         tables = [key for key, table in words if isinstance(table, Mapping)]
         check_keys(f"{what} has entries for", tables, explanation.features)
-    check_keys("ranges has entries for", explanation.ranges, explanation.features)
     for table in explanation.ranges.values():
         for code, bounds in table.items():
             range_of(code, bounds)

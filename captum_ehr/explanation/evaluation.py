@@ -125,16 +125,16 @@ class Evaluation(OfPatients):
             ``attrs["spent"]`` are the model evaluations by measure, ``attrs["notes"]``
             what was not measured.
         """
-        columns: dict[str, Any] = {
-            "method": np.array(self.methods, dtype=object),
-            "patients": np.full(len(self.methods), len(self)),
-        }
+        frame = pd.DataFrame({"method": np.array(self.methods, dtype=object)})
+        frame["patients"] = len(self)
         for name in SCORES:
-            columns |= _means(name, self.scores[name], len(self))
+            each = pd.DataFrame(self.scores[name].numpy())
+            frame[name], frame[f"{name}_error"] = each.mean(axis=1), each.sem(axis=1)
+            known = each.count(axis=1)
+            if ((known < len(self)) & (known > 0)).any():
+                frame[f"{name}_patients"] = known
             if name == "shapley":
-                mean = _mean(self.split_half.unsqueeze(0))
-                columns["split_half"] = mean.expand(len(self.methods)).numpy()
-        frame = pd.DataFrame(columns)
+                frame["split_half"] = torch.nanmean(self.split_half).item()
         frame.attrs = {"spent": dict(self.spent), "notes": list(self.notes)}
         return frame
 
@@ -164,13 +164,12 @@ class Evaluation(OfPatients):
             ``"deletion"``), ``fraction`` (of the players that have come, or gone),
             ``value`` (the mean output) and ``error`` (of that mean).
         """
-        points = self.fractions.numpy()
         parts = []
         for curve, tensor in self.paths.items():
             for method, values in zip(self.methods, tensor):
-                column = {"method": method, "curve": curve, "fraction": points}
-                each = values.T  # points by patients
-                column |= {"value": _mean(each).numpy(), "error": _error(each).numpy()}
+                each = pd.DataFrame(values.numpy(), columns=self.fractions.numpy())
+                column = {"method": method, "curve": curve, "fraction": each.columns}
+                column |= {"value": each.mean(), "error": each.sem()}
                 parts.append(pd.DataFrame(column))
         return pd.concat(parts, ignore_index=True)
 
@@ -180,10 +179,8 @@ class Evaluation(OfPatients):
         Returns:
             A square frame, methods by methods.
         """
-        table = torch.stack([_mean(row) for row in self.agreements])
-        return pd.DataFrame(
-            table.numpy(), index=list(self.methods), columns=list(self.methods)
-        )
+        table, names = torch.nanmean(self.agreements, dim=2), list(self.methods)
+        return pd.DataFrame(table.numpy(), index=names, columns=names)
 
     def __repr__(self) -> str:
         """A line, one for each method, and what was not measured."""
@@ -199,26 +196,3 @@ class Evaluation(OfPatients):
             for reason, ids in self.left_out.items()
         ]
         return "\n  ".join([*lines, *self.notes])
-
-
-def _means(name: str, values: Tensor, patients: int) -> dict[str, Any]:
-    """The columns of one score."""
-    columns = {name: _mean(values).numpy(), f"{name}_error": _error(values).numpy()}
-    known = values.isfinite().sum(1)
-    if bool(((known < patients) & (known > 0)).any()):
-        columns[f"{name}_patients"] = known.numpy()
-    return columns
-
-
-def _mean(values: Tensor) -> Tensor:
-    """``(rows,)``: the mean of what is known of each row, NaN where nothing is."""
-    return torch.nanmean(values, dim=1)
-
-
-def _error(values: Tensor) -> Tensor:
-    """``(rows,)``: the standard error of that mean, NaN of fewer than two."""
-    known = values.isfinite()
-    count = known.sum(1)
-    apart = torch.where(known, values - _mean(values).unsqueeze(1), 0.0)
-    variance = apart.square().sum(1) / (count - 1)
-    return torch.where(count > 1, (variance / count).sqrt(), float("nan"))

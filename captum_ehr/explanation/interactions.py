@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
 from .explained import Explained, OfTargets
+from .joining import padded
 from .player import Player, labels
 from .rows import strongest_first
 from .selecting import Selector, positions, some
@@ -188,8 +188,11 @@ class Interactions(OfTargets):
                 )
         most = max(part.attributions.shape[1] for part in parts)
         numbers: dict[str, Any] = {
-            name: torch.cat([_padded(getattr(part, name), most) for part in parts])
-            for name in (*_NUMBERS, *_BY_PLAYER, "one_way")
+            name: torch.cat(
+                [padded(getattr(part, name), (most,) * axes) for part in parts]
+            )
+            for axes, names in enumerate((_NUMBERS, _BY_PLAYER, ("one_way",)))
+            for name in names
         }
         return replace(
             parts[0],
@@ -321,14 +324,6 @@ class Interactions(OfTargets):
                 "pairs[0]."
             )
         return self
-
-
-def _padded(tensor: Tensor, players: int) -> Tensor:
-    """With zeros up to so many players in each axis but the first."""
-    if tensor.dim() == 1:
-        return tensor
-    missing = players - tensor.shape[1]
-    return F.pad(tensor, [0, missing] * (tensor.dim() - 1))
 
 
 def _order(player: Player) -> tuple[Any, ...]:

@@ -143,12 +143,12 @@ def _features(
     longest = max((time.shape[1] for time in times), default=0)
     record = replace(
         records[0],
-        values=_cat([_padded(record.values, wide) for record in records]),
-        mask=_cat([_padded(record.mask, wide) for record in records]),
-        time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
-        measured=_cat([_padded(flags, wide) for flags in known]) if known else None,
+        values=_cat([padded(record.values, wide) for record in records]),
+        mask=_cat([padded(record.mask, wide) for record in records]),
+        time=_cat([padded(time, (longest,)) for time in times]) if times else None,
+        measured=_cat([padded(flags, wide) for flags in known]) if known else None,
     )
-    attributions = [_padded(part.attributions[key], wide) for part in parts]
+    attributions = [padded(part.attributions[key], wide) for part in parts]
     return record, _cat(attributions)
 
 
@@ -159,7 +159,7 @@ def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
     return () if is_padded or last < 0 else (last,)
 
 
-def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Filled with 0 or False at the end of each axis but the first."""
     missing = [n - m for n, m in zip(shape, tensor.shape[1:])]
     if not any(missing):
