@@ -187,21 +187,16 @@ class Interactions(OfTargets):
                     f"{', '.join(sorted(set(map(repr, here))))}."
                 )
         most = max(part.attributions.shape[1] for part in parts)
-        numbers: dict[str, Any] = {
-            name: torch.cat(
-                [padded(getattr(part, name), (most,) * axes) for part in parts]
+        report = sum((part.diagnostics for part in parts), Diagnostics())
+        fields: dict[str, Any] = {"diagnostics": report}
+        for name in (*_NUMBERS, *_BY_PLAYER, "one_way"):
+            each = [padded(getattr(part, name), (most, most)) for part in parts]
+            fields[name] = torch.cat(each)
+        for name in ("players", "target", "patient_ids"):
+            fields[name] = (
+                *chain.from_iterable(getattr(part, name) for part in parts),
             )
-            for axes, names in enumerate((_NUMBERS, _BY_PLAYER, ("one_way",)))
-            for name in names
-        }
-        return replace(
-            parts[0],
-            players=tuple(chain.from_iterable(part.players for part in parts)),
-            target=tuple(chain.from_iterable(part.target for part in parts)),
-            patient_ids=tuple(chain.from_iterable(part.patient_ids for part in parts)),
-            diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
-            **numbers,
-        )
+        return replace(parts[0], **fields)
 
     def matrix(self) -> pd.DataFrame:
         """Φ of the one patient, with the players' codes as index and columns.
