@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,6 @@ class Workers:
 
     def _results(self, futures: Sequence[Any]) -> Iterator[Any]:
         """The results as they come; an error takes back what is not done."""
-        from concurrent.futures import CancelledError
-
         from dask.distributed import as_completed
         from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation
 
 _AT_A_TIME = 64
 

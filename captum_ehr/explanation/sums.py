@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .data import ExplanationData
 from .labels import Grouping
+from .resampling import Resampling
 from .rows import noted, rows_by
 from .words import mixed_targets, target_labels, unanswered
-
-if TYPE_CHECKING:
-    from .resampling import Resampling
 
 
 def strongest(

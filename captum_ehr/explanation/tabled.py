@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .across import across
 from .comparing import compare
 from .data import ExplanationData, row_sums
 from .frame import build_rows, frame_of, to_frame
@@ -300,8 +301,6 @@ class Tabled(ExplanationData):
             >>> Explanation.across(parts)["models"].unique().tolist()
             [2]
         """
-        from .across import across
-
         return across(explanations, mapping, rest)
 
     def compare(self, other: ExplanationData) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ...adapter.removal import EVALUATIONS, removal
 from ...explanation import Evaluation
 from ...explanation.evaluation import SCORES
 from ..assembly import in_words
+from ..engine import Engine
 from ..options import counts
 from .contenders import Method, methods_of
 from .game import BudgetSpentError
@@ -21,9 +22,6 @@ from .measures import areas, curves, sensitivity, unfaithful
 from .randomised import explaining, shuffled
 from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted
-
-if TYPE_CHECKING:
-    from ..engine import Engine
 
 #: Shares of the players at which curves are read.
 FRACTIONS = torch.linspace(0, 1, 21, dtype=torch.float64)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ...adapter.removal import MODES
 from ...propagation import private_view
 from ..asking import asked_model
 from ..completeness import APART, MIXED, ROUNDINGS
+from ..engine import Engine
 from ..inputs import Prepared
 from ..pairwise import by_player, rows_at_once
 from ..result import Result
@@ -24,9 +25,6 @@ from .contenders import OURS, Case, Method, Parts, kept
 from .game import BudgetSpentError, Explained, Game, Meter
 from .randomised import head_of, over
 from .shapley import Sampling
-
-if TYPE_CHECKING:
-    from ..engine import Engine
 
 
 class Effort(NamedTuple):
