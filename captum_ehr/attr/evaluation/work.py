@@ -19,7 +19,7 @@ from ..asking import asked_model
 from ..completeness import APART, MIXED, ROUNDINGS
 from ..engine import Engine
 from ..inputs import Prepared
-from ..pairwise import by_player, rows_at_once
+from ..pairwise import COMPANY, by_player, rows_at_once
 from ..result import Result
 from .contenders import OURS, Case, Method, Parts, kept
 from .game import BudgetSpentError, Explained, Game, Meter
@@ -188,12 +188,8 @@ def _mixes(function: Explained, prepared: Prepared, result: Result) -> bool:
     with torch.no_grad():
         value = function(*both, *args)[0]
     wanted = result.f_input[0]
-    near = max(ROUNDINGS * torch.finfo(value.dtype).eps, _COMPANY)
+    near = max(ROUNDINGS * torch.finfo(value.dtype).eps, COMPANY)
     return not torch.allclose(value, wanted, near, near, equal_nan=True)
-
-
-#: By what part of itself a score may differ in other company.
-_COMPANY = 1e-4
 
 
 def counted(
