@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
+import polars as pl
 
+from .aggregates import SAMPLE, Places, Population, found
 from .data import ExplanationData
 from .frame import to_frame
 from .labels import Grouping, group_labels
-from .words import caution
+from .words import caution, target_labels
 
 
 def rows_by(
@@ -30,6 +34,38 @@ def grouped(explanation: ExplanationData, mapping: Grouping, rest: str) -> pd.Da
         groups = np.array([*(labels.get(code, rest) for code in codes), ""], object)
         frame.loc[mine, "group"] = groups[place]
     return frame
+
+
+def places_of(
+    explanation: ExplanationData, mapping: Grouping | None, rest: str
+) -> Callable[[Population], Places]:
+    """From who is counted to the codes, or groups, that any of them has."""
+    frame, keys, words = rows_by(explanation, mapping, rest)
+    rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
+    names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
+
+    def places(population: Population) -> Places:
+        lines = found([rows], keys, population).with_row_index("place")
+        labels = lines.select(keys).join(names, keys, "left", maintain_order="left")
+        return Places([rows], lines, labels)
+
+    return places
+
+
+def people_of(explanation: ExplanationData) -> pl.DataFrame:
+    """A row per sample: whose it is, and the name of its target."""
+    columns = {
+        SAMPLE: range(len(explanation)),
+        "patient_id": explanation.patient_ids,
+        "target": target_labels(explanation),
+    }
+    words = dict.fromkeys(("patient_id", "target"), pl.String)
+    return pl.DataFrame(columns, {SAMPLE: pl.Int64, **words})
+
+
+def explained_for(label: str, population: Population) -> Population:
+    """Those of a population whose target has this name."""
+    return Population(population.samples.filter(target=label), population.strata)
 
 
 def noted(table: pd.DataFrame, *words: str) -> pd.DataFrame:

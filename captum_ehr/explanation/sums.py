@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
 import numpy as np
 import pandas as pd
+import polars as pl
 
+from .aggregates import Places, Population, population_of, statistics
 from .data import ExplanationData
 from .labels import Grouping
 from .resampling import Resampling
-from .rows import noted, rows_by
-from .words import mixed_targets, target_labels, unanswered
+from .rows import explained_for, noted, people_of, places_of, strongest_first
+from .words import mixed_targets, unanswered
+
+_STATISTICS = ("count", "samples", "patients", "^mean(_abs)?(_low|_high)?$", "sum")
 
 
 def strongest(
@@ -23,45 +24,32 @@ def strongest(
     how: Resampling | None = None,
 ) -> pd.DataFrame:
     """The rows of :meth:`Explanation.top`, without its note."""
-    frame, keys, words = rows_by(explanation, mapping, rest)
-    each = added(frame, ["sample", *keys], **{word: word for word in words})
-    each["absolute"] = each["attribution"].abs()
-    each["patient_id"] = _patients(explanation, each)
-    labels, apart = target_labels(explanation), keys
-    if len(set(labels)) > 1:  # unlike outputs are not added up
-        each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
-        apart = ["target", *keys]
-    table = _means(each, apart, words, labels)
-    table = table.head(len(table) if k is None else k)
-    if how is None:
-        return table
-    from .certainty import with_intervals  # which loads SciPy
+    how = how or Resampling(0)
+    place, people = places_of(explanation, mapping, rest), people_of(explanation)
+    everybody, parts = population_of(people), []
+    labels = sorted(people["target"].unique())
+    for label in labels or [""]:  # unlike outputs are not added up
+        mine = explained_for(label, everybody) if labels else everybody
+        places = place(mine) if k is None else _largest(place(mine), mine, k)
+        size, part = len(mine.samples), statistics(places, mine, how)
+        part = places.labels.hstack(part).with_columns(sum=pl.col("mean") * size)
+        part = part.select(*places.labels.columns, *_STATISTICS)
+        if len(labels) > 1:
+            target = pl.lit(label).alias("target")
+            part = part.select(target, pl.all(), explained=pl.lit(size, pl.Int64))
+        parts.append(part)
+    table = strongest_first(pl.concat(parts).to_pandas(), "mean_abs")
+    if how.replicates:
+        table.attrs["level"] = how.level
+    return table.head(len(table) if k is None else k)
 
-    return with_intervals(explanation, table, frame, keys, how)
 
-
-def _means(
-    each: pd.DataFrame, keys: list[str], words: list[str], labels: list[str]
-) -> pd.DataFrame:
-    """The statistics of each place from the total of each sample at it."""
-    count: Any = max(len(labels), 1)
-    table = aggregated(
-        each,
-        keys,
-        True,
-        **{word: (word, "first") for word in words},
-        count=("count", "sum"),
-        samples=("sample", "size"),
-        patients=("patient_id", "nunique"),
-        mean=("attribution", "sum"),
-        mean_abs=("absolute", "sum"),
-        sum=("attribution", "sum"),
-    )
-    if "target" in keys:
-        count = table["explained"] = table["target"].map(Counter(labels))
-    table[["mean", "mean_abs"]] = table[["mean", "mean_abs"]].div(count, axis="index")
-    table = table.sort_values("mean_abs", ascending=False, kind="stable")
-    return table.reset_index(drop=True)
+def _largest(places: Places, population: Population, k: int) -> Places:
+    """The places with the largest means, of which alone patients are drawn again."""
+    sizes = statistics(places, population, Resampling(0))["mean_abs"].to_numpy()
+    best = np.sort(np.argsort(-sizes, kind="stable")[:k])
+    lines = places.lines[best].drop("place").with_row_index("place")
+    return Places(places.rows, lines, places.labels[best])
 
 
 def sums_of(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
