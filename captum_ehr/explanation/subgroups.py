@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import torch
-from scipy.stats import false_discovery_control
-from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
 from .resampling import Resampling
@@ -137,6 +135,8 @@ def _p_values(differences: pl.Series, drawn: torch.Tensor, patients: int) -> pl.
     are never too many. The bootstrap's variance of a mean of n is (n - 1) / (n + 1) of
     the unbiased one.
     """
+    from scipy.stats import t as student
+
     sizes = differences.abs().to_numpy()
     errors = np.full(sizes.shape, np.nan)
     if drawn.shape[1] > 1:
@@ -155,6 +155,8 @@ def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
     Benjamini and Hochberg's over all rows with a p-value; ``attrs["compared"]`` says
     how many these are. (Controlling the False Discovery Rate, 1995.)
     """
+    from scipy.stats import false_discovery_control
+
     table = strongest_first(table, "difference")
     if "p_value" not in table:
         return table

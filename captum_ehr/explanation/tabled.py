@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
 from .across import across
+from .aggregates import population_of
 from .comparing import compare
 from .data import ExplanationData, row_sums
+from .feature_record import FeatureKeyError
 from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping
 from .resampling import Resampling
-from .rows import grouped, noted
-from .sample_columns import PER_PATIENT, with_samples
+from .rows import explained_for, grouped, noted, people_of, places_of
+from .sample_columns import PER_PATIENT, checked, with_samples
+from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
 from .sums import added, by_strength, finished, strongest
 from .words import target_labels, unanswered
-
-if TYPE_CHECKING:
-    from .subgroups import Bins
 
 
 class Tabled(ExplanationData):
@@ -248,10 +249,34 @@ class Tabled(ExplanationData):
             >>> table.loc[0, ["code", "value", "reference"]].tolist()
             ['E11.9', '[65, 120)', '[0, 65)']
         """
-        from .certainty import groups  # which loads SciPy
-
         how = Resampling(replicates, level, seed)
-        return groups(self, column, mapping, bins, reference, rest, how)
+        if column not in self.sample_columns:
+            words = ", ".join(map(repr, self.sample_columns)) or "none"
+            raise FeatureKeyError(
+                f"there is no sample column {column!r}; there are {words}. Give one: "
+                f"with_sample_columns({{{column!r}: [...]}})."
+            )
+        values = banded(column, self.sample_columns[column], bins)
+        known = checked({column: values}, len(self))[column]
+        series = pl.Series(column, known, strict=False)
+        strata = strata_of(series, reference)
+        people = people_of(self)
+        population = population_of(people, series, strata)
+        parts, notes = [], []
+        labels = people["target"].unique(maintain_order=True).to_list()
+        place = places_of(self, mapping, rest)
+        for label in labels:
+            mine = explained_for(label, population)
+            part = differences(place(mine), mine, strata, how)
+            notes.append(alone(column, mine, strata))
+            if len(labels) > 1:  # unlike outputs are not added up
+                part = part.select(pl.lit(label).alias("target"), pl.all())
+                notes[-1] = notes[-1] and f"of target {label!r} {notes[-1]}"
+            parts.append(part)
+        table = with_discoveries(pl.concat(parts).to_pandas())
+        left_out = len(people) - len(population.samples)
+        table.attrs |= {"column": column, "level": how.level, "left_out": left_out}
+        return noted(table, *notes, unanswered(self))
 
     @staticmethod
     def across(
