@@ -1,7 +1,7 @@
 """What an explanation holds, checked: tensors, records, words. Nothing is done with it.
 
-:class:`captum_ehr.Explanation` is this with the methods that people call; they are
-functions of this class, in the modules beside it.
+:class:`captum_ehr.Explanation` is this with the methods that people call. They, and the
+functions of this class in the modules beside it, do all that is done with it.
 """
 
 from __future__ import annotations

@@ -15,15 +15,6 @@ from .labels import Grouping, group_labels
 from .words import caution, target_labels
 
 
-def rows_by(
-    explanation: ExplanationData, mapping: Grouping | None, rest: str
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The rows, the columns that tell their codes or groups apart, and their words."""
-    if mapping is None:
-        return to_frame(explanation), ["feature", "code"], ["name", "unit"]
-    return grouped(explanation, mapping, rest), ["group"], []
-
-
 def grouped(explanation: ExplanationData, mapping: Grouping, rest: str) -> pd.DataFrame:
     """The frame with a column ``group``; what has none is in the rest."""
     frame = to_frame(explanation)
@@ -40,7 +31,9 @@ def places_of(
     explanation: ExplanationData, mapping: Grouping | None, rest: str
 ) -> Callable[[Population], Places]:
     """From who is counted to the codes, or groups, that any of them has."""
-    frame, keys, words = rows_by(explanation, mapping, rest)
+    frame, keys, words = to_frame(explanation), ["feature", "code"], ["name", "unit"]
+    if mapping is not None:
+        frame, keys, words = grouped(explanation, mapping, rest), ["group"], []
     rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
     names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
 
