@@ -31,8 +31,9 @@ def places_of(
     explanation: ExplanationData, mapping: Grouping | None, rest: str
 ) -> Callable[[Population], Places]:
     """From who is counted to the codes, or groups, that any of them has."""
-    frame, keys, words = to_frame(explanation), ["feature", "code"], ["name", "unit"]
-    if mapping is not None:
+    if mapping is None:
+        frame, keys, words = to_frame(explanation), ["feature", "code"], ["name", "unit"]
+    else:
         frame, keys, words = grouped(explanation, mapping, rest), ["group"], []
     rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
     names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
