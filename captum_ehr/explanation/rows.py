@@ -32,9 +32,10 @@ def places_of(
 ) -> Callable[[Population], Places]:
     """From who is counted to the codes, or groups, that any of them has."""
     if mapping is None:
-        frame, keys, words = to_frame(explanation), ["feature", "code"], ["name", "unit"]
+        frame, words = to_frame(explanation), ["name", "unit"]
     else:
-        frame, keys, words = grouped(explanation, mapping, rest), ["group"], []
+        frame, words = grouped(explanation, mapping, rest), []
+    keys = ["feature", "code"] if mapping is None else ["group"]
     rows = pl.from_pandas(frame[[SAMPLE, *keys, "attribution"]]).lazy()
     names = pl.from_pandas(frame[[*keys, *words]].drop_duplicates(keys))
 
