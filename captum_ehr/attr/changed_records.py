@@ -52,7 +52,8 @@ def answered(
         parts = multipliers_at(dl, prepared, result.index, apart)
         multipliers = dict(zip(encoded.features, parts))
         asked = Asked(dl, model, encoded, prepared, result, multipliers, apart)
-        cases = cases_of(changes)
+        alone = tuple((change,) for change in changes)
+        cases = (*alone, tuple(changes)) if len(changes) > 1 else alone
         found = _found(asked, cases, how)
     return WhatIf(
         cases,
@@ -67,12 +68,6 @@ def answered(
         mode=model.mode,
         how=how,
     )
-
-
-def cases_of(changes: Sequence[Change]) -> tuple[tuple[Change, ...], ...]:
-    """Each change alone, and of several all together."""
-    alone = tuple((change,) for change in changes)
-    return (*alone, tuple(changes)) if len(changes) > 1 else alone
 
 
 class Asked(NamedTuple):

@@ -64,7 +64,8 @@ def measured(
             sample, shapes = {"patient_id": _owner(dataset, row)}, []
             sample |= dict.fromkeys(names)
         line = {"patient_id": str(sample.get("patient_id", row)), "sample": row}
-        line |= {"length": sum(map(math.prod, shapes)), "shape": _hashed(shapes)}
+        line["length"] = sum(map(math.prod, shapes))
+        line["shape"] = zlib.crc32(repr(shapes).encode())
         lines.append(line | {name: _entry(sample, name) for name in names})
     placed = [("patient_id", pa.string()), ("sample", pa.int32())]
     placed += [("length", pa.int64()), ("shape", pa.uint32())]
@@ -176,10 +177,6 @@ def _shape(feature: Feature, sample: Mapping[str, Any]) -> tuple[int, ...]:
     parts = entry if isinstance(entry, (tuple, list)) else (entry,)
     value = parts[feature.schema.index("value")] if len(parts) > 1 else parts[0]
     return tuple(value.shape)
-
-
-def _hashed(shapes: Sequence[tuple[int, ...]]) -> int:
-    return zlib.crc32(repr(shapes).encode())
 
 
 def _entry(sample: Mapping[str, Any], name: str) -> Any:

@@ -115,7 +115,7 @@ def explain_partition(
         "patients": len(patients),
         "failed": failed,
         "rows": len(rows),
-        "delta": _worst(patients),
+        "delta": pc.max(pc.abs(patients["delta"])).as_py() or 0.0,
         "diagnostics": _finite(account.to_dict()),
         "seconds": round(time.perf_counter() - clocks[0], 3),
         "cpu_seconds": round(time.process_time() - clocks[1], 3),
@@ -284,11 +284,6 @@ def _failure(batch: pa.Table, place: int, error: Exception) -> dict[str, Any]:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def _worst(patients: pa.Table) -> float:
-    """The largest residual before any rescaling."""
-    return pc.max(pc.abs(patients["delta"])).as_py() or 0.0
 
 
 def _finite(data: Any) -> Any:

@@ -106,7 +106,8 @@ def explain_cohort(
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
     target = _one_target(target)
-    baselines = _resolved(explainer, baselines)
+    if isinstance(explainer, DeepLiftShapEHR):  # drawn once
+        baselines = patients_of(explainer.model, baselines)
     options = {
         "baselines": baselines,
         "target": written(target) if isinstance(target, _SAID) else target,
@@ -253,13 +254,6 @@ def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
             f"{type(explainer.model).__name__}."
         )
     return explainer
-
-
-def _resolved(explainer: DeepLiftEHR, baselines: Any) -> Any:
-    """Reference patients as a batch, drawn once."""
-    if not isinstance(explainer, DeepLiftShapEHR):
-        return baselines
-    return patients_of(explainer.model, baselines)
 
 
 def _check_caller() -> None:

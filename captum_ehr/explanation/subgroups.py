@@ -52,13 +52,10 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Any]:
             "[0, 65, 120], or a function of a value."
         )
     words = [f"[{low:g}, {high:g})" for low, high in zip(edges, edges[1:])]
-    places = np.searchsorted(edges, [_number(v) for v in values], "right") - 1
+    # What is unknown is in no band: NaN is beyond all edges.
+    numbers = [math.nan if value is None else float(value) for value in values]
+    places = np.searchsorted(edges, numbers, "right") - 1
     return [words[k] if 0 <= k < len(words) else None for k in places]
-
-
-def _number(value: Any) -> float:
-    """What is unknown is in no band: NaN is beyond all edges."""
-    return math.nan if value is None else float(value)
 
 
 def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:
