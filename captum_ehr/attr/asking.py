@@ -23,12 +23,7 @@ def asked_model(
 ) -> tuple[PyHealthAdapter, EncodedBatch]:
     """The model, of which something is asked for one output, and the encoded batch.
 
-    Args:
-        engine: The explainer.
-        batch: A batch of PyHealth's data loader, or an encoded one.
-        target: The output.
-        who: The method that asks, for messages.
-        why: What it needs attributions for, likewise.
+    Messages say ``who`` asks, and ``why`` that needs attributions.
 
     Raises:
         TypeError: If the model is not PyHealth's, or the batch no batch.

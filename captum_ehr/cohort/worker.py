@@ -149,12 +149,7 @@ def explain_on(
 ) -> dict[str, Any]:
     """:func:`.partition.explain_partition` on a worker.
 
-    Args:
-        sealed: The job.
-        caller: The process that sent it.
-        out: The cohort's folder.
-        number: Of the partition.
-        samples: The partition's samples by index, where the dataset is in no file.
+    Where the dataset is in no file, ``samples`` are the partition's, by index.
     """
     job = _job(sealed, caller)
     if samples is not None:
