@@ -1,4 +1,4 @@
-"""The forms in which inputs may come, brought to one."""
+"""What may be given: inputs in several forms, brought to one; options; a model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..adapter import (
 from ..adapter.encoded import like
 from ..explanation import FeatureRecord
 from ..propagation.containers import mapped
+from .classes import counts
+from .completeness import CHOICES
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +255,34 @@ def _arguments(value: Any, model: nn.Module) -> tuple[Any, ...]:
 def _ordinary(tensor: Tensor) -> Tensor:
     """One that autograd may save, also where the caller is in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
+
+
+def check_options(
+    output: str,
+    completeness: str,
+    mixing: str,
+    internal_batch_size: int | None,
+    segments: int,
+    rules: object,
+) -> None:
+    """Refuse options that do not exist; the message names the choices."""
+    if completeness not in CHOICES:
+        raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
+    if output not in ("logit", "probability"):
+        raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
+    if mixing not in ("apart", "together"):
+        raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
+    if internal_batch_size is not None and not counts(internal_batch_size):
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
+        )
+    if not counts(segments):
+        raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
+    if rules is not None and not isinstance(rules, Mapping):
+        raise TypeError(
+            "rules: expected a mapping from torch functions or module types to rules, "
+            f"got {type(rules).__name__}."
+        )
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:

@@ -24,10 +24,10 @@ from ..propagation import (
 from .asking import answers
 from .assembly import assembled_pairs, in_words
 from .changed_records import answered
+from .classes import counts
 from .completeness import AttributionWarning, CompletenessError
 from .engine import Engine
 from .evaluation.evaluating import evaluated
-from .options import counts
 from .outputs import rounded_at, select_again
 from .pairwise import Scored, pairs_of, rows_at_once
 from .targets import Target, asked_of, select

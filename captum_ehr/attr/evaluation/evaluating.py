@@ -14,8 +14,8 @@ from ...adapter.removal import EVALUATIONS, removal
 from ...explanation import Evaluation
 from ...explanation.evaluation import SCORES
 from ..assembly import in_words
+from ..classes import counts
 from ..engine import Engine
-from ..options import counts
 from .contenders import Method, methods_of
 from .game import BudgetSpentError
 from .measures import areas, curves, sensitivity, unfaithful
