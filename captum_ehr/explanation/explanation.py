@@ -14,7 +14,9 @@ from . import storage as files
 from .described import Described
 from .sample_columns import PER_PATIENT
 from .selecting import Selector, positions, some
+from .sums import strongest
 from .tabled import Tabled
+from .words import completeness, remarks, summary
 from .writing import write_csv
 
 _BY_PATIENT = (
@@ -177,7 +179,15 @@ class Explanation(Described, Tabled):
         Raises:
             ImportError: If the package is not installed, only imported.
         """
-        return conversion.to_html(self, path, title)
+        page = conversion.display("page")
+        if page is None:
+            raise ImportError(
+                "to_html: no installed package makes pages of explanations (entry "
+                "points of the group 'captum_ehr.displays'). Install captum-ehr; from "
+                "a source tree with pip install -e ."
+            )
+        html: str = page(self, path, title=title)
+        return html
 
     def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
         """Write the rows as CSV that a spreadsheet may open.
@@ -226,7 +236,17 @@ class Explanation(Described, Tabled):
 
     def __repr__(self) -> str:
         """A few lines: what was explained, whether it adds up, the top codes."""
-        return conversion.to_text(self)
+        lines = [" | ".join(summary(self)), *completeness(self)]
+        lines += [f"! {message}" for message in remarks(self)]
+        for row in strongest(self).head(5).to_dict("records"):
+            code = row["code"]
+            if row["name"] != code:
+                code += f" ({row['name']})"
+            code += f" [{row['unit']}]" if row["unit"] else ""
+            mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
+            target = f"{row['target']}: " if "target" in row else ""
+            lines.append(f"{target}{row['feature']} {code}: {mean}")
+        return "Explanation: " + "\n  ".join(lines)
 
     def _repr_html_(self) -> str | None:
         """HTML for a notebook, which shows the text where nothing makes it."""
