@@ -111,7 +111,7 @@ class TestTop:
 
     def test_in_blocks_they_are_the_same(self, monkeypatch) -> None:
         whole = drawn(3).top(None, level=0.95, replicates=20)
-        monkeypatch.setattr("captum_ehr.explanation.certainty._MOST_SUMS", 60)
+        monkeypatch.setattr("captum_ehr.explanation.aggregates._MOST_SUMS", 60)
         parts = drawn(3).top(None, level=0.95, replicates=20)
         pd.testing.assert_frame_equal(whole, parts)
 

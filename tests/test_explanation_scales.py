@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, Explanation, reference_patients
 from captum_ehr.datasets import tiny_model
-from captum_ehr.explanation.probability import sigmoid_slope
+from captum_ehr.explanation.described import sigmoid_slope
 
 
 class TestInProbability:

@@ -15,7 +15,7 @@ import torch
 from calls import sides
 from torch import Tensor
 
-from captum_ehr.attr.draws import DrawnAlike
+from captum_ehr.attr.captums import DrawnAlike
 from captum_ehr.propagation import attributions
 
 

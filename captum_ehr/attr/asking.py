@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..adapter import PyHealthAdapter
+from ..adapter import EncodedBatch, PyHealthAdapter
 from ..propagation import Tape, recorded
 from .classes import is_all
 from .contributions import Parts
@@ -16,17 +18,15 @@ from .slicing import sliced
 from .targets import Chosen, Target
 
 
-def asked_model(engine: Engine, target: Target, who: str, why: str) -> PyHealthAdapter:
-    """The model, of which something is asked for one output.
+def asked_model(
+    engine: Engine, batch: Any, target: Target, who: str, why: str
+) -> tuple[PyHealthAdapter, EncodedBatch]:
+    """The model, of which something is asked for one output, and the encoded batch.
 
-    Args:
-        engine: The explainer.
-        target: The output.
-        who: The method that asks, for messages.
-        why: What it needs attributions for, likewise.
+    Messages say ``who`` asks, and ``why`` that needs attributions.
 
     Raises:
-        TypeError: If the model is not PyHealth's.
+        TypeError: If the model is not PyHealth's, or the batch no batch.
         ValueError: If the explainer returns multipliers, or every output is meant.
     """
     model = engine.model
@@ -40,7 +40,7 @@ def asked_model(engine: Engine, target: Target, who: str, why: str) -> PyHealthA
             f"{who} asks about one output at a time; target='all' is every one: name "
             f"one of {names}."
         )
-    return model
+    return model, batch if isinstance(batch, EncodedBatch) else model.encode(batch)
 
 
 def answers(engine: Engine, prepared: Prepared) -> Tensor:

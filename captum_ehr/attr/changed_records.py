@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from ..adapter import EncodedBatch, PyHealthAdapter
 from ..adapter.edits import Edit, Name, changes_of, edited, edits_of
 from ..explanation import Change, FeatureRecord, WhatIf
+from ..explanation.what_if import BY_CASE
 from .asking import answers, asked_model, multipliers_at
 from .assembly import in_words
 from .completeness import APART, MIXED, ROUNDINGS
@@ -35,8 +35,8 @@ def answered(
     how: str,
 ) -> WhatIf:
     """What the model answers, as :meth:`captum_ehr.DeepLiftEHR.what_if` says it."""
-    model = asked_model(dl, target, "what_if", "it compares attributions")
-    encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
+    why = "it compares attributions"
+    model, encoded = asked_model(dl, batch, target, "what_if", why)
     changes = changes_of(model.features, encoded.features, remove, values, how)
     prepared, result = dl.run(encoded, baselines, target, None, None, tokens=True)
     if how == "reference" and len(prepared.references) > 1:
@@ -51,11 +51,9 @@ def answered(
     with torch.set_grad_enabled(grad), torch.inference_mode(False):
         parts = multipliers_at(dl, prepared, result.index, apart)
         multipliers = dict(zip(encoded.features, parts))
-        answer = partial(answers, dl)
-        asked = Asked(
-            model, encoded, prepared, result, multipliers, answer, dl.output, apart
-        )
-        cases = cases_of(changes)
+        asked = Asked(dl, model, encoded, prepared, result, multipliers, apart)
+        alone = tuple((change,) for change in changes)
+        cases = (*alone, tuple(changes)) if len(changes) > 1 else alone
         found = _found(asked, cases, how)
     return WhatIf(
         cases,
@@ -72,34 +70,30 @@ def answered(
     )
 
 
-def cases_of(changes: Sequence[Change]) -> tuple[tuple[Change, ...], ...]:
-    """Each change alone, and of several all together."""
-    alone = tuple((change,) for change in changes)
-    return (*alone, tuple(changes)) if len(changes) > 1 else alone
-
-
 class Asked(NamedTuple):
     """An explanation, and how to ask the model again.
 
     Args:
-        model: The model.
+        dl: The explainer.
+        model: Its model.
         encoded: The batch that was explained.
         prepared: The same as tensors, and its references.
         result: What came of it.
         multipliers: By feature key.
-        answer: All outputs for prepared patients.
-        scale: ``"logit"`` or ``"probability"``, of these.
         apart: Whether the model is known to mix patients.
     """
 
+    dl: Engine
     model: PyHealthAdapter
     encoded: EncodedBatch
     prepared: Prepared
     result: Result
     multipliers: Mapping[str, Tensor]
-    answer: Callable[[Prepared], Tensor]
-    scale: str
     apart: bool
+
+    def answer(self, prepared: Prepared) -> Tensor:
+        """All outputs for these patients."""
+        return answers(self.dl, prepared)
 
 
 def _found(
@@ -129,17 +123,8 @@ def _found(
     return {
         "f_input": value,
         "probability": probability,
-        **dict(zip(_BY_CASE, by_case, strict=True)),
+        **dict(zip(BY_CASE, by_case, strict=True)),
     }
-
-
-_BY_CASE = (
-    "places",
-    "f_changed",
-    "probability_changed",
-    "minus_attribution",
-    "multiplier_times_change",
-)
 
 
 def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +133,7 @@ def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
     values = select_again(outputs, index).cpu().double()
     if index.dim() == 3:  # of a contrast, which has none
         return values, torch.full_like(values, _NAN)
-    if asked.scale == "probability" and mode != "regression":
+    if asked.dl.output == "probability" and mode != "regression":
         return values, values
     if mode == "multiclass":
         return values, select_again(outputs.double().softmax(-1), index).cpu()

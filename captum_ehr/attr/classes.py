@@ -176,3 +176,8 @@ def _real(value: object) -> bool:
 def whole(value: Any) -> bool:
     """Whether something is an index: also NumPy's."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def counts(value: object) -> bool:
+    """Whether something is a whole number, at least 1."""
+    return whole(value) and value >= 1  # type: ignore[operator]

@@ -134,15 +134,12 @@ class DeepLiftEHR(Questions):
             custom_attribution_func,
             tokens=self.sum_tokens,
         )
-        each = result.outputs_of(prepared)
+        outputs = result.outputs_of(prepared)
+        parts = [one.attributions for one in outputs]
         shaped = asked(
-            target,
-            [
-                in_form(prepared, one.attributions, self.model, self.sum_tokens)
-                for one in each
-            ],
+            target, [in_form(prepared, p, self.model, self.sum_tokens) for p in parts]
         )
-        delta = asked(target, [one.balance.delta for one in each])
+        delta = asked(target, [one.balance.delta for one in outputs])
         return (shaped, delta) if return_convergence_delta else shaped
 
     @overload

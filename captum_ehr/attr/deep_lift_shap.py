@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from captum.attr import DeepLiftShap
 from captum.log import log_usage
 from torch import Tensor
@@ -24,9 +25,6 @@ from .classes import is_all
 from .deep_lift import DeepLiftEHR
 from .inputs import Prepared, in_form, prepare
 from .targets import Target, asked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
@@ -204,18 +202,23 @@ class DeepLiftShapEHR(DeepLiftEHR, DeepLiftShap):
                 f"{type(baselines).__name__}; reference patients need a batch to be "
                 "explained, and a PyHealth model."
             )
-        if isinstance(baselines, Integral):
-            baselines = int(baselines)
-            baselines = reference_patients(self.model.model.dataset, baselines)
-        elif hasattr(baselines, "input_processors"):
-            check_dataset(self.model.features, self.model.model, baselines)
-            baselines = reference_patients(baselines, len(baselines))
+        baselines = patients_of(self.model, baselines)
         if not isinstance(baselines, (Mapping, EncodedBatch)):
             raise TypeError(
                 "baselines: expected reference patients (a batch, a dataset or how "
                 f"many), or tensors, got {type(baselines).__name__}."
             )
         return self.model.patient_baselines(encoded, baselines)
+
+
+def patients_of(model: PyHealthAdapter, baselines: Any) -> Any:
+    """Reference patients as a batch, where a dataset or their number is given."""
+    if isinstance(baselines, Integral):
+        return reference_patients(model.model.dataset, int(baselines))
+    if hasattr(baselines, "input_processors"):
+        check_dataset(model.features, model.model, baselines)
+        return reference_patients(baselines, len(baselines))
+    return baselines
 
 
 def _rows(inputs: tuple[Tensor, ...], baselines: Any) -> tuple[tuple[Tensor, ...], ...]:

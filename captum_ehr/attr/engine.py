@@ -42,8 +42,7 @@ from .completeness import (
     told,
 )
 from .contributions import Parts, absolute_sums, known, times_change
-from .inputs import Prepared, explained, prepare
-from .options import check_options
+from .inputs import Prepared, check_options, explained, prepare
 from .outputs import per_patient_output, rounded_at, scored, select_again
 from .planned import planned
 from .result import Result, averaged, joined, joined_outputs

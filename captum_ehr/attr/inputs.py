@@ -1,4 +1,4 @@
-"""The forms in which inputs may come, brought to one."""
+"""What may be given: inputs in several forms, brought to one; options; a model."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from ..adapter import (
 )
 from ..adapter.encoded import like
 from ..explanation import FeatureRecord
+from ..propagation.containers import mapped
+from .classes import counts
+from .completeness import CHOICES
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +81,11 @@ class Prepared:
 
     def fresh(self) -> Prepared:
         """The same with leaves of their own; nothing writes on what they share."""
-        return Prepared(
-            tuple(
-                x.requires_grad_() if x.is_floating_point() else x
-                for x in (_ordinary(x).detach() for x in self.inputs)
-            ),
-            tuple(
-                tuple(_ordinary(x).detach() for x in reference)
-                for reference in self.references
-            ),
-            tuple(_ordinary(a) for a in self.args),
-            self.form,
-            summed=self.summed,
-        )
+        sides = self.inputs, self.references
+        inputs, references = mapped(lambda x: _ordinary(x).detach(), sides)
+        leaves = tuple(x.requires_grad_(x.is_floating_point()) for x in inputs)
+        args = tuple(_ordinary(a) if isinstance(a, Tensor) else a for a in self.args)
+        return Prepared(leaves, references, args, self.form, summed=self.summed)
 
 
 def prepare(
@@ -257,11 +252,37 @@ def _arguments(value: Any, model: nn.Module) -> tuple[Any, ...]:
     return _tuple(value) if several or value is None else (value,)
 
 
-def _ordinary(value: Any) -> Any:
-    """A tensor that autograd may save, also where the caller is in inference mode."""
-    if isinstance(value, Tensor) and value.is_inference():
-        return value.clone()
-    return value
+def _ordinary(tensor: Tensor) -> Tensor:
+    """One that autograd may save, also where the caller is in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def check_options(
+    output: str,
+    completeness: str,
+    mixing: str,
+    internal_batch_size: int | None,
+    segments: int,
+    rules: object,
+) -> None:
+    """Refuse options that do not exist; the message names the choices."""
+    if completeness not in CHOICES:
+        raise ValueError(f"completeness={completeness!r}; it is one of {CHOICES}.")
+    if output not in ("logit", "probability"):
+        raise ValueError(f"output={output!r}; it is 'logit' or 'probability'.")
+    if mixing not in ("apart", "together"):
+        raise ValueError(f"mixing={mixing!r}; it is 'apart' or 'together'.")
+    if internal_batch_size is not None and not counts(internal_batch_size):
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r}; a whole number, at least 1."
+        )
+    if not counts(segments):
+        raise ValueError(f"segments={segments!r}; a whole number, at least 1.")
+    if rules is not None and not isinstance(rules, Mapping):
+        raise TypeError(
+            "rules: expected a mapping from torch functions or module types to rules, "
+            f"got {type(rules).__name__}."
+        )
 
 
 def explained(model: object, output: str, attribute_time: bool) -> nn.Module:

@@ -159,11 +159,11 @@ def _tolerance(scored: Scored, result: Result | Measured) -> float:
     values = torch.cat([result.f_input, result.f_baseline]).abs()
     largest = torch.where(values.isfinite(), values, 0.0).max().item()
     eps = torch.finfo(scored.value.dtype).eps
-    return max(ROUNDINGS * eps, _COMPANY) * max(largest, scored.coarse)
+    return max(ROUNDINGS * eps, COMPANY) * max(largest, scored.coarse)
 
 
 #: The part of the largest score that the same record's may differ by in another batch.
-_COMPANY = 1e-4
+COMPANY = 1e-4
 
 
 def _by_player(mask: FeatureMask, rows: Tensor, result: Result) -> Measured:

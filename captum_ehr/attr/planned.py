@@ -18,7 +18,7 @@ from ..propagation.plans import Plans, compiled_for_all
 from ..propagation.recording import PlanRefused
 from ..propagation.watch import UnwatchableError
 from .classes import ALL, Label
-from .completeness import Balance, mixes
+from .completeness import mixes
 from .inputs import Prepared
 from .result import Result
 from .targets import Chosen, Targets, chosen
@@ -72,17 +72,18 @@ def planned(
         result = passes(piece, Chosen(rest[0]) if rest else target)
         if reason := _unfit(result):
             raise PlanRefused(reason)
-        return _tensors(result), _emptied(result)
+        held = result.tensors()
+        return held, result.filled([torch.empty(0)] * len(held))
 
     plain = tuple(a for a in prepared.args if not isinstance(a, Tensor))
     key = prepared.summed, plain, options, way, _surroundings()
     sized = *map(_form, given), *key
-    by_plan = partial(plans.run, sized, given, by_passes, core, _completed, _unfit)
+    more = core, (lambda tensors, rest: rest.filled(tensors)), _unfit
+    by_plan = partial(plans.run, sized, given, by_passes, *more)
     if not compile:
         return by_plan()
     general = *((x.dim(), x.dtype, x.device) for x in given), *key
-    more = core, _completed, _unfit, compiled_for_all
-    result = plans.run(general, given, by_plan, *more)
+    result = plans.run(general, given, by_plan, *more, compiled_for_all)
     if without := plans.reason(general):
         note = Diagnostics(notes=(f"compile=True has no effect: {without}",))
         result = replace(result, diagnostics=result.diagnostics + note)
@@ -180,40 +181,3 @@ def _surroundings() -> Hashable:
     )
     modes = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
     return torch.get_default_dtype(), *casts, *modes
-
-
-def _tensors(result: Result) -> list[Tensor]:
-    """The tensors of a result."""
-    sums = result.f_input, result.f_baseline, result.index, result.factor
-    return [*result.attributions, *sums, result.deltas, *result.balance]
-
-
-def _emptied(result: Result) -> Result:
-    """The rest of it."""
-    none = torch.empty(0)
-    return replace(
-        result,
-        attributions=(none,) * len(result.attributions),
-        f_input=none,
-        f_baseline=none,
-        index=none,
-        factor=none,
-        deltas=none,
-        balance=Balance(none, none, none, none),
-    )
-
-
-def _completed(tensors: Sequence[Tensor], rest: Result) -> Result:
-    """Both together."""
-    count = len(rest.attributions)
-    f_input, f_baseline, index, factor, deltas, *sums = tensors[count:]
-    return replace(
-        rest,
-        attributions=tuple(tensors[:count]),
-        f_input=f_input,
-        f_baseline=f_baseline,
-        index=index,
-        factor=factor,
-        deltas=deltas,
-        balance=Balance(*sums),
-    )

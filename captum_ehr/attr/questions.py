@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Baseline, EncodedBatch, PyHealthAdapter
+from ..adapter import Baseline, PyHealthAdapter
 from ..adapter.edits import Name
 from ..adapter.fast_stagenet import use_fast_forward
 from ..explanation import Evaluation, Interactions, WhatIf
@@ -23,17 +24,13 @@ from ..propagation import (
 from .asking import answers
 from .assembly import assembled_pairs, in_words
 from .changed_records import answered
+from .classes import counts
 from .completeness import AttributionWarning, CompletenessError
 from .engine import Engine
 from .evaluation.evaluating import evaluated
-from .inputs import Prepared
-from .options import counts
 from .outputs import rounded_at, select_again
 from .pairwise import Scored, pairs_of, rows_at_once
 from .targets import Target, asked_of, select
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Questions(Engine):
@@ -84,30 +81,28 @@ class Questions(Engine):
             )
         grad = torch.is_grad_enabled()
         with torch.set_grad_enabled(grad), torch.inference_mode(False):
-            scored, encoded = self._scored(batch, baselines, target, players)
+            prepared = self.prepare(batch, baselines, None).in_sums(self.model)
+            model, encoded = self.model, prepared.encoded
+            if encoded is None or not isinstance(model, PyHealthAdapter):
+                raise TypeError("interactions takes a batch, and a PyHealth model.")
+            mask = model.feature_mask(encoded, players)
+            targets = asked_of(target, len(encoded), model.labels)
+            output = answers(self, prepared)
+            value, index = select(output, targets, model.labels)
+            coarse = rounded_at(model, self.output, index, output)
+            largest = 0.0 if coarse is None else float(coarse.max())
+            checked = self.completeness != "off"
+            scored = Scored(prepared, mask, value, index, largest, checked)
             limit = self.internal_batch_size
-            step = limit or rows_at_once(self.model, scored.prepared)
+            step = limit or rows_at_once(model, prepared)
             found = pairs_of(scored, among, self.row_results, step)
-        words = in_words(baselines, len(scored.prepared.references))
-        pairs = assembled_pairs(self.model, encoded, scored, found, self.output, words)
+        words = in_words(baselines, len(prepared.references))
+        pairs = assembled_pairs(model, encoded, scored, found, self.output, words)
         if self.completeness == "raise" and any(bool(r.off.any()) for r in found.rows):
             raise CompletenessError(" ".join(pairs.diagnostics.messages))
         for message in pairs.diagnostics.messages:
             warnings.warn(message, AttributionWarning, stacklevel=2)
         return pairs
-
-    def _scored(
-        self, batch: Any, baselines: Baseline, target: Target, players: str
-    ) -> tuple[Scored, EncodedBatch]:
-        """The patients of a batch as they are, and whom they consist of."""
-        prepared = self.prepare(batch, baselines, None).in_sums(self.model)
-        encoded = prepared.encoded
-        if encoded is None or not isinstance(self.model, PyHealthAdapter):
-            raise TypeError("interactions takes a batch, and a PyHealth model.")
-        mask = self.model.feature_mask(encoded, players)
-        value, index, largest = self._scores(prepared, target)
-        checked = self.completeness != "off"
-        return Scored(prepared, mask, value, index, largest, checked), encoded
 
     def what_if(
         self,
@@ -283,20 +278,6 @@ class Questions(Engine):
             reference = select_again(sides.reference_output, index)
             return _audited(sides, tape, value, reference, inputs, baselines)
 
-    def _scores(
-        self, prepared: Prepared, target: Target
-    ) -> tuple[Tensor, Tensor, float]:
-        """The explained value of each patient, and where it stands in the output.
-
-        And how large the numbers are that it was rounded at, where it is not itself.
-        """
-        size = len(prepared.inputs[0])
-        targets = asked_of(target, size, getattr(self.model, "labels", {}))
-        output = answers(self, prepared)
-        value, index = select(output, targets, self.forward_view().labels)
-        coarse = rounded_at(self.model, self.output, index, output)
-        return value, index, 0.0 if coarse is None else float(coarse.max())
-
 
 def _audited(
     sides: TwoSided,
@@ -311,8 +292,6 @@ def _audited(
     Every patient counts with the sign of its change, so that increases and decreases
     do not cancel; all shares are of the sum of the changes' absolute values.
     """
-    import pandas as pd
-
     change = value.detach() - reference
     whole = change.abs().sum().clamp_min(torch.finfo(change.dtype).tiny)
     ms = multipliers(value * (change.sign() / whole), inputs)

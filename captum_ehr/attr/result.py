@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -69,23 +70,26 @@ class Result:
         count = len(self.f_input) // len(prepared.inputs[0])
         if count == 1:
             return [self]
+        return list(map(self.filled, zip(*(x.chunk(count) for x in self.tensors()))))
 
-        def cut(tensors: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
-            each = [tensor.chunk(count) for tensor in tensors]
-            return list(zip(*each)) if each else [()] * count
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors; each has the patients first."""
+        numbers = (getattr(self, name) for name in _NUMBERS)
+        return [*self.attributions, *self.each, *self.balance, *numbers]
 
-        attributions, each = cut(self.attributions), cut(self.each)
-        sums, names = (
-            cut(self.balance),
-            "f_input f_baseline index factor deltas".split(),
+    def filled(self, tensors: Iterable[Tensor]) -> Result:
+        """The same with other tensors, in the order of :meth:`tensors`."""
+        rest = iter(tensors)
+        parts, each, sums = (
+            tuple(islice(rest, len(some)))
+            for some in (self.attributions, self.each, self.balance)
         )
-        numbers = cut(getattr(self, name) for name in names)
-        results = []
-        for k, some in enumerate(numbers):
-            fields: dict[str, Any] = dict(zip(names, some))
-            fields |= {"attributions": attributions[k], "each": each[k]}
-            results.append(replace(self, balance=Balance(*sums[k]), **fields))
-        return results
+        fields: dict[str, Any] = dict(zip(_NUMBERS, rest, strict=True))
+        fields |= {"attributions": parts, "each": each, "balance": Balance(*sums)}
+        return replace(self, **fields)
+
+
+_NUMBERS = ("f_input", "f_baseline", "index", "factor", "deltas")
 
 
 def joined_outputs(parts: list[tuple[Prepared, Result]]) -> Result:
@@ -136,22 +140,6 @@ def joined(parts: list[Result]) -> Result:
     """Slices of a batch, put together again."""
     if len(parts) == 1:
         return parts[0]
-
-    def column(name: str) -> Any:
-        return torch.cat([getattr(p, name) for p in parts])
-
-    def columns(name: str) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(c) for c in zip(*(getattr(p, name) for p in parts)))
-
-    return Result(
-        columns("attributions"),
-        column("f_input"),
-        column("f_baseline"),
-        column("index"),
-        Balance(*columns("balance")),
-        sum((p.diagnostics for p in parts), Diagnostics()),
-        column("factor"),
-        column("deltas"),
-        columns("each"),
-        any(p.drawn for p in parts),
-    )
+    whole = parts[0].filled(map(torch.cat, zip(*(p.tensors() for p in parts))))
+    report = sum((p.diagnostics for p in parts), Diagnostics())
+    return replace(whole, diagnostics=report, drawn=any(p.drawn for p in parts))

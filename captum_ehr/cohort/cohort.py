@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import polars as pl
+from pyarrow.dataset import Dataset, dataset
 
 from ..explanation import Explanation
 from ..explanation.labels import Grouping
@@ -15,11 +19,6 @@ from .cohort_tables import Among
 from .judging import Judgement, judged
 from .manifest import ROWS
 from .stored import open_cohort
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-    from pyarrow.dataset import Dataset
 
 
 class Cohort:
@@ -82,8 +81,6 @@ class Cohort:
         ``value``, ``attribution`` and, where that is known, ``measured``, as in
         :meth:`captum_ehr.Explanation.to_frame`; null where there is none.
         """
-        from pyarrow.dataset import dataset
-
         return dataset(list(map(str, self._stored.files(ROWS))), format="parquet")
 
     @property
@@ -208,8 +205,6 @@ class Cohort:
     @property
     def failed(self) -> pd.DataFrame:
         """Who could not be explained: ``patient_id``, ``sample`` and ``reason``."""
-        import pandas as pd
-
         columns = ["patient_id", "sample", "reason"]
         return pd.DataFrame(self._stored.failures, columns=columns)
 

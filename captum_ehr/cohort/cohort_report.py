@@ -14,7 +14,7 @@ import polars as pl
 
 from ..explanation.resampling import Resampling
 from ..explanation.writing import write_text
-from ..scene.patient import PatientScene, patient_scene
+from ..scene.patient import patient_scene
 from ..scene.performance import Errors, Hits, Performance
 from ..scene.population import PopulationScene, top_codes
 from ..scene.wording import footer, number, percent, several
@@ -46,7 +46,7 @@ def write_cohort_report(
     how, judgement = Resampling(), judged(stored, threshold)
     counts = targets_of(stored.patients().select("target").collect())
     targets = [target for target, _ in counts.most_common()]
-    notes = [" · ".join(stored.summary())]
+    notes, shown = [" · ".join(stored.summary())], stored.of_patients(patients)
     if len(targets) > _TARGETS:
         notes.append(
             f"Codes of {_TARGETS} of {len(targets)} explained outputs are shown."
@@ -61,15 +61,10 @@ def write_cohort_report(
         level=_level(how),
         failed=stored.failures[:_FAILED],
         failed_words=_failed(len(stored.failures)),
-        patients=_patients(stored, patients),
+        patients=[*map(patient_scene, stored.explanations(shown))],
         footer=[footer(stored.header)],
     )
     return write_text(path, page)
-
-
-def _patients(stored: StoredCohort, ids: Sequence[str]) -> list[PatientScene]:
-    """What is said of some patients' samples."""
-    return [patient_scene(one) for one in stored.explanations(stored.of_patients(ids))]
 
 
 def _failed(count: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import polars as pl
 
 from ..explanation.aggregates import (
@@ -18,17 +18,15 @@ from ..explanation.aggregates import (
 from ..explanation.feature_record import FeatureKeyError, words_for
 from ..explanation.labels import Grouping, group_labels
 from ..explanation.resampling import Resampling
+from ..explanation.rows import noted, strongest_first
 from ..explanation.subgroups import (
     alone,
     differences,
     strata_of,
     with_discoveries,
 )
-from ..explanation.words import caution, unlike, without_answer
+from ..explanation.words import unlike, without_answer
 from .stored import StoredCohort, targets_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Patients by their identifiers, or samples by an expression over ``Cohort.patients``.
 type Among = Iterable[str] | pl.Expr | None
@@ -45,7 +43,7 @@ def code_table(
     population = population_of(chosen(stored, among))
     places = code_places(stored, population, mapping, rest)
     table = _table(stored, population, places, how)
-    return _sorted(table, table["mean_abs"])
+    return strongest_first(table, "mean_abs")
 
 
 def feature_table(stored: StoredCohort, among: Among, how: Resampling) -> pd.DataFrame:
@@ -94,9 +92,9 @@ def group_table(
     places = code_places(stored, population, mapping, rest)
     table = differences(places, population, strata, how).to_pandas()
     _note(stored, population, places, table, alone(column, population, strata))
-    table.attrs |= {"column": column, "level": how.level}
-    table.attrs["left_out"] = len(people) - len(population.samples)
-    return _sorted(with_discoveries(table), table["difference"].abs())
+    left_out = len(people) - len(population.samples)
+    table.attrs |= {"column": column, "level": how.level, "left_out": left_out}
+    return with_discoveries(table)
 
 
 def chosen(stored: StoredCohort, among: Among) -> pl.DataFrame:
@@ -161,12 +159,6 @@ def _table(
     return table
 
 
-def _sorted(table: pd.DataFrame, strength: pd.Series) -> pd.DataFrame:
-    """The strongest first; what is no number comes last."""
-    order = strength.sort_values(ascending=False, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
-
-
 def _note(
     stored: StoredCohort,
     population: Population,
@@ -182,7 +174,4 @@ def _note(
         lost = pl.concat(places.rows).filter(missed).select(SAMPLE)
         mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())
         said.append(without_answer(mine.collect().item(), len(samples)))
-    note = " ".join(word[0].upper() + word[1:] for word in said if word)
-    if note:
-        caution(note)
-        table.attrs["note"] = note
+    noted(table, *said)

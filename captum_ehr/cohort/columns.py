@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -26,9 +28,6 @@ from ..explanation.frame import build_rows
 from ..explanation.sample_columns import PER_PATIENT, plain
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 WORDS = ("patient_id", "feature", "code")
 """The columns of the rows that are words, kept as dictionaries."""
@@ -52,8 +51,6 @@ def rows_schema() -> pa.Schema:
     ``attribution`` where the model has no answer, ``measured`` where it is not known;
     of cohorts of which that is known of no feature there is no such column.
     """
-    import pyarrow as pa
-
     word = pa.dictionary(pa.int32(), pa.string())
     small = dict.fromkeys(("sample", "visit", "position"), pa.int32())
     number = dict.fromkeys(("time", "value", "attribution"), pa.float32())
@@ -73,8 +70,6 @@ def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schem
     has, per feature in the order of ``cohort.json``, the shape of its tensor and the
     times as the record has them.
     """
-    import pyarrow as pa
-
     layout = pa.struct(
         [("shape", pa.list_(pa.int32())), ("time", pa.list_(pa.float64()))]
     )
@@ -93,8 +88,6 @@ def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schem
 
 def _target_type(targets: Sequence[Explained]) -> pa.DataType:
     """The type of the column of explained outputs."""
-    import pyarrow as pa
-
     ends = [t.a if isinstance(t, Contrast) else t for t in targets]
     several = any(isinstance(end, tuple) for end in ends)
     place = pa.list_(pa.int32()) if several else pa.int32()
@@ -116,12 +109,8 @@ def _place(stored: Any) -> Place:
 def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
     """A row per token or value of each patient; see :func:`rows_schema`.
 
-    Args:
-        explanation: Of some patients.
-        samples: Of each, the index in the dataset.
+    ``samples`` are the indices of the explained ones in the dataset.
     """
-    import pyarrow as pa
-
     rows = build_rows(explanation)
     rows["sample"] = np.asarray(samples)[rows["sample"]]
     absent = {
@@ -143,15 +132,7 @@ def rows_table(explanation: Explanation, samples: Sequence[int]) -> pa.Table:
 def patients_table(
     explanation: Explanation, samples: Sequence[int], observed: pa.Array
 ) -> pa.Table:
-    """A row per patient; see :func:`patients_schema`.
-
-    Args:
-        explanation: Of some patients.
-        samples: Of each, the index in the dataset.
-        observed: Of each, the true label.
-    """
-    import pyarrow as pa
-
+    """A row per patient; see :func:`patients_schema`."""
     count = len(explanation)
     columns: dict[str, Any] = {
         name: _nullable(getattr(explanation, name)) for name in PER_PATIENT
@@ -232,8 +213,6 @@ def explanation_of(
     Raises:
         ValueError: If there are no patients, or a row does not fit their layout.
     """
-    import pyarrow.compute as pc
-
     by_sample = rows["sample"]
     return Explanation.concat(
         _one(rows.filter(pc.equal(by_sample, p["sample"])), p, header, diagnostics)
@@ -248,8 +227,6 @@ def _one(
     report: Diagnostics,
 ) -> Explanation:
     """One sample's explanation."""
-    import pyarrow.compute as pc
-
     features, shares = {}, {}
     columns = rows.select([n for n in rows.schema.names if n != "patient_id"])
     for described, layout in zip(header["features"], patient["layout"], strict=True):
@@ -385,8 +362,6 @@ def observed_of(samples: Sequence[Mapping[str, Any]], adapter: Any) -> pa.Array:
 
     Of several labels at once a list with 0 or 1 for each; null where it is unknown.
     """
-    import pyarrow as pa
-
     keys: Sequence[str] = getattr(adapter.model, "label_keys", ())
     several = adapter.mode == "multilabel"
     labels = []

@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _ABANDONED = 24 * 3600.0
 """Seconds after which a temporary folder of another machine is nobody's."""
@@ -46,8 +46,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as a new Parquet file with zstd."""
-    import pyarrow.parquet as pq
-
     plain = ("attribution", "f_input", "f_baseline", "delta", "rescale_factor")
     coded = [name for name in table.schema.names if name not in plain]
     with private_file(path) as file:

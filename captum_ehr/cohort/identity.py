@@ -101,10 +101,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """All that makes a cohort, in plain words; equal for runs that belong together.
 
-    Args:
-        explainer: Of a PyHealth model.
-        dataset: Its samples.
-        options: Of the run; those that are not plain are hashed.
+    Options that are not plain are hashed.
     """
     adapter = explainer.model
     return {

@@ -13,18 +13,18 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
 from ..explanation.sample_columns import is_taken, plain
+from .columns import TAKEN
 from .durable import whole_file, write_table
 from .manifest import ORDER
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _PLACED = ("patient_id", "sample", "length", "shape", "partition")
 """The columns of the order besides those that were asked for."""
@@ -53,8 +53,6 @@ def measured(
         ValueError: If an entry has values of several types.
         OSError: If the dataset is not there.
     """
-    import pyarrow as pa
-
     lines = []
     for row in rows:
         try:
@@ -66,7 +64,8 @@ def measured(
             sample, shapes = {"patient_id": _owner(dataset, row)}, []
             sample |= dict.fromkeys(names)
         line = {"patient_id": str(sample.get("patient_id", row)), "sample": row}
-        line |= {"length": sum(map(math.prod, shapes)), "shape": _hashed(shapes)}
+        line["length"] = sum(map(math.prod, shapes))
+        line["shape"] = zlib.crc32(repr(shapes).encode())
         lines.append(line | {name: _entry(sample, name) for name in names})
     placed = [("patient_id", pa.string()), ("sample", pa.int32())]
     placed += [("length", pa.int64()), ("shape", pa.uint32())]
@@ -86,8 +85,6 @@ def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.
     Raises:
         ValueError: If values are not one per sample, or of several types.
     """
-    import pyarrow as pa
-
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -140,8 +137,6 @@ def read_order(
     out: Path, partition: int | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """The order, or one partition of it, or some columns."""
-    import pyarrow.parquet as pq
-
     only = None if partition is None else [("partition", "=", partition)]
     return pq.read_table(out / ORDER, columns=columns, filters=only)
 
@@ -158,8 +153,6 @@ def check_columns(columns: Columns) -> None:
         TypeError: If it is a single name.
         ValueError: If a name is taken, or comes twice.
     """
-    from .columns import TAKEN
-
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}; give a list of names: [{columns!r}].")
     taken = [
@@ -184,10 +177,6 @@ def _shape(feature: Feature, sample: Mapping[str, Any]) -> tuple[int, ...]:
     parts = entry if isinstance(entry, (tuple, list)) else (entry,)
     value = parts[feature.schema.index("value")] if len(parts) > 1 else parts[0]
     return tuple(value.shape)
-
-
-def _hashed(shapes: Sequence[tuple[int, ...]]) -> int:
-    return zlib.crc32(repr(shapes).encode())
 
 
 def _entry(sample: Mapping[str, Any], name: str) -> Any:
@@ -219,8 +208,6 @@ def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:
     """A column, of whatever type its values have in common."""
-    import pyarrow as pa
-
     try:
         return pa.array(values)
     except pa.ArrowException as error:

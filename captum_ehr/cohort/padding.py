@@ -8,18 +8,16 @@ explained beside samples of their own shape alone, where there is no padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ..adapter import PyHealthAdapter, collated
 from .partition import Job
 from .progress import logger
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _TRIED = 8
 """How many samples are scored together and alone, from the longest to the shortest."""
@@ -31,9 +29,7 @@ _NOISE = 1e-5
 def depends_on_padding(job: Job, order: pa.Table) -> bool:
     """Score some samples together and one by one; whether their scores differ.
 
-    Args:
-        job: The model and the dataset.
-        order: All samples, the longest first.
+    They are of all lengths: in the ``order`` the longest come first.
     """
     _, firsts = np.unique(-order["length"].to_numpy(), return_index=True)
     chosen = firsts[np.linspace(0, len(firsts) - 1, _TRIED).astype(int)]

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ..adapter import collated
@@ -33,9 +35,6 @@ from .manifest import (
 )
 from .order import asked, batches, read_order
 from .progress import Told
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,6 @@ def explain_partition(
 ) -> dict[str, Any]:
     """Explain a partition and put it into its place, if it is not there already.
 
-    Args:
-        job: What to do.
-        out: The cohort's folder, begun.
-        number: Of the partition.
-        told: Called after each batch.
-
     Returns:
         Its report, as ``part.json`` has it.
 
@@ -122,7 +115,7 @@ def explain_partition(
         "patients": len(patients),
         "failed": failed,
         "rows": len(rows),
-        "delta": _worst(patients),
+        "delta": pc.max(pc.abs(patients["delta"])).as_py() or 0.0,
         "diagnostics": _finite(account.to_dict()),
         "seconds": round(time.perf_counter() - clocks[0], 3),
         "cpu_seconds": round(time.process_time() - clocks[1], 3),
@@ -219,8 +212,6 @@ def _joined(
     Where some could not be, the sample that could be explained at the start has to be
     explained still, or it is this process that cannot explain.
     """
-    import pyarrow as pa
-
     if failed:
         index, sample = job.probe
         alone = members.slice(0, 1)
@@ -293,13 +284,6 @@ def _failure(batch: pa.Table, place: int, error: Exception) -> dict[str, Any]:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def _worst(patients: pa.Table) -> float:
-    """The largest residual before any rescaling."""
-    import pyarrow.compute as pc
-
-    return pc.max(pc.abs(patients["delta"])).as_py() or 0.0
 
 
 def _finite(data: Any) -> Any:

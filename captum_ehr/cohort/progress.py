@@ -22,12 +22,8 @@ _SECONDS = 30.0
 def progress(samples: int, tokens: int, done: tuple[int, int]) -> Iterator[Told]:
     """Tell how far it is, how fast, and how long it takes yet.
 
-    By tokens, which is what takes time: the longest records are explained first.
-
-    Args:
-        samples: All of them.
-        tokens: Theirs.
-        done: How many of both are done already.
+    By tokens, which is what takes time: the longest records are explained first. What
+    is ``done`` already, samples and tokens, is counted among all.
 
     Yields:
         What to tell how many samples and tokens more are done.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
-from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 from torch import nn
 
-from ..adapter import PyHealthAdapter, check_dataset, reference_patients
+from ..adapter import PyHealthAdapter, check_dataset
 from ..attr import DeepLiftEHR, DeepLiftShapEHR
 from ..attr.classes import Label, is_all, plain, written
+from ..attr.deep_lift_shap import patients_of
 from ..attr.targets import Target
 from ..explanation import Explanation
 from ..explanation.explained import Contrast
 from ..explanation.labels import Grouping
+from .cohort import Cohort
 from .columns import header_of
 from .durable import make_private, sweep
 from .identity import fingerprint_of, identity_of
@@ -27,11 +29,6 @@ from .partition import Job, explain_partition, explain_samples, refuse
 from .progress import logger, progress
 from .resuming import begin, check_folder, discard_broken, found
 from .workers import Workers, connected
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from .cohort import Cohort
 
 _SAID = (tuple, Label, Contrast)
 """Kinds of targets that stand in words in what a cohort is."""
@@ -103,15 +100,14 @@ def explain_cohort(
         >>> model, _ = tiny_model()
         >>> cohort = explain_cohort(model, model.dataset, mkdtemp())
     """
-    from .cohort import Cohort
-
     _check_caller()
     _check_sizes(dataset, batch_size=batch_size, partition=partition)
     check_columns(columns)
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
     target = _one_target(target)
-    baselines = _resolved(explainer, baselines)
+    if isinstance(explainer, DeepLiftShapEHR):  # drawn once
+        baselines = patients_of(explainer.model, baselines)
     options = {
         "baselines": baselines,
         "target": written(target) if isinstance(target, _SAID) else target,
@@ -258,18 +254,6 @@ def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
             f"{type(explainer.model).__name__}."
         )
     return explainer
-
-
-def _resolved(explainer: DeepLiftEHR, baselines: Any) -> Any:
-    """Reference patients as a batch, drawn once."""
-    if not isinstance(explainer, DeepLiftShapEHR):
-        return baselines
-    if isinstance(baselines, Integral):
-        return reference_patients(explainer.model.model.dataset, int(baselines))
-    if hasattr(baselines, "input_processors"):
-        check_dataset(explainer.model.features, explainer.model.model, baselines)
-        return reference_patients(baselines, len(baselines))
-    return baselines
 
 
 def _check_caller() -> None:

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
 
 from .durable import make_private, owner, private_file, whole_file
 from .identity import differences, digest, versions
 from .manifest import CohortError
 from .order import measured
 from .partition import Job, explain_partition
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Caller(NamedTuple):
@@ -94,8 +94,6 @@ def unsealed(sealed: Sealed) -> Any:
 @lru_cache(maxsize=1)
 def _job(sealed: Sealed, caller: Caller) -> Job:
     """The job, checked once in each process: versions, dataset, threads."""
-    import torch
-
     here = socket.gethostname()
     if said := differences(versions(), dict(caller.versions)):
         raise CohortError(
@@ -151,12 +149,7 @@ def explain_on(
 ) -> dict[str, Any]:
     """:func:`.partition.explain_partition` on a worker.
 
-    Args:
-        sealed: The job.
-        caller: The process that sent it.
-        out: The cohort's folder.
-        number: Of the partition.
-        samples: The partition's samples by index, where the dataset is in no file.
+    Where the dataset is in no file, ``samples`` are the partition's, by index.
     """
     job = _job(sealed, caller)
     if samples is not None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .durable import owner
 from .manifest import CohortError
@@ -16,19 +20,9 @@ from .partition import Job
 from .progress import logger
 from .worker import Caller, Sealed, check, explain_on, measure_on, seal
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 class Workers:
-    """A client whose workers have what they need to explain.
-
-    Args:
-        client: Of ``dask.distributed``.
-        job: What they do.
-        out: The cohort's folder.
-        folder: For what is sent by file.
-    """
+    """A client whose workers have what they need to explain."""
 
     def __init__(self, client: Any, job: Job, out: Path, folder: Path) -> None:
         self.client, self.job, self.out, self.folder = client, job, out, folder
@@ -63,8 +57,6 @@ class Workers:
 
     def _samples(self, number: int, order: pa.Table) -> Sealed:
         """A partition's samples in a file, where no worker can read the dataset."""
-        import pyarrow.compute as pc
-
         mine = order.filter(pc.equal(order["partition"], number))["sample"].to_pylist()
         samples = {index: self.job.dataset[index] for index in mine}
         return seal(self.folder / f"samples-{number:05d}.pkl", samples)
@@ -77,8 +69,6 @@ class Workers:
 
     def _results(self, futures: Sequence[Any]) -> Iterator[Any]:
         """The results as they come; an error takes back what is not done."""
-        from concurrent.futures import CancelledError
-
         from dask.distributed import as_completed
         from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
@@ -103,13 +93,7 @@ class Workers:
 
 @contextmanager
 def connected(client: Any, job: Job, out: Path) -> Iterator[Workers | None]:
-    """Workers to explain on; None for this process.
-
-    Args:
-        client: See :func:`captum_ehr.explain_cohort`.
-        job: What they will do.
-        out: The cohort's folder.
-    """
+    """Workers to explain on; None for this process."""
     if client is None:
         yield None
         return

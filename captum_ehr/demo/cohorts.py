@@ -114,12 +114,7 @@ def planted_factors() -> tuple[str, ...]:
 def synthetic_demo_cohort(
     n_patients: int = N_PATIENTS, held_out: int = 200, seed: int = 0
 ) -> Cohort:
-    """Draw the built-in cohort and split it.
-
-    Args:
-        n_patients: How many patients, held-out ones included.
-        held_out: How many of them to explain; at most 30 %.
-        seed: Of the patients and the split.
+    """Draw the built-in cohort and hold out so many of it, at most 30 %.
 
     Raises:
         DemoError: If there are too few patients.

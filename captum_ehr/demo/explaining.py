@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from captum_ehr.explanation import Explanation
+from captum_ehr.explanation import Explanation
 
 _AT_A_TIME = 64
 
@@ -29,7 +28,6 @@ class Explained:
 
 def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
     """Explain all held-out patients against unknown codes and median values."""
-    import torch
     from pyhealth.datasets import get_dataloader
 
     from captum_ehr import DeepLiftEHR
@@ -60,12 +58,7 @@ def explain(name: str, model: nn.Module, cohort: Cohort) -> Explained:
 def auroc(score: Any, truth: Any) -> float | None:
     """The chance that a positive has the higher score; ties count half.
 
-    Args:
-        score: One number per patient.
-        truth: One label per patient, 0 or 1.
-
-    Returns:
-        It, or None where there is one outcome only.
+    None where there is one outcome only.
 
     Example:
         >>> import torch

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort, synthetic_demo_cohort
 from captum_ehr.demo.kept import keep, kept_model, kept_path
@@ -16,10 +19,6 @@ from captum_ehr.demo.run import scratch
 from captum_ehr.demo.terminal import epochs_said, said
 from captum_ehr.demo.training import MODELS, build_model, train
 from captum_ehr.insights import AttributionVisualizer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from torch import nn
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def demo_visualizer(
             if mimic3 is None:
                 cohort = synthetic_demo_cohort(held_out=patients, seed=seed)
             else:
-                cohort = mimic3_cohort(mimic3, copies, patients, seed)
+                cohort = mimic3_cohort(mimic3, Path(copies), patients, seed)
             models = []
             for name in MODELS:
                 # Of somebody's own patients nothing is left outside of the block.

@@ -8,6 +8,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+import torch
+
 _LOGGERS = ("pyhealth", "litdata", "distributed", "dask")
 
 
@@ -39,8 +41,6 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch on one thread: models this small lose time to any other."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from captum_ehr.demo.cohorts import N_PATIENTS, Cohort, synthetic_demo_cohort
 from captum_ehr.demo.explaining import (
@@ -22,11 +24,6 @@ from captum_ehr.demo.terminal import account_table, epochs_said, plain, said, to
 from captum_ehr.demo.training import MODELS, build_model, steps_of, train
 from captum_ehr.explanation.words import remarks
 from captum_ehr.explanation.writing import private
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.progress import Progress
 
 
 def run_demo(
@@ -54,11 +51,13 @@ def run_demo(
             cohort = (
                 synthetic_demo_cohort(n_patients, patients, seed)
                 if mimic3 is None
-                else mimic3_cohort(mimic3, copies, patients, seed)
+                else mimic3_cohort(mimic3, Path(copies), patients, seed)
             )
         for note in cohort.notes:
             console.print(note, highlight=False)
-        results = _results(cohort, epochs or cohort.epochs, seed, console)
+        length = epochs or cohort.epochs
+        with _progress(console) as bars:
+            results = [_result(name, cohort, length, seed, bars) for name in MODELS]
         for explained in results:
             console.print()
             console.print(top_table(explained, cohort, console.width))
@@ -69,13 +68,6 @@ def run_demo(
                 console.print(f"! {explained.name}: {message}", markup=False)
         with console.status("Writing the report …"):
             return write_files(results, cohort, out)
-
-
-def _results(
-    cohort: Cohort, epochs: int, seed: int, console: Console
-) -> list[Explained]:
-    with _progress(console) as progress:
-        return [_result(name, cohort, epochs, seed, progress) for name in MODELS]
 
 
 def _result(
@@ -102,7 +94,6 @@ def _result(
 
 
 def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:<20}"),
@@ -115,16 +106,12 @@ def _progress(console: Console) -> Progress:
     )
 
 
-@contextmanager
-def scratch(out: Path | None) -> Iterator[Path]:
+def scratch(out: Path | None) -> TemporaryDirectory[str]:
     """A folder for PyHealth's copies of the data, in another, then gone.
 
     Beside the results, because records may have to stay on the disk that was chosen.
     """
-    with tempfile.TemporaryDirectory(
-        dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True
-    ) as path:
-        yield Path(path)
+    return TemporaryDirectory(dir=out, prefix=".pyhealth-", ignore_cleanup_errors=True)
 
 
 def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
@@ -134,17 +121,12 @@ def combined_frame(results: Sequence[Explained]) -> pd.DataFrame:
     alone shows that attributions add up: per model and patient, their sum is the
     difference.
     """
-    import pandas as pd
-
     frames = []
     for explained in results:
         explanation = explained.explanation
-        frame = explanation.to_frame()
+        outputs = explanation.samples()[["sample", "f_baseline", "f_input"]]
+        frame = explanation.to_frame().merge(outputs, "left", "sample")
         frame.insert(0, "model", explained.name)
-        for column in ("f_baseline", "f_input"):
-            numbers = getattr(explanation, column).double().tolist()
-            by_patient = dict(zip(explanation.patient_ids, numbers, strict=True))
-            frame[column] = frame["patient_id"].map(by_patient)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

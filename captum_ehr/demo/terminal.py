@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
 
 from captum_ehr.demo.cohorts import Cohort
 from captum_ehr.demo.explaining import Explained
 from captum_ehr.scene import population_scene
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-    from rich.table import Table
+from captum_ehr.scene.wording import shorten
 
 _ROWS = 15
 
@@ -47,12 +48,6 @@ def epochs_said(
 
 def top_table(explained: Explained, cohort: Cohort, width: int) -> Table:
     """The strongest codes of the cohort, planted ones marked."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from captum_ehr.scene.wording import shorten
-
     explanation, planted = explained.explanation, cohort.planted
     rows = population_scene(explanation, k=_ROWS, planted=planted).codes
     table = Table(
@@ -91,9 +86,6 @@ def _caption(cohort: Cohort) -> str:
 
 def account_table(results: Sequence[Explained], cohort: Cohort) -> Table:
     """Per model whether the attributions add up, by which rules, and how fast."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(
         title="Do the attributions add up?", title_justify="left", box=box.SIMPLE_HEAD
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from captum_ehr.demo.cohorts import Cohort
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MODELS = ("StageNet", "Transformer")
 """PyHealth's classes that the demo trains, in this order."""
@@ -28,14 +28,7 @@ Progress = Callable[[int, float], None]
 
 
 def build_model(name: str, dataset: Any, seed: int) -> nn.Module:
-    """A model of :data:`MODELS`, untrained, small enough for two cores.
-
-    Args:
-        name: The class.
-        dataset: A PyHealth dataset.
-        seed: Of its weights.
-    """
-    import torch
+    """A model of :data:`MODELS`, untrained, small enough for two cores."""
     from pyhealth import models
 
     sizes: dict[str, dict[str, Any]] = {
@@ -56,16 +49,7 @@ def steps_of(cohort: Cohort, epochs: int) -> int:
 def train(
     model: nn.Module, cohort: Cohort, epochs: int, seed: int, progress: Progress
 ) -> None:
-    """Train a model in place, and leave it in eval mode.
-
-    Args:
-        model: A PyHealth model over ``cohort.dataset``.
-        cohort: The samples.
-        epochs: How often to go through them.
-        seed: Of their order, dropout and hidden codes.
-        progress: Told after each step.
-    """
-    import torch
+    """Train a model in place, and leave it in eval mode."""
     from pyhealth.datasets import get_dataloader
 
     with torch.random.fork_rng(devices=[]):
@@ -94,8 +78,6 @@ def with_unknowns(
     batch: dict[str, Any], dataset: Any, share: float = _UNKNOWN_SHARE
 ) -> dict[str, Any]:
     """A batch with a random share of its codes replaced by ``<unk>``."""
-    import torch
-
     batch = dict(batch)
     for key, processor in dataset.input_processors.items():
         vocabulary = getattr(processor, "code_vocab", None)

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData
 from .feature_record import codes_of, first_difference
 from .joining import check_alike
 from .labels import Grouping
-from .rows import noted
+from .rows import noted, strongest_first
 from .sums import strongest
 from .words import target_labels, unanswered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ADVICE = "Only models of the same features, outputs and reference can be compared."
 
@@ -29,8 +26,6 @@ def across(
     rest: str = "other",
 ) -> pd.DataFrame:
     """Means and spread between models; see :meth:`captum_ehr.Explanation.across`."""
-    import pandas as pd
-
     parts = list(explanations)
     samples = _checked(parts)
     tables = [strongest(part, mapping, rest) for part in parts]
@@ -56,8 +51,7 @@ def across(
     )
     table["lowest"] = means.min(axis=1, skipna=False)
     table["highest"] = means.max(axis=1, skipna=False)
-    table = table.reset_index().sort_values("mean_abs", ascending=False, kind="stable")
-    table = table.reset_index(drop=True)
+    table = strongest_first(table.reset_index(), "mean_abs")
     table.attrs |= {"models": len(parts), "samples": samples}
     table.attrs |= _overall(table, means)
     return noted(table, *dict.fromkeys(map(unanswered, parts)))

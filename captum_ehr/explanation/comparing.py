@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
 from .data import ExplanationData
 from .frame import build_rows, frame_of
 from .sample_columns import COLUMNS, with_samples
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PLACE = ["sample", "feature", "visit", "position"]
 _WORDS = ["patient_id", "time", "code", "name", "value", "unit", "measured"]
@@ -72,12 +67,8 @@ def _matched(explanation: ExplanationData, other: ExplanationData) -> list[int]:
 
 def _samples(explanation: ExplanationData) -> list[tuple[str, int]]:
     """Each sample's patient, and its number among that patient's."""
-    seen: Counter[str] = Counter()
-    samples = []
-    for patient in explanation.patient_ids:
-        samples.append((patient, seen[patient]))
-        seen[patient] += 1
-    return samples
+    ids = pd.Series(explanation.patient_ids, dtype=object)
+    return [*zip(ids, ids.groupby(ids).cumcount())]
 
 
 def _check_visits(explanation: ExplanationData, other: ExplanationData) -> None:

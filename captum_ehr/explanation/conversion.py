@@ -1,4 +1,4 @@
-"""The ways out: text, pages, SHAP's explanations, records for Captum's pictures."""
+"""The ways out: SHAP's explanations, records for Captum's pictures, others' pages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .data import ExplanationData
 from .frame import to_frame
-from .sums import strongest
-from .words import completeness, remarks, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: What the columns of SHAP's matrix are.
 type Features = Literal["tokens", "codes"]
@@ -188,34 +183,6 @@ def _prediction(explanation: ExplanationData, row: int) -> tuple[float, str]:
     if explanation.mode == "multiclass":
         return value.item(), ""
     return value.item(), label if value > 0.5 else f"not {label}"
-
-
-def to_html(explanation: ExplanationData, path: str | Path | None, title: str) -> str:
-    """A page of its own; see :meth:`Explanation.to_html`."""
-    page = display("page")
-    if page is None:
-        raise ImportError(
-            "to_html: no installed package makes pages of explanations (entry points "
-            "of the group 'captum_ehr.displays'). Install captum-ehr; from a source "
-            "tree with pip install -e ."
-        )
-    html: str = page(explanation, path, title=title)
-    return html
-
-
-def to_text(explanation: ExplanationData) -> str:
-    """A few lines: what was explained, whether it adds up, the top codes."""
-    lines = [" | ".join(summary(explanation)), *completeness(explanation)]
-    lines += [f"! {message}" for message in remarks(explanation)]
-    for row in strongest(explanation).head(5).to_dict("records"):
-        code = row["code"]
-        if row["name"] != code:
-            code += f" ({row['name']})"
-        code += f" [{row['unit']}]" if row["unit"] else ""
-        mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
-        target = f"{row['target']}: " if "target" in row else ""
-        lines.append(f"{target}{row['feature']} {code}: {mean}")
-    return "Explanation: " + "\n  ".join(lines)
 
 
 def display(name: str) -> Callable[..., Any] | None:

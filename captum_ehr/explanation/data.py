@@ -1,7 +1,7 @@
 """What an explanation holds, checked: tensors, records, words. Nothing is done with it.
 
-:class:`captum_ehr.Explanation` is this with the methods that people call; they are
-functions of this class, in the modules beside it.
+:class:`captum_ehr.Explanation` is this with the methods that people call. They, and the
+functions of this class in the modules beside it, do all that is done with it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .explained import Explained, label_of
+from .explained import Explained, OfTargets
 from .feature_record import FeatureKeyError, FeatureRecord, Ranges, Words, range_of
 from .sample_columns import PER_PATIENT, SampleColumns, checked
 
 
 @dataclass(frozen=True, eq=False)
-class ExplanationData:
+class ExplanationData(OfTargets):
     """The fields of :class:`captum_ehr.Explanation`, which documents them."""
 
     attributions: dict[str, Tensor]
@@ -48,10 +48,6 @@ class ExplanationData:
         """Check that everything fits together."""
         _check(self)
 
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
-
     @property
     def total(self) -> Tensor:
         """``(patients,)`` float64: the sum of all attributions of each patient."""
@@ -71,20 +67,6 @@ class ExplanationData:
         delta, at_input, at_baseline = map(row_sums, numbers)
         ratio = delta.abs() / (at_input - at_baseline).abs()
         return torch.where(delta == 0, torch.zeros_like(ratio), ratio)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
-
-
-def word_of(mode: str | None, output: str) -> str:
-    """What an explained number is called, by the model's mode and the scale."""
-    return "output" if mode == "regression" else output
 
 
 def row_sums(tensor: Tensor) -> Tensor:
@@ -140,11 +122,10 @@ def _check(explanation: ExplanationData) -> None:
         )
     for key, record in explanation.features.items():
         _check_feature(key, record, explanation.attributions[key], count)
-    for what in ("names", "units"):
+    for what in ("names", "units", "ranges"):
         words = getattr(explanation, what).items()
         tables = [key for key, table in words if isinstance(table, Mapping)]
         check_keys(f"{what} has entries for", tables, explanation.features)
-    check_keys("ranges has entries for", explanation.ranges, explanation.features)
     for table in explanation.ranges.values():
         for code, bounds in table.items():
             range_of(code, bounds)

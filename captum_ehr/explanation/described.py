@@ -6,13 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from . import labels, probability
-from . import times as clocks
+import torch
+from torch import Tensor
+
+from .coding import NAMES
 from .data import ExplanationData, check_keys
 from .explained import Contrast
-from .feature_record import as_flags
-from .labels import Grouping
+from .feature_record import as_flags, range_of
+from .labels import Grouping, joined, labels_of
 from .sample_columns import checked
+from .times import said
+
+_WHY_NOT = {
+    "contrast": "the explanation is of a contrast, and a difference of logits is no "
+    "logit of a class. Explain the difference of probabilities itself: "
+    'DeepLiftEHR(model, output="probability").explain(batch, ...).',
+    "regression": "the model is a regression: its output is no logit and has no "
+    "probability.",
+    "multiclass": "the model is multiclass: a probability depends on the logits of all "
+    "classes, this explanation holds the attributions to one. Explain the probability "
+    'itself: DeepLiftEHR(model, output="probability").explain(batch).',
+    None: "it is not known what the model's output is. Say so with "
+    'dataclasses.replace(explanation, mode="binary") (or "multilabel") if it is a '
+    "logit whose sigmoid is the probability.",
+}
 
 
 class Described(ExplanationData):
@@ -29,7 +46,26 @@ class Described(ExplanationData):
             ValueError: If the model is multiclass (explain the probability in place of
                 the logit), a regression, or it is not known what it is.
         """
-        return probability.in_probability(self)
+        contrast = any(isinstance(target, Contrast) for target in self.target)
+        kind = "contrast" if contrast else self.mode
+        if self.output == "probability" and kind not in ("contrast", "regression"):
+            return self
+        if kind not in ("binary", "multilabel"):
+            raise ValueError(f"in_probability: {_WHY_NOT.get(kind, _WHY_NOT[None])}")
+        at_input, at_baseline = self.f_input.double(), self.f_baseline
+        slope = sigmoid_slope(at_input, at_baseline.double())
+
+        def scaled(tensor: Tensor) -> Tensor:
+            return tensor.double() * slope.view(-1, *[1] * (tensor.ndim - 1))
+
+        return replace(
+            self,
+            attributions={k: scaled(a) for k, a in self.attributions.items()},
+            f_input=torch.sigmoid(at_input),
+            f_baseline=torch.sigmoid(at_baseline.double()),
+            delta=scaled(self.delta),
+            output="probability",
+        )
 
     def with_names(self, names: Grouping) -> Self:
         """The same with names of codes; unknown codes stay as they are.
@@ -43,7 +79,8 @@ class Described(ExplanationData):
         Raises:
             KeyError, ValueError, ImportError: As :meth:`by_group`.
         """
-        return labels.with_names(self, names)
+        more = labels_of(self.features, names, NAMES, "name")
+        return replace(self, names=joined(self.names, more))
 
     def with_units(self, units: Grouping) -> Self:
         """The same with units of columns or codes; others have none.
@@ -51,7 +88,8 @@ class Described(ExplanationData):
         Args:
             units: As the names of :meth:`with_names`, but that none are ready.
         """
-        return labels.with_units(self, units)
+        more = labels_of(self.features, units, {}, "unit")
+        return replace(self, units=joined(self.units, more))
 
     def with_ranges(self, ranges: Grouping) -> Self:
         """The same with usual (reference) ranges of columns or codes.
@@ -75,7 +113,8 @@ class Described(ExplanationData):
             >>> explanation.with_ranges({"labs[0]": (0.6, 1.3)}).ranges
             {'labs': {'labs[0]': (0.6, 1.3)}}
         """
-        return labels.with_ranges(self, ranges)
+        more = labels_of(self.features, ranges, {}, "usual range", range_of)
+        return replace(self, ranges=joined(self.ranges, more))
 
     def with_measured(self, measured: Mapping[str, Any]) -> Self:
         """The same, with which values were measured and which were not.
@@ -126,10 +165,10 @@ class Described(ExplanationData):
         names = self.target_names
         if name is not None:
             names = (name,) if isinstance(name, str) else tuple(name)
-            said = [
+            ends = [
                 (t.a, t.b) if isinstance(t, Contrast) else (t,) for t in self.target
             ]
-            places = [k for ks in said for k in ks if isinstance(k, int)]
+            places = [k for ks in ends for k in ks if isinstance(k, int)]
             outputs = len(self.target_names or ()) or max(places, default=0) + 1
             # Where outputs have no names yet, those explained are as many as are known.
             if len(names) < outputs or (self.target_names and len(names) > outputs):
@@ -184,4 +223,26 @@ class Described(ExplanationData):
             KeyError: If there is no such feature.
             ValueError: If there is no such word, or times fall that should not.
         """
-        return clocks.with_times(self, times)
+        if isinstance(times, str):
+            timed = (
+                k for k, record in self.features.items() if record.time is not None
+            )
+            times = dict.fromkeys(timed, times)
+        check_keys("times names", times, self.features)
+        more = {key: said(key, self.features[key], word) for key, word in times.items()}
+        return replace(self, features={**self.features, **more})
+
+
+def sigmoid_slope(a: Tensor, b: Tensor) -> Tensor:
+    """``(sigmoid(a) - sigmoid(b)) / (a - b)``, also where a is b, without cancellation.
+
+    Of a > b the numerator is ``-expm1(b - a) * sigmoid(a) * sigmoid(-b)``.
+
+    Example:
+        >>> sigmoid_slope(torch.tensor([0.0, 1e-9]), torch.tensor([0.0, 0.0]))
+        tensor([0.2500, 0.2500])
+    """
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
+    change = high - low
+    share = torch.where(change > 0, -torch.expm1(-change) / change, 1.0)
+    return share * torch.sigmoid(high) * torch.sigmoid(-low)

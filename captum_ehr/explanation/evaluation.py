@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from .data import word_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .explained import OfPatients
 
 #: What is measured of each method and patient, in the order of the tables.
 SCORES = (
@@ -30,7 +28,7 @@ SCORES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(OfPatients):
     r"""What was measured of several methods' attributions, of the same patients.
 
     All numbers are of *players* (codes, unless asked otherwise): a player's attribution
@@ -115,15 +113,6 @@ class Evaluation:
                     f"{name} has shape {tuple(tensor.shape)}, expected {shape}."
                 )
 
-    def __len__(self) -> int:
-        """The number of patients that were evaluated."""
-        return len(self.patient_ids)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
     def to_frame(self) -> pd.DataFrame:
         """One row per method: means over the patients, and how sure these are.
 
@@ -136,18 +125,16 @@ class Evaluation:
             ``attrs["spent"]`` are the model evaluations by measure, ``attrs["notes"]``
             what was not measured.
         """
-        import pandas as pd
-
-        columns: dict[str, Any] = {
-            "method": np.array(self.methods, dtype=object),
-            "patients": np.full(len(self.methods), len(self)),
-        }
+        frame = pd.DataFrame({"method": np.array(self.methods, dtype=object)})
+        frame["patients"] = len(self)
         for name in SCORES:
-            columns |= _means(name, self.scores[name], len(self))
+            each = pd.DataFrame(self.scores[name].numpy())
+            frame[name], frame[f"{name}_error"] = each.mean(axis=1), each.sem(axis=1)
+            known = each.count(axis=1)
+            if ((known < len(self)) & (known > 0)).any():
+                frame[f"{name}_patients"] = known
             if name == "shapley":
-                mean = _mean(self.split_half.unsqueeze(0))
-                columns["split_half"] = mean.expand(len(self.methods)).numpy()
-        frame = pd.DataFrame(columns)
+                frame["split_half"] = torch.nanmean(self.split_half).item()
         frame.attrs = {"spent": dict(self.spent), "notes": list(self.notes)}
         return frame
 
@@ -158,8 +145,6 @@ class Evaluation:
             A frame with the columns ``method``, ``patient_id``, ``sample``,
             ``players``, ``orders``, ``split_half`` and those of ``scores``.
         """
-        import pandas as pd
-
         count, size = len(self.methods), len(self)
         columns: dict[str, Any] = {
             "method": np.repeat(np.array(self.methods, dtype=object), size),
@@ -179,15 +164,12 @@ class Evaluation:
             ``"deletion"``), ``fraction`` (of the players that have come, or gone),
             ``value`` (the mean output) and ``error`` (of that mean).
         """
-        import pandas as pd
-
-        points = self.fractions.numpy()
         parts = []
         for curve, tensor in self.paths.items():
             for method, values in zip(self.methods, tensor):
-                column = {"method": method, "curve": curve, "fraction": points}
-                each = values.T  # points by patients
-                column |= {"value": _mean(each).numpy(), "error": _error(each).numpy()}
+                each = pd.DataFrame(values.numpy(), columns=self.fractions.numpy())
+                column = {"method": method, "curve": curve, "fraction": each.columns}
+                column |= {"value": each.mean(), "error": each.sem()}
                 parts.append(pd.DataFrame(column))
         return pd.concat(parts, ignore_index=True)
 
@@ -197,12 +179,8 @@ class Evaluation:
         Returns:
             A square frame, methods by methods.
         """
-        import pandas as pd
-
-        table = torch.stack([_mean(row) for row in self.agreements])
-        return pd.DataFrame(
-            table.numpy(), index=list(self.methods), columns=list(self.methods)
-        )
+        table, names = torch.nanmean(self.agreements, dim=2), list(self.methods)
+        return pd.DataFrame(table.numpy(), index=names, columns=names)
 
     def __repr__(self) -> str:
         """A line, one for each method, and what was not measured."""
@@ -218,26 +196,3 @@ class Evaluation:
             for reason, ids in self.left_out.items()
         ]
         return "\n  ".join([*lines, *self.notes])
-
-
-def _means(name: str, values: Tensor, patients: int) -> dict[str, Any]:
-    """The columns of one score."""
-    columns = {name: _mean(values).numpy(), f"{name}_error": _error(values).numpy()}
-    known = values.isfinite().sum(1)
-    if bool(((known < patients) & (known > 0)).any()):
-        columns[f"{name}_patients"] = known.numpy()
-    return columns
-
-
-def _mean(values: Tensor) -> Tensor:
-    """``(rows,)``: the mean of what is known of each row, NaN where nothing is."""
-    return torch.nanmean(values, dim=1)
-
-
-def _error(values: Tensor) -> Tensor:
-    """``(rows,)``: the standard error of that mean, NaN of fewer than two."""
-    known = values.isfinite()
-    count = known.sum(1)
-    apart = torch.where(known, values - _mean(values).unsqueeze(1), 0.0)
-    variance = apart.square().sum(1) / (count - 1)
-    return torch.where(count > 1, (variance / count).sqrt(), float("nan"))

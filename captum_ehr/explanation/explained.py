@@ -37,3 +37,31 @@ def label_of(target: Explained, names: tuple[str, ...] | None = None) -> str:
     if isinstance(target, int) and 0 <= target < len(names or ()):
         return (names or ())[target]
     return str(target)
+
+
+class OfPatients:
+    """What is said of several patients and one model; dataclasses below have fields."""
+
+    patient_ids: tuple[str, ...]
+    output: str
+    mode: str | None
+
+    def __len__(self) -> int:
+        """The number of patients."""
+        return len(self.patient_ids)
+
+    @property
+    def output_word(self) -> str:
+        """What the explained number is: a logit, a probability or, else, an output."""
+        return "output" if self.mode == "regression" else self.output
+
+
+class OfTargets(OfPatients):
+    """The same of an explained output for each patient."""
+
+    target: tuple[Explained, ...]
+    target_names: tuple[str, ...] | None
+
+    def target_label(self, patient: int) -> str:
+        """The name of the output explained for a patient, else its index."""
+        return label_of(self.target[patient], self.target_names)

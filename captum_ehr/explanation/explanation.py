@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from . import conversion, joining, selecting
+import pandas as pd
+
+from . import conversion, joining
 from . import storage as files
 from .described import Described
-from .selecting import Selector
+from .sample_columns import PER_PATIENT
+from .selecting import Selector, positions, some
+from .sums import strongest
 from .tabled import Tabled
+from .words import completeness, remarks, summary
 from .writing import write_csv
 
-if TYPE_CHECKING:
-    import pandas as pd
+_BY_PATIENT = (
+    *("attributions", "features", "target", "patient_ids", "sample_columns"),
+    *PER_PATIENT,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,8 @@ class Explanation(Described, Tabled):
             KeyError: If there is no patient of an id.
             TypeError: If it is none of these.
         """
-        return selecting.select(self, indices)
+        rows = positions(self.patient_ids, indices)
+        return replace(self, **{n: some(getattr(self, n), rows) for n in _BY_PATIENT})
 
     __getitem__ = select
 
@@ -171,7 +179,15 @@ class Explanation(Described, Tabled):
         Raises:
             ImportError: If the package is not installed, only imported.
         """
-        return conversion.to_html(self, path, title)
+        page = conversion.display("page")
+        if page is None:
+            raise ImportError(
+                "to_html: no installed package makes pages of explanations (entry "
+                "points of the group 'captum_ehr.displays'). Install captum-ehr; from "
+                "a source tree with pip install -e ."
+            )
+        html: str = page(self, path, title=title)
+        return html
 
     def to_csv(self, path: str | Path, table: pd.DataFrame | None = None) -> Path:
         """Write the rows as CSV that a spreadsheet may open.
@@ -220,7 +236,17 @@ class Explanation(Described, Tabled):
 
     def __repr__(self) -> str:
         """A few lines: what was explained, whether it adds up, the top codes."""
-        return conversion.to_text(self)
+        lines = [" | ".join(summary(self)), *completeness(self)]
+        lines += [f"! {message}" for message in remarks(self)]
+        for row in strongest(self).head(5).to_dict("records"):
+            code = row["code"]
+            if row["name"] != code:
+                code += f" ({row['name']})"
+            code += f" [{row['unit']}]" if row["unit"] else ""
+            mean = f"mean {row['mean']:+.4g}, {row['patients']} patient(s) have it"
+            target = f"{row['target']}: " if "target" in row else ""
+            lines.append(f"{target}{row['feature']} {code}: {mean}")
+        return "Explanation: " + "\n  ".join(lines)
 
     def _repr_html_(self) -> str | None:
         """HTML for a notebook, which shows the text where nothing makes it."""

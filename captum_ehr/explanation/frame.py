@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -13,9 +14,6 @@ from .data import ExplanationData
 from .feature_record import FeatureRecord, Words, column_names, words_for
 from .sample_columns import COLUMNS, with_samples
 from .times import array, clock
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def build_rows(explanation: ExplanationData) -> dict[str, np.ndarray]:
@@ -40,8 +38,6 @@ def to_frame(explanation: ExplanationData) -> pd.DataFrame:
 
 def frame_of(rows: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The rows as a frame of :data:`COLUMNS`."""
-    import pandas as pd
-
     columns: dict[str, Any] = {name: rows[name] for name in COLUMNS}
     columns["visit"] = pd.arrays.IntegerArray(rows["visit"], rows["_no_visit"])
     known = np.zeros(rows["position"].size, dtype=bool)

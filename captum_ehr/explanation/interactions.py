@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import word_of
-from .explained import Explained, label_of
-from .pair_tables import pair_frame, ranked
+from .explained import Explained, OfTargets
+from .joining import padded
 from .player import Player, labels
-from .selecting import Selector, positions
+from .rows import strongest_first
+from .selecting import Selector, positions, some
+from .sums import aggregated
 from .words import caution, unlike
 
-if TYPE_CHECKING:
-    import pandas as pd
+_ENDS = [f"{name}_{end}" for end in "ab" for name in Player._fields]
+_PLACES = [name for name in _ENDS if name.startswith(("visit", "position"))]
 
 _NUMBERS = ("f_input", "f_baseline", "rest")
 _BY_PLAYER = ("attributions", "last_minus_first", "delta")
@@ -29,7 +30,7 @@ _ALIKE = ("model_name", "output", "target_names", "baseline", "mode", "fingerpri
 
 
 @dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(OfTargets):
     r"""Which players of a patient's record act together, in this model.
 
     With :math:`x \setminus j` the record whose player j stands at its reference, and
@@ -126,10 +127,6 @@ class Interactions:
                 f"{len(self.target)}, expected {count}: one for each of patient_ids."
             )
 
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
-
     @property
     def effect(self) -> Tensor:
         """``(patients, players, players)``: P, the mean of both ways."""
@@ -157,19 +154,13 @@ class Interactions:
     def select(self, indices: Selector) -> Self:
         """Some of the patients; takes what :meth:`Explanation.select` takes."""
         rows = positions(self.patient_ids, indices)
-        players = tuple(self.players[row] for row in rows)
-        most = max(map(len, players), default=0)
-        numbers: dict[str, Any] = {n: getattr(self, n)[rows] for n in _NUMBERS}
+        names = (*_NUMBERS, *_BY_PLAYER, "one_way", "players", "target", "patient_ids")
+        fields = {name: some(getattr(self, name), rows) for name in names}
+        most = max(map(len, fields["players"]), default=0)
         for name in _BY_PLAYER:
-            numbers[name] = getattr(self, name)[rows][:, :most]
-        return replace(
-            self,
-            players=players,
-            one_way=self.one_way[rows][:, :most, :most],
-            target=tuple(self.target[row] for row in rows),
-            patient_ids=tuple(self.patient_ids[row] for row in rows),
-            **numbers,
-        )
+            fields[name] = fields[name][:, :most]
+        fields["one_way"] = fields["one_way"][:, :most, :most]
+        return replace(self, **fields)
 
     __getitem__ = select
 
@@ -196,18 +187,16 @@ class Interactions:
                     f"{', '.join(sorted(set(map(repr, here))))}."
                 )
         most = max(part.attributions.shape[1] for part in parts)
-        numbers: dict[str, Any] = {
-            name: torch.cat([_padded(getattr(part, name), most) for part in parts])
-            for name in (*_NUMBERS, *_BY_PLAYER, "one_way")
-        }
-        return replace(
-            parts[0],
-            players=tuple(chain.from_iterable(part.players for part in parts)),
-            target=tuple(chain.from_iterable(part.target for part in parts)),
-            patient_ids=tuple(chain.from_iterable(part.patient_ids for part in parts)),
-            diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
-            **numbers,
-        )
+        report = sum((part.diagnostics for part in parts), Diagnostics())
+        fields: dict[str, Any] = {"diagnostics": report}
+        for name in (*_NUMBERS, *_BY_PLAYER, "one_way"):
+            each = [padded(getattr(part, name), (most, most)) for part in parts]
+            fields[name] = torch.cat(each)
+        for name in ("players", "target", "patient_ids"):
+            fields[name] = (
+                *chain.from_iterable(getattr(part, name) for part in parts),
+            )
+        return replace(parts[0], **fields)
 
     def matrix(self) -> pd.DataFrame:
         """Φ of the one patient, with the players' codes as index and columns.
@@ -215,8 +204,6 @@ class Interactions:
         Raises:
             ValueError: If there is not exactly one patient; ``pairs[0].matrix()``.
         """
-        import pandas as pd
-
         names = labels(self.only().players[0])
         return pd.DataFrame(self.matrices[0].numpy(), index=names, columns=names)
 
@@ -229,7 +216,26 @@ class Interactions:
             and ``asymmetry``; where the players are tokens or visits, also
             ``visit_a``, ``position_a``, ``visit_b`` and ``position_b`` (Int64).
         """
-        return pair_frame(self.patient_ids, self.players, self.effect, self.asymmetry)
+        columns = ["patient_id", "sample", *_ENDS, "effect", "asymmetry"]
+        frame = pd.DataFrame(self._rows(), columns=columns)
+        frame = frame.astype({"sample": int, "effect": float, "asymmetry": float})
+        each = chain.from_iterable(self.players)
+        if all(p.visit is None and p.position is None for p in each):
+            return frame.drop(columns=_PLACES)
+        return frame.astype(dict.fromkeys(_PLACES, "Int64"))
+
+    def _rows(self) -> Iterator[tuple[Any, ...]]:
+        """Each pair in the same order in all patients, a patient's strongest first."""
+        tables = self.effect.numpy(), self.asymmetry.numpy()
+        for sample, mine in enumerate(self.players):
+            effects, widths = (table[sample] for table in tables)
+            first, second = np.triu_indices(len(mine), 1)
+            strength = -np.abs(effects[first, second])
+            for k in np.argsort(strength, kind="stable"):
+                place = first[k], second[k]
+                one, other = sorted((mine[i] for i in place), key=_order)
+                numbers = effects[place], widths[place]
+                yield (self.patient_ids[sample], sample, *one, *other, *numbers)
 
     def top(self, k: int | None = 10) -> pd.DataFrame:
         """The strongest pairs of all patients, by their mean absolute effect.
@@ -249,21 +255,28 @@ class Interactions:
         """
         if k is not None and k < 0:
             raise ValueError(f"k is {k}, expected None for all, or at least 0.")
-        table = ranked(self.to_frame(), len(self))
+        frame = self.to_frame()
+        frame["absolute"] = frame["effect"].abs()
+        table = aggregated(
+            frame,
+            [name for name in _ENDS if name in frame],
+            True,
+            samples=("sample", "size"),
+            patients=("patient_id", "nunique"),
+            mean=("effect", "sum"),
+            mean_abs=("absolute", "sum"),
+            mean_present=("effect", "sum"),
+            asymmetry=("asymmetry", "sum"),
+        )
+        table[["mean", "mean_abs"]] /= max(len(self), 1)
+        for name in ("mean_present", "asymmetry"):
+            table[name] /= table["samples"]
+        table = strongest_first(table, "mean_abs")
         names = {self.target_label(row) for row in range(len(self))}
         if note := unlike(names):
             caution(note)
             table.attrs["note"] = note
         return table.head(len(table) if k is None else k)
-
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
 
     def to_shapiq(self) -> Any:
         """The one patient's Φ as ``shapiq.InteractionValues``, for shapiq's plots.
@@ -308,9 +321,5 @@ class Interactions:
         return self
 
 
-def _padded(tensor: Tensor, players: int) -> Tensor:
-    """With zeros up to so many players in each axis but the first."""
-    if tensor.dim() == 1:
-        return tensor
-    missing = players - tensor.shape[1]
-    return F.pad(tensor, [0, missing] * (tensor.dim() - 1))
+def _order(player: Player) -> tuple[Any, ...]:
+    return tuple(-1 if word is None else word for word in player)

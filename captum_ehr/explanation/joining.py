@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..propagation import Diagnostics
 from .data import ExplanationData
-from .feature_record import FeatureRecord, Range, Ranges, Words, first_difference
+from .feature_record import FeatureRecord, Ranges, Words, first_difference
 from .sample_columns import PER_PATIENT, SampleColumns
 
 _ALIKE = {
@@ -55,7 +55,7 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),
         units=_words("unit", [part.units for part in parts]),
-        ranges=_ranges([part.ranges for part in parts]),
+        ranges=_words("usual range", [part.ranges for part in parts]),
         sample_columns=_sample_columns(parts),
         **numbers,
     )
@@ -143,12 +143,12 @@ def _features(
     longest = max((time.shape[1] for time in times), default=0)
     record = replace(
         records[0],
-        values=_cat([_padded(record.values, wide) for record in records]),
-        mask=_cat([_padded(record.mask, wide) for record in records]),
-        time=_cat([_padded(time, (longest,)) for time in times]) if times else None,
-        measured=_cat([_padded(flags, wide) for flags in known]) if known else None,
+        values=_cat([padded(record.values, wide) for record in records]),
+        mask=_cat([padded(record.mask, wide) for record in records]),
+        time=_cat([padded(time, (longest,)) for time in times]) if times else None,
+        measured=_cat([padded(flags, wide) for flags in known]) if known else None,
     )
-    attributions = [_padded(part.attributions[key], wide) for part in parts]
+    attributions = [padded(part.attributions[key], wide) for part in parts]
     return record, _cat(attributions)
 
 
@@ -159,7 +159,7 @@ def _fixed_axes(records: list[FeatureRecord]) -> tuple[int, ...]:
     return () if is_padded or last < 0 else (last,)
 
 
-def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+def padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Filled with 0 or False at the end of each axis but the first."""
     missing = [n - m for n, m in zip(shape, tensor.shape[1:])]
     if not any(missing):
@@ -172,9 +172,9 @@ def _cat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
 
 
-def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]]:
-    """The tables as one; no code may have two words."""
-    merged: dict[str, str | dict[str, str]] = {}
+def _words(what: str, tables: Sequence[Words | Ranges]) -> dict[str, Any]:
+    """The tables as one; no code may have two words, or usual ranges."""
+    merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for table in tables for key in table):
         entries = [table[key] for table in tables if key in table]
         nested = [entry for entry in entries if isinstance(entry, Mapping)]
@@ -186,20 +186,6 @@ def _words(what: str, tables: Sequence[Words]) -> dict[str, str | dict[str, str]
             }
         else:
             merged[key] = _one_word(what, key, entries)
-    return merged
-
-
-def _ranges(tables: Sequence[Ranges]) -> dict[str, dict[str, Range]]:
-    """The usual ranges of all; no code may have two."""
-    merged: dict[str, dict[str, Range]] = {}
-    for key, held in chain.from_iterable(table.items() for table in tables):
-        mine = merged.setdefault(key, {})
-        for code, bounds in held.items():
-            if mine.setdefault(code, bounds) != bounds:
-                raise ValueError(
-                    f"the explanations have different usual ranges for {code!r}: "
-                    f"{mine[code]} and {bounds}. Give all the same ones."
-                )
     return merged
 
 
@@ -216,7 +202,7 @@ def _sample_columns(parts: Sequence[ExplanationData]) -> SampleColumns:
     }
 
 
-def _one_word(what: str, code: str, words: Sequence[Any]) -> str:
+def _one_word(what: str, code: str, words: Sequence[Any]) -> Any:
     """The word that all have for a code."""
     for word in words[1:]:
         if word != words[0]:
@@ -224,4 +210,4 @@ def _one_word(what: str, code: str, words: Sequence[Any]) -> str:
                 f"the explanations have different {what}s for {code!r}: {words[0]!r} "
                 f"and {word!r}. Give all the same ones."
             )
-    return str(words[0])
+    return words[0]

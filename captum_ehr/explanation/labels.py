@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from .coding import GROUPINGS, NAMES
+from .coding import GROUPINGS
 from .data import ExplanationData, check_keys
-from .feature_record import FeatureRecord, Range, Words, codes_of, range_of, words_for
+from .feature_record import FeatureRecord, codes_of, words_for
 from .words import caution
 
 #: From code to label: a mapping, a function, or a ready one by name; or a mapping with
@@ -25,42 +24,17 @@ def group_labels(
     explanation: ExplanationData, mapping: Grouping
 ) -> dict[str, dict[str, str]]:
     """Per feature key, the group of each code that has one."""
-    return _labels(explanation.features, mapping, GROUPINGS, "grouping")
+    return labels_of(explanation.features, mapping, GROUPINGS, "grouping")
 
 
-def with_names[E: ExplanationData](explanation: E, names: Grouping) -> E:
-    """The same with names of codes; see :meth:`Explanation.with_names`."""
-    more = _labels(explanation.features, names, NAMES, "name")
-    return replace(explanation, names=_joined(explanation.names, more))
-
-
-def with_units[E: ExplanationData](explanation: E, units: Grouping) -> E:
-    """The same with units of columns or codes; see :meth:`Explanation.with_units`."""
-    more = _labels(explanation.features, units, {}, "unit")
-    return replace(explanation, units=_joined(explanation.units, more))
-
-
-def with_ranges[E: ExplanationData](explanation: E, ranges: Grouping) -> E:
-    """The same with usual ranges of columns; see :meth:`Explanation.with_ranges`."""
-    more = _labels(explanation.features, ranges, {}, "usual range", range_of)
-    held: dict[str, dict[str, Range]] = {}
-    for key in [*explanation.ranges, *more]:
-        held[key] = {**explanation.ranges.get(key, {}), **more.get(key, {})}
-    return replace(
-        explanation, ranges={key: some for key, some in held.items() if some}
-    )
-
-
-def _joined(held: Words, more: dict[str, dict[str, str]]) -> Words:
-    """The words held, and those found put over them, feature by feature."""
-    joined: dict[str, str | dict[str, str]] = {
-        code: word for code, word in held.items() if isinstance(word, str)
+def joined(held: Mapping[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The words, or ranges, held, and those found put over them, feature by feature."""
+    common = {code: word for code, word in held.items() if isinstance(word, str)}
+    tables = {
+        key: {**words_for(key, held), **more.get(key, {})}
+        for key in [*(k for k in held if k not in common), *more]
     }
-    for key in [*(held.keys() - joined), *more]:
-        words = {**words_for(key, held), **more.get(key, {})}
-        if words:
-            joined[key] = words
-    return joined
+    return {**common, **{key: words for key, words in tables.items() if words}}
 
 
 def _word(code: str, label: Any) -> str:
@@ -73,7 +47,7 @@ def _word(code: str, label: Any) -> str:
     return label
 
 
-def _labels(
+def labels_of(
     features: Features,
     mapping: Grouping,
     ready: Ready,

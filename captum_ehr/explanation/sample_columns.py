@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = (
     "patient_id",
@@ -116,8 +114,6 @@ def checked(columns: Mapping[str, Sequence[Any]], count: int) -> SampleColumns:
 
 def with_samples(frame: pd.DataFrame, columns: SampleColumns) -> pd.DataFrame:
     """A frame with a column ``sample``, and those of the samples after it."""
-    import pandas as pd
-
     place = frame.columns.get_loc("sample") + 1
     for at, (name, values) in enumerate(columns.items(), place):
         column = pd.Series(values, dtype=None if values else object)

@@ -1,43 +1,29 @@
-"""Some of the patients of an explanation."""
+"""Which patients are meant."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .data import ExplanationData
 from .feature_record import FeatureKeyError
-from .sample_columns import PER_PATIENT
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
 
-def select[E: ExplanationData](explanation: E, indices: Selector) -> E:
-    """Some of the patients, in the order asked for; see :meth:`Explanation.select`."""
-    chosen = positions(explanation.patient_ids, indices)
-
-    def pick(tensor: Tensor) -> Tensor:
-        return tensor[torch.tensor(chosen, dtype=torch.long, device=tensor.device)]
-
-    numbers: dict[str, Any] = {n: pick(getattr(explanation, n)) for n in PER_PATIENT}
-    return replace(
-        explanation,
-        attributions={key: pick(a) for key, a in explanation.attributions.items()},
-        features={key: r[chosen] for key, r in explanation.features.items()},
-        target=tuple(explanation.target[i] for i in chosen),
-        patient_ids=tuple(explanation.patient_ids[i] for i in chosen),
-        sample_columns={
-            name: tuple(values[i] for i in chosen)
-            for name, values in explanation.sample_columns.items()
-        },
-        **numbers,
-    )
+def some(held: Any, rows: list[int]) -> Any:
+    """Some patients' part of tensors, tuples or records, or of tables of these."""
+    if isinstance(held, Tensor):
+        return held[torch.tensor(rows, dtype=torch.long, device=held.device)]
+    if isinstance(held, tuple):
+        return tuple(held[row] for row in rows)
+    if isinstance(held, Mapping):
+        return {key: some(part, rows) for key, part in held.items()}
+    return held[rows]
 
 
 def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:

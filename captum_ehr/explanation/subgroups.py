@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import torch
-from scipy.stats import false_discovery_control
-from scipy.stats import t as student
 
 from .aggregates import Places, Population, blocks
 from .resampling import Resampling
+from .rows import strongest_first
 from .sample_columns import Plain, kinds
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Edges of bands of numbers, or a function of a value (None for no group).
 type Bins = Sequence[float] | Callable[[Any], Any] | None
@@ -55,13 +52,10 @@ def banded(column: str, values: Sequence[Plain], bins: Bins) -> list[Any]:
             "[0, 65, 120], or a function of a value."
         )
     words = [f"[{low:g}, {high:g})" for low, high in zip(edges, edges[1:])]
-    places = np.searchsorted(edges, [_number(v) for v in values], "right") - 1
+    # What is unknown is in no band: NaN is beyond all edges.
+    numbers = [math.nan if value is None else float(value) for value in values]
+    places = np.searchsorted(edges, numbers, "right") - 1
     return [words[k] if 0 <= k < len(words) else None for k in places]
-
-
-def _number(value: Any) -> float:
-    """What is unknown is in no band: NaN is beyond all edges."""
-    return math.nan if value is None else float(value)
 
 
 def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:
@@ -96,12 +90,6 @@ def differences(
     places: Places, population: Population, strata: pl.DataFrame, how: Resampling
 ) -> pl.DataFrame:
     """Every place in every group but the first, beside the first.
-
-    Args:
-        places: Where attributions are added up.
-        population: Those counted, by stratum.
-        strata: What :func:`strata_of` said.
-        how: How patients are drawn again.
 
     Returns:
         The labels of the place; ``value``, ``reference``; ``samples``, ``patients``,
@@ -144,6 +132,8 @@ def _p_values(differences: pl.Series, drawn: torch.Tensor, patients: int) -> pl.
     are never too many. The bootstrap's variance of a mean of n is (n - 1) / (n + 1) of
     the unbiased one.
     """
+    from scipy.stats import t as student
+
     sizes = differences.abs().to_numpy()
     errors = np.full(sizes.shape, np.nan)
     if drawn.shape[1] > 1:
@@ -157,11 +147,14 @@ def _p_values(differences: pl.Series, drawn: torch.Tensor, patients: int) -> pl.
 
 
 def with_discoveries(table: pd.DataFrame) -> pd.DataFrame:
-    """With ``q_value``, Benjamini and Hochberg's over all rows with a p-value.
+    """The largest differences first, each with its ``q_value``.
 
-    ``attrs["compared"]`` says how many these are. (Benjamini & Hochberg, Controlling
-    the False Discovery Rate, 1995.)
+    Benjamini and Hochberg's over all rows with a p-value; ``attrs["compared"]`` says
+    how many these are. (Controlling the False Discovery Rate, 1995.)
     """
+    from scipy.stats import false_discovery_control
+
+    table = strongest_first(table, "difference")
     if "p_value" not in table:
         return table
     table = table.assign(q_value=np.nan)

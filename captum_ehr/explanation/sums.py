@@ -2,93 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
+import pandas as pd
+import polars as pl
 
-from .data import ExplanationData, row_sums
-from .frame import build_rows, frame_of, to_frame
+from .aggregates import Places, Population, population_of, statistics
+from .data import ExplanationData
 from .labels import Grouping
-from .rows import grouped, noted, rows_by
-from .sample_columns import PER_PATIENT, with_samples
-from .words import mixed_targets, target_labels, unanswered
+from .resampling import Resampling
+from .rows import explained_for, noted, people_of, places_of, strongest_first
+from .words import mixed_targets, unanswered
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .resampling import Resampling
-
-
-def samples(explanation: ExplanationData) -> pd.DataFrame:
-    """A row per sample; see :meth:`Explanation.samples`."""
-    import pandas as pd
-
-    table = pd.DataFrame({"patient_id": explanation.patient_ids})
-    table["sample"] = np.arange(len(explanation))
-    table = with_samples(table, explanation.sample_columns)
-    table["target"] = target_labels(explanation)
-    for name in PER_PATIENT:
-        table[name] = row_sums(getattr(explanation, name)).numpy()
-    return table
-
-
-def by_visit(explanation: ExplanationData) -> pd.DataFrame:
-    """The sum of each visit, by patient; see :meth:`Explanation.by_visit`."""
-    rows = build_rows(explanation)
-    frame = frame_of(rows).assign(_time=rows["_time"])
-    features = explanation.features.items()
-    tokens = [key for key, record in features if record.is_token]
-    # Steps of an untimed series are no visits: number 3 is not the third admission.
-    alone = ~frame["feature"].isin(tokens) & frame["_time"].isna()
-    frame["_own"] = frame["feature"].where(alone & frame["visit"].notna(), "")
-    keys = ["sample", "visit", "_time", "_own"]
-    frame["_visit"] = frame.groupby(keys, dropna=False, sort=False).ngroup()
-    places = frame[["_visit", "feature"]].drop_duplicates()
-    joined = places.groupby("_visit")["feature"].agg(", ".join)
-    table = _added(frame, ["_visit"], sample="sample", visit="visit", time="time")
-    table["features"] = joined.reindex(table["_visit"]).to_numpy()
-    table = table.sort_values(["sample", "visit", "time"], kind="stable")
-    columns = ["patient_id", "sample", "visit", "time", "features", "count"]
-    return _finished(explanation, table, [*columns, "attribution"])
-
-
-def by_code(explanation: ExplanationData) -> pd.DataFrame:
-    """The sum of each code or column, by patient; see :meth:`Explanation.by_code`."""
-    frame = to_frame(explanation)
-    table = _added(frame, ["sample", "feature", "code"], name="name", unit="unit")
-    columns = ["patient_id", "sample", "feature", "code", "name", "unit", "count"]
-    return _finished(explanation, _strongest(table), [*columns, "attribution"])
-
-
-def by_feature(explanation: ExplanationData) -> pd.DataFrame:
-    """The sum of each feature, by patient; see :meth:`Explanation.by_feature`."""
-    table = _added(to_frame(explanation), ["sample", "feature"])
-    columns = ["patient_id", "sample", "feature", "count", "attribution"]
-    return _finished(explanation, table, columns)
-
-
-def by_group(
-    explanation: ExplanationData, mapping: Grouping, rest: str = "other"
-) -> pd.DataFrame:
-    """The sum of each group of codes, by patient; see :meth:`Explanation.by_group`."""
-    table = _added(grouped(explanation, mapping, rest), ["sample", "group"])
-    columns = ["patient_id", "sample", "group", "count", "attribution"]
-    return _finished(explanation, _strongest(table), columns)
-
-
-def top(
-    explanation: ExplanationData,
-    k: int | None = 10,
-    mapping: Grouping | None = None,
-    rest: str = "other",
-    how: Resampling | None = None,
-) -> pd.DataFrame:
-    """The strongest codes or groups of all patients; see :meth:`Explanation.top`."""
-    if k is not None and k < 0:
-        raise ValueError(f"k is {k}, expected None for all, or at least 0.")
-    table = strongest(explanation, mapping, rest, k, how)
-    return noted(table, unanswered(explanation))
+_STATISTICS = ("count", "samples", "patients", "^mean(_abs)?(_low|_high)?$", "sum")
 
 
 def strongest(
@@ -98,46 +23,33 @@ def strongest(
     k: int | None = None,
     how: Resampling | None = None,
 ) -> pd.DataFrame:
-    """The rows of :func:`top`, without its note."""
-    frame, keys, words = rows_by(explanation, mapping, rest)
-    each = _added(frame, ["sample", *keys], **{word: word for word in words})
-    each["absolute"] = each["attribution"].abs()
-    each["patient_id"] = _patients(explanation, each)
-    labels = target_labels(explanation)
-    if len(set(labels)) > 1:  # unlike outputs are not added up
-        each["target"] = np.array(labels, dtype=object)[each["sample"].to_numpy()]
-        keys = ["target", *keys]
-    table = _means(each, keys, words, labels)
-    table = table.head(len(table) if k is None else k)
-    if how is None:
-        return table
-    from .certainty import with_intervals  # which loads polars
+    """The rows of :meth:`Explanation.top`, without its note."""
+    how = how or Resampling(0)
+    place, people = places_of(explanation, mapping, rest), people_of(explanation)
+    everybody, parts = population_of(people), []
+    labels = sorted(people["target"].unique())
+    for label in labels or [""]:  # unlike outputs are not added up
+        mine = explained_for(label, everybody) if labels else everybody
+        places = place(mine) if k is None else _largest(place(mine), mine, k)
+        size, part = len(mine.samples), statistics(places, mine, how)
+        part = places.labels.hstack(part).with_columns(sum=pl.col("mean") * size)
+        part = part.select(*places.labels.columns, *_STATISTICS)
+        if len(labels) > 1:
+            target = pl.lit(label).alias("target")
+            part = part.select(target, pl.all(), explained=pl.lit(size, pl.Int64))
+        parts.append(part)
+    table = strongest_first(pl.concat(parts).to_pandas(), "mean_abs")
+    if how.replicates:
+        table.attrs["level"] = how.level
+    return table.head(len(table) if k is None else k)
 
-    return with_intervals(explanation, table, each, how)
 
-
-def _means(
-    each: pd.DataFrame, keys: list[str], words: list[str], labels: list[str]
-) -> pd.DataFrame:
-    """The statistics of each place from the total of each sample at it."""
-    count: Any = max(len(labels), 1)
-    table = aggregated(
-        each,
-        keys,
-        True,
-        **{word: (word, "first") for word in words},
-        count=("count", "sum"),
-        samples=("sample", "size"),
-        patients=("patient_id", "nunique"),
-        mean=("attribution", "sum"),
-        mean_abs=("absolute", "sum"),
-        sum=("attribution", "sum"),
-    )
-    if "target" in keys:
-        count = table["explained"] = table["target"].map(Counter(labels))
-    table[["mean", "mean_abs"]] = table[["mean", "mean_abs"]].div(count, axis="index")
-    table = table.sort_values("mean_abs", ascending=False, kind="stable")
-    return table.reset_index(drop=True)
+def _largest(places: Places, population: Population, k: int) -> Places:
+    """The places with the largest means, of which alone patients are drawn again."""
+    sizes = statistics(places, population, Resampling(0))["mean_abs"].to_numpy()
+    best = np.sort(np.argsort(-sizes, kind="stable")[:k])
+    lines = places.lines[best].drop("place").with_row_index("place")
+    return Places(places.rows, lines, places.labels[best])
 
 
 def sums_of(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -154,7 +66,7 @@ def _patients(explanation: ExplanationData, table: pd.DataFrame) -> np.ndarray:
     return ids[table["sample"].to_numpy()]
 
 
-def _added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
+def added(frame: pd.DataFrame, keys: list[str], **words: str) -> pd.DataFrame:
     """Rows with the same keys as one: the count, the sum, and the first word."""
     return aggregated(
         frame,
@@ -183,16 +95,17 @@ def aggregated(
     return table
 
 
-def _strongest(table: pd.DataFrame) -> pd.DataFrame:
+def by_strength(table: pd.DataFrame) -> pd.DataFrame:
     """Patient by patient, the largest absolute sum first."""
     strength = -table["attribution"].abs().to_numpy()
     return table.iloc[np.lexsort((strength, table["sample"].to_numpy()))]
 
 
-def _finished(
+def finished(
     explanation: ExplanationData, table: pd.DataFrame, columns: list[str]
 ) -> pd.DataFrame:
-    """The asked columns, with each sample's patient."""
+    """The asked columns with each sample's patient, count and sum, and a note."""
     table = table.assign(patient_id=_patients(explanation, table))
-    table = table[columns].reset_index(drop=True)
+    table = table[["patient_id", *columns, "count", "attribution"]]
+    table = table.reset_index(drop=True)
     return noted(table, mixed_targets(explanation), unanswered(explanation))

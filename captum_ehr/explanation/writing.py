@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ENOENT
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that spreadsheets may run, as OWASP lists it."""
@@ -58,12 +57,10 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> Path:
     end) gets an apostrophe in front of it; numbers stay what they are. Visits and
     positions, which a frame counts from 0 as tensors do, are counted from 1.
     """
-    from pandas.api.types import is_numeric_dtype
-
     texts = {
         name: column.map(_harmless, na_action="ignore")
         for name, column in frame.items()
-        if not is_numeric_dtype(column.dtype)
+        if not pd.api.types.is_numeric_dtype(column.dtype)
     }
     counted = {name: frame[name] + 1 for name in _COUNTED if name in frame}
     table = frame.assign(**texts, **counted).rename(columns=_harmless)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import captum.attr
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from ...adapter import EncodedBatch
 from ..captums import attributed_by, class_of, drawn_alike, takes_players
+from ..engine import Engine
 from ..inputs import Prepared
 from ..targets import Chosen
 from .game import Explained
-
-if TYPE_CHECKING:
-    from ..engine import Engine
 
 #: Attributions per token or value, one tensor per feature.
 type Parts = tuple[Tensor, ...]

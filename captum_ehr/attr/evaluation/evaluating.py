@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from ...adapter.removal import EVALUATIONS, removal
 from ...explanation import Evaluation
 from ...explanation.evaluation import SCORES
 from ..assembly import in_words
-from ..options import counts
+from ..classes import counts
+from ..engine import Engine
 from .contenders import Method, methods_of
+from .game import BudgetSpentError
 from .measures import areas, curves, sensitivity, unfaithful
-from .meter import BudgetSpentError
 from .randomised import explaining, shuffled
 from .shapley import correlations, is_constant, pearson, sampled
 from .work import Effort, Work, begun, counted, explained, is_predicted
 
-if TYPE_CHECKING:
-    from ..engine import Engine
+#: What asks a method about other records than the batch's.
+_ASKING = ("sensitivity", "randomised")
 
 #: Shares of the players at which curves are read.
 FRACTIONS = torch.linspace(0, 1, 21, dtype=torch.float64)
@@ -64,8 +65,14 @@ def evaluated(
     found: dict[str, Scores] = {method.name: {} for method in asked}
     for use in (name for name in _OF_METHODS if name in wanted):
         for method in work.watched(use, list(work.given)):
-            with work.within(use, method.name):
-                name = method.name
+            name = method.name
+            if use in _ASKING and not method.asks:
+                work.notes.append(
+                    f"{use} of {name}: not measured, as a function of your own is "
+                    "asked about the batch alone"
+                )
+                continue
+            with work.within(use, name):
                 found[name] |= _OF_METHODS[use](work, method, shares[name])
     agreements = _agreements(work, [shares.get(method.name) for method in asked])
     for method, row in zip(asked, agreements[0]):
@@ -182,9 +189,6 @@ def _infidelity(work: Work, method: Method, shares: Tensor) -> Scores:
 
 
 def _sensitivity(work: Work, method: Method, shares: Tensor) -> Scores:
-    if not method.asks:
-        _unasked(work, "sensitivity", method)
-        return {}
     drawn, each = work.generator(), []
     for part in work.case.parts():
 
@@ -199,9 +203,6 @@ def _sensitivity(work: Work, method: Method, shares: Tensor) -> Scores:
 def _randomised(work: Work, method: Method, shares: Tensor) -> Scores:
     """A mean over several shuffles of the head's weights."""
     case, drawn, each = work.case, work.generator(), []
-    if not method.asks:
-        _unasked(work, "randomised", method)
-        return {}
     if work.head is None:
         work.notes.append(
             "randomised: not measured, as no linear layer gives the model's output, "
@@ -214,13 +215,6 @@ def _randomised(work: Work, method: Method, shares: Tensor) -> Scores:
         again = work.shares(method.attributed(other))
         each.append(_correlations(work, shares, again))
     return {"randomised": torch.stack(each).mean(0)}
-
-
-def _unasked(work: Work, use: str, method: Method) -> None:
-    work.notes.append(
-        f"{use} of {method.name}: not measured, as a function of your own is asked "
-        "about the batch alone"
-    )
 
 
 _OF_METHODS: Mapping[str, Callable[[Work, Method, Tensor], Scores]] = MappingProxyType(

@@ -1,7 +1,8 @@
-"""A model's explained output as a function of which players are there."""
+"""A model's explained output as a function of which players are there, counted."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,42 @@ from ...propagation.missing import missing, where_known
 from ..captums import drawn_alike
 from ..inputs import Prepared
 from ..outputs import per_patient_output, scored, select_again
-from .meter import Meter
+
+
+class BudgetSpentError(RuntimeError):
+    """What is asked for does not fit in what is left of the budget."""
+
+
+class Meter:
+    """Counts model evaluations by what they are for, and allows no more than so many.
+
+    Example:
+        >>> meter = Meter(10)
+        >>> meter.use = "curves"
+        >>> meter.charge(8)
+        >>> meter.charge(3)
+        Traceback (most recent call last):
+            ...
+        captum_ehr.attr.evaluation.game.BudgetSpentError: 3 evaluations; 2 are left
+        >>> dict(meter.spent)
+        {'curves': 8}
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.use = ""
+        self.spent: Counter[str] = Counter()
+
+    def charge(self, rows: int) -> None:
+        """Count rows that are about to be evaluated.
+
+        Raises:
+            BudgetSpentError: If there are more than what is left; none is counted.
+        """
+        left = self.budget - self.spent.total()
+        if rows > left:
+            raise BudgetSpentError(f"{rows} evaluations; {left} are left")
+        self.spent[self.use] += rows
 
 
 class Explained(nn.Module):

@@ -21,11 +21,6 @@ def curves(game: Game, row: int, scores: Tensor) -> tuple[Tensor, Tensor]:
     Players come into the reference, or go out of the input, with the highest score
     first (Petsiuk et al., RISE, 2018).
 
-    Args:
-        game: The model as a function of the players that are present.
-        row: The patient.
-        scores: One per player.
-
     Returns:
         ``(players + 1,)`` each, the output after so many players.
     """
@@ -106,12 +101,6 @@ def sensitivity(
 
     Of the attributions, as each number of the embeddings and each value moves by up to
     :data:`RADIUS` of itself. What is 0, as padding, stays 0.
-
-    Args:
-        explain: From inputs to attributions.
-        inputs: The patients as they are.
-        samples: How often numbers move.
-        generator: Of how far.
     """
 
     def moved(parts: Any, radius: float) -> Any:

@@ -49,14 +49,10 @@ def head_of(adapter: PyHealthAdapter, encoded: EncodedBatch) -> str | None:
     for name, output in reversed(made):
         if output is not None and output.numel() == score.numel():
             flat = output.reshape(score.shape)
-            if any(torch.equal(score, way) for way in _scales(flat)):
+            made_of_it = flat, flat.sigmoid(), flat.softmax(-1)
+            if any(torch.equal(score, way) for way in made_of_it):
                 return name
     return None
-
-
-def _scales(logit: Tensor) -> tuple[Tensor, ...]:
-    """What a model may make of its head's output."""
-    return logit, logit.sigmoid(), logit.softmax(-1)
 
 
 def shuffled(

@@ -55,12 +55,6 @@ def sampled(
 
     Orders are used in both directions, which halves the noise (Mitchell et al. 2022).
 
-    Args:
-        game: The game.
-        row: The patient.
-        sampling: How many orders.
-        generator: Of the orders.
-
     Raises:
         BudgetSpentError: If it takes more evaluations than are left.
     """

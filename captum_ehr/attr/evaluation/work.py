@@ -6,28 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...adapter import EncodedBatch, FeatureMask, PyHealthAdapter
+from ...adapter import FeatureMask, PyHealthAdapter
 from ...adapter.removal import MODES
 from ...propagation import private_view
 from ..asking import asked_model
 from ..completeness import APART, MIXED, ROUNDINGS
+from ..engine import Engine
 from ..inputs import Prepared
-from ..pairwise import by_player, rows_at_once
+from ..pairwise import COMPANY, by_player, rows_at_once
 from ..result import Result
 from .contenders import OURS, Case, Method, Parts, kept
-from .game import Explained, Game
-from .meter import BudgetSpentError, Meter
+from .game import BudgetSpentError, Explained, Game, Meter
 from .randomised import head_of, over
 from .shapley import Sampling
-
-if TYPE_CHECKING:
-    from ..engine import Engine
 
 
 class Effort(NamedTuple):
@@ -145,8 +142,8 @@ def begun(
         ValueError: If what is asked for has no meaning here, or is more than the
             budget.
     """
-    model = asked_model(dl, target, "evaluate", "multipliers have no sum")
-    encoded = batch if isinstance(batch, EncodedBatch) else model.encode(batch)
+    why = "multipliers have no sum"
+    model, encoded = asked_model(dl, batch, target, "evaluate", why)
     mask = model.feature_mask(encoded, players)
     references = len(dl.prepare(encoded, baselines, None).references)
     once = len(encoded) * (1 + references) * dl.segments
@@ -191,12 +188,8 @@ def _mixes(function: Explained, prepared: Prepared, result: Result) -> bool:
     with torch.no_grad():
         value = function(*both, *args)[0]
     wanted = result.f_input[0]
-    near = max(ROUNDINGS * torch.finfo(value.dtype).eps, _COMPANY)
+    near = max(ROUNDINGS * torch.finfo(value.dtype).eps, COMPANY)
     return not torch.allclose(value, wanted, near, near, equal_nan=True)
-
-
-#: By what part of itself a score may differ in other company.
-_COMPANY = 1e-4
 
 
 def counted(
