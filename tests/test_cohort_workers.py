@@ -244,17 +244,26 @@ def test_datasets_on_disk_are_told_from_those_in_memory(memory: Any, disk: Any) 
     assert not is_on_disk(memory) and not is_on_disk([memory[0]])
 
 
+def forking() -> Any:
+    """Processes forked from a server that has imported everything, and has no threads.
+
+    Those of this process, polars' among them, do not live on in what it forks.
+    """
+    needed = ["captum_ehr.cohort.worker", "pyhealth.models", "pyhealth.datasets"]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(needed)
+    return server
+
+
 @contextmanager
 def processes(count: int) -> Iterator[Any]:
-    """Workers of their own, forked from a server that has imported everything."""
+    """Workers of their own."""
     import dask
     from dask.distributed import Client, LocalCluster
     from distributed import utils
 
-    needed = ["captum_ehr.cohort.worker", "pyhealth.models", "pyhealth.datasets"]
     utils._forkserver_preload_set = True
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(needed)
+    forking()
     how = {"distributed.worker.multiprocessing-method": "forkserver"}
     with (
         dask.config.set(how),
@@ -275,12 +284,11 @@ def _explain(data: Any, out: Path, address: str) -> None:
 def test_killed_workers_clients_and_runs_lose_nobody(
     disk: Any, tmp_path: Path, undisturbed: Path
 ) -> None:
-    """Clients are forked before there is a cluster's thread in this process."""
     rng, out = random.Random(1), tmp_path / "out"
-    fork = multiprocessing.get_context("fork")
+    server = forking()
     for turn in range(int(os.environ.get("KILLS", "3"))):
-        to_client, from_parent = fork.Pipe()
-        client = fork.Process(target=_client, args=(from_parent, disk, out))
+        to_client, from_parent = server.Pipe()
+        client = server.Process(target=_client, args=(from_parent, disk, out))
         client.start()
         with processes(2) as cluster:
             to_client.send(cluster.scheduler.address)
