@@ -56,8 +56,20 @@ def test_codes_are_those_of_one_explanation_of_all(
     table = cohort.codes(replicates=0)
     assert_top(table, whole.top(None))
     assert not [name for name in table if name.endswith(ENDS)]
-    each = whole.by_code().groupby(["feature", "code"])["attribution"]
-    by_code = table.set_index(["feature", "code"])
+    sums = whole.by_code()
+    sums["absolute"] = sums["attribution"].abs()
+    rows = sums.groupby(["feature", "code"])
+    each, by_code = rows["attribution"], table.set_index(["feature", "code"])
+    wanted = {
+        "samples": rows.size(),
+        "patients": rows["patient_id"].nunique(),
+        "mean": each.sum() / len(whole),
+        "mean_abs": rows["absolute"].sum() / len(whole),
+    }
+    for name, numbers in wanted.items():
+        expected = numbers.loc[by_code.index]
+        np.testing.assert_allclose(by_code[name], expected, rtol=1e-5, atol=1e-6)
+    assert (by_code["patients"] < by_code["samples"]).any()
     for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
         wanted = each.quantile(share).loc[by_code.index]
         np.testing.assert_allclose(by_code[name], wanted, rtol=1e-5, atol=1e-6)
