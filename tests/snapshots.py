@@ -56,8 +56,14 @@ def torchs_settings() -> dict[str, Any]:
             torch.backends.mkldnn.flags,
         ),
         "hooks for all": {name: str(vars(all_modules)[name]) for name in hooks},
-        "saved tensors": torch._C._autograd._top_saved_tensors_default_hooks(False),
+        "saved tensors": _saved_tensors_hooks(),
     }
+
+
+def _saved_tensors_hooks() -> Any:
+    """Those of this thread; older versions of torch do not tell."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top and top(False)
 
 
 def pythons_settings() -> dict[str, Any]:

@@ -313,6 +313,7 @@ def _by_player(dl: DeepLiftEHR, batch: Any, row: int) -> Tensor:
 
 
 class TestBudget:
+    @removing
     def test_it_is_in_force_and_nothing_is_silently_less(self) -> None:
         model, batch = tiny_model()
         dl = DeepLiftEHR(model)
