@@ -1,6 +1,7 @@
 """Sums by visit, code, feature and group; and the strongest codes. None is lost."""
 
 import math
+import multiprocessing
 import warnings
 from dataclasses import replace
 
@@ -178,6 +179,20 @@ class TestByCode:
 
 
 class TestTop:
+    def test_a_fork_is_refused_and_does_not_wait_for_ever(self) -> None:
+        """Polars' threads, which work out the table, stay with the parent."""
+        explanation = explain({"c": tokens([[2, 3]])}, {"c": torch.ones(1, 2)})
+        explanation.top()
+
+        def refused() -> None:
+            with pytest.raises(RuntimeError, match="forkserver"):
+                explanation.top()
+
+        child = multiprocessing.get_context("fork").Process(target=refused)
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+
     def test_codes_are_aggregated_and_sorted(self) -> None:
         given = {"c": torch.tensor([[1.0, -3.0], [0.5, 0.0]])}
         explanation = explain({"c": tokens([[2, 2], [3, 0]])}, given)

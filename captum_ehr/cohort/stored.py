@@ -15,6 +15,7 @@ import torch
 
 from ..explanation import Explanation, FeatureRecord
 from ..explanation import data as explanation_data
+from ..explanation.aggregates import check_threads
 from ..explanation.explained import Contrast, Explained, Place
 from ..explanation.feature_record import FeatureKeyError
 from ..explanation.sample_columns import PER_PATIENT
@@ -92,6 +93,7 @@ class StoredCohort:
     @cached_property
     def index(self) -> pl.DataFrame:
         """``patient_id``, ``sample`` and ``part`` of all samples, as in the dataset."""
+        check_threads()
         parts = [
             pl.scan_parquet(path).select("patient_id", "sample", "target", part=number)
             for number, path in zip(self.reports, self.files(PATIENTS))

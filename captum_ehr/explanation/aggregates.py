@@ -10,8 +10,10 @@ alone.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -34,6 +36,27 @@ _TOTAL = (
     .otherwise(pl.col("attribution").cast(pl.Float64).sum())
 )
 """A sum with something that is no number is none."""
+
+
+def check_threads() -> None:
+    """Refuse a process in which polars would wait for ever.
+
+    Its threads do not live on in what is forked once they have begun.
+
+    Raises:
+        RuntimeError: If this process was forked from one that has worked out a table.
+    """
+    if _first_process() != os.getpid():
+        raise RuntimeError(
+            "tables are worked out by polars, whose threads a forked process does not "
+            'have: make it with multiprocessing.get_context("forkserver"), or "spawn".'
+        )
+
+
+@cache
+def _first_process() -> int:
+    """The process that asked first; one that is forked from it finds its number."""
+    return os.getpid()
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,7 @@ def population_of(
         values: Of each the group that it is in; null for none, which is left out.
         strata: Each ``value`` and its ``stratum``; by default all are in one.
     """
+    check_threads()
     if values is None or strata is None:
         strata, people = pl.DataFrame({"stratum": [0]}), people.with_columns(stratum=0)
     else:
