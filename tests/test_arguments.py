@@ -12,6 +12,7 @@ from calls import Ran, assert_complete, run_call, sides
 from test_torch_calls import EXACT, INTEGRATED, weighed
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from versions import TORCH, before
 
 from captum_ehr.propagation import default_table
 from captum_ehr.propagation.arguments import names_of, positional
@@ -180,6 +181,7 @@ RULED = [f for f, e in default_table().items() if e.kind in WORKED_OUT]
 MISNAMED = {"dot", "linalg_vecdot"}
 
 
+@pytest.mark.skipif(before(TORCH, "2.8"), reason="cells crash where shapes do not fit")
 @pytest.mark.filterwarnings("ignore")
 def test_every_ruled_function_is_read_by_name_as_by_place() -> None:
     unnamed, silent, seen = set(), [], set()

