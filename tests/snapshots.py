@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
 
+#: Of others there may come more at any time, with a module or in another thread.
+LOGGERS = ("captum", "captum_ehr", "pyhealth", "torch")
+
+
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Values to be compared: parameters, buffers, attributes, hooks, flags, generators.
 
@@ -68,13 +72,12 @@ def _saved_tensors_hooks() -> Any:
 
 def pythons_settings() -> dict[str, Any]:
     """What Python, NumPy and the process have."""
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    loggers = [logging.root, *map(logging.getLogger, LOGGERS)]
     return {
         "warnings": (list(warnings.filters), warnings.showwarning),
         "loggers": [
             (one.name, one.level, list(one.handlers), one.disabled, one.propagate)
             for one in loggers
-            if isinstance(one, logging.Logger)
         ],
         "logging": logging.root.manager.disable,
         "NumPy": np.geterr(),
