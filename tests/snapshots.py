@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
-
 #: Of others there may come more at any time, with a module or in another thread.
 LOGGERS = ("captum", "captum_ehr", "pyhealth", "torch")
 
