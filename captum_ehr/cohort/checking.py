@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import torch
 
+from ..explanation.data import is_off
 from ..explanation.sample_columns import PER_PATIENT
 from .columns import rows_schema
 from .header import Header
@@ -111,8 +112,8 @@ def check_sums(rows: Path, patients: Path, header: Header) -> None:
         )
     )
     padding = pl.col("padding") if is_told else pl.lit(math.nan).alias("padding")
-    numbers = people.select("sample", *PER_PATIENT, padding, theirs=True)
-    held = numbers.join(sums, "sample", "full", coalesce=True).collect()
+    theirs = people.select("sample", *PER_PATIENT, padding, theirs=True)
+    held = theirs.join(sums, "sample", "full", coalesce=True).collect()
     if not held["known"].all() or held["theirs"].null_count():
         raise CohortError(
             f"{rows} is damaged: a row is of no feature of this cohort, or of no sample"
@@ -120,23 +121,18 @@ def check_sums(rows: Path, patients: Path, header: Header) -> None:
         )
     floats = torch.float32, getattr(torch, header.dtype)
     digits = max(torch.finfo(dtype).eps for dtype in floats)
-    off = held.filter(_is_off(digits))
+    given = pl.col(*PER_PATIENT, "padding").fill_null(math.nan)
+    summed = pl.col("total", "size").fill_null(0.0)  # of a sample without rows
+    numbers = held.select(given, summed).to_torch().T
+    f_input, f_baseline, delta, factor, padding, total, size = numbers
+    size = size + torch.stack([f_input, f_baseline, delta, padding]).abs().sum(0)
+    raw = f_input - f_baseline + delta
+    off = held.filter(is_off(total + padding, raw, factor, size, digits).numpy())
     if is_told and len(off):
         raise CohortError(
             f"{rows} is damaged: the attributions of {len(off)} sample(s), such as "
             f"{off['sample'][0]}, do not add up to their outputs in {patients.name}."
         )
-
-
-def _is_off(digits: float) -> pl.Expr:
-    """As :func:`captum_ehr.explanation.data.check_sums` has it."""
-    f_input, f_baseline, delta, factor = map(pl.col, PER_PATIENT)
-    padding, total = pl.col("padding"), pl.col("total").fill_null(0.0)
-    raw = f_input - f_baseline + delta
-    parts = f_input, f_baseline, delta, padding
-    size = pl.sum_horizontal(*(part.abs() for part in parts), "size")
-    fits = (total + padding - raw * factor).abs() <= 64 * digits * size
-    return (raw.is_finite() & ~(fits & total.is_finite())).fill_null(False)
 
 
 def check_layouts(people: pa.Table) -> None:

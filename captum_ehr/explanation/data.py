@@ -209,8 +209,7 @@ def check_sums(explanation: ExplanationData) -> None:
     for tensor in (explanation.f_input, *explanation.attributions.values()):
         digits = max(digits, torch.finfo(tensor.dtype).eps)
     raw = f_input - f_baseline + delta
-    fits = (total - raw * factor).abs() <= 64 * digits * size
-    off = ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
+    off = is_off(total, raw, factor, size, digits)
     if bool(off.any()):
         row = int(off.nonzero()[0])
         raise ValueError(
@@ -220,3 +219,11 @@ def check_sums(explanation: ExplanationData) -> None:
             f"{float(raw[row] * factor[row]):.6g}. If they were changed on purpose, "
             "delta has to say what is missing or too much."
         )
+
+
+def is_off(
+    total: Tensor, raw: Tensor, factor: Tensor, size: Tensor, digits: float
+) -> Tensor:
+    """``(patients,)`` booleans: where a total is not ``raw * factor``, to rounding."""
+    fits = (total - raw * factor).abs() <= 64 * digits * size
+    return ~(fits & torch.isfinite(total)) & torch.isfinite(raw)
