@@ -164,7 +164,7 @@ class TestBaselines:
             ({"labs": torch.zeros(9, 7)}, ValueError, r"'labs'.*\(9, 7\).*\(9, 4\)"),
             ({"labs": torch.zeros(8, 4)}, ValueError, r"'labs'.*\(8, 4\)"),
             ({"conditions": torch.zeros(9, 3)}, ValueError, "'conditions'.*embeddings"),
-            ({"conditions": torch.full((9, 8), 99)}, ValueError, "ids of its vocab"),
+            ({"conditions": torch.full((9, 8), 99)}, ValueError, "another dataset"),
             ({"labs": object()}, TypeError, "'labs'.*a name, a number"),
             ((0.0,), ValueError, "1 part"),
         ],
@@ -287,6 +287,15 @@ class TestOwnModels:
             model, embeddings={"conditions": "table"}, extra_keys=["age"]
         )
         batch = {"conditions": torch.tensor([[2]]), "age": torch.ones(1, 1)}
+        for entry, error, words in (
+            ([[1.0]], TypeError, "'age'.*a list"),
+            (torch.tensor(1.0), TypeError, "'age'.*one number"),
+            (torch.ones(2, 1), ValueError, "'age': 2"),
+        ):
+            with pytest.raises(error, match=words):
+                adapter.encode({**batch, "age": entry})
+        with pytest.raises(ValueError, match="Is the batch of another dataset"):
+            adapter.baseline(batch, {"conditions": torch.tensor([[999]])})
         with pytest.raises(KeyError, match="no 'logit'; it returns 'scores'"):
             DeepLiftEHR(adapter).attribute(batch)
 

@@ -7,7 +7,8 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from captum_ehr import DeepLiftEHR
+from captum_ehr import DeepLiftEHR, DeepLiftShapEHR
+from captum_ehr.datasets import tiny_model
 
 ACCOUNTED = [
     zoo.Config("MLP", "sequence", options=zoo.HIDDEN),
@@ -123,3 +124,9 @@ def test_a_fallback_is_marked_and_the_model_left_alone() -> None:
     odd = account[~account["exact"]]
     assert odd["rule"].tolist() == ["path_integral"]
     assert before == {name: vars(m) for name, m in model.named_modules()}
+
+
+def test_several_references_are_refused() -> None:
+    model, batch = tiny_model()
+    with pytest.raises(ValueError, match="audit: 3 references"):
+        DeepLiftShapEHR(model).audit(batch, 3)

@@ -177,6 +177,11 @@ def test_layers_that_are_not_there(small) -> None:
         NeuronDeepLiftEHR(model, "second").attribute(x, (0, 1), x0)
     with pytest.raises(ValueError, match="neuron_selector 7"):
         NeuronDeepLiftEHR(model, "second").attribute(x, 7, x0)
+    for kind in (LayerDeepLiftEHR, NeuronDeepLiftEHR):
+        with pytest.raises(ValueError, match="compile=True"):
+            kind(model, "second", compile=True)
+    with pytest.raises(ValueError, match="output='probability'"):
+        NeuronDeepLiftEHR(model, "second", output="probability")
     with pytest.raises(ValueError, match="grad_kwargs"):
         LayerDeepLiftEHR(model, "second").attribute(x, x0, 0, grad_kwargs={"a": 1})
     pyhealth, batch = zoo.build(LAST[0])

@@ -205,6 +205,9 @@ def test_packed_sequences_know_their_patients() -> None:
     sliced = LayerDeepLiftEHR(model, paths, internal_batch_size=4)
     with pytest.raises(ValueError, match="without an axis for the patients"):
         sliced.attribute(batch)
+    whole = LayerDeepLiftEHR(model, paths, internal_batch_size=len(batch["patient_id"]))
+    for ours, theirs in zip(whole.attribute(batch), layer.attribute(batch)):
+        torch.testing.assert_close(ours, theirs)
 
 
 class Mixing(nn.Module):

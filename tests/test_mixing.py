@@ -10,7 +10,12 @@ import torch
 import zoo
 from test_promises import assert_within
 
-from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
+from captum_ehr import (
+    AttributionWarning,
+    CompletenessError,
+    DeepLiftEHR,
+    PyHealthAdapter,
+)
 from captum_ehr.propagation import attributions, sparsemax
 
 CONFIGS = zoo.mixing()
@@ -116,3 +121,22 @@ def test_sparsemax_is_the_straight_lines_integral(seed: int) -> None:
     torch.testing.assert_close(
         run.attributions[0], total / steps * (z - z0), rtol=0, atol=2e-3
     )
+
+
+class Mixed(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = x[:, :1].tanh() * x[:, 1].tanh().mean()
+        return 0.7 * x.sum(1, keepdim=True) + mixed
+
+
+def test_a_patient_who_does_not_add_up_apart_is_said_too() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 4)
+    x[0] = torch.tensor([0.001, 0.3, 333.3, -333.6])  # shares that cancel
+    with pytest.warns(AttributionWarning) as said:
+        DeepLiftEHR(Mixed(), completeness="check").attribute(x)
+    words = [str(one.message) for one in said]
+    assert len(words) == 2 and "with the others held fixed" in words[0]
+    assert r"patient(s) [0] cancel" in words[1]
+    with pytest.raises(CompletenessError, match=r"patient\(s\) \[0\]"):
+        DeepLiftEHR(Mixed(), completeness="raise").attribute(x)

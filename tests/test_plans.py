@@ -321,6 +321,62 @@ def test_each_form_of_target_and_option_has_a_plan_of_its_own() -> None:
         explainer.attribute(x, target=[0, 1, 2, 0])
 
 
+class Steps(nn.Module):
+    """Two classes at each step; scaled by a time, shifted by a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+    def forward(self, x: Tensor, time: Any = None, shift: Any = None) -> Tensor:
+        h = self.head(x.unsqueeze(-1)).tanh()
+        if time is not None:
+            h = h * time.view(-1, 1, 1)
+        return h if shift is None else (h + shift.view(-1, 1, 1)).square()
+
+
+def test_which_of_the_arguments_is_a_tensor_is_in_the_key() -> None:
+    torch.manual_seed(0)
+    model, x, t = Steps(), torch.randn(3, 5), torch.rand(3) + 1
+    explainer = DeepLiftEHR(model)
+    for _ in range(3):
+        for args in ((t, None), (None, t), (t, t)):
+            given = {"target": (1, 0), "additional_forward_args": args}
+            got = explainer.attribute(x, **given)
+            torch.testing.assert_close(got, DeepLiftEHR(model).attribute(x, **given))
+    assert len(explainer.plans) == 3
+
+
+def test_targets_per_patient_are_of_this_batch_s_output() -> None:
+    torch.manual_seed(0)
+    explainer = DeepLiftEHR(Steps())
+    for steps in (4, 6) * 4:
+        x = torch.randn(3, steps)
+        found = explainer.attribute(x, target=[(-1, 0), (-2, 1), (steps - 1, 1)])
+        last = steps - 1
+        assert found.nonzero().tolist() == [[0, last], [1, last - 1], [2, last]]
+        with pytest.raises(IndexError, match=f"has {steps} output"):
+            explainer.attribute(x, target=[(0, 0), (0, 1), (steps, 1)])
+    assert sum(plan.replays for plan in explainer.plans) > 1
+
+
+class Shown(nn.Module):
+    """As many steps as the longest patient has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        longest = int(x.detach().ne(0).sum(1).max())
+        return x[:, :longest, None].expand(-1, -1, 2).tanh()
+
+
+def test_targets_per_patient_where_values_decide_the_shape() -> None:
+    explainer = DeepLiftEHR(Shown())
+    for longest in (2, 4, 4, 3, 2, 2, 2, 2):
+        x = torch.zeros(3, 5)
+        x[:, :longest] = torch.rand(3, longest) + 1
+        found = explainer.attribute(x, target=[(-1, 0), (-1, 1), (0, 0)])
+        assert found.nonzero().tolist() == [[0, longest - 1], [1, longest - 1], [2, 0]]
+
+
 def test_settings_of_torch_are_in_the_key() -> None:
     net, x = Net().eval(), torch.randn(4, 4)
     explainer = DeepLiftEHR(net)

@@ -237,3 +237,19 @@ def test_a_function_gives_the_reference_its_name() -> None:
     assert dl.interactions(batch, healthy, among=2).baseline == "healthy"
     assert dl.explain(batch, lambda encoded: "typical").baseline == "given"
     assert dl.explain(batch, {"labs": "typical"}).baseline == "given"
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+def test_a_middle_of_categories_is_that_of_who_lacks_them_too(name: str) -> None:
+    model, batch = zoo.shared(zoo.Config("RNN", "multi_hot", options=zoo.HIDDEN))
+    adapter = PyHealthAdapter(model)
+    flags = [feature.key for feature in adapter.features].index("flags")
+    dataset = model.dataset
+    rows = torch.stack([dataset[k]["flags"] for k in range(len(dataset))])
+    found = adapter.baseline(batch, name)[flags]
+    middle = rows.mean(0) if name == "mean" else rows.median(0).values
+    torch.testing.assert_close(found, middle.expand(found.shape))
+    torch.testing.assert_close(found, adapter.baseline(batch, {"flags": middle})[flags])
+    exp = DeepLiftEHR(adapter, completeness="raise").explain(batch, name)
+    lacks = (batch["flags"] == 0) & (middle != 0)
+    assert name == "median" or bool((exp.attributions["flags"][lacks] != 0).all())

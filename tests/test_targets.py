@@ -422,9 +422,10 @@ class TestNumbers:
             model, batch = labelled(labels, "binary")
             dl = DeepLiftEHR(model)
             expected = dl.attribute(batch)
-            for target in (True, np.True_, 0, 1, [True] * 4, label(labels[1])):
+            ones = torch.ones(4, 1)  # as a batch has its labels
+            for target in (True, np.True_, 0, 1, 1.0, ones, label(labels[1])):
                 same(dl.attribute(batch, target=target), expected)
-            for target in (False, np.False_, label(labels[0])):
+            for target in (False, 0.0, torch.zeros(4, 1), label(labels[0])):
                 with pytest.raises(ValueError, match="has one logit"):
                     dl.attribute(batch, target=target)
 

@@ -295,6 +295,25 @@ def test_to_the_reference_it_is_the_model_at_the_reference() -> None:
     torch.testing.assert_close(found.minus_attribution[:, 1].float(), -sums)
 
 
+def test_a_score_that_is_a_probability_keeps_it() -> None:
+    model, batch = zoo.shared(zoo.Config("RNN", "sequence", "multiclass", zoo.HIDDEN))
+    dl = DeepLiftEHR(PyHealthAdapter(model, score="y_prob"))
+    code = dl.explain(batch).to_frame()["code"].iloc[0]
+    found = dl.what_if(batch, [code])
+    with torch.no_grad():
+        chances = model(**batch)["y_prob"].double()
+    torch.testing.assert_close(found.probability, chances.max(1).values)
+
+
+def test_visits_are_those_of_the_frame() -> None:
+    model, batch = zoo.shared(zoo.Config("RNN", "nested", options=zoo.HIDDEN))
+    dl = DeepLiftEHR(model)
+    row = next(dl.explain(batch).to_frame().itertuples())
+    found = dl.what_if(batch, [(row.code, row.visit)])
+    same = dl.what_if(batch, [(row.code, int(row.visit))])
+    torch.testing.assert_close(found.f_changed, same.f_changed, equal_nan=True)
+
+
 def test_a_probability_and_several_references_are_explained_as_well() -> None:
     model, batch = tiny_model()
     found = DeepLiftEHR(model, output="probability").what_if(batch, ["I10"])

@@ -20,7 +20,7 @@ from .features import Feature
 from .known_models import description, without_loss
 from .lookups import rows, run
 from .observations import Observations, ValueRange
-from .packing import Entry, assumed, misfits, packed, unpacked
+from .packing import Entry, assumed, extra, misfits, own, packed, unpacked
 from .schema import any_number, describe, target_names, times, zero_labels
 from .token_ids import Lookup
 from .vocabularies import check_dataset
@@ -162,18 +162,20 @@ class PyHealthAdapter(nn.Module):
         inputs, rest, records = [], [], {}
         with torch.inference_mode(False), torch.no_grad():
             for feature in self.features:
-                parts = _own(feature.read(batch[feature.source]), device)
+                parts = own(feature.read(batch[feature.source]), device)
                 ids = parts["value"]
                 inputs.append(self.embed(feature, ids) if feature.embedding else ids)
                 rest += packed(feature, parts)
                 record = feature.record(parts)
                 records[feature.key] = beside.with_measured(record, feature.key, batch)
-            rest += [_own({"": batch[key]}, device)[""] for key in self.extra_keys]
+            more = own({key: extra(batch, key) for key in self.extra_keys}, device)
         sizes = {key: len(record.values) for key, record in records.items()}
+        sizes |= {key: len(part) for key, part in more.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
-                f"The features differ in their number of patients: {sizes}."
+                f"The entries differ in their number of patients: {sizes}."
             )
+        rest += more.values()
         floats = tuple(
             x.detach() if x.is_floating_point() else x.float() for x in inputs
         )
@@ -192,7 +194,7 @@ class PyHealthAdapter(nn.Module):
         """The reference of a batch: a tuple like ``encode(batch).inputs``.
 
         Padding stays padding: masked positions keep the input's own values, in every
-        reference but ``"pyhealth"``.
+        reference but ``"pyhealth"`` and tuples of tensors, which are taken as they are.
 
         Args:
             batch: A data loader's batch, or an encoded one.
@@ -378,16 +380,6 @@ class PyHealthAdapter(nn.Module):
                 "Pass additional_forward_args=enc.additional_forward_args."
             )
         return assumed(self.features, pairs)
-
-
-def _own(parts: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Any]:
-    """On the model's device, and ordinary tensors even under inference mode."""
-    return {
-        name: None
-        if part is None
-        else (part.clone() if part.is_inference() else part.detach()).to(device)
-        for name, part in parts.items()
-    }
 
 
 def _tracked(part: Any) -> Any:

@@ -117,10 +117,11 @@ def _masked(x: _Input, spec: Any, dataset: Observations) -> Tensor:
         raw = _named(x, spec, dataset)
         if spec == "pyhealth":
             return raw
+        valued = spec in ("mean", "median")
     else:
-        raw = _fitted(x, spec)
-        if feature.owner is None and feature.columns is not None:
-            return raw  # a category that is absent is a value, not padding
+        raw, valued = _fitted(x, spec), True
+    if valued and feature.owner is None and feature.columns is not None:
+        return raw  # a category that is absent is a value, not padding
     mask = x.mask.unsqueeze(-1) if feature.embedding else x.mask
     return torch.where(mask, raw, x.value)
 
@@ -160,10 +161,9 @@ def _fitted(x: _Input, spec: Any) -> Tensor:
             f"the data loader's tuple, got {type(spec).__name__}."
         )
     spec = spec.detach().to(value.device)
+    tokens = feature.embedding and not spec.is_floating_point()
     try:
-        if feature.embedding and not spec.is_floating_point():
-            return x.embed(spec.expand(x.ids.shape))
-        return spec.to(value.dtype).expand(value.shape)
+        spec = spec.expand(x.ids.shape if tokens else value.shape)
     except (RuntimeError, ValueError):
         wanted = f"{tuple(x.ids.shape)} (raw values, or ids of its vocabulary)"
         if feature.embedding:
@@ -172,6 +172,7 @@ def _fitted(x: _Input, spec: Any) -> Tensor:
             f"Feature {feature.key!r}: its baseline has shape {tuple(spec.shape)} and "
             f"dtype {spec.dtype}, expected {wanted}."
         ) from None
+    return x.embed(spec) if tokens else spec.to(value.dtype)
 
 
 def at_positions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -144,8 +145,8 @@ def _parts(name: Any) -> tuple[str | None, str, int | None]:
     """The feature, if it is said, the code, and the visit, if it is said."""
     parts = list(name) if isinstance(name, tuple) else [name]
     visit = None
-    if len(parts) > 1 and isinstance(parts[-1], int):
-        visit = parts.pop()
+    if len(parts) > 1 and isinstance(parts[-1], Integral):  # NumPy's, of a frame
+        visit = int(parts.pop())
     if not 1 <= len(parts) <= 2 or (visit is not None and visit < 0):
         raise ValueError(
             f"{name!r} is no name: give a code or column, (feature, code), (code, "

@@ -29,6 +29,28 @@ class Entry:
         return tuple(tensors) if len(tensors) > 1 else tensors[0]
 
 
+def own(parts: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Any]:
+    """On the model's device, and ordinary tensors even under inference mode."""
+    return {
+        name: None
+        if part is None
+        else (part.clone() if part.is_inference() else part.detach()).to(device)
+        for name, part in parts.items()
+    }
+
+
+def extra(batch: Mapping[str, Any], key: str) -> Tensor:
+    """An entry that is no feature and that the model reads."""
+    part = batch[key]
+    if not isinstance(part, Tensor) or part.dim() == 0:
+        got = "one number" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+        raise TypeError(
+            f"Entry {key!r}, which the model reads: expected a tensor, the patients "
+            f"first, got {got}; make it one first, e.g. torch.tensor(batch[{key!r}])."
+        )
+    return part
+
+
 def packed(feature: Feature, parts: Mapping[str, Any]) -> list[Tensor]:
     """Ids, times and masks as additional arguments; ``(batch, 0)`` if absent."""
     value = parts["value"]

@@ -135,9 +135,9 @@ def _numbers(asked: Asked, outputs: Tensor) -> tuple[Tensor, Tensor]:
         return values, torch.full_like(values, _NAN)
     if asked.dl.output == "probability" and mode != "regression":
         return values, values
-    if mode == "multiclass":
+    if mode == "multiclass" and asked.model.scale == "logit":
         return values, select_again(outputs.double().softmax(-1), index).cpu()
-    if mode in ("binary", "multilabel"):
+    if mode in ("binary", "multilabel", "multiclass"):
         return values, values.sigmoid()
     return values, torch.full_like(values, _NAN)
 

@@ -215,7 +215,9 @@ class Engine(DeepLift):
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
         chosen = target if target == ALL else Chosen(together.index)
         apart = self._slice(prepared, chosen, custom, each, apart=True)
-        return replace(apart, diagnostics=noted(apart.diagnostics, APART))
+        return replace(
+            apart, diagnostics=Diagnostics(messages=(APART,)) + apart.diagnostics
+        )
 
     def _together(
         self, prepared: Prepared, target: Any, custom: Any, each: bool
@@ -316,6 +318,9 @@ class Engine(DeepLift):
         result = self._slice(rows, chosen, None, False)
         return result.rescaled() if self.completeness == "rescale" else result
 
+    def _rounded_at(self, index: Tensor, *outputs: Tensor) -> Tensor | None:
+        return rounded_at(self.model, self.output, index, *outputs)
+
     def _averaged(
         self,
         prepared: Prepared,
@@ -362,7 +367,7 @@ class Engine(DeepLift):
             # of what was not summed yet, if it is asked for at all
             gross = absolute_sums if prepared.summed else None
             parts = tuple(chain(*sides)) if gross else ()
-            size = rounded_at(self.model, self.output, index, output, at_baseline)
+            size = self._rounded_at(index, output, at_baseline)
             sums = balance(measured, f_input, f_baseline, gross, size, parts)
         detached = tuple(a.detach() for a in attributions)
         answered = nan_without_answer(detached, f_input, f_baseline)

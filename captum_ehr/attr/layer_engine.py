@@ -14,7 +14,7 @@ from .completeness import balance
 from .engine import Engine, View
 from .inputs import Prepared, prepare
 from .layer_tap import Owner, Watch
-from .outputs import rounded_at, select_again
+from .outputs import select_again
 from .result import Result
 from .segments import Run
 
@@ -33,6 +33,7 @@ class LayerEngine(Engine):
         """Inputs and references, which may be integers."""
         prepared = prepare(self.model, inputs, baselines, args, integers=True)
         self.watch.inputs = len(prepared.inputs)
+        self.watch.patients = len(prepared.inputs[0])
         return prepared
 
     def _single(self, prepared: Prepared, target: Any) -> Result:
@@ -73,13 +74,14 @@ class LayerEngine(Engine):
             inner = _sums(shares, owners, size)
             outer = _sums(rest, [*([0] * len(sides)), *numbers], size)
             whole = self.multiplies_by_inputs or custom is not None
-            rows = self._rows(run, shares if whole else ms, owners)
+            uncut = run.row is None and size == self.watch.patients
+            rows = self._rows(run, shares if whole else ms, owners, uncut)
             outputs = run.output, at_baseline
-            coarse = rounded_at(self.model, self.output, run.index, *outputs)
+            coarse = self._rounded_at(run.index, *outputs)
             return _compared(run, at_baseline, rows, inner, outer, coarse)
 
     def _rows(
-        self, run: Run, parts: Sequence[Tensor], owners: Sequence[Owner]
+        self, run: Run, parts: Sequence[Tensor], owners: Sequence[Owner], uncut: bool
     ) -> list[Tensor]:
         """The layers' tensors with the patients first, or only the one that counts."""
         row, rows = run.row, []
@@ -87,7 +89,7 @@ class LayerEngine(Engine):
             if isinstance(owner, int):
                 part = part.movedim(owner, 0)
                 rows.append(part if row is None else part[row : row + 1])
-            elif row is None and self.internal_batch_size is None:
+            elif uncut:
                 rows.append(part)
             else:
                 raise ValueError(

@@ -224,7 +224,7 @@ class Watch:
     def __init__(self, probes: Sequence[Probe]) -> None:
         self.probes = probes
         self.passes: list[Seen] = []
-        self.inputs = 0
+        self.inputs = self.patients = 0
         self.numbers: list[Tensor] = []
         self.shapes: list[torch.Size] = []
         self.placed: list[Owner] = []

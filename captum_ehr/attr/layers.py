@@ -48,7 +48,8 @@ class LayerDeepLiftEHR(LayerDeepLift):
         completeness: ``"check"`` warns if the layer's attributions do not add up to
             f(x) - f(x0), and says how much goes past the layer; ``"raise"`` raises;
             ``"off"`` does nothing. Nothing is rescaled.
-        **options: Of :class:`DeepLiftEHR`, but for ``sum_tokens`` and ``segments``.
+        **options: Of :class:`DeepLiftEHR`, but for ``sum_tokens``, ``segments`` and
+            ``compile``.
 
     Raises:
         ValueError: If the model has no such layer, or it embeds a feature; or if an
@@ -203,14 +204,18 @@ def _refuse(completeness: str, options: Mapping[str, Any]) -> None:
             "sum_tokens=True: a layer's tensors keep their shape; sum them over the "
             "dimension that you mean."
         )
-    if options.get("compile"):
-        raise ValueError(
-            "compile=True: an explanation of a layer has no plan; leave it out."
-        )
+    _refuse_compiling(options)
     if options.get("segments", 1) != 1:
         raise ValueError(
             f"segments={options['segments']}: a layer's values do not follow the "
             "inputs' straight line, so there are no pieces of it; leave it at 1."
+        )
+
+
+def _refuse_compiling(options: Mapping[str, Any]) -> None:
+    if options.get("compile"):
+        raise ValueError(
+            "compile=True: an explanation of a layer has no plan; leave it out."
         )
 
 
@@ -222,10 +227,11 @@ class NeuronDeepLiftEHR(NeuronDeepLift):
         layer: A module of the model (of the PyHealth model, not of its adapter), or
             its path in it.
         multiply_by_inputs: As in Captum: False returns multipliers.
-        **options: Of :class:`DeepLiftEHR`.
+        **options: Of :class:`DeepLiftEHR`, but for ``output`` and ``compile``.
 
     Raises:
-        ValueError: If the model has no such layer, or it embeds a feature.
+        ValueError: If the model has no such layer, or it embeds a feature; or if an
+            option is given that a neuron cannot have.
 
     Example:
         >>> import torch
@@ -245,6 +251,12 @@ class NeuronDeepLiftEHR(NeuronDeepLift):
         multiply_by_inputs: bool = True,
         **options: Any,
     ) -> None:
+        _refuse_compiling(options)
+        if options.get("output", "logit") != "logit":
+            raise ValueError(
+                f"output={options['output']!r}: a neuron is explained, and not the "
+                "model's output; leave it out."
+            )
         self.engine = _NeuronEngine(model, multiply_by_inputs, **options)
         self.path = layer_path(self.engine.model, layer)
         super().__init__(model, layer, multiply_by_inputs)
@@ -302,6 +314,9 @@ class _NeuronEngine(DeepLiftEHR):
     def _single(self, prepared: Prepared, target: Any) -> Result:
         """Always by the passes, which alone run the layer."""
         return self._slice(prepared, target, None, False)
+
+    def _rounded_at(self, index: Tensor, *outputs: Tensor) -> None:
+        """A neuron is what the model has rounded, whatever its output is."""
 
     def forward_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
         """A forward that returns the neuron."""

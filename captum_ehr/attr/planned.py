@@ -55,28 +55,37 @@ def planned(
     try:
         plans.of(*_parts(model))
         given = _given(prepared)
-        target, way = _target(targets, model, plans.known)
     except (_NoPlanError, UnwatchableError) as reason:
         plans.refuse(str(reason))
         return passes(prepared, targets)
-    if isinstance(target, Chosen):
-        given = [*given, target.places]
+    plain = tuple(Tensor if isinstance(a, Tensor) else repr(a) for a in prepared.args)
+    key: tuple[Hashable, ...] = (prepared.summed, plain, options, _surroundings())
+    form = *map(_form, given), *key
+    shape = plans.known.get(form)
 
     def by_passes() -> Result:
-        result = passes(prepared, target)
-        plans.known = result.shape
+        result = passes(prepared, targets)
+        plans.know(form, result.shape)
         return result
+
+    try:
+        target, way = _target(targets, model, shape)
+    except (LookupError, ValueError):  # which the passes meet too, if it is one
+        return by_passes()
+    if isinstance(target, Chosen):
+        given = [*given, target.places]
 
     def core(*tensors: Tensor) -> tuple[list[Tensor], Result]:
         piece, rest = _filled(prepared, tensors)
         result = passes(piece, Chosen(rest[0]) if rest else target)
         if reason := _unfit(result):
             raise PlanRefused(reason)
+        if target is not targets and result.shape != shape:
+            raise PlanRefused("the output's shape differs between batches of one form")
         held = result.tensors()
         return held, result.filled([torch.empty(0)] * len(held))
 
-    plain = tuple(a for a in prepared.args if not isinstance(a, Tensor))
-    key = prepared.summed, plain, options, way, _surroundings()
+    key = *key, way
     sized = *map(_form, given), *key
     more = core, (lambda tensors, rest: rest.filled(tensors)), _unfit
     by_plan = partial(plans.run, sized, given, by_passes, *more)
@@ -150,7 +159,12 @@ def _filled(
 
 
 def _target(targets: Targets, model: nn.Module, shape: Any) -> tuple[Any, Hashable]:
-    """The targets as the passes take them, and what a plan is bound to of them."""
+    """The targets as the passes take them, and what a plan is bound to of them.
+
+    Raises:
+        LookupError: If a place in an output of this shape, which is not known of the
+            first batch of a form, has to be looked up; or is not in it.
+    """
     if targets is None or targets == ALL:
         return targets, targets
     if isinstance(targets, Chosen):
@@ -158,7 +172,7 @@ def _target(targets: Targets, model: nn.Module, shape: Any) -> tuple[Any, Hashab
     if all(t is targets[0] for t in targets) and isinstance(targets[0], _WRITTEN):
         return targets, repr(targets[0])  # True and 1 are equal
     if shape is None:
-        return targets, "each"  # the first batch, which no plan is for
+        raise LookupError("The output's shape is not known yet.")
     return chosen(targets, shape, getattr(model, "labels", {})), "each"
 
 

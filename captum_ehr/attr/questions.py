@@ -240,8 +240,8 @@ class Questions(Engine):
         """The account of an explanation, operation by operation.
 
         Where attributions do not add up, the operations that lose the difference come
-        first. Takes what :meth:`attribute` takes, the whole batch in one run and the
-        line from the reference in one segment.
+        first. Takes what :meth:`attribute` takes, the whole batch in one run, against
+        one reference, and the line from it in one segment.
 
         Returns:
             A frame with a row per operation, module and rule, the largest residual
@@ -253,6 +253,9 @@ class Questions(Engine):
             ``|Σ m·Δin - Δout|``). The last two rows are what came past every rule,
             linear operations where all is well, and the whole explanation.
 
+        Raises:
+            ValueError: If there are several references.
+
         Example:
             >>> from captum_ehr import DeepLiftEHR
             >>> from captum_ehr.datasets import tiny_model
@@ -263,6 +266,11 @@ class Questions(Engine):
         """
         with torch.inference_mode(False):
             prepared = self.prepare(inputs, baselines, additional_forward_args).fresh()
+            if len(prepared.references) > 1:
+                raise ValueError(
+                    f"audit: {len(prepared.references)} references were given, and the "
+                    "account is of an explanation against one; ask for each by itself."
+                )
             tape = AuditTape(self.table)
 
             def follow(inside: nn.Module) -> None:

@@ -230,7 +230,9 @@ def _index(target: Any, shape: tuple[int, ...], labels: Mapping[Any, int]) -> In
     if isinstance(target, list) and len(target) == 1:
         target = plain(target[0])  # of a column
     if isinstance(target, float) and target.is_integer() and not alike(target, labels):
-        target = int(target)  # as label tensors have it
+        # as label tensors have it; a binary model has no index 0 for its label 0
+        two = single and len(labels) == 2
+        target = bool(target) if two and target in (0, 1) else int(target)
     if isinstance(target, bool) and not labels:
         target = int(target)
     if isinstance(target, (Label, str, bool, float)):

@@ -109,8 +109,8 @@ class Plans:
     def __init__(self, most: int = MOST) -> None:
         self._entries: LRUCache[Hashable, _Entry] = LRUCache(most)
         self._model: Watched | None = None
-        #: What the passes have told of the model; forgotten with it.
-        self.known: Any = None
+        #: What passes have told of batches of a form; forgotten with the model.
+        self.known: dict[Hashable, Any] = {}
         self._made, self._served = 0, 0  # how many plans, and by them how many batches
         self._lock = Lock()
 
@@ -183,6 +183,13 @@ class Plans:
         with self._lock:
             self._entries[reason] = _Entry((), "refused", reason)
 
+    def know(self, form: Hashable, told: Any) -> None:
+        """Remember what passes have told of batches of a form, of as many as plans."""
+        with self._lock:
+            if len(self.known) >= self._entries.maxsize:
+                self.known.clear()
+            self.known[form] = told
+
     def of(self, parts: Sequence[Any], apart: Sequence[Any] = ()) -> None:
         """Those of this model: all begins anew where something of it was exchanged.
 
@@ -191,7 +198,7 @@ class Plans:
         with self._lock:
             if self._model is None or not self._model.same(parts):
                 self._entries.clear()
-                self._model = self.known = None
+                self._model, self.known = None, {}
                 self._made, self._served = 0, 0
                 self._model = Watched(parts, apart)
 
