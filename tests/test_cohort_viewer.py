@@ -16,6 +16,7 @@ from captum_ehr.explanation import Explanation
 from captum_ehr.insights.api import answer, progress
 from captum_ehr.insights.cohort_viewer import CohortViewer
 from captum_ehr.insights.launch import load
+from captum_ehr.insights.page import live_page
 from captum_ehr.insights.study import StartError
 
 WHOLE = synthetic(40, names={"C001": SCRIPT})
@@ -138,6 +139,29 @@ def test_classes_are_judged_where_they_were_predicted(tmp_path: Path) -> None:
     one = viewer(tmp_path / "given", whole, target=1)
     said = one.overview()["predictions"][0]
     assert {each["correct"] for each in said} == {None}
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "word"),
+    [
+        ("multilabel", None, "likeliest"),
+        ("multilabel", 1, "explained"),
+        ("multiclass", None, "predicted"),
+        ("multiclass", 1, "explained"),
+        ("regression", 1, "predicted"),
+    ],
+)
+def test_only_what_was_predicted_is_called_so(
+    tmp_path: Path, mode: str, asked: int | None, word: str
+) -> None:
+    whole = synthetic(40, mode=mode, target=(1,) * 40, target_names=("a", "b"))
+    observed = [[1.0, seen] for seen in SEEN] if mode == "multilabel" else SEEN
+    some = viewer(tmp_path, whole, observed=observed, target=asked)
+    (said,) = [fact for fact in some.scene(0, some.setting()).facts if fact[0] == word]
+    assert said[1]
+    assert (f">{word.capitalize()}</button>" in live_page(some)) == (
+        word != "likeliest"
+    )
 
 
 def test_labels_of_several_at_once(tmp_path: Path) -> None:

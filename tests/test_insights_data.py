@@ -126,6 +126,10 @@ class TestView:
             visualizer.view(0, "Magic")
         with pytest.raises(ValueError, match="no baseline 'zero'; there are unk"):
             visualizer.view(0, baseline="zero")
+        with pytest.raises(ValueError, match="no baseline 'zero'; there are drawn"):
+            visualizer.view(0, "DeepLiftShapEHR", baseline="zero")
+        left = visualizer.setting("DeepLiftShapEHR", baseline="unk").baseline
+        assert left == "drawn patients"
         with pytest.raises(ValueError, match="no target 'alive'; there are"):
             visualizer.view(0, target="alive")
         with pytest.raises(ValueError, match="no target 3"):
@@ -262,6 +266,17 @@ class TestAccount:
         assert "39 times the change" in first.text
         assert (second.status, second.messages) == ("exact", ())
         assert verdict_of(two[0], adds_up=False).messages == ()
+
+    def test_kept_structure_is_the_patients_own(self) -> None:
+        model = stagenet()
+        shown = AttributionVisualizer(model, model.dataset)
+        setting = shown.setting(baseline="pad")
+        shown.contributions(range(12), setting)
+        kept = [shown.explanation(k, setting).diagnostics.structure for k in range(12)]
+        batch = explained(model, baselines="pad").diagnostics.structure
+        assert sum(one.places for (one,) in kept) == batch[0].places
+        assert max(one.shift for (one,) in kept) == pytest.approx(batch[0].shift)
+        assert min(one.shift for (one,) in kept) == 0
 
     def test_a_reference_outside_of_the_dataset_is_told(self) -> None:
         model = stagenet()

@@ -97,6 +97,18 @@ class TestLongForm:
         )
         assert view["output"] == "logit"
 
+    def test_a_regression_has_no_logit(self) -> None:
+        model = Bag()
+        _, features, batches = bag_arguments(model)
+        days = torch.tensor([1.5, -2.0, 12345.6])
+        batches[0].labels, batches[1].labels = days, days[:2] / 8
+        shown = AttributionVisualizer(model, ["days"], features, batches)
+        view = shown.view(0)
+        assert view["output"] == "output" and view["probability"] is None
+        patients = shown.overview()["patients"]
+        assert [one["label"] for one in patients[:3]] == ["1.5", "−2", "12346"]
+        assert [one["observed"] for one in patients[3:]] == [0.1875, -0.25]
+
     def test_what_does_not_fit_is_said(self) -> None:
         model = Bag()
         classes, features, batches = bag_arguments(model)

@@ -1,14 +1,17 @@
-"""How the page tells risk, folds much, and shows what has no sign, in a browser."""
+"""How the page tells risk, compares models, folds much and sorts, in a browser."""
 
 from __future__ import annotations
 
+import copy
+import csv
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from insights_cases import samples, stagenet
+from insights_cases import Bag, bag_arguments, samples, stagenet
 from test_insights_page import BROWSER, Tab
 
 from captum_ehr.insights import AttributionVisualizer
@@ -185,3 +188,91 @@ def test_an_unsigned_method_is_grey(browser: Any) -> None:
         assert "raises" not in said and "not in units of the logit" in said
         assert opened.page.locator(".bridge .output").count() == 0
         opened.page.close()
+
+
+class TestCompare:
+    """Two models side by side: each panel, and each line of a file, is its own's."""
+
+    @pytest.fixture(scope="class")
+    def shown(self) -> AttributionVisualizer:
+        one = stagenet("binary")
+        other = copy.deepcopy(one)
+        with torch.no_grad():
+            other.fc.weight.mul_(-2)
+        return AttributionVisualizer([one, other], one.dataset)
+
+    @pytest.fixture
+    def tab(self, browser: Any, shown: AttributionVisualizer) -> Iterator[Tab]:
+        with shown.serve() as server:
+            opened = Tab(browser, server.url)
+            opened.click("[data-tab=cohort]")
+            opened.click("#compare")
+            opened.pick("Method", "DeepLiftEHR", side=1)
+            opened.pick("Model", "StageNet 2", side=1)
+            yield opened
+            assert opened.problems == []
+            opened.page.close()
+
+    def test_who_is_called_is_each_models(
+        self, tab: Tab, shown: AttributionVisualizer
+    ) -> None:
+        died = np.array([one["outcome"] == "died" for one in samples()])
+        said = [
+            np.array([one["score"] for one in model])
+            for model in shown.overview()["predictions"]
+        ]
+        least = float(np.median(said[0]))
+        tab.page.locator("#threshold").fill(repr(100 * least))
+        found = []
+        for side, scores in enumerate(said):
+            called = scores >= least
+            panel = tab.page.locator(f".panel[data-side='{side}']")
+            panel.locator(".confusion td.num").first.wait_for()
+            counts = panel.locator(".confusion td.num").all_inner_texts()
+            masks = called & died, called & ~died, ~called & died, ~called & ~died
+            assert counts == [str(int(mask.sum())) for mask in masks]
+            panel.locator("tr[data-code=A41]").click()
+            found.append(panel.locator(".having .who").all_inner_texts())
+            for who in found[-1]:
+                name, risk = who.removesuffix(")").split(" (")
+                assert risk == wording.percent(scores[shown.ids.index(name)])
+        assert found[0] != found[1]
+        caption = tab.page.locator(".confusion caption").first
+        assert caption.inner_text().startswith("12 patients, from a risk of ")
+
+    def test_the_cohorts_csv_has_both_and_says_of_whom(
+        self, tab: Tab, shown: AttributionVisualizer
+    ) -> None:
+        tab.page.locator("#search").fill("p0")
+        tab.ready()
+        tab.wait("document.querySelectorAll('.cohort h2').length === 2")
+        _, data = tab.saved("#export-csv")
+        lines = list(csv.DictReader(io.StringIO(data.decode())))
+        people = [name for name in shown.ids if "p0" in name]
+        count = str(len(people))
+        for model, name in enumerate(shown.overview()["models"]):
+            own = [line for line in lines if line["model"] == name]
+            codes = shown.cohort(model=model, patients=people)["codes"]
+            assert [line["code"] for line in own] == [one["code"] for one in codes]
+            means = [float(line["mean"]) for line in own]
+            assert means == pytest.approx([one["mean"] for one in codes], abs=1e-7)
+            how = ("method", "target", "baseline", "explained", "listed")
+            expected = ["DeepLiftEHR", "outcome", "unk", count, count]
+            assert {tuple(line[key] for key in how) for line in own} == {
+                tuple(expected)
+            }
+
+
+def test_observed_numbers_are_sorted_as_numbers(browser: Any) -> None:
+    model = Bag()
+    _, features, batches = bag_arguments(model)
+    days = torch.tensor([1.5, -2.0, 12.25, -10.0, 1.25])
+    batches[0].labels, batches[1].labels = days[:3], days[3:]
+    shown = AttributionVisualizer(model, ["days"], features, batches)
+    with shown.serve() as server:
+        tab = Tab(browser, server.url)
+        tab.page.locator(".thead .label").click()
+        seen = tab.page.locator(".trow .label").all_inner_texts()
+        assert seen == ["−10", "−2", "1.25", "1.5", "12.25"]
+        assert "logit" not in tab.page.inner_text("main .title")
+        tab.page.close()

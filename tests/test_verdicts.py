@@ -27,7 +27,9 @@ from captum_ehr.scene.account import STRONGEST
 from captum_ehr.scene.glossary import BASELINES, explained
 from captum_ehr.scene.palette import ColorScale
 from captum_ehr.scene.performance import performance_of
-from captum_ehr.visualization.html import patient_html
+from captum_ehr.scene.population import population_scene
+from captum_ehr.scene.tables import waterfall_bars
+from captum_ehr.visualization.html import patient_html, population_html
 from captum_ehr.visualization.report import notebook_html
 
 
@@ -65,6 +67,7 @@ class TestCaution:
     def test_structure_that_changes_nothing_is_a_remark(self) -> None:
         verdict = verdict_of(one([1.0], Diagnostics(structure=(SAME,))))
         assert verdict.status == "noted" and "ne" in verdict.messages[0]
+        assert "of the patient(s) explained together" in verdict.messages[0]
 
     def test_a_reference_that_nobody_has(self) -> None:
         model, batch = tiny_model()
@@ -77,6 +80,31 @@ class TestCaution:
     def test_what_does_not_add_up_stays_that(self) -> None:
         off = replace(one([20.0, -19.0]), delta=torch.tensor([0.5]))
         assert verdict_of(off).status == "off" and not verdict_of(off).meaning
+
+    @pytest.mark.parametrize(
+        ("output", "change", "delta", "status"),
+        [
+            (4e-5, 4e-5, 8e-7, "off"),  # 2 % of the change of a rare outcome
+            (4.0, 1e-6, 4e-7, "exact"),  # the outputs' last digits
+            (4.0, 1.0, 9e-4, "exact"),
+        ],
+    )
+    def test_one_judgement_for_words_and_pictures(
+        self, output: float, change: float, delta: float, status: str
+    ) -> None:
+        made = replace(
+            one([change + delta]),
+            f_baseline=torch.tensor([output - change]),
+            f_input=torch.tensor([output]),
+            delta=torch.tensor([delta]),
+        )
+        is_off = status == "off"
+        assert verdict_of(made).status == status
+        assert ("2% of f(x)" in verdict_of(made).text) == is_off
+        steps = patient_scene(made).strongest
+        assert ("missing" in [step.kind for step in steps]) == is_off
+        bars = waterfall_bars(made, "code", None, 5)
+        assert ("missing" in [bar.kind for bar in bars]) == is_off
 
     def test_ten_times_is_not_yet_many(self) -> None:
         assert verdict_of(one([5.5, -4.5])).status == "exact"
@@ -118,6 +146,25 @@ class TestStrongest:
         assert sum(s.size for s in others) == pytest.approx(steps[-2].size)
         for before, after in zip(steps, steps[1:-1]):
             assert after.start == pytest.approx(before.end)
+
+    @pytest.mark.parametrize(
+        ("seen", "words"),
+        [
+            ([True, True, True], "= 3 to 5"),
+            ([True, False, True], "= 3 to 4"),
+            ([False, False, True], "= 4"),
+            ([False, False, False], "not measured"),
+        ],
+    )
+    def test_only_what_was_measured_is_a_value(
+        self, seen: list[bool], words: str
+    ) -> None:
+        labs = values([[[3.0], [5.0], [4.0]]])
+        made = explain(
+            {"labs": replace(labs, measured=torch.tensor(seen)[None, :, None])}
+        )
+        (step,) = [s for s in patient_scene(made).strongest if s.kind == "item"]
+        assert step.detail == words
 
     def test_what_is_missing_has_a_step(self) -> None:
         off = replace(one([2.0]), f_input=torch.tensor([3.0]))
@@ -206,6 +253,17 @@ class TestStanding:
             assert getattr(judged, name) == getattr(expected, name)
         page = cohort_piece(shown, range(12), [], shown.setting())
         assert f'data-auroc="{expected.auroc}"' in page and "Calibration" in page
+
+    @pytest.mark.parametrize(
+        ("target", "words"),
+        [
+            ((0, 0), "over all 2;"),
+            ((0, 1), "over the samples explained for its target;"),
+        ],
+    )
+    def test_a_mean_says_of_whom(self, target: tuple[int, ...], words: str) -> None:
+        made = explain({"c": tokens([[2], [3]])}, target=target)
+        assert words in population_html(population_scene(made))
 
     def test_several_classes_have_none(self) -> None:
         model = stagenet()

@@ -441,6 +441,14 @@ class TestGaps:
         places = [float(x) for _, x in drawn]
         assert places == sorted(set(places))
 
+    def test_places_without_times_are_told(self) -> None:
+        features = {
+            "c": tokens([[[2], [3], [4]]], torch.tensor([[0.0, 20.0, 600.0]])),
+            "l": values([[[1.0], [2.0], [3.0]]]),
+        }
+        page = patient_html(patient_scene(explain(features)))
+        assert page.count("l: in order, evenly spaced: no times to go by") == 1
+
     def test_a_flat_series_stands_in_order(self) -> None:
         made = explain({"hr": values([[70.0, 80.0, 90.0]], [[3.0, 2.0, 2.5]])})
         _, ax = timeline(made)

@@ -28,6 +28,7 @@ from ..attr import DeepLiftEHR
 from ..attr.captums import once, windows
 from ..explanation import Explanation
 from ..explanation.feature_record import Words
+from ..scene.wording import number
 from .explainer import unexplained
 from .output_head import Head
 from .sources import PyHealthSource
@@ -192,9 +193,8 @@ class ValuesFeature(GeneralFeature):
     ) -> FeatureOutput:
         """Values with their names, and the step where there are steps."""
         steps = [f", step {k + 1}" if pd.notna(k) else "" for k in data["visit"]]
-        rows = zip(data["name"], steps, data["value"])
-        words = [f"{name}{step}: {value:.4g}" for name, step, value in rows]
-        return _scaled(self, words, attribution, contribution_frac, 2)
+        said = map("{}{}: {}".format, data["name"], steps, map(number, data["value"]))
+        return _scaled(self, list(said), attribution, contribution_frac, 2)
 
 
 class ClassScores(nn.Module):

@@ -108,6 +108,7 @@ class CohortViewer(ShownViewer):
             "models": [saved.stored.header.model_name or "model"],
             "targets": [(saved.target,)],
             "codes": codes,
+            "is_predicted": saved.is_predicted,
             **people_of(saved.ids, saved.head, labels, saved.groups(), present),
             "predictions": [saved.predictions()],
         }
@@ -129,8 +130,10 @@ class SavedExplanations(Explained):
         words = stored.manifest["identity"]["explainer"]["class"]
         name = words.partition(" ")[0].rpartition(".")[2]
         self.methods = {name: Offer(name, True, together=32, draws=name == SHAP)}
-        self.is_predicted = stored.manifest["identity"]["options"]["target"] is None
         self.is_contrast = any(isinstance(target, Contrast) for target in targets)
+        asked = stored.manifest["identity"]["options"]["target"]
+        is_only = header.mode in ("binary", "regression")
+        self.is_predicted = (asked is None or is_only) and not self.is_contrast
         labels = [header.target_label(target) for target in targets]
         several = "predicted class" if self.is_predicted else "as explained"
         self.target = labels[0] if len(labels) == 1 else several

@@ -138,7 +138,9 @@ class Explanations(Explained):
     def _each(self, rows: Sequence[int], setting: Setting) -> list[Explanation]:
         """Patients together; alone where something is to be said of one of them."""
         together = self._run(rows, setting)
-        if len(rows) > 1 and any("patient" in m for m in together.diagnostics.messages):
+        report = together.diagnostics
+        is_anyones = report.structure or any("patient" in m for m in report.messages)
+        if len(rows) > 1 and is_anyones:
             return [self._run([row], setting) for row in rows]
         return [together[place] for place in range(len(rows))]
 
@@ -154,11 +156,13 @@ class Explanations(Explained):
         else:
             target = [setting.target] * len(rows)
         case = Case(source.models[model], encoded, reference, tuple(target))
+        explained = method.explain(case)
         explanation = replace(
-            method.explain(case),
+            explained,
             patient_ids=tuple(self.ids[row] for row in rows),
             output=source.scale,
             target_names=head.targets,
+            mode=explained.mode or head.mode,
             baseline=setting.baseline,
             names=self.names,
         )

@@ -51,6 +51,7 @@ def overview_of(explanations: Explanations) -> dict[str, Any]:
         "models": _apart([_name(model) for model in source.models]),
         "targets": [head.targets for head in heads],
         "codes": codes,
+        "is_predicted": True,
         **people_of(explanations.ids, heads[0], source.labels, source.groups, present),
         "predictions": [_predictions(explanations, model, actual) for model in models],
     }
@@ -72,6 +73,7 @@ def people_of(
             {
                 "id": name,
                 "label": _label(head, labels[row]),
+                "observed": _quantity(head, labels[row]),
                 "actual": head.actual(labels[row]),
                 "groups": [values[row] for values in groups.values()],
                 "codes": present[row],
@@ -158,13 +160,18 @@ def _predictions(
     return ranked(head, predictions)
 
 
+def _quantity(head: Head, label: Any) -> float | None:
+    """What a regression is to predict; None of classes, and where it is unknown."""
+    if label is None or head.mode != "regression":
+        return None
+    quantity: float | None = plain(float(torch.as_tensor(label).flatten()[0]))
+    return quantity
+
+
 def _label(head: Head, label: Any) -> str:
     """What is true of a patient, in words."""
-    if label is None:
-        return ""
-    if head.mode == "regression":
-        return f"{float(torch.as_tensor(label).flatten()[0]):.4g}"
-    return head.words(head.actual(label))
+    quantity = _quantity(head, label)
+    return head.words(head.actual(label)) if quantity is None else number(quantity)
 
 
 def _name(model: nn.Module) -> str:

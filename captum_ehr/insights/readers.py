@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import FeatureRecord
+from ..scene.wording import number
 
 #: One transform, several to be called one after the other, or none.
 type Transforms = (
@@ -258,7 +259,7 @@ class LabFeature(BaseFeature):
     def _words(self, record: FeatureRecord) -> list[str]:
         names = record.columns or ()
         rows = record.values[0].reshape(-1, len(names)).tolist()
-        return [f"{name}: {x:.4g}" for row in rows for name, x in zip(names, row)]
+        return [f"{name}: {number(x)}" for row in rows for name, x in zip(names, row)]
 
 
 def _percent(attribution: Tensor) -> Tensor:

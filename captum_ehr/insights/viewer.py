@@ -186,10 +186,11 @@ class Viewer(ABC):
         """Everything but attributions: patients, predictions, codes, what is on offer.
 
         Returns:
-            ``patients`` (``id``, ``label``, ``actual`` classes, ``groups`` and places
-            in ``codes``), ``predictions`` by model (``text``, ``score``, the likeliest
-            of several ``classes``, whether it is ``correct``, else the ``rank`` of the
-            score), ``codes``, ``models``, ``methods``,
+            ``patients`` (``id``, ``label``, ``actual`` classes or the ``observed``
+            number, ``groups`` and places in ``codes``), ``predictions`` by model
+            (``text``, ``score``, the likeliest of several ``classes``, whether it is
+            ``correct``, else the ``rank`` of the score), whether ``is_predicted`` what
+            they say, and not merely explained, ``codes``, ``models``, ``methods``,
             ``baselines`` by method, ``targets`` by model, ``classes``, ``groups``.
         """
         if self._overview is None:

@@ -36,7 +36,9 @@ def said_of(
     """What a model says of a patient, and what that is called."""
     mode = overview["mode"]
     word = "likeliest" if mode == "multilabel" else "predicted"
-    if mode == "binary" and said["is_probability"]:
+    if not overview["is_predicted"]:
+        word = "explained"
+    elif mode == "binary" and said["is_probability"]:
         word = f"risk of {overview['targets'][model][0]}"
     is_known = said["score"] is not None
     parts = [said["text"] if is_known else "", said["words"], said["rank_words"]]

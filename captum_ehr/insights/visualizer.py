@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -148,7 +149,9 @@ class AttributionVisualizer(ShownViewer):
         method = next(iter(self.methods)) if method is None else method
         _check_offered("method", method, self.methods)
         offered = self.baselines_of(method)
-        baseline = offered[0] if baseline is None or len(offered) == 1 else baseline
+        others = chain.from_iterable(map(self.baselines_of, self.methods))
+        if baseline is None or (len(offered) == 1 and baseline in others):
+            baseline = offered[0]  # another method's stays where that one is left
         _check_offered("baseline", baseline, offered)
         targets = self._explanations.heads[model].targets
         if isinstance(target, str) and target in targets:

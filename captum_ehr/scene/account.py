@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .folding import cut
 from .history import Band, Item, total_of
+from .verdict import misses
 from .wording import number
+
+if TYPE_CHECKING:
+    from captum_ehr.explanation import Explanation
 
 STRONGEST = 10
 """How many codes and columns of a patient come first."""
@@ -33,10 +37,10 @@ class Change:
         return self.end - self.start
 
 
-def is_missing(amount: float, start: float, end: float) -> bool:
-    """Whether it is as much as a picture could show; less is rounding."""
-    scale = max(abs(start), abs(end))
-    return abs(amount) > max(1e-3 * abs(end - start), 1e-6 * scale)
+def missing(explanation: Explanation, total: float) -> float:
+    """What a sum leaves of one patient's change; 0 where that is rounding."""
+    change = float(explanation.f_input[0]) - float(explanation.f_baseline[0])
+    return change - total if misses(explanation, change - total) else 0.0
 
 
 def item_steps(bands: Iterable[Band]) -> tuple[Sequence[Change], Sequence[Change]]:
@@ -57,8 +61,11 @@ def by_code(bands: Iterable[Band]) -> dict[tuple[str, str], list[Item]]:
 def _item_step(items: Sequence[Item]) -> Change:
     first, count = items[0], len(items)
     detail = f"×{count}" if count > 1 else ""
-    values = sorted(item.value for item in items if math.isfinite(item.value))
-    if values:
+    known = [item.value for item in items if not item.is_imputed]
+    values = sorted(filter(math.isfinite, known))
+    if not known:
+        detail = "not measured"
+    elif values:
         low, high = number(values[0]), number(values[-1])
         unit = f" {first.unit}" if first.unit else ""
         detail = ("= " + (low if low == high else f"{low} to {high}")) + unit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .account import Change, is_missing, item_steps
+from .account import Change, item_steps, missing
 from .folding import Block, fold
 from .history import Band, Step, bands_of, visits_of
 from .pairing import sentence
@@ -120,6 +120,7 @@ class PatientScene:
     facts: tuple[tuple[str, str], ...] = ()  # more for a page's heading
     is_right: bool | None = None  # the likeliest of several classes; None: unknown
     adds_up: bool = True  # to f(x) - f(x0), by promise of the method
+    missing: float = 0.0  # what codes and values leave of f(x) - f(x0)
     together: str = ""  # its strongest pair in words; empty where none is known
 
     @property
@@ -179,7 +180,7 @@ class PatientScene:
         for step in steps:
             yield replace(step, start=at, end=at + step.size)
             at += step.size
-        if is_missing(end - at, self.f_baseline, end):
+        if self.missing:
             yield Change("not attributed", "missing", at, end)
         yield Change("this patient", "output", end, end, after)
 
@@ -266,6 +267,7 @@ def patient_scene(
         together="" if pairs is None else sentence(pairs[patient], explanation.names),
         unit=explanation.target_unit,
         adds_up=adds_up,
+        missing=missing(explanation, math.fsum(band.total for band in bands)),
         **numbers,
     )
 

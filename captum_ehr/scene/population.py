@@ -97,6 +97,11 @@ class PopulationScene:
         return any(code.count for code in self.codes)
 
     @property
+    def has_targets(self) -> bool:
+        """True where each code is of the samples explained for its own target."""
+        return any(code.target for code in self.codes)
+
+    @property
     def has_intervals(self) -> bool:
         """True where it is known how sure means are."""
         return any(code.interval for code in self.codes)

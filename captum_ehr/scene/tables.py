@@ -13,7 +13,7 @@ import pandas as pd
 
 from captum_ehr.explanation.sums import sums_of
 
-from .account import Change, by_code, is_missing
+from .account import Change, by_code, missing
 from .folding import strongest_places
 from .history import Item, bands_of
 from .palette import ColorScale
@@ -59,11 +59,8 @@ def waterfall_bars(
     rest = [size for i, size in enumerate(sizes) if i not in places]
     if rest:
         bars.append(Change(f"{len(rest)} more", "rest", 0.0, math.fsum(rest)))
-    at_input = float(explanation.f_input[0])
-    at_baseline = float(explanation.f_baseline[0])
-    missing = at_input - at_baseline - math.fsum(sizes)
-    if is_missing(missing, at_baseline, at_input):
-        bars.append(Change("not attributed", "missing", 0.0, missing))
+    if left := missing(explanation, math.fsum(sizes)):
+        bars.append(Change("not attributed", "missing", 0.0, left))
     return bars
 
 

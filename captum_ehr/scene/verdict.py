@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from captum_ehr.explanation.words import CANCELS, OUTSIDE, cancellation, cancels
+
+from .wording import number
 
 if TYPE_CHECKING:
     from captum_ehr.explanation import Explanation
@@ -34,6 +38,9 @@ SIGNS: dict[Status, str] = {
     "none": "○",
 }
 """What stands before each verdict."""
+
+TOGETHER = "of the patient(s) explained together"
+"""Whose structure is meant: of each one's alone nothing is known."""
 
 MEANING = (
     "A sum that is complete says that nothing is missing from it: not that the model, "
@@ -70,13 +77,25 @@ def verdict_of(explanation: Explanation, adds_up: bool = True) -> Verdict:
     first = sorted(report.messages, key=lambda message: "not add up" not in message)
     kept = [
         f"{one.operation}: the input's answer is kept for the reference at "
-        f"{one.places} place(s); f(x0) is the model's own all the same"
+        f"{one.places} place(s) {TOGETHER}; f(x0) is the model's own all the same"
         for one in report.structure
         if not one.message
     ]
     messages = (*first, *report.notes, *kept, *filter(None, [cancelled]))
     status, text = _status(explanation, adds_up, ", ".join(operations), bool(messages))
     return Verdict(status, text, operations, messages)
+
+
+def misses(explanation: Explanation, amount: float) -> bool:
+    """Whether so much of one patient's change is more than rounding.
+
+    As where it is measured, ``attr.completeness``: of a change that is itself no more
+    than the last digits of the outputs, any residual is a large part.
+    """
+    at_input, at_baseline = explanation.f_input, explanation.f_baseline
+    last = 2 * torch.finfo(at_input.dtype).eps * (at_input.abs() + at_baseline.abs())
+    bound = torch.maximum(TOLERANCE * (at_input - at_baseline).abs(), last)
+    return abs(amount) > float(bound[0])
 
 
 def cautions(explanation: Explanation) -> list[str]:
@@ -91,7 +110,7 @@ def cautions(explanation: Explanation) -> list[str]:
     if any(OUTSIDE in note for note in report.notes):
         reasons.append(f"the reference {OUTSIDE}")
     if any(kept.message for kept in report.structure):
-        reasons.append("f(x0) is of a reference with this patient's structure")
+        reasons.append(f"f(x0) is of a reference with the structure {TOGETHER}")
     return reasons
 
 
@@ -101,8 +120,6 @@ def _status(
     relative = float(explanation.relative_delta[0])
     at_input = float(explanation.f_input[0])
     change = abs(at_input - float(explanation.f_baseline[0]))
-    # Of a change that is itself rounding, any residual is a large part.
-    small = abs(float(explanation.delta[0])) <= 1e-6 * max(1.0, change)
     if not math.isfinite(change):
         where = "the baseline" if math.isfinite(at_input) else "this patient"
         return "unanswered", f"no answer: the model's output for {where} is no number"
@@ -110,9 +127,9 @@ def _status(
         return "none", "this method does not promise a sum"
     if math.isnan(relative):
         return "off", "does not add up: there are attributions that are no numbers"
-    if not (relative <= TOLERANCE or small):
+    if misses(explanation, float(explanation.delta[0])):
         # Beyond all bounds where f(x) = f(x0).
-        size = f"{relative:.0%}" if relative < 100 else "more than all"
+        size = f"{number(100 * relative, 2)}%" if relative < 100 else "more than all"
         text = f"does not add up: {size} of f(x) − f(x0) is missing or too much"
         return "off", text + (f"; not exact: {operations}" if operations else "")
     reasons = cautions(explanation)

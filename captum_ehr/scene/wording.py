@@ -18,19 +18,27 @@ if TYPE_CHECKING:
 
 MINUS, NO_ANSWER, NO_NUMBER = "−", "no answer", "not a number"
 
+_LONG = 1e10
+"""From here on numbers are powers of ten: a time in seconds is not yet."""
+
 
 def _written(value: float, form: str) -> str:
     return format(value, form).replace("-", MINUS)
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A raw value as a clinician writes it: four significant digits.
+    """A raw value as a clinician writes it: four significant digits, or all whole ones.
 
     Example:
         >>> number(98.60000038), number(0.0), number(float("nan")), number(-0.123, 2)
         ('98.6', '0', 'not a number', '−0.12')
+        >>> number(12346.2), number(250_000.0), number(3e12)
+        ('12346', '250000', '3e+12')
     """
-    return NO_NUMBER if math.isnan(value) else _written(value, f".{digits}g")
+    if math.isnan(value):
+        return NO_NUMBER
+    is_long = 10**digits - 0.5 <= abs(value) < _LONG
+    return _written(value, ".0f" if is_long else f".{digits}g")
 
 
 def signed(attribution: float, digits: int = 2) -> str:

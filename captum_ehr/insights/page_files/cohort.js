@@ -105,7 +105,7 @@ function drawCohort(place, html, isDone = true) {
   sortsAnew = sortsAnew && !isDone;
   const row = [...content.querySelectorAll(".codes tbody tr")].find((one) => codeKey(one) === opened);
   if (row) openCode(row);
-  drawConfusion(content);
+  drawConfusion(content, state.sides[place].model);
 }
 
 function keyOf({ feature, code }) {
@@ -130,10 +130,11 @@ let openedCode = null;
 const MOST_NAMED = 12;
 
 function openCode(row) {
+  const { model } = state.sides[row.closest(".panel").dataset.side];
   const place = overview.codes.findIndex(({ feature, code }) => feature === row.dataset.feature && code === row.dataset.code);
   const having = rows.filter((one) => overview.patients[one].codes.includes(place));
   const names = having.slice(0, MOST_NAMED).map((one) =>
-    el("button", { type: "button", class: "link who", "data-open": one }, `${overview.patients[one].id} (${prediction(one).words})`));
+    el("button", { type: "button", class: "link who", "data-open": one }, `${overview.patients[one].id} (${prediction(one, model).words})`));
   const more = having.length > MOST_NAMED ? el("span", { class: "muted" }, `+${having.length - MOST_NAMED} more`) : null;
   const only = el("button", { type: "button", "data-only": row.dataset.code }, `Show only the ${several(having.length, "patient", "patients")} with it`);
   row.setAttribute("aria-expanded", "true");
@@ -149,16 +150,16 @@ function toggleCode(row) {
 }
 
 // What the threshold calls, beside what was observed.
-function confusionOf(wanted) {
+function confusionOf(wanted, model) {
   const counts = { "true-true": 0, "true-false": 0, "false-true": 0, "false-false": 0 };
-  for (const kind of wanted.map(kindOf)) if (kind) counts[kind] += 1;
+  for (const kind of wanted.map((row) => kindOf(row, model))) if (kind) counts[kind] += 1;
   return counts;
 }
 
-function drawConfusion(content) {
+function drawConfusion(content, model) {
   const box = content.querySelector(".confusion");
   if (!box || threshold() === null) return;
-  const n = confusionOf(rows);
+  const n = confusionOf(rows, model);
   const share = (part, rest) => (part + rest ? percent(part / (part + rest)) : "not defined");
   const line = (words, ...cells) => el("tr", null, el("th", { scope: "row" }, words), cells.map((count) => el("td", { class: "num" }, String(count))));
   const facts = {
@@ -168,7 +169,7 @@ function drawConfusion(content) {
     "negative predictive value": share(n["false-false"], n["false-true"]),
   };
   replace(box,
-    el("table", null, el("caption", null, `from a risk of ${percent(threshold())} on`),
+    el("table", null, el("caption", null, `${several(rows.length, "patient", "patients")}, from a risk of ${percent(threshold())} on`),
       el("thead", null, el("tr", null, el("td"), el("th", { scope: "col" }, "observed"), el("th", { scope: "col" }, "not"))),
       el("tbody", null, line("at or above", n["true-true"], n["true-false"]), line("below", n["false-true"], n["false-false"]))),
     el("dl", null, Object.entries(facts).map(([word, value]) => [el("dt", null, word), el("dd", null, value)])));

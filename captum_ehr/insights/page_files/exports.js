@@ -20,25 +20,36 @@ function csv(head, table) {
   return [head, ...table].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
+const HOW = ["model", "method", "target", "baseline"];
 const PATIENT_HEAD = [
-  "patient", "model", "method", "target", "baseline",
+  "patient", ...HOW,
   "feature", "visit", "time", "code", "name", "value", "unit", "measured", "attribution",
 ];
-const COHORT_HEAD = ["feature", "code", "name", "unit", "patients", "prevalence", "mean", "mean_abs"];
+const CODE_HEAD = ["feature", "code", "name", "unit", "patients", "prevalence", "mean", "mean_abs"];
+const COHORT_HEAD = [...HOW, "explained", "listed", ...CODE_HEAD];
 
 async function exportCsv() {
-  if (state.tab === "cohort") {
-    const sums = await transport.sums(rows.filter((row) => partOf(row, state.sides[0])), settingOf(state.sides[0]));
-    const text = csv(COHORT_HEAD, sums.map((code) => COHORT_HEAD.map((key) => code[key])));
-    return download("cohort.csv", new Blob([text], { type: "text/csv" }));
-  }
-  const tables = await Promise.all(shownSides().map(async (side) => {
-    const view = await viewFor(side.row, settingOf(side));
-    const { model, method, baseline, row } = side;
-    const about = [overview.patients[row].id, overview.models[model], method, view.target, baseline];
-    return view.rows.map((line) => [...about, ...line]);
-  }));
-  return download("patient.csv", new Blob([csv(PATIENT_HEAD, tables.flat())], { type: "text/csv" }));
+  const isCohort = state.tab === "cohort";
+  const tables = await Promise.all(shownSides().map(isCohort ? cohortLines : patientLines));
+  const text = csv(isCohort ? COHORT_HEAD : PATIENT_HEAD, tables.flat());
+  download(`${state.tab}.csv`, new Blob([text], { type: "text/csv" }));
+}
+
+function howOf(side, target) {
+  return [overview.models[side.model], side.method, target, side.baseline];
+}
+
+async function cohortLines(side) {
+  const known = rows.filter((row) => partOf(row, side));
+  const about = [...howOf(side, targetOf(side)), known.length, rows.length];
+  const sums = await transport.sums(known, settingOf(side));
+  return sums.map((code) => [...about, ...CODE_HEAD.map((key) => code[key])]);
+}
+
+async function patientLines(side) {
+  const view = await viewFor(side.row, settingOf(side));
+  const about = [overview.patients[side.row].id, ...howOf(side, view.target)];
+  return view.rows.map((line) => [...about, ...line]);
 }
 
 // The browser draws the panels once more, into a picture.

@@ -52,9 +52,8 @@ function setUpPrint() {
     closed = [...document.querySelectorAll("#panels details:not([open])")];
     for (const fold of closed) fold.open = true;
     const lines = shownSides().map((side) => {
-      const target = side.target === null ? "predicted class" : overview.targets[side.model][side.target];
       const who = state.tab === "patient" ? `Patient ${overview.patients[side.row].id}` : several(rows.length, "patient", "patients");
-      return `${who} · model ${overview.models[side.model]} · ${side.method} · target ${target} · baseline ${side.baseline}`;
+      return `${who} · model ${overview.models[side.model]} · ${side.method} · target ${targetOf(side)} · baseline ${side.baseline}`;
     });
     replace(document.getElementById("printed"),
       el("b", null, overview.title), lines.map((line) => el("p", null, line)),

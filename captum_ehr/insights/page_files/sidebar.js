@@ -133,8 +133,8 @@ function setThreshold(percent) {
   if (call?.disabled) call.value = "";
 }
 
-function callOf(row) {
-  const [least, { score }] = [threshold(), prediction(row)];
+function callOf(row, model) {
+  const [least, { score }] = [threshold(), prediction(row, model)];
   return least === null || score === null ? null : score >= least;
 }
 
@@ -164,8 +164,8 @@ function codesLike(words) {
 }
 
 // What a call is, as seen from what was observed; null where either is unknown.
-function kindOf(row) {
-  const [call, { actual }] = [callOf(row), overview.patients[row]];
+function kindOf(row, model) {
+  const [call, { actual }] = [callOf(row, model), overview.patients[row]];
   return call === null || !actual ? null : `${call}-${actual.includes(1)}`;
 }
 
@@ -184,7 +184,7 @@ function passes(row, { search, outcome, call, actual, ...others }, codes) {
 const SORTS = {
   row: (row) => row,
   id: (row) => folded[row],
-  label: (row) => overview.patients[row].label,
+  label: (row) => overview.patients[row][overview.mode === "regression" ? "observed" : "label"],
   score: (row) => prediction(row).score,
 };
 

@@ -43,6 +43,11 @@ function withChange(side, change) {
   return next;
 }
 
-function prediction(row) {
-  return overview.predictions[state.sides[0].model][row];
+// The list of patients is the first side's.
+function prediction(row, model = state.sides[0].model) {
+  return overview.predictions[model][row];
+}
+
+function targetOf({ model, target }) {
+  return target === null ? "predicted class" : overview.targets[model][target];
 }
