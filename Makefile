@@ -1,4 +1,4 @@
-# Each target starts from a bare Python 3.12: the first call makes .venv and
+# Each target starts from a bare Python: the first call makes .venv and
 # installs everything, later calls reuse it.
 
 PYTHON ?= python3
@@ -40,12 +40,12 @@ help:
 	@echo "make dist                sdist and wheel, into dist"
 	@echo "make dist-check          the wheel installed in an empty environment, and used"
 	@echo "make clean               remove the environment and all caches"
-	@echo "PYTHON=python3.12 names another Python (3.12 or newer)."
+	@echo "PYTHON=python3.13 names another Python (3.12 or 3.13); first make clean."
 	@echo "UV_TORCH_BACKEND=cpu installs PyTorch without CUDA."
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
-		echo "captum_ehr needs Python 3.12 or newer, which '$(PYTHON)' is not;" \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' || { \
+		echo "captum_ehr needs Python 3.12 or 3.13, which '$(PYTHON)' is not;" \
 			"name one with: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "'$(PYTHON)' could not make a virtual environment;" \

@@ -67,6 +67,13 @@ def _said(*kinds: type[Exception]) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _unused(context: typer.Context, source: str, *options: str) -> None:
+    """Refuse options that only another source takes."""
+    for name in options:
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            raise typer.BadParameter(f"goes with {source}.", param_hint=f"--{name}")
+
+
 def _target(words: str) -> Any:
     """A class by its index or label; ``label(2)`` is the label where 2 is both."""
     from captum_ehr import label
@@ -95,9 +102,7 @@ def main(
     """Explain models of health records."""
 
 
-@app.command(
-    epilog="Example: captum-ehr demo --out results --patients 50 --seed 1",
-)
+@app.command(epilog="Example: captum-ehr demo --out results --patients 50 --seed 1")
 def demo(
     out: Annotated[
         Path,
@@ -112,8 +117,7 @@ def demo(
         ),
     ] = None,
     patients: Annotated[
-        int,
-        typer.Option(min=1, help="How many to hold out and explain; 30 % at most."),
+        int, typer.Option(min=1, help="How many to hold out and explain; 30 % at most.")
     ] = 200,
     epochs: Annotated[
         int | None,
@@ -138,20 +142,18 @@ def demo(
 
     It writes:
 
-    - report.html: the cohort's table, and patients' visits with coloured codes and
-      labs; one file that needs nothing else
+    - report.html: the cohort's table and patients' visits; needs nothing else
     - timeline.png: one patient of high risk
-    - attributions.parquet: one row per code or value, for pandas and the like; model
-      says whose it is, and per patient attribution sums to f_input - f_baseline
-    - stagenet.parquet, transformer.parquet: the same per model, as
-      captum_ehr.Explanation.load reads it
+    - attributions.parquet: one row per code or value; per model and patient,
+      attribution sums to f_input - f_baseline
+    - stagenet.parquet, transformer.parquet: for captum_ehr.Explanation.load
     """
     from rich.console import Console
 
     from captum_ehr.demo.run import run_demo
 
     console = Console(file=sys.stdout)
-    with _said(DemoError):
+    with _said(DemoError, OSError):
         paths = run_demo(
             out, console, mimic3=mimic3, patients=patients, epochs=epochs, seed=seed
         )
@@ -163,6 +165,7 @@ def demo(
     "function show() that returns (model, dataset).",
 )
 def insights(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -176,8 +179,7 @@ def insights(
         bool, typer.Option("--demo", help="Show the built-in cohort instead.")
     ] = False,
     mimic3: Annotated[
-        Path | None,
-        _folder("Show MIMIC-III instead: a folder with its tables."),
+        Path | None, _folder("Show MIMIC-III instead: a folder with its tables.")
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port; 0 for a free one.")
@@ -198,8 +200,7 @@ def insights(
         ),
     ] = None,
     patients: Annotated[
-        int,
-        typer.Option(min=1, help="With --demo, --mimic3 or DIR: how many to show."),
+        int, typer.Option(min=1, help="With --demo, --mimic3 or DIR: how many to show.")
     ] = 500,
     epochs: Annotated[
         int | None,
@@ -221,9 +222,12 @@ def insights(
             "give one of MODULE:FUNCTION, DIR, --demo and --mimic3.",
             param_hint="insights",
         )
-    if source is not None and not Path(source).is_dir():
-        with _said(StartError):  # before anything heavy is loaded
-            named(source)
+    if source is not None:
+        _unused(context, "--demo or --mimic3", "epochs", "seed")
+        if not Path(source).is_dir():
+            _unused(context, "--demo, --mimic3 or DIR", "patients")
+            with _said(StartError):  # before anything heavy is loaded
+                named(source)
     from rich.console import Console
 
     from captum_ehr.demo.live import demo_visualizer
@@ -270,12 +274,10 @@ def explain(
         typer.Option(min=1, help="Or so many worker processes on this machine."),
     ] = None,
     compile: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile it once; needs a C++ compiler."),
+        bool, typer.Option("--compile", help="Compile it once; needs a C++ compiler.")
     ] = False,
     baseline: Annotated[
-        str,
-        typer.Option(help="unk, pad, typical, mean, median or pyhealth."),
+        str, typer.Option(help="unk, pad, typical, mean, median or pyhealth.")
     ] = "unk",
     target: Annotated[
         str | None,
@@ -330,9 +332,11 @@ def explain(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("captum_ehr").setLevel(logging.INFO)
     what = None if target is None else _target(target)
-    with _said(CohortError, StartError, OSError, ValueError, LookupError):
+    with _said(StartError):  # of errors in the function itself the place is shown
+        study = model_and_dataset(source)
+    with _said(CohortError, OSError, TypeError, ValueError, LookupError):
         explain_cohort(
-            *model_and_dataset(source),
+            *study,
             out,
             baselines=baseline,
             target=what if against is None else contrast(what, _target(against)),
@@ -345,9 +349,7 @@ def explain(
     typer.echo(f"Explained: {out}")
 
 
-@app.command(
-    epilog="Example: captum-ehr report results --threshold 0.2 --patient p00017",
-)
+@app.command(epilog="Example: captum-ehr report cohort --threshold 0.2 --patient p0017")
 def report(
     folder: Annotated[
         Path,
@@ -363,10 +365,7 @@ def report(
         str, typer.Option(help="The heading; by default the model's name.")
     ] = "",
     threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="From which probability on a sample is called positive."
-        ),
+        float, typer.Option(min=0, max=1, help="Positive from this probability on.")
     ] = 0.5,
     codes: Annotated[int, typer.Option(min=1, help="How many codes to show.")] = 20,
     patient: Annotated[

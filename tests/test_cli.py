@@ -121,6 +121,59 @@ def test_bad_options_are_named(arguments: tuple[str, str]) -> None:
     assert arguments[0] in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_is_said_in_a_line() -> None:
+    done = CliRunner().invoke(app, ["demo", "--out", f"{__file__}/demo"])
+    assert done.exit_code == 1 and "Not a directory" in done.output
+
+
+STUDY = """
+def swapped():
+    from captum_ehr.datasets import tiny_model
+    model, _ = tiny_model()
+    return model.dataset, model
+
+def broken():
+    return {}["subject_id"]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cli_study.py").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "cli_study", raising=False)
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("command", [("insights",), ("explain", "--out", "out")])
+class TestStudy:
+    def test_a_pair_the_wrong_way_round_is_said_in_a_line(
+        self, command: tuple[str, ...]
+    ) -> None:
+        done = CliRunner().invoke(app, [*command, "cli_study:swapped"])
+        assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+        assert "dataset" in done.output
+
+    def test_where_the_function_itself_fails_is_shown(
+        self, command: tuple[str, ...]
+    ) -> None:
+        done = CliRunner().invoke(app, [*command, "cli_study:broken"])
+        assert isinstance(done.exception, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        *(("study:show", option) for option in ("--patients", "--epochs", "--seed")),
+        *((str(ROOT), option) for option in ("--epochs", "--seed")),
+    ],
+)
+def test_options_of_another_source_are_refused(source: str, option: str) -> None:
+    done = CliRunner().invoke(app, ["insights", source, option, "3"])
+    assert done.exit_code == 2 and "goes with --demo" in done.output
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = synthetic(12)
@@ -140,7 +193,7 @@ def test_a_cohort_is_reported(cohort: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("report", "{cohort}", "--patient", "nobody"), "no patient 'nobody'"),
-        (("report", "{empty}"), "cohort.json"),
+        (("report", "{empty}"), "cohort.json: there is no such file"),
         (("insights", "{empty}"), "it has no cohort.json"),
     ],
 )

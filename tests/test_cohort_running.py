@@ -294,6 +294,18 @@ class TestOptions:
         shown = capsys.readouterr().err
         assert "100%" in shown and "40 of 40 samples" in shown and "/s" in shown
 
+    def test_without_progress_nothing_is_shown_in_a_terminal(
+        self,
+        model: Any,
+        data: Any,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        explain_cohort(model, data, tmp_path / "out", show_progress=False, **SMALL)
+        assert capsys.readouterr().err == ""
+
 
 class TestWhoCannotBeExplained:
     def infinite(self, sample: Any) -> Any:

@@ -343,6 +343,22 @@ def test_a_script_without_its_guard_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.complete
+def test_the_example_of_the_guide_is_a_script(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "cohorts.md").read_text()
+    block = page.partition("<!-- not run: starts eight processes -->\n```python\n")[2]
+    script = tmp_path / "study.py"
+    script.write_text(block.partition("```")[0].replace("client=8", "client=1"))
+    subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        cwd=tmp_path,
+        timeout=600,
+    )
+    assert (tmp_path / "eight" / "cohort.json").is_file()
+
+
+@pytest.mark.complete
 def test_processes_of_their_own_write_the_same(tmp_path: Path) -> None:
     """Spawned, as dask does it unless told otherwise; a model of the script's own."""
     script = tmp_path / "study.py"

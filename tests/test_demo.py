@@ -247,6 +247,12 @@ def test_no_patient_is_on_both_sides(
     assert len(set(train_part)) == len(train_part)
 
 
+def test_as_many_are_held_out_of_some_patients_as_of_all() -> None:
+    patients = {str(i): [i] for i in range(100)}
+    train, held_out = split_by_patient(patients, [0, 1] * 5000, 20, seed=0)
+    assert (len(train), len(held_out)) == (80, 20)
+
+
 def test_too_small_a_cohort_is_refused_in_words() -> None:
     with pytest.raises(DemoError, match="too few"):
         split_by_patient({"a": [0], "b": [1]}, [0, 0], 1, 0)
@@ -379,6 +385,13 @@ class TestKept:
         }
         paths.add(kept.kept_path(MODELS[0], _small(150, held_out=21, seed=3), 1, 3))
         assert len(paths) == 7
+
+    def test_what_is_not_kept_gets_no_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(live, "kept_path", None)
+        cohort = _small(150, held_out=20, seed=3)
+        assert live._model(MODELS[0], cohort, 1, 3, False, str)
 
     @pytest.mark.parametrize("harm", ["cut", "other", "folder"])
     def test_what_is_no_model_is_trained_anew(

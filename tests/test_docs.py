@@ -20,8 +20,8 @@ PAGES = sorted(
     for page in DOCS.rglob("*.md")
     if "```python" in page.read_text()
 )
-NOT_RUN = ["needs Captum 0.7", "needs a cluster"]
-BLOCK = re.compile(r"^(?:<!-- not run: (.+) -->\n)?```py\w*\n(.*?)^```", re.M | re.S)
+NOT_RUN = ["needs Captum 0.7", "needs a cluster", "starts eight processes"]
+BLOCK = re.compile(r"^(?:<!-- not run: (.+?) -->\n)?```py\w*\n(.*?)^```", re.M | re.S)
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", re.M)
 
 

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import captum_ehr
 
@@ -103,7 +104,8 @@ def test_the_metadata_say_what_setup_cfg_says(wheel: zipfile.ZipFile) -> None:
     config.read(ROOT / "setup.cfg")
     assert said["Version"] == captum_ehr.__version__
     assert said["License-Expression"] == "BSD-3-Clause"
-    assert said["Requires-Python"] == config["options"]["python_requires"]
+    pythons = SpecifierSet(config["options"]["python_requires"])
+    assert SpecifierSet(said["Requires-Python"]) == pythons
     assert said.get_all("Provides-Extra") == [*config["options.extras_require"]]
     plain = [one for one in said.get_all("Requires-Dist") or [] if ";" not in one]
     assert len(plain) == len(requirements())

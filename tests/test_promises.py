@@ -5,7 +5,9 @@ What several promises say of one explanation is said of the same one, made once.
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,23 +18,14 @@ from torch import Tensor
 
 from captum_ehr import DeepLiftEHR, Explanation, PyHealthAdapter
 
-#: These pool or attend over padding too: how much of it there is, is part of what a
-#: patient's score depends on.
-READS_PADDING = {
-    "RNN": "timeseries nested_floats stagenet stagenet_nested",
-    "RETAIN": "sequence nested timeseries tensor",
-    "CNN": "sequence tensor multi_hot timeseries stagenet",
-    "StageNet": "stagenet stagenet_nested timeseries",
-    "StageAttentionNet": "stagenet stagenet_nested timeseries",
-    "Transformer": "nested timeseries stagenet stagenet_nested nested_floats",
-    "JambaEHR": "stagenet",
-    "Deepr": "sequence nested",
-    "TCN": "timeseries nested_floats",
-    "ConCare": "nested series static static_series",
-    "GCN": "sequence nested tensor timeseries",
-    "GAT": "sequence nested tensor timeseries",
-    "MultimodalRNN": "stagenet",
-    "MultimodalRETAIN": "sequence nested tensor",
+#: Kinds of input that are padded, each with a schema of it and no other that is.
+PADDED = {
+    "sequence": "sequence",
+    "nested_sequence": "nested",
+    "timeseries": "series",
+    "nested_sequence_floats": "nested_floats",
+    "stagenet": "stagenet_codes",
+    "stagenet_tensor": "stagenet_values",
 }
 
 #: These cast their input, or a part of themselves, to float32.
@@ -41,6 +34,21 @@ SINGLE_PRECISION = ("CNN", "Deepr", "ConCare", "MedFuse", "EHRMambaCEHR", "GAMEN
 #: A ResNet's logit is what is left of much larger sums; how many of its digits are
 #: right depends on the order in which a CPU's convolutions add them up.
 DEEP_SUMS = ("MedFuse",)
+
+
+def table_of_padding() -> dict[str, list[str]]:
+    """Of each model that pools or attends over padding, the kinds of input."""
+    page = Path(zoo.__file__).parents[1] / "docs" / "limits.md"
+    _, _, table = page.read_text().partition("| Reads the padding of |")
+    rows = re.findall(r"^\| (\w[^|]*) \| (`[^|]*`) \|$", table, re.M)
+    return {
+        model: re.findall(r"\w+", kinds)
+        for models, kinds in rows
+        for model in models.split(", ")
+    }
+
+
+READS_PADDING = table_of_padding()
 
 every_model = zoo.each(zoo.configs(), weights=("random", "trained"))
 
@@ -159,7 +167,8 @@ def test_a_patient_alone_is_explained_as_in_company(config, trained) -> None:
     explainer = DeepLiftEHR(model, completeness="off")
     together = explained(config, trained)
     data = zoo.dataset(config.schema, config.mode)
-    reads = config.schema in READS_PADDING.get(config.model, "").split()
+    kinds = zoo.SCHEMAS[config.schema].values()
+    reads = any(kind in READS_PADDING.get(config.model, ()) for kind in kinds)
     differing = 0
     for row in range(len(together)):
         target = [together.target[row]]
@@ -179,6 +188,33 @@ def test_a_patient_alone_is_explained_as_in_company(config, trained) -> None:
             expected = together.attributions[key][row][place]
             torch.testing.assert_close(attribution[0], expected, rtol=1e-4, atol=1e-5)
     assert bool(differing) is reads
+
+
+@pytest.mark.complete
+@pytest.mark.parametrize("name", sorted({config.model for config in zoo.configs()}))
+def test_the_table_of_padding_is_whole(name: str) -> None:
+    options = next(one.options for one in zoo.configs() if one.model == name)
+    configs = {k: zoo.Config(name, s, options=options) for k, s in PADDED.items()}
+    kinds = [kind for kind, config in configs.items() if is_padding_read(config)]
+    assert kinds == READS_PADDING.get(name, [])
+
+
+def is_padding_read(config: zoo.Config) -> bool:
+    """Whether patients are scored otherwise alone; not if it has no such input."""
+    from pyhealth.datasets.utils import collate_fn_dict_with_padding
+
+    samples = list(zoo.dataset(config.schema, config.mode))
+    batches = map(collate_fn_dict_with_padding, [samples, *([one] for one in samples)])
+    try:
+        adapter = PyHealthAdapter(zoo.shared(config)[0])
+        encoded = map(adapter.encode, batches)
+        with torch.no_grad():
+            together, *alone = (
+                adapter(*enc.inputs, *enc.additional_forward_args) for enc in encoded
+            )
+    except Exception:
+        return False
+    return not torch.allclose(torch.cat(alone), together, atol=1e-6)
 
 
 def is_scored_alike(alone: Explanation, together: Explanation, row: int) -> bool:

@@ -92,6 +92,19 @@ def test_the_citation_is_of_this_version_and_these_authors(
     assert str(citation.get("date-released", "unreleased")) == date
 
 
+def test_every_paper_names_the_same_pythons(setup: configparser.ConfigParser) -> None:
+    first, last = re.findall(r":: 3\.(\d+)$", setup["metadata"]["classifiers"], re.M)
+    assert setup["options"]["python_requires"] == f">=3.{first},<3.{int(last) + 1}"
+    for paper in (
+        "README.md",
+        "docs/start.md",
+        "docs/policy.md",
+        "Makefile",
+        PAPERS[0],
+    ):
+        assert re.search(rf"3\.{first} (or|and) 3\.{last}", text(paper)), paper
+
+
 # Steps that are there ------------------------------------------------------------
 
 

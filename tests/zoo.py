@@ -35,6 +35,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "nested_floats": {"nested_labs": "nested_sequence_floats"},
     "stagenet_codes": {"timed": "stagenet"},
     "stagenet": {"timed": "stagenet", "timed_labs": "stagenet_tensor"},
+    "stagenet_values": {"timed_labs": "stagenet_tensor"},
     "stagenet_nested": {"timed_visits": "stagenet", "timed_labs": "stagenet_tensor"},
     "series": {"vitals": "timeseries"},
     "matrix": {"matrix": "tensor"},
@@ -57,6 +58,7 @@ KINDS = {
     **dict.fromkeys(["timeseries", "nested_floats", "series"], "series"),
     **dict.fromkeys(["matrix", "static_series"], "series"),
     **dict.fromkeys(["stagenet_codes", "stagenet", "stagenet_nested"], "times"),
+    "stagenet_values": "times",
     **{name: name for name in ("sequence", "nested", "medication", "cehr")},
 }
 

@@ -65,7 +65,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
         CohortError: If it is none of ours, damaged, or of another format.
     """
     path = out / COHORT
-    manifest = read_json(path)
+    try:
+        manifest = read_json(path)
+    except FileNotFoundError as error:
+        error.strerror = "there is no such file, so this is no cohort's folder"
+        raise
     if manifest is None or "format" not in manifest:
         raise CohortError(f"{path} is not a cohort's: it has no format.")
     if manifest["format"] != FORMAT:

@@ -19,16 +19,19 @@ _SECONDS = 30.0
 
 
 @contextmanager
-def progress(samples: int, tokens: int, done: tuple[int, int]) -> Iterator[Told]:
+def progress(
+    samples: int, tokens: int, done: tuple[int, int], show: bool = True
+) -> Iterator[Told]:
     """Tell how far it is, how fast, and how long it takes yet.
 
     By tokens, which is what takes time: the longest records are explained first. What
-    is ``done`` already, samples and tokens, is counted among all.
+    is ``done`` already, samples and tokens, is counted among all. Where no bar is to
+    ``show``, there are lines of the log.
 
     Yields:
         What to tell how many samples and tokens more are done.
     """
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if not (show and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
         yield _lines(samples, tokens, done)
         return
     from tqdm.auto import tqdm

@@ -54,6 +54,7 @@ def explain_cohort(
     units: Grouping | None = None,
     ranges: Grouping | None = None,
     target_unit: str = "",
+    show_progress: bool = True,
 ) -> Cohort:
     """Explain every sample of a dataset into Parquet files.
 
@@ -83,6 +84,7 @@ def explain_cohort(
         units: Units of columns; see :meth:`Explanation.with_units`.
         ranges: Usual ranges of columns; see :meth:`Explanation.with_ranges`.
         target_unit: Of a regression's label; see :meth:`Explanation.with_target`.
+        show_progress: False shows no bar, and logs lines in its place.
 
     Returns:
         The cohort, to be read.
@@ -140,13 +142,17 @@ def explain_cohort(
             write_order(out, order)
             alike = depends_on_padding(job, order)
             manifest = begin(out, identity, header_of(explanation), alike)
-        _explain_missing(job, out, manifest, workers)
+        _explain_missing(job, out, manifest, workers, show_progress)
     _conclude(out, manifest)
     return Cohort(out)
 
 
 def _explain_missing(
-    job: Job, out: Path, manifest: Mapping[str, Any], workers: Workers | None
+    job: Job,
+    out: Path,
+    manifest: Mapping[str, Any],
+    workers: Workers | None,
+    show: bool,
 ) -> None:
     """Explain all partitions that are not there yet, the longest records first."""
     sweep(out)
@@ -158,7 +164,7 @@ def _explain_missing(
     sizes = _sums(order, "sample", "count")
     missing = [number for number in range(manifest["partitions"]) if number not in done]
     so_far = sum(sizes[n] for n in done), sum(tokens[n] for n in done)
-    with progress(len(order), sum(tokens.values()), so_far) as told:
+    with progress(len(order), sum(tokens.values()), so_far, show) as told:
         if workers is not None:
             for report in workers.explain(missing, order):
                 number = report["partition"]

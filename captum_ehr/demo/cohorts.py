@@ -55,7 +55,7 @@ def split_by_patient(
 
     Args:
         patients: The indices of each patient's samples.
-        labels: The label of each sample, 0 or 1.
+        labels: The label of each sample, 0 or 1; of others' samples too.
         wanted: How many samples to hold out; at most 30 % of them are.
         seed: Of the draw.
 
@@ -72,16 +72,17 @@ def split_by_patient(
         (8, [0, 1])
     """
     rng = random.Random(seed)
-    if not labels:
+    total = sum(map(len, patients.values()))
+    if not total:
         raise DemoError("There is not one sample.")
-    size = min(wanted, int(_MOST_HELD_OUT * len(labels)))
+    size = min(wanted, int(_MOST_HELD_OUT * total))
     groups: tuple[list[str], list[str]] = ([], [])
     for patient, indices in patients.items():
         groups[any(labels[i] for i in indices)].append(patient)
     held: list[str] = []
     for group in groups:
         rng.shuffle(group)
-        room = math.ceil(sum(len(patients[p]) for p in group) * size / len(labels))
+        room = math.ceil(sum(len(patients[p]) for p in group) * size / total)
         for patient in group[:-1]:
             if len(patients[patient]) <= room:
                 held.append(patient)
@@ -91,9 +92,10 @@ def split_by_patient(
     train = [i for patient in patients if patient not in out for i in patients[patient]]
     held_out = [i for patient in held for i in patients[patient]][:size]
     if not held_out or len({labels[i] for i in train}) < 2:
+        positive = sum(labels[i] for indices in patients.values() for i in indices)
         raise DemoError(
-            f"{len(labels)} samples of {len(patients)} patients, {sum(labels)} with "
-            "the outcome, are too few to train on some patients of each outcome and "
+            f"{total} samples of {len(patients)} patients, {positive} with the "
+            "outcome, are too few to train on some patients of each outcome and "
             "explain others."
         )
     return sorted(train), held_out

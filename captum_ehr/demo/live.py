@@ -63,12 +63,12 @@ def _model(
 ) -> nn.Module:
     """A model as it was kept, else trained and, if it ``keeps``, kept."""
     length = epochs or cohort.epochs
-    path = kept_path(name, cohort, length, seed)
-    model = kept_model(name, cohort, seed, path) if keeps else None
+    path = kept_path(name, cohort, length, seed) if keeps else None
+    model = kept_model(name, cohort, seed, path) if path else None
     if model is None:
         model = build_model(name, cohort.dataset, seed)
         train(model, cohort, length, seed, epochs_said(tell, name, length))
-        if keeps:
+        if path:
             keep(model, path)
     return model
 

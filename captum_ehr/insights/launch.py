@@ -37,7 +37,10 @@ def load(spec: str, most: int = 500) -> ShownViewer:
             f"{spec} returned {type(study).__name__}, expected (model, dataset) or an "
             "AttributionVisualizer."
         )
-    return AttributionVisualizer(*study)
+    try:
+        return AttributionVisualizer(*study)
+    except (TypeError, ValueError) as error:
+        raise StartError(str(error)) from None
 
 
 def _cohort(folder: str, most: int) -> ShownViewer:
