@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -25,6 +27,7 @@ from captum_ehr.cohort.columns import (
     rows_schema,
     rows_table,
 )
+from captum_ehr.cohort.order import ordered
 from captum_ehr.propagation import Diagnostics, Structure
 
 
@@ -126,6 +129,27 @@ def test_columns_that_were_asked_for_are_those_of_the_samples() -> None:
         "day": ("2026-03-01", "2026-03-01"),
     }
     assert found["b"].to_frame()["age"].tolist() == [48]
+
+
+@pytest.mark.parametrize(
+    "given, held",
+    [
+        ([64.0, math.nan], [64.0, None]),
+        (np.array([math.nan, 2]), [None, 2.0]),
+        ([torch.tensor([2]), np.float32(1.5)], [2, 1.5]),
+        (pd.Series([1, None], dtype="Int64"), [1, None]),
+        (pa.array(["f", None]), ["f", None]),
+        ([date(2026, 3, 1), pd.NaT], [date(2026, 3, 1), None]),
+        (
+            np.array(["2026-03-01T10", "NaT"], "M8[ns]"),
+            [datetime(2026, 3, 1, 10), None],
+        ),
+    ],
+)
+def test_values_by_name_are_pythons_own(given: Any, held: list[Any]) -> None:
+    read = {"patient_id": ["a", "b"], "sample": [0, 1], "length": [2, 1]}
+    table = ordered([pa.table({**read, "shape": [0, 0]})], {"mine": given}, 2)
+    assert table["mine"].to_pylist() == held
 
 
 def test_deep_nested_visits_and_tuples_of_targets_come_back() -> None:

@@ -9,6 +9,7 @@ import multiprocessing
 import stat
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +222,22 @@ class TestOptions:
             ({"columns": ["hair"]}, KeyError, "no 'hair'; they have 'patient_id'"),
             ({"columns": ["target"]}, ValueError, "'target'.*already"),
             ({"columns": ["sex", "sex"]}, ValueError, "twice"),
-            ({"columns": ["conditions"]}, TypeError, "'conditions' is a Tensor"),
+            ({"columns": ["conditions"]}, TypeError, "'conditions' has a Tensor"),
             ({"columns": {"score": [1]}}, ValueError, "1 values, expected 40"),
             (
                 {"columns": {"score": [1, "a"] * 20}},
                 ValueError,
                 "'score' has values of",
             ),
+            ({"columns": {"a": [[1]] * 40}}, TypeError, "'a' has a list, expected a"),
+            ({"columns": {"a": [Decimal(1)] * 40}}, TypeError, "'a' has a Decimal"),
             ({"target": [0] * 40}, TypeError, "one target for all"),
             ({"target": 7}, IndexError, "target 7 is out of range"),
             ({"baselines": "nothing"}, ValueError, "Unknown baseline"),
             ({"batch_size": 0}, ValueError, "batch_size=0"),
             ({"partition": True}, ValueError, "partition=True"),
+            ({"client": 0}, ValueError, "client=0; a whole number, at least 1"),
+            ({"client": -2}, ValueError, "client=-2"),
             ({"client": "tcp://"}, CohortError, "no scheduler"),
         ],
     )

@@ -249,7 +249,8 @@ def _one(
         )
     names = header["target_names"]
     change = fields["f_input"] - fields["f_baseline"]
-    times = cancellation(shares.values(), change)
+    is_answered = bool(change.isfinite())
+    times = cancellation(shares.values(), change) if is_answered else 0.0
     # Cohorts of earlier versions say less.
     fields |= {name: header.get(name, "") for name in _PLAIN}
     fields["ranges"] = {
@@ -264,7 +265,7 @@ def _one(
         diagnostics=replace(
             report,
             messages=tuple(messages),
-            cancellation=float(times.nan_to_num(0.0)),
+            cancellation=float(times),
         ),
         patient_ids=(patient["patient_id"],),
         sample_columns={

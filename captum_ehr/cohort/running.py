@@ -101,8 +101,9 @@ def explain_cohort(
         >>> cohort = explain_cohort(model, model.dataset, mkdtemp())
     """
     _check_caller()
-    _check_sizes(dataset, batch_size=batch_size, partition=partition)
-    check_columns(columns)
+    processes = {"client": client} if isinstance(client, int) else {}
+    _check_sizes(dataset, batch_size=batch_size, partition=partition, **processes)
+    check_columns(columns, len(dataset))
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
     target = _one_target(target)
@@ -238,7 +239,6 @@ def _probe(
 
 def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
     """An explainer of a PyHealth model."""
-    options: dict[str, Any] = {"compile": True} if compile else {}
     if isinstance(model, DeepLiftEHR):
         if compile:
             raise ValueError(
@@ -247,7 +247,7 @@ def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
             )
         explainer = model
     else:
-        explainer = DeepLiftEHR(model, **options)
+        explainer = DeepLiftEHR(model, compile=compile)
     if not isinstance(explainer.model, PyHealthAdapter):
         raise TypeError(
             f"Expected a PyHealth model or an explainer of one, got "
