@@ -158,16 +158,37 @@ class TestWhatIsWritten:
 
 
 class TestOptions:
-    def test_a_model_that_reads_padding_is_explained_without(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        "config, is_alone, words",
+        [
+            (
+                zoo.Config("Transformer", "stagenet", options=zoo.SMALL),
+                False,
+                "Transformer answers otherwise with padding",
+            ),
+            (
+                zoo.Config("AdaCare", "sequence", options=zoo.HIDDEN),
+                True,
+                "AdaCare mixes the patients of a batch",
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_others_move_is_explained_without_them(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        config: zoo.Config,
+        is_alone: bool,
+        words: str,
     ) -> None:
-        config = zoo.Config("Transformer", "stagenet", options=zoo.SMALL)
         model, _ = zoo.shared(config)
-        data = zoo.dataset("stagenet", "binary")
+        data = zoo.dataset(config.schema, "binary")
         with caplog.at_level(logging.INFO):
             explain_cohort(model, data, tmp_path / "out")
-        assert read_manifest(tmp_path / "out")["alike"]
-        assert "Transformer answers otherwise with padding" in caplog.text
+        manifest = read_manifest(tmp_path / "out")
+        assert manifest["alike"] and manifest["alone"] is is_alone
+        assert words in caplog.text
         explainer = DeepLiftEHR(model)
         assert_rows_are_those_of_single_patients(tmp_path / "out", explainer, data)
 

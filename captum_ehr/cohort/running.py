@@ -24,7 +24,7 @@ from .durable import make_private, sweep
 from .identity import fingerprint_of, identity_of
 from .manifest import PARTS, CohortError, finished_parts
 from .order import Columns, check_columns, measured, ordered, read_order, write_order
-from .padding import depends_on_padding
+from .padding import company_of
 from .partition import Job, explain_partition, explain_samples, refuse
 from .progress import logger, progress
 from .resuming import begin, check_folder, discard_broken, found
@@ -139,8 +139,8 @@ def explain_cohort(
             explanation = explanation.with_ranges(ranges or {})
             order = _order(job, columns, partition, workers)
             write_order(out, order)
-            alike = depends_on_padding(job, order)
-            manifest = begin(out, identity, header_of(explanation), alike)
+            company = company_of(job, order)
+            manifest = begin(out, identity, header_of(explanation), company)
         _explain_missing(job, out, manifest, workers)
     _conclude(out, manifest)
     return Cohort(out)
