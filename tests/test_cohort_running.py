@@ -169,7 +169,7 @@ class TestOptions:
             (
                 zoo.Config("AdaCare", "sequence", options=zoo.HIDDEN),
                 True,
-                "AdaCare mixes the patients of a batch",
+                "AdaCare answers otherwise beside other patients",
             ),
         ],
         ids=str,

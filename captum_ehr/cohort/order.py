@@ -208,8 +208,9 @@ def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
             f"columns[{name!r}] has {len(values)} values, expected {count}: one for "
             "each sample of the dataset, in its order."
         )
-    is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
-    listed = values.to_pylist() if is_arrow else values
+    listed: Any = values
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        listed = listed.to_pylist()
     return _array(name, [_single(name, value) for value in listed])
 
 

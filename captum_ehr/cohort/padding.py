@@ -64,8 +64,8 @@ def company_of(job: Job, order: pa.Table) -> Company:
     name = type(adapter.model).__name__
     if by := _distance(torch.cat(between), alone):
         logger.warning(
-            "%s mixes the patients of a batch, and moves their scores by up to %.2g: "
-            "each is explained alone",
+            "%s answers otherwise beside other patients, by up to %.2g: each is "
+            "explained alone",
             *(name, by),
         )
         return Company(alike=True, alone=True)

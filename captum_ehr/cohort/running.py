@@ -67,7 +67,9 @@ def explain_cohort(
         dataset: A PyHealth sample dataset, or anything with samples by index.
         out: The folder; it is made, for its owner alone.
         baselines: See :meth:`PyHealthAdapter.baseline`; for :class:`DeepLiftShapEHR`
-            reference patients, or how many.
+            reference patients, or how many. Of a function what it uses has to be the
+            same when a run goes on; what it reads from files, or of objects of
+            installed packages, is not compared.
         target: One for all, or a contrast; see :meth:`DeepLiftEHR.attribute`.
         batch_size: How many samples at a time; of one length, so with little padding.
         partition: How many samples are written at a time, at most; of long ones fewer.

@@ -56,10 +56,10 @@ def plain(value: Any) -> Plain:
 
 def single(value: Any) -> Plain | date:
     """The same, of which a date stays one."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype == "M8[ns]":
+        value = value.astype("M8[us]")  # whose item is no number
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         numbers = value.numel() if isinstance(value, torch.Tensor) else value.size
-        if value.dtype == "M8[ns]":  # whose item is a number
-            value = value.astype("M8[us]")
         value = value.item() if numbers == 1 else value
     if value is None or value is pd.NA:
         return None
