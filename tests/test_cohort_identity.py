@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,8 @@ def test_digests_tell_contents_apart() -> None:
         *(np.array(["f", "m"]), np.array([["f", "m"]]), np.array(["f", "n"])),
         *(np.array(["2026-03-01"], "M8[D]"), np.array(["2026-03-01"], "M8[s]")),
         *(Scaled(1).twice, Scaled(2).twice, {"a": 1}.get, {"a": 2}.get, len, max),
-        *(lambda x, *, y=1: x, lambda x, *, y=2: x, torch, np),
+        *(lambda x, *, y=1: x, lambda x, *, y=2: x, torch, np, torch.Tensor.relu),
+        *(itemgetter(1), itemgetter(2), torch.relu, np.log),
     ]
     assert len({digest(content) for content in contents}) == len(contents)
     assert (

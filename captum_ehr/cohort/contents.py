@@ -56,7 +56,7 @@ def digest(content: Any) -> str:
 def name_of(thing: Any) -> str:
     """The qualified name of a function or class; of an object, that of its class."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
 
 def _hashed(content: Any, met: _Met) -> bytes:
@@ -144,7 +144,7 @@ def _inside(thing: Any) -> Iterator[Any]:
         yield from (type(thing), plain_attributes(thing), thing.state_dict())
     elif hasattr(thing, "__dict__"):
         yield from (type(thing), vars(thing))
-    else:
+    elif not hasattr(thing, "__qualname__"):
         yield _pickled(thing)
 
 

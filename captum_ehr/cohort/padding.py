@@ -26,7 +26,6 @@ _TRIED = 8
 _NOISE = 1e-5
 """Sums in another order differ by as much, relatively and of outputs near 0."""
 
-
 _HALVED = (0.5, 1.0, 0.5)
 """A sample stands between two of its own shape, whose inputs are halved."""
 

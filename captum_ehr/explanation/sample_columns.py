@@ -57,7 +57,7 @@ def plain(value: Any) -> Plain:
 def single(value: Any) -> Plain | date:
     """The same, of which a date stays one."""
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype == "M8[ns]":
-        value = value.astype("M8[us]")  # whose item is no number
+        value = value.astype("M8[us]")  # whose item is a date
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         numbers = value.numel() if isinstance(value, torch.Tensor) else value.size
         value = value.item() if numbers == 1 else value

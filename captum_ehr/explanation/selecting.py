@@ -17,7 +17,6 @@ from .feature_record import FeatureKeyError
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
 
-
 _NAMED = re.compile(r"(?<=patient\(s\) )\[[\d, ]+\]")
 """The rows in a message such as "the attributions of patient(s) [3] do not add up"."""
 
