@@ -225,7 +225,7 @@ class TestGroups:
         whole = drawn(2)
         sex = whole.sample_columns["sex"]
         expected = whole.groups("sex", replicates=20)
-        for name in ("stratum", "patient", "place", "samples", "reference"):
+        for name in ("stratum", "patient", "place", "samples", "reference", "count"):
             table = whole.with_sample_columns({name: sex}).groups(name, replicates=20)
             pd.testing.assert_frame_equal(table, expected)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -25,6 +27,7 @@ from captum_ehr.cohort.columns import (
     rows_schema,
     rows_table,
 )
+from captum_ehr.cohort.order import ordered
 from captum_ehr.propagation import Diagnostics, Structure
 
 
@@ -128,6 +131,27 @@ def test_columns_that_were_asked_for_are_those_of_the_samples() -> None:
     assert found["b"].to_frame()["age"].tolist() == [48]
 
 
+@pytest.mark.parametrize(
+    "given, held",
+    [
+        ([64.0, math.nan], [64.0, None]),
+        (np.array([math.nan, 2]), [None, 2.0]),
+        ([torch.tensor([2]), np.float32(1.5)], [2, 1.5]),
+        (pd.Series([1, None], dtype="Int64"), [1, None]),
+        (pa.array(["f", None]), ["f", None]),
+        ([date(2026, 3, 1), pd.NaT], [date(2026, 3, 1), None]),
+        (
+            np.array(["2026-03-01", "NaT"], "M8[ns]"),
+            [datetime(2026, 3, 1), None],
+        ),
+    ],
+)
+def test_values_by_name_are_pythons_own(given: Any, held: list[Any]) -> None:
+    read = {"patient_id": ["a", "b"], "sample": [0, 1], "length": [2, 1]}
+    table = ordered([pa.table({**read, "shape": [0, 0]})], {"mine": given}, 2)
+    assert table["mine"].to_pylist() == held
+
+
 def test_deep_nested_visits_and_tuples_of_targets_come_back() -> None:
     deep = tokens([[[[2, 3], [4, 0]], [[0, 0], [2, 2]]]])
     explanation = explain({"deep": deep}, target=((1, 0),))
@@ -177,6 +201,29 @@ def test_messages_are_the_patients_own_and_the_rest_the_partitions() -> None:
     found = explanation_of(rows, patients, header, held).diagnostics
     assert found.messages == ("a word",) and found.notes == ("a note",)
     assert found.structure == report.structure and found.cancellation > 0
+
+
+def test_what_is_said_of_others_is_not_said_of_a_patient() -> None:
+    said = "the attributions of patient(s) {} do not add up"
+    report = Diagnostics(messages=(said.format([1]), "all are approximated"))
+    features = {"codes": tokens([[2], [3]])}
+    explanation = explain(features, patient_ids=("a", "b"), diagnostics=report)
+    patients = patients_table(explanation, [0, 1], pa.nulls(2, pa.float64()))
+    assert patients["messages"].to_pylist() == [
+        ["all are approximated"],
+        [said.format([0]), "all are approximated"],
+    ]
+    assert explanation["a"].diagnostics.messages == ("all are approximated",)
+    joined = Explanation.concat([explanation[1], explanation[0], explanation])
+    told = [said.format(rows) for rows in ([0], [3])]
+    assert sorted(joined.diagnostics.messages) == ["all are approximated", *told]
+
+
+@pytest.mark.parametrize("answer, times", [(0.0, math.inf), (math.nan, 0.0)])
+def test_how_much_cancels_is_what_explain_says(answer: float, times: float) -> None:
+    codes, shares = {"codes": tokens([[2, 3]])}, {"codes": torch.tensor([[1.0, -1.0]])}
+    numbers = {"f_input": torch.tensor([answer]), "f_baseline": torch.zeros(1)}
+    assert again(explain(codes, shares, **numbers)).diagnostics.cancellation == times
 
 
 def test_rows_that_do_not_fit_are_named() -> None:

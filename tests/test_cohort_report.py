@@ -135,7 +135,10 @@ def test_a_regression_has_errors(tmp_path: Path) -> None:
     cohort = Cohort(write_cohort(tmp_path / "c", whole, observed=observed))
     (errors,) = cohort.performance().outputs
     assert isinstance(errors, Errors) and errors.mean_absolute == pytest.approx(1.0)
-    assert "mean absolute error" in cohort.report(tmp_path / "r.html").read_text()
+    page = cohort.report(tmp_path / "r.html").read_text()
+    assert "mean absolute error" in page
+    for said in (page, repr(cohort)):
+        assert "output of target" in said and "logit of target" not in said
 
 
 def test_no_answer_is_no_number(tmp_path: Path) -> None:

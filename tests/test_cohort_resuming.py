@@ -12,11 +12,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from cohort_cases import (
@@ -34,7 +32,6 @@ from cohort_cases import (
 from captum_ehr import CohortError, DeepLiftEHR, explain_cohort
 from captum_ehr.cohort import durable, identity, running
 from captum_ehr.cohort.durable import owner, sweep, whole_folder
-from captum_ehr.cohort.identity import digest
 from captum_ehr.cohort.manifest import part_folder, read_manifest
 
 SMALL: dict[str, Any] = {"batch_size": 4, "partition": 8}
@@ -365,31 +362,6 @@ class TestDurable:
             (folder / "some").touch()
             raise KeyError
         assert not [*tmp_path.iterdir()]
-
-
-def adding(number: int) -> Any:
-    return lambda x: x + number
-
-
-class Scaled:
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def __call__(self, x: float) -> float:
-        return self.scale * x
-
-
-def test_digests_tell_contents_apart() -> None:
-    contents: list[Any] = [
-        *(None, 0, 1, 1.0, True, "1", "", b"", [], {}, [1], [[1]], (1, 2), [12]),
-        *(torch.ones(2), torch.ones(2).double(), torch.ones(1, 2), torch.ones(())),
-        *({"a": 1}, {"a": 2}, {"b": 1}, np.ones(3), lambda x: x, lambda x: x + 1),
-        *(lambda x: x + 2, lambda x, y=1: x, lambda x, y=2: x, adding(1), adding(2)),
-        *(partial(adding, 1), partial(adding, 2), Scaled(1), Scaled(2)),
-        *(int, str, dict, torch.zeros(0), np.float64(3.5)),
-    ]
-    assert len({digest(content) for content in contents}) == len(contents)
-    assert digest(torch.ones(3)) == digest(torch.ones(6)[::2])
 
 
 def _explain(model: Any, data: Any, out: Path) -> None:

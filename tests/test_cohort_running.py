@@ -9,6 +9,7 @@ import multiprocessing
 import stat
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,37 @@ class TestWhatIsWritten:
 
 
 class TestOptions:
-    def test_a_model_that_reads_padding_is_explained_without(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        "config, is_alone, words",
+        [
+            (
+                zoo.Config("Transformer", "stagenet", options=zoo.SMALL),
+                False,
+                "Transformer answers otherwise with padding",
+            ),
+            (
+                zoo.Config("AdaCare", "sequence", options=zoo.HIDDEN),
+                True,
+                "AdaCare answers otherwise beside other patients",
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_others_move_is_explained_without_them(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        config: zoo.Config,
+        is_alone: bool,
+        words: str,
     ) -> None:
-        config = zoo.Config("Transformer", "stagenet", options=zoo.SMALL)
         model, _ = zoo.shared(config)
-        data = zoo.dataset("stagenet", "binary")
+        data = zoo.dataset(config.schema, "binary")
         with caplog.at_level(logging.INFO):
             explain_cohort(model, data, tmp_path / "out")
-        assert read_manifest(tmp_path / "out")["alike"]
-        assert "Transformer answers otherwise with padding" in caplog.text
+        manifest = read_manifest(tmp_path / "out")
+        assert manifest["alike"] and manifest["alone"] is is_alone
+        assert words in caplog.text
         explainer = DeepLiftEHR(model)
         assert_rows_are_those_of_single_patients(tmp_path / "out", explainer, data)
 
@@ -221,18 +243,22 @@ class TestOptions:
             ({"columns": ["hair"]}, KeyError, "no 'hair'; they have 'patient_id'"),
             ({"columns": ["target"]}, ValueError, "'target'.*already"),
             ({"columns": ["sex", "sex"]}, ValueError, "twice"),
-            ({"columns": ["conditions"]}, TypeError, "'conditions' is a Tensor"),
+            ({"columns": ["conditions"]}, TypeError, "'conditions' has a Tensor"),
             ({"columns": {"score": [1]}}, ValueError, "1 values, expected 40"),
             (
                 {"columns": {"score": [1, "a"] * 20}},
                 ValueError,
                 "'score' has values of",
             ),
+            ({"columns": {"a": [[1]] * 40}}, TypeError, "'a' has a list, expected a"),
+            ({"columns": {"a": [Decimal(1)] * 40}}, TypeError, "'a' has a Decimal"),
             ({"target": [0] * 40}, TypeError, "one target for all"),
             ({"target": 7}, IndexError, "target 7 is out of range"),
             ({"baselines": "nothing"}, ValueError, "Unknown baseline"),
             ({"batch_size": 0}, ValueError, "batch_size=0"),
             ({"partition": True}, ValueError, "partition=True"),
+            ({"client": 0}, ValueError, "client=0; a whole number, at least 1"),
+            ({"client": -2}, ValueError, "client=-2"),
             ({"client": "tcp://"}, CohortError, "no scheduler"),
         ],
     )

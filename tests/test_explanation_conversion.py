@@ -17,6 +17,7 @@ from hypothesis import given, settings
 
 from captum_ehr import Explanation
 from captum_ehr.explanation import conversion
+from captum_ehr.explanation.explained import Contrast
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -160,6 +161,7 @@ class TestCaptumRecords:
             ({"mode": "multiclass", "output": "probability"}, ("", 0.5)),
             ({"mode": "regression"}, ("", 0.5)),
             ({"mode": None}, ("", float("nan"))),
+            ({"mode": "binary", "target": (Contrast(0, 1),)}, ("", float("nan"))),
         ],
     )
     def test_a_probability_that_is_not_known_is_not_made_up(

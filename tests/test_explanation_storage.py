@@ -7,9 +7,11 @@ import resource
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,6 +82,26 @@ class TestStorage:
         words = rf"x\.parquet .*format {number}.* reads the formats 3 and 4.*{cure}"
         with pytest.raises(ValueError, match=words):
             Explanation.load(path)
+
+    def test_numbers_of_numpy_and_torch_stay_what_they_are(
+        self, tmp_path: Path
+    ) -> None:
+        made = explain(
+            {"l": values([[1.0]], columns=("hr",))},
+            target=(np.int64(0),),
+            ranges={"l": {"hr": (np.float32(0.5), torch.tensor(1.5))}},
+            sample_columns={
+                "age": (np.float32(71.5),),
+                "ill": (np.bool_(True),),
+                "bmi": (torch.tensor(22.5),),
+                "day": (date(2026, 3, 1),),
+            },
+        )
+        for held in (made, Explanation.load(made.save(tmp_path / "x.parquet"))):
+            assert held.ranges == {"l": {"hr": (0.5, 1.5)}} and held.target == (0,)
+            assert repr(held.sample_columns) == repr(
+                {"age": (71.5,), "ill": (True,), "bmi": (22.5,), "day": ("2026-03-01",)}
+            )
 
     def test_padding_takes_no_room(self, tmp_path: Path) -> None:
         ids = torch.zeros(40, 5000, dtype=torch.long)

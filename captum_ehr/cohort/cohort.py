@@ -151,7 +151,7 @@ class Cohort:
         """The statistics of each visit by its number from the start; as :meth:`codes`.
 
         Returns:
-            ``visit`` (from 0; NA, and last, for all that belongs to none) and
+            ``visit`` (from 0; NA, last of the visits, for all that belongs to none) and
             ``series``: the feature whose own steps these are, as those of a series
             without times are no visits; None for visits.
         """

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 
 from ..explanation.aggregates import (
+    MISSED,
     SAMPLE,
     Places,
     Population,
@@ -170,8 +171,7 @@ def _note(
     samples = population.samples
     said = [unlike({*map(stored.header.target_label, targets_of(samples))}), *words]
     if places.lines["missed"].sum():
-        missed = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
-        lost = pl.concat(places.rows).filter(missed).select(SAMPLE)
+        lost = pl.concat(places.rows).filter(MISSED).select(SAMPLE)
         mine = samples.lazy().join(lost, SAMPLE, "semi").select(pl.len())
         said.append(without_answer(mine.collect().item(), len(samples)))
     noted(table, *said)

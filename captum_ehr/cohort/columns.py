@@ -26,6 +26,7 @@ from ..explanation.explained import Contrast, Explained, Place
 from ..explanation.feature_record import range_of
 from ..explanation.frame import build_rows
 from ..explanation.sample_columns import PER_PATIENT, plain
+from ..explanation.selecting import told_of
 from ..explanation.words import cancellation
 from ..propagation import Diagnostics
 
@@ -66,9 +67,9 @@ def patients_schema(explanation: Explanation, observed: pa.DataType) -> pa.Schem
     ``padding`` is the sum of what is attributed to places without a row (padding, or
     absent categories). ``target`` is an index, or a list of them where outputs have
     more dimensions; of a contrast a struct of two, ``a`` and ``b``;
-    ``messages`` are those of the batch that the patient was explained in; ``layout``
-    has, per feature in the order of ``cohort.json``, the shape of its tensor and the
-    times as the record has them.
+    ``messages`` are those of the batch that the patient was explained in, without what
+    is said of others; ``layout`` has, per feature in the order of ``cohort.json``, the
+    shape of its tensor and the times as the record has them.
     """
     layout = pa.struct(
         [("shape", pa.list_(pa.int32())), ("time", pa.list_(pa.float64()))]
@@ -146,7 +147,10 @@ def patients_table(
             for target in explanation.target
         ],
         "observed": observed,
-        "messages": [list(explanation.diagnostics.messages)] * count,
+        "messages": [
+            list(told_of(explanation.diagnostics, [row]).messages)
+            for row in range(count)
+        ],
         "layout": [
             [_layout(record, row) for record in explanation.features.values()]
             for row in range(count)
@@ -249,7 +253,8 @@ def _one(
         )
     names = header["target_names"]
     change = fields["f_input"] - fields["f_baseline"]
-    times = cancellation(shares.values(), change)
+    is_answered = bool(change.isfinite())
+    times = cancellation(shares.values(), change) if is_answered else 0.0
     # Cohorts of earlier versions say less.
     fields |= {name: header.get(name, "") for name in _PLAIN}
     fields["ranges"] = {
@@ -264,7 +269,7 @@ def _one(
         diagnostics=replace(
             report,
             messages=tuple(messages),
-            cancellation=float(times.nan_to_num(0.0)),
+            cancellation=float(times),
         ),
         patient_ids=(patient["patient_id"],),
         sample_columns={

@@ -7,93 +7,24 @@ vocabularies, and some records (all of them would have to be read).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from types import FunctionType
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import __version__
 from ..adapter.vocabularies import vocabulary
+from .contents import PLAIN, digest, name_of, plain_attributes
 
 _RECORDS = 16
 """How many records of a dataset are compared, evenly spread."""
 
 _FREE = ("internal_batch_size",)
 """Options of an explainer that change memory alone: a run may go on with less."""
-
-_PLAIN = (bool, int, float, str, type(None))
-
-
-def digest(content: Any) -> str:
-    """16 characters that change with the content, whatever it is made of.
-
-    Example:
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)})
-        True
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(3)})
-        False
-    """
-    hashed = hashlib.sha256()
-    for piece in _pieces(content):
-        hashed.update(len(piece).to_bytes(8, "little"))
-        hashed.update(piece)
-    return hashed.hexdigest()[:16]
-
-
-def _pieces(content: Any) -> Iterator[bytes]:
-    """Bytes that tell one content from another."""
-    if isinstance(content, Tensor):
-        array = content.detach().cpu().contiguous()
-        yield f"{array.dtype} {tuple(array.shape)}".encode()
-        yield array.flatten().view(torch.uint8).numpy().tobytes()
-    elif isinstance(content, np.ndarray) and content.dtype != object:
-        yield from _pieces(torch.from_numpy(np.ascontiguousarray(content)))
-    elif isinstance(content, Mapping):
-        yield f"mapping {len(content)}".encode()
-        for key, value in content.items():
-            yield from _pieces(key)
-            yield from _pieces(value)
-    elif isinstance(content, (list, tuple)):
-        yield f"sequence {len(content)}".encode()
-        for value in content:
-            yield from _pieces(value)
-    elif isinstance(content, _PLAIN):
-        yield repr(content).encode()
-    elif callable(content):
-        yield name_of(content).encode()
-        yield from _pieces(_inside(content))
-    else:
-        yield pickle.dumps(content)
-
-
-def name_of(thing: Any) -> str:
-    """The qualified name of a function or class; of an object, that of its class."""
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _inside(function: Any) -> list[Any]:
-    """What a function does besides its name: code, constants, what it holds on to."""
-    if isinstance(function, partial):
-        return [function.func, function.args, function.keywords]
-    if not isinstance(function, FunctionType):
-        is_object = not hasattr(function, "__qualname__")
-        return [vars(function)] if is_object and hasattr(function, "__dict__") else []
-    code, cells = function.__code__, function.__closure__ or ()
-    constants = [c for c in code.co_consts if isinstance(c, _PLAIN)]
-    held = [cell.cell_contents for cell in cells]
-    names = [*code.co_names, *code.co_varnames]
-    return [code.co_code.hex(), names, constants, function.__defaults__, held]
 
 
 def identity_of(
@@ -114,7 +45,7 @@ def identity_of(
             "embeddings": [feature.embedding for feature in adapter.features],
             "score": adapter.score,
             "rules": digest(explainer.rules) if explainer.rules else None,
-            **{k: v for k, v in _attributes(explainer).items() if k not in _FREE},
+            **{k: v for k, v in plain_attributes(explainer).items() if k not in _FREE},
         },
         "options": {name: _said(value) for name, value in options.items()},
         "versions": versions(),
@@ -123,7 +54,7 @@ def identity_of(
 
 def model_identity(model: nn.Module) -> dict[str, Any]:
     """A model's class, its modules with their plain attributes, and its numbers."""
-    modules = {name: _attributes(module) for name, module in model.named_modules()}
+    modules = {name: plain_attributes(module) for name, module in model.named_modules()}
     return {
         "class": name_of(type(model)),
         "structure": digest([re.sub(" at 0x[0-9a-f]+", "", repr(model)), modules]),
@@ -182,15 +113,6 @@ def differences(here: Any, there: Any, path: str = "") -> list[str]:
     return [] if here == there else [f"{path}: {there!r}, now {here!r}"]
 
 
-def _attributes(owner: Any) -> dict[str, Any]:
-    """Plain public attributes, but for what is set in passing."""
-    return {
-        name: value
-        for name, value in sorted(vars(owner).items())
-        if isinstance(value, _PLAIN) and not name.startswith("_") and name != "training"
-    }
-
-
 def _record(dataset: Any, index: int) -> Any:
     """A sample, or why there is none."""
     try:
@@ -203,8 +125,8 @@ def _record(dataset: Any, index: int) -> Any:
 
 def _said(value: Any) -> Any:
     """An option in words that JSON keeps."""
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         return value
-    if isinstance(value, Sequence) and all(isinstance(v, _PLAIN) for v in value):
+    if isinstance(value, Sequence) and all(isinstance(v, PLAIN) for v in value):
         return list(value)
     return f"{type(value).__name__} {digest(value)}"

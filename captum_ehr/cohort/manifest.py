@@ -3,7 +3,8 @@
 ::
 
     out/cohort.json            what was explained how: format, identity, features
-    out/order.parquet          patient_id, sample, length, partition, asked columns
+    out/order.parquet          patient_id, sample, length, shape, partition, and the
+                               columns asked for
     out/parts/part-00000/      under a temporary name until it is whole
         rows.parquet, patients.parquet, part.json
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..adapter.features import Feature
 from ..explanation import FeatureKeyError
-from ..explanation.sample_columns import is_taken, plain
+from ..explanation.sample_columns import is_taken, single
 from .columns import TAKEN
 from .durable import whole_file, write_table
 from .manifest import ORDER
@@ -83,7 +82,7 @@ def ordered(tables: Sequence[pa.Table], columns: Columns, partition: int) -> pa.
         partition: How many patients a partition has at most.
 
     Raises:
-        ValueError: If values are not one per sample, or of several types.
+        ValueError: If the samples' entries are of several types.
     """
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
@@ -146,12 +145,13 @@ def asked(table: pa.Table) -> list[str]:
     return [name for name in table.schema.names if name not in _PLACED]
 
 
-def check_columns(columns: Columns) -> None:
-    """Refuse names that cohorts have columns of already.
+def check_columns(columns: Columns, count: int) -> None:
+    """Refuse names that cohorts have columns of already, and values that are no column.
 
     Raises:
-        TypeError: If it is a single name.
-        ValueError: If a name is taken, or comes twice.
+        TypeError: If it is a single name, or a value is no word, number or date.
+        ValueError: If a name is taken, or comes twice; if values are not one for each
+            of ``count`` samples, or of several types.
     """
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}; give a list of names: [{columns!r}].")
@@ -163,6 +163,8 @@ def check_columns(columns: Columns) -> None:
             f"columns: {', '.join(map(repr, taken or columns))}: the tables have "
             "columns of these names already, or one comes twice."
         )
+    for name, values in columns.items() if isinstance(columns, Mapping) else ():
+        _given(name, values, count)
 
 
 def _owner(dataset: Any, row: int) -> str:
@@ -186,14 +188,17 @@ def _entry(sample: Mapping[str, Any], name: str) -> Any:
             f"columns: the samples have no {name!r}; they have "
             f"{', '.join(map(repr, sample))}."
         )
-    value = sample[name]
-    if isinstance(value, date):  # Parquet has dates
-        return value
+    return _single(name, sample[name])
+
+
+def _single(name: str, value: Any) -> Any:
+    """Python's own value; a date stays one, as Parquet has dates."""
     try:
-        return plain(value)
+        return single(value)
     except TypeError as error:
         raise TypeError(
-            f"columns: {name!r} is a {error} Give the values: columns={{name: values}}."
+            f"columns: {name!r} has a {error} Give one per sample: "
+            "columns={name: values}."
         ) from None
 
 
@@ -203,7 +208,10 @@ def _given(name: str, values: Sequence[Any], count: int) -> pa.Array:
             f"columns[{name!r}] has {len(values)} values, expected {count}: one for "
             "each sample of the dataset, in its order."
         )
-    return _array(name, values)
+    listed: Any = values
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        listed = listed.to_pylist()
+    return _array(name, [_single(name, value) for value in listed])
 
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:

@@ -104,7 +104,8 @@ def explain_partition(
     clocks = time.perf_counter(), time.process_time()
     pieces: list[_Piece] = []
     failed: list[dict[str, Any]] = []
-    for batch in batches(members, job.batch_size, manifest["alike"]):
+    size = 1 if manifest.get("alone") else job.batch_size
+    for batch in batches(members, size, manifest["alike"]):
         pieces += _explained(job, batch, failed)
         told(len(batch), sum(batch["length"].to_pylist()))
     rows, patients, account = _joined(job, pieces, failed, members)

@@ -23,6 +23,7 @@ from .manifest import (
     read_manifest,
 )
 from .order import read_order
+from .padding import Company
 from .progress import logger
 
 _TOLD = 8
@@ -80,7 +81,7 @@ def check_folder(out: Path) -> None:
 
 
 def begin(
-    out: Path, identity: Mapping[str, Any], header: Mapping[str, Any], alike: bool
+    out: Path, identity: Mapping[str, Any], header: Mapping[str, Any], company: Company
 ) -> dict[str, Any]:
     """Write ``cohort.json``, once there is an order; what it says.
 
@@ -88,7 +89,7 @@ def begin(
         out: The cohort's folder.
         identity: What makes it this cohort.
         header: What all its explanations have in common.
-        alike: Whether only samples of one shape are explained together.
+        company: Who may be explained together.
     """
     order = read_order(out, columns=["partition"])["partition"].to_pylist()
     manifest = {
@@ -96,7 +97,7 @@ def begin(
         "fingerprint": fingerprint_of(identity),
         "samples": len(order),
         "partitions": max(order) + 1,
-        "alike": alike,
+        **company._asdict(),
         "identity": identity,
         "explanation": header,
     }

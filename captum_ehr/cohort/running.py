@@ -24,7 +24,7 @@ from .durable import make_private, sweep
 from .identity import fingerprint_of, identity_of
 from .manifest import PARTS, CohortError, finished_parts
 from .order import Columns, check_columns, measured, ordered, read_order, write_order
-from .padding import depends_on_padding
+from .padding import company_of
 from .partition import Job, explain_partition, explain_samples, refuse
 from .progress import logger, progress
 from .resuming import begin, check_folder, discard_broken, found
@@ -68,7 +68,9 @@ def explain_cohort(
         dataset: A PyHealth sample dataset, or anything with samples by index.
         out: The folder; it is made, for its owner alone.
         baselines: See :meth:`PyHealthAdapter.baseline`; for :class:`DeepLiftShapEHR`
-            reference patients, or how many.
+            reference patients, or how many. Of a function what it uses has to be the
+            same when a run goes on; what it reads from files, or of objects of
+            installed packages, is not compared.
         target: One for all, or a contrast; see :meth:`DeepLiftEHR.attribute`.
         batch_size: How many samples at a time; of one length, so with little padding.
         partition: How many samples are written at a time, at most; of long ones fewer.
@@ -103,8 +105,9 @@ def explain_cohort(
         >>> cohort = explain_cohort(model, model.dataset, mkdtemp())
     """
     _check_caller()
-    _check_sizes(dataset, batch_size=batch_size, partition=partition)
-    check_columns(columns)
+    processes = {"client": client} if isinstance(client, int) else {}
+    _check_sizes(dataset, batch_size=batch_size, partition=partition, **processes)
+    check_columns(columns, len(dataset))
     explainer = _explainer(model, compile)
     check_dataset(explainer.model.features, explainer.model.model, dataset)
     target = _one_target(target)
@@ -140,8 +143,8 @@ def explain_cohort(
             explanation = explanation.with_ranges(ranges or {})
             order = _order(job, columns, partition, workers)
             write_order(out, order)
-            alike = depends_on_padding(job, order)
-            manifest = begin(out, identity, header_of(explanation), alike)
+            company = company_of(job, order)
+            manifest = begin(out, identity, header_of(explanation), company)
         _explain_missing(job, out, manifest, workers, show_progress)
     _conclude(out, manifest)
     return Cohort(out)
@@ -244,7 +247,6 @@ def _probe(
 
 def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
     """An explainer of a PyHealth model."""
-    options: dict[str, Any] = {"compile": True} if compile else {}
     if isinstance(model, DeepLiftEHR):
         if compile:
             raise ValueError(
@@ -253,7 +255,7 @@ def _explainer(model: Any, compile: bool) -> DeepLiftEHR:
             )
         explainer = model
     else:
-        explainer = DeepLiftEHR(model, **options)
+        explainer = DeepLiftEHR(model, compile=compile)
     if not isinstance(explainer.model, PyHealthAdapter):
         raise TypeError(
             f"Expected a PyHealth model or an explainer of one, got "

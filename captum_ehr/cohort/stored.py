@@ -16,7 +16,7 @@ import torch
 from ..explanation import Explanation, FeatureRecord
 from ..explanation import data as explanation_data
 from ..explanation.aggregates import check_threads
-from ..explanation.explained import Contrast, Explained, Place
+from ..explanation.explained import Contrast, Explained, Place, word_of
 from ..explanation.feature_record import FeatureKeyError
 from ..explanation.sample_columns import PER_PATIENT
 from ..propagation import Diagnostics
@@ -181,7 +181,7 @@ class StoredCohort:
             f"{several(len(index), 'sample')} of "
             f"{several(index['patient_id'].n_unique(), 'patient')}",
             header.model_name or "unnamed model",
-            f"{header.output} of {explained}",
+            f"{word_of(header.output, header.mode)} of {explained}",
             *([f"baseline {header.baseline}"] if header.baseline else []),
             f"{len(self.reports)} of {several(parts, 'part')}",
             f"{failed} set aside" if failed else "none set aside",

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
+from .contents import digest
 from .durable import make_private, owner, private_file, whole_file
-from .identity import differences, digest, versions
+from .identity import differences, versions
 from .manifest import CohortError
 from .order import measured
 from .partition import Job, explain_partition

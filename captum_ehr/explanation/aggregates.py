@@ -28,10 +28,11 @@ SAMPLE = "sample"
 _MOST_TOTALS, _MOST_SUMS = 2_000_000, 4_000_000
 """What a block has at most, unless it is one place: totals, and replicates of sums."""
 
-_MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
+MISSED = pl.col("attribution").is_null() | pl.col("attribution").is_nan()
+"""Where the model has no answer."""
 
 _TOTAL = (
-    pl.when(_MISSED.any())
+    pl.when(MISSED.any())
     .then(float("nan"))
     .otherwise(pl.col("attribution").cast(pl.Float64).sum())
 )
@@ -137,7 +138,7 @@ def found(
     parts = [
         part.join(mine, SAMPLE, "semi")
         .group_by(keys)
-        .agg(rows=pl.len().cast(pl.Int64), missed=_MISSED.sum().cast(pl.Int64))
+        .agg(rows=pl.len().cast(pl.Int64), missed=MISSED.sum().cast(pl.Int64))
         .collect()
         for part in rows
     ]

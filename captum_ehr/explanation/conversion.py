@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .data import ExplanationData
+from .explained import Contrast
 from .frame import to_frame
 
 #: What the columns of SHAP's matrix are.
@@ -170,8 +171,11 @@ def to_captum_records(
 def _prediction(explanation: ExplanationData, row: int) -> tuple[float, str]:
     """The explained output's probability and the class that it speaks for.
 
-    NaN where the probability needs the logits of other classes, which are not held.
+    NaN where the probability needs the logits of other classes, which are not held, and
+    of a contrast, which is a difference.
     """
+    if isinstance(explanation.target[row], Contrast):
+        return math.nan, ""
     value = explanation.f_input[row].detach().double()
     label = explanation.target_label(row)
     if explanation.mode == "regression":

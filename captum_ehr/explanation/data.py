@@ -45,8 +45,15 @@ class ExplanationData(OfTargets):
     sample_columns: SampleColumns = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that everything fits together."""
+        """Check that everything fits together; values of samples become Python's."""
         _check(self)
+        ranges = {
+            key: {code: range_of(code, bounds) for code, bounds in table.items()}
+            for key, table in self.ranges.items()
+        }
+        columns = checked(self.sample_columns, len(self))
+        for name, words in (("ranges", ranges), ("sample_columns", columns)):
+            object.__setattr__(self, name, words)
 
     @property
     def total(self) -> Tensor:
@@ -126,10 +133,6 @@ def _check(explanation: ExplanationData) -> None:
         words = getattr(explanation, what).items()
         tables = [key for key, table in words if isinstance(table, Mapping)]
         check_keys(f"{what} has entries for", tables, explanation.features)
-    for table in explanation.ranges.values():
-        for code, bounds in table.items():
-            range_of(code, bounds)
-    checked(explanation.sample_columns, count)
 
 
 def _check_feature(

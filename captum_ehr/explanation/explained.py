@@ -39,6 +39,11 @@ def label_of(target: Explained, names: tuple[str, ...] | None = None) -> str:
     return str(target)
 
 
+def word_of(output: str, mode: str | None) -> str:
+    """What the explained number is: a logit, a probability or, else, an output."""
+    return "output" if mode == "regression" else output
+
+
 class OfPatients:
     """What is said of several patients and one model; dataclasses below have fields."""
 
@@ -52,8 +57,8 @@ class OfPatients:
 
     @property
     def output_word(self) -> str:
-        """What the explained number is: a logit, a probability or, else, an output."""
-        return "output" if self.mode == "regression" else self.output
+        """What the explained number is called."""
+        return word_of(self.output, self.mode)
 
 
 class OfTargets(OfPatients):

@@ -13,7 +13,7 @@ from . import conversion, joining
 from . import storage as files
 from .described import Described
 from .sample_columns import PER_PATIENT
-from .selecting import Selector, positions, some
+from .selecting import Selector, positions, some, told_of
 from .sums import strongest
 from .tabled import Tabled
 from .words import completeness, remarks, summary
@@ -102,7 +102,8 @@ class Explanation(Described, Tabled):
             TypeError: If it is none of these.
         """
         rows = positions(self.patient_ids, indices)
-        return replace(self, **{n: some(getattr(self, n), rows) for n in _BY_PATIENT})
+        parts = {name: some(getattr(self, name), rows) for name in _BY_PATIENT}
+        return replace(self, diagnostics=told_of(self.diagnostics, rows), **parts)
 
     __getitem__ = select
 

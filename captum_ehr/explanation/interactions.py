@@ -16,10 +16,10 @@ from ..propagation import Diagnostics
 from .explained import Explained, OfTargets
 from .joining import padded
 from .player import Player, labels
-from .rows import strongest_first
+from .rows import noted, strongest_first
 from .selecting import Selector, positions, some
 from .sums import aggregated
-from .words import caution, unlike
+from .words import unlike
 
 _ENDS = [f"{name}_{end}" for end in "ab" for name in Player._fields]
 _PLACES = [name for name in _ENDS if name.startswith(("visit", "position"))]
@@ -271,11 +271,8 @@ class Interactions(OfTargets):
         table[["mean", "mean_abs"]] /= max(len(self), 1)
         for name in ("mean_present", "asymmetry"):
             table[name] /= table["samples"]
-        table = strongest_first(table, "mean_abs")
         names = {self.target_label(row) for row in range(len(self))}
-        if note := unlike(names):
-            caution(note)
-            table.attrs["note"] = note
+        table = noted(strongest_first(table, "mean_abs"), unlike(names))
         return table.head(len(table) if k is None else k)
 
     def to_shapiq(self) -> Any:

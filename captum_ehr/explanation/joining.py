@@ -15,6 +15,7 @@ from ..propagation import Diagnostics
 from .data import ExplanationData
 from .feature_record import FeatureRecord, Ranges, Words, first_difference
 from .sample_columns import PER_PATIENT, SampleColumns
+from .selecting import told_of
 
 _ALIKE = {
     "output": "scales of the output",
@@ -51,7 +52,7 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
         attributions={key: shares for key, (_, shares) in merged.items()},
         target=tuple(chain.from_iterable(part.target for part in parts)),
         patient_ids=tuple(chain.from_iterable(part.patient_ids for part in parts)),
-        diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
+        diagnostics=_reports(parts),
         fingerprint=next((p.fingerprint for p in parts if p.fingerprint), ""),
         names=_words("name", [part.names for part in parts]),
         units=_words("unit", [part.units for part in parts]),
@@ -59,6 +60,15 @@ def concat[E: ExplanationData](explanations: Iterable[E]) -> E:
         sample_columns=_sample_columns(parts),
         **numbers,
     )
+
+
+def _reports(parts: Sequence[ExplanationData]) -> Diagnostics:
+    """All that is said, of rows by their new numbers."""
+    whole, start = Diagnostics(), 0
+    for part in parts:
+        whole += told_of(part.diagnostics, range(len(part)), start)
+        start += len(part)
+    return whole
 
 
 def check_alike(

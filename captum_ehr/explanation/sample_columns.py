@@ -50,16 +50,22 @@ def plain(value: Any) -> Plain:
         >>> plain(torch.tensor([3])), plain(np.float32("nan")), plain(date(2026, 5, 1))
         (3, None, '2026-05-01')
     """
+    value = single(value)
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def single(value: Any) -> Plain | date:
+    """The same, of which a date stays one."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype == "M8[ns]":
+        value = value.astype("M8[us]")  # whose item is a date
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         numbers = value.numel() if isinstance(value, torch.Tensor) else value.size
         value = value.item() if numbers == 1 else value
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, (float, date)) and value != value:
+    if value is None or value is pd.NA:
         return None
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, float):
+    if isinstance(value, (float, date)):
+        return value if value == value else None
+    if isinstance(value, (str, bool, int)):
         return value
     raise TypeError(f"{type(value).__name__}, expected a word, number or truth value.")
 

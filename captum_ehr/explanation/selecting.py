@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..propagation import Diagnostics
 from .feature_record import FeatureKeyError
 
 #: An index, a slice, a patient id, several indices or ids, or a boolean mask.
 type Selector = int | str | slice | Iterable[int] | Iterable[str] | Tensor
+
+_NAMED = re.compile(r"(?<=patient\(s\) )\[[\d, ]+\]")
+"""The rows in a message such as "the attributions of patient(s) [3] do not add up"."""
 
 
 def some(held: Any, rows: list[int]) -> Any:
@@ -24,6 +30,29 @@ def some(held: Any, rows: list[int]) -> Any:
     if isinstance(held, Mapping):
         return {key: some(part, rows) for key, part in held.items()}
     return held[rows]
+
+
+def told_of(report: Diagnostics, rows: Iterable[int], start: int = 0) -> Diagnostics:
+    """The report on some patients.
+
+    Messages that name rows of the batch are kept where these are among them, with the
+    new numbers, which begin at ``start``.
+
+    Example:
+        >>> report = Diagnostics(messages=("patient(s) [0, 3] are off", "all are"))
+        >>> told_of(report, [2, 3]).messages, told_of(report, [1]).messages
+        (('patient(s) [1] are off', 'all are'), ('all are',))
+    """
+    places = [*enumerate(rows, start)]
+
+    def told(message: str) -> str:
+        if (named := _NAMED.search(message)) is None:
+            return message
+        old = {*re.findall(r"\d+", named[0])}
+        mine = [place for place, row in places if str(row) in old]
+        return _NAMED.sub(str(mine), message, count=1) if mine else ""
+
+    return replace(report, messages=tuple(filter(None, map(told, report.messages))))
 
 
 def positions(patient_ids: tuple[str, ...], indices: Selector) -> list[int]:

@@ -142,7 +142,7 @@ def _packed_words(explanation: ExplanationData) -> str:
             for key, words in plain[name].items()
         }
     header = asdict(_Header(FORMAT, features, **plain))
-    return json.dumps(header, default=int)  # of NumPy's integers
+    return json.dumps(header, default=lambda number: number.item())  # NumPy's
 
 
 def _packed(explanation: ExplanationData) -> bytes:

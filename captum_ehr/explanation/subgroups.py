@@ -69,8 +69,8 @@ def strata_of(values: pl.Series, reference: Any) -> pl.DataFrame:
         ValueError: If it has not 2 to 50 values, or the reference is none of them.
     """
     column = values.name
-    counts = values.drop_nulls().value_counts()
-    sizes = counts.sort(["count", column], descending=[True, False])
+    counts = values.drop_nulls().value_counts(name="_size")
+    sizes = counts.sort(["_size", column], descending=[True, False])
     known = sizes[column].to_list()
     if not 2 <= len(known) <= _MOST:
         one = f" ({known[0]!r} alone)" if len(known) == 1 else ""
