@@ -42,6 +42,36 @@ class Helper:
         return self.model.body(x) * sum(self.seen)
 
 
+class Slots:
+    """An object whose attributes stand in no dict, one of them under its own name."""
+
+    __slots__ = ("__calls", "late", "seen")
+
+    def __init__(self) -> None:
+        self.__calls, self.seen = 0, [0]
+
+    def count(self) -> int:
+        if not self.__calls:
+            self.late = 1
+        self.__calls += self.late
+        self.seen.append(self.__calls)
+        return sum(self.seen)
+
+
+class SlottedLayer(nn.Linear):
+    """A module with a slot."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.calls = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
 class MethodCache(Base):
     """Caches of methods, one on the class and one in the instance."""
 
@@ -221,6 +251,10 @@ WRITES = {
     "namespace": case(
         lambda s: setattr(s, "kept", SimpleNamespace(n=0)),
         lambda s, x: (setattr(s.kept, "n", s.kept.n + 1), s.out(s.body(x)) * s.kept.n),
+    ),
+    "slots": held(lambda s: Slots(), lambda s, x: s.body(x) * s.held.count()),
+    "slots of a layer": case(
+        lambda s: setattr(s, "lin", SlottedLayer(4, 5)), lambda s, x: s.out(s.body(x))
     ),
     "state": case(
         lambda s: setattr(s, "state", torch.zeros(3, 5).double()),

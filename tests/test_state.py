@@ -134,6 +134,31 @@ def test_writing_out_of_sight_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize("way", ["__reduce__", "__getstate__", "__del__", "builtin"])
+def test_writing_on_what_only_its_class_can_copy_is_said(way: str) -> None:
+    base, more = (float,) if way == "builtin" else (), {way: lambda self: None}
+    kind = type("Odd", base, {} if base else more)
+
+    class Held(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.writes:
+                self.odd.n = self.odd.n + 1
+            return self.out(self.body(x)) * (self.odd if base else 1.0)
+
+    model = made(Held)
+    model.odd, model.writes = kind(*[2.5] * len(base)), False
+    model.odd.n = 0
+    x, x0 = sides((3, 4), 1)
+    run = attributions(model, (x,), (x0,))
+    torch.testing.assert_close(run.f_input, model.eval()(x).squeeze(1).detach())
+    assert run.diagnostics.exact
+    model.writes = True
+    said = attributions(model, (x,), (x0,)).diagnostics.messages
+    assert any(
+        "shared with the model: a Odd, which only" in message for message in said
+    )
+
+
 def test_a_large_table_is_shared_and_growth_of_it_is_said() -> None:
     class Vocabulary(Base):
         def setup(self) -> None:

@@ -238,8 +238,7 @@ class Engine(DeepLift):
                 bare, tensor = result.diagnostics, result.f_input
                 report = told(bare, result.balance, *sides, tensor, checked)
                 return replace(result, diagnostics=report)
-        why = "several references, or each by itself, take the passes"
-        why = why if custom is None else "custom_attribution_func takes the passes"
+        why = "several references, or a function of your own, take the passes"
         result = self._slice(prepared, target, custom, each)
         return uncompiled(result, why, self.compile)
 

@@ -247,7 +247,7 @@ class Copier:
 
     def _slots(self, value: Any, copied: Any) -> None:
         """What stands in no dict."""
-        if slots_of(type(value)):
+        if slots_of(type(value)):  # type: ignore[arg-type]
             content = take_slots(value).items()
             put_slots(copied, {slot: self.value(item) for slot, item in content})
             self.state.places.append((copied, take_slots, put_slots))

@@ -216,7 +216,7 @@ def has_attributes(kind: type) -> bool:
         return False
     if kind.__module__.split(".")[0] in ("torch", "numpy"):
         return False
-    return bool(kind.__dictoffset__ or slots_of(kind))
+    return bool(kind.__dictoffset__ or slots_of(kind))  # type: ignore[arg-type]
 
 
 def is_plain(kind: type) -> bool:
@@ -318,7 +318,7 @@ def slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
 def take_slots(thing: Any) -> dict[MemberDescriptorType, Any]:
     """The attributes of an object that stand in no dict, as far as they are set."""
     found = {}
-    for slot in slots_of(type(thing)):
+    for slot in slots_of(type(thing)):  # type: ignore[arg-type]
         with suppress(AttributeError):
             found[slot] = slot.__get__(thing)
     return found
