@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict, UserDict, UserList, deque, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,13 @@ class Slots:
         self.__calls += self.late
         self.seen.append(self.__calls)
         return sum(self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An object that cannot be written on, and leads to a module."""
+
+    module: nn.Module
 
 
 class SlottedLayer(nn.Linear):
@@ -203,6 +211,9 @@ HIDDEN = {
     ),
     "namespace": held(
         lambda s: SimpleNamespace(a=nn.Dropout(0.5)), lambda s, x: s.held.a(s.body(x))
+    ),
+    "frozen slots": held(
+        lambda s: Parts(nn.Dropout(0.5)), lambda s, x: s.held.module(s.body(x))
     ),
     "nested": held(
         lambda s: {"a": [({nn.Dropout(0.5)},)]},

@@ -14,7 +14,16 @@ import pytest
 import torch
 from calls import sides
 from snapshots import snapshot
-from stateful import HIDDEN, HOOKS, PREPARED, WRITES, Base, MethodCache, prepared
+from stateful import (
+    HIDDEN,
+    HOOKS,
+    PREPARED,
+    WRITES,
+    Base,
+    MethodCache,
+    Parts,
+    prepared,
+)
 from torch import Tensor, nn
 
 from captum_ehr.propagation import Attributions, attributions, private_view
@@ -45,6 +54,8 @@ def in_eval(thing: Any) -> None:
             in_eval(item)
     elif isinstance(thing, SimpleNamespace):
         in_eval(vars(thing))
+    elif isinstance(thing, Parts):
+        in_eval(thing.module)
 
 
 def is_the_models_own(kind: type, model: nn.Module, run: Attributions) -> None:

@@ -227,8 +227,10 @@ def is_plain(kind: type) -> bool:
         object.__new__(kind)
     except TypeError:  # a number's or a word's, say, which they are too
         return False
+    # Slots had to be named for pickle, which says no more of them.
+    stated = _STATED if kind.__dictoffset__ else _STATED[:-1]
     return all(
-        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
+        getattr(kind, name, None) is getattr(object, name, None) for name in stated
     )
 
 
