@@ -59,8 +59,8 @@ class DeepLiftEHR(Questions):
             price; see :mod:`captum_ehr.attr.segments`.
         compile: Make one program for batches of all sizes, by :func:`torch.compile`;
             for many batches, as it takes from half a minute to some minutes. Where
-            that cannot be, ``diagnostics.notes`` say why, and plans are used. Of what
-            is explained, that is: other questions take the passes.
+            that cannot be, ``diagnostics.notes`` say why, and plans are used.
+            Interactions, audits and the like take the passes.
 
     From the third batch of the same shapes on, a plan is run in place of the passes,
     with the same results: see :attr:`plans`.
