@@ -237,7 +237,7 @@ def evaluation(
         methods={name: known(given) for name, given in found.items() if name != "ours"},
         measures=("curves", "removal", "infidelity", "shapley"),
         budget=sys.maxsize,
-        progress=True,
+        show_progress=True,
         effort=Effort(settings.sampling, settings.perturbations),
     )
 

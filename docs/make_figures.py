@@ -143,7 +143,7 @@ def _asked(model: Any, cohort: Cohort, explanation: Explanation) -> dict[str, An
     dl = DeepLiftEHR(model)
     pairs = dl.interactions(collated([records[patient]]), "typical")
     some = collated(records[:EVALUATED])
-    evaluation = dl.evaluate(some, "typical", progress=False)
+    evaluation = dl.evaluate(some, "typical", show_progress=False)
     value = explanation.top(None).dropna(subset=["unit"])["code"].iloc[0]
     return {
         "pair_heatmap": pair_heatmap(pairs, k=10, names=cohort.names),

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
+from captum_ehr.propagation.state import attributes
+
 #: Of others there may come more at any time, with a module or in another thread.
 LOGGERS = ("captum", "captum_ehr", "pyhealth", "torch")
 
@@ -120,6 +122,7 @@ def _state_of(value: Any, depth: int = 0) -> Any:
     if callable(value) and getattr(value, "__closure__", None):
         cells = [_state_of(c.cell_contents, depth + 1) for c in value.__closure__]
         return id(value), cells
-    if hasattr(value, "__dict__") and not isinstance(value, type):
-        return id(value), _state_of(vars(value), depth + 1)
-    return id(value)
+    if isinstance(value, type):
+        return id(value)
+    held = attributes(value).items()
+    return id(value), [(name, _state_of(each, depth + 2)) for name, each in held]

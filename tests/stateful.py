@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict, UserDict, UserList, deque, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,43 @@ class Helper:
         self.calls += 1
         self.seen.append(self.calls)
         return self.model.body(x) * sum(self.seen)
+
+
+class Slots:
+    """An object whose attributes stand in no dict, one of them under its own name."""
+
+    __slots__ = ("__calls", "late", "seen")
+
+    def __init__(self) -> None:
+        self.__calls, self.seen = 0, [0]
+
+    def count(self) -> int:
+        if not self.__calls:
+            self.late = 1
+        self.__calls += self.late
+        self.seen.append(self.__calls)
+        return sum(self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An object that cannot be written on, and leads to a module."""
+
+    module: nn.Module
+
+
+class SlottedLayer(nn.Linear):
+    """A module with a slot."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.calls = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
 
 
 class MethodCache(Base):
@@ -174,6 +212,9 @@ HIDDEN = {
     "namespace": held(
         lambda s: SimpleNamespace(a=nn.Dropout(0.5)), lambda s, x: s.held.a(s.body(x))
     ),
+    "frozen slots": held(
+        lambda s: Parts(nn.Dropout(0.5)), lambda s, x: s.held.module(s.body(x))
+    ),
     "nested": held(
         lambda s: {"a": [({nn.Dropout(0.5)},)]},
         lambda s, x: next(iter(s.held["a"][0][0]))(s.body(x)),
@@ -221,6 +262,10 @@ WRITES = {
     "namespace": case(
         lambda s: setattr(s, "kept", SimpleNamespace(n=0)),
         lambda s, x: (setattr(s.kept, "n", s.kept.n + 1), s.out(s.body(x)) * s.kept.n),
+    ),
+    "slots": held(lambda s: Slots(), lambda s, x: s.body(x) * s.held.count()),
+    "slots of a layer": case(
+        lambda s: setattr(s, "lin", SlottedLayer(4, 5)), lambda s, x: s.out(s.body(x))
     ),
     "state": case(
         lambda s: setattr(s, "state", torch.zeros(3, 5).double()),

@@ -126,6 +126,14 @@ def test_a_fallback_is_marked_and_the_model_left_alone() -> None:
     assert before == {name: vars(m) for name, m in model.named_modules()}
 
 
+def test_it_leaves_later_explanations_as_quick_as_before() -> None:
+    model, batch = tiny_model()
+    dl = DeepLiftEHR(model)
+    dl.explain(batch)
+    dl.audit(batch)
+    assert dl.model._habits == {"traces": False}
+
+
 def test_several_references_are_refused() -> None:
     model, batch = tiny_model()
     with pytest.raises(ValueError, match="audit: 3 references"):

@@ -230,7 +230,7 @@ def test_the_packages_own_evaluation_is_the_benchmarks(name: str) -> None:
             players="token",
             methods=["IntegratedGradients", "InputXGradient", "random"],
             measures=["curves", "removal", "infidelity", "shapley"],
-            progress=False,
+            show_progress=False,
         )
         .by_patient()
     )

@@ -148,7 +148,7 @@ class TestCurves:
 
     def test_of_a_model_are_those_of_a_loop(self) -> None:
         dl, batch = tiny()
-        found = dl.evaluate(batch, methods=(), measures=["curves"], progress=False)
+        found = dl.evaluate(batch, methods=(), measures=["curves"], show_progress=False)
         exp, areas_found = dl.explain(batch), {"insertion": [], "deletion": []}
         for row in range(4):
             record = Record(dl, batch, row)
@@ -232,7 +232,9 @@ class TestMeasures:
     def test_removal_is_what_pyhealths_evaluator_says(self) -> None:
         model, batch = tiny_model()
         dl = DeepLiftEHR(model)
-        found = dl.evaluate(batch, methods=(), measures=["removal"], progress=False)
+        found = dl.evaluate(
+            batch, methods=(), measures=["removal"], show_progress=False
+        )
 
         def everybody(probability: Tensor, _: str) -> Tensor:
             classes = torch.full(probability.shape, int(SampleClass.POSITIVE))
@@ -246,7 +248,7 @@ class TestMeasures:
 
     def test_sensitivity_is_small_and_not_nothing(self) -> None:
         dl, batch = tiny()
-        found = dl.evaluate(batch, measures=["sensitivity"], progress=False)
+        found = dl.evaluate(batch, measures=["sensitivity"], show_progress=False)
         moved = dict(zip(found.methods, found.scores["sensitivity"]))
         for name in ("DeepLiftEHR", "IntegratedGradients", "InputXGradient"):
             assert 0 < moved[name].min() and moved[name].max() < 0.02, name
@@ -266,7 +268,7 @@ class TestRandomised:
             return tuple(torch.zeros(m.shape).double() for m in case.encoded.masks)
 
         monkeypatch.setattr("captum_ehr.attr.evaluation.contenders._ours", look)
-        dl.evaluate(batch, methods=(), measures=["randomised"], progress=False)
+        dl.evaluate(batch, methods=(), measures=["randomised"], show_progress=False)
         assert len(seen) == 3  # shuffles
         for name, value in model.named_parameters():
             assert torch.equal(value, before_it[name])
@@ -279,7 +281,7 @@ class TestRandomised:
 
     def test_who_does_not_look_at_the_model_is_found_out(self) -> None:
         dl, batch = tiny()
-        found = dl.evaluate(batch, measures=["randomised"], progress=False)
+        found = dl.evaluate(batch, measures=["randomised"], show_progress=False)
         looked = dict(zip(found.methods, found.scores["randomised"]))
         assert looked["random"].min() > 1 - 1e-9
         assert looked["DeepLiftEHR"].max() < 1 - 1e-3
@@ -294,7 +296,7 @@ class TestRandomised:
                 return x @ weight.T
 
         model.fc = Product()
-        found = dl.evaluate(batch, measures=["randomised"], progress=False)
+        found = dl.evaluate(batch, measures=["randomised"], show_progress=False)
         assert found.scores["randomised"].isnan().all()
         assert sum("no linear layer" in note for note in found.notes) == 1
 
@@ -343,10 +345,10 @@ class TestBudget:
     def test_less_than_one_explanation_is_refused(self) -> None:
         dl, batch = tiny()
         with pytest.raises(ValueError, match="budget=9 is less than the 10"):
-            dl.evaluate(batch, budget=9, progress=False)
+            dl.evaluate(batch, budget=9, show_progress=False)
         for budget in (0, 2.5, -1):
             with pytest.raises(ValueError, match="a whole number of evaluations"):
-                dl.evaluate(batch, budget=budget, progress=False)
+                dl.evaluate(batch, budget=budget, show_progress=False)
 
 
 class TestNoTrace:
@@ -371,7 +373,7 @@ class TestNoTrace:
             again = evaluated(dl, batch, methods=methods, effort=QUICK)
         with torch.inference_mode():
             third = dl.evaluate(
-                batch, methods=methods, measures=["curves"], progress=False
+                batch, methods=methods, measures=["curves"], show_progress=False
             )
         other = evaluated(dl, batch, methods=methods, effort=QUICK, seed=1)
         pd.testing.assert_frame_equal(first.by_patient(), again.by_patient())
@@ -386,7 +388,7 @@ class TestNoTrace:
             batch,
             methods={"slopes": mine, "class": IntegratedGradients},
             measures=["curves"],
-            progress=False,
+            show_progress=False,
         )
         assert mine.forward_func is other
         assert found.scores["agreement"][2].min() > 1 - 1e-4
@@ -396,7 +398,7 @@ class TestNoTrace:
 class TestFrames:
     def test_tables_are_means_of_the_patients(self) -> None:
         dl, batch = tiny()
-        found = dl.evaluate(batch, progress=False)
+        found = dl.evaluate(batch, show_progress=False)
         frame, each = found.to_frame(), found.by_patient()
         assert frame["method"].tolist() == list(found.methods)
         assert (frame["patients"] == 4).all() and len(each) == 16
@@ -419,7 +421,7 @@ class TestFrames:
     def test_one_patient_has_figures_without_errors(self) -> None:
         dl, batch = tiny()
         one = dl.model.encode(batch)[[1]]
-        frame = dl.evaluate(one, progress=False).to_frame()
+        frame = dl.evaluate(one, show_progress=False).to_frame()
         assert frame["shapley"].notna().all() and frame["shapley_error"].isna().all()
 
     def test_several_references_are_a_mean(self) -> None:
@@ -429,7 +431,7 @@ class TestFrames:
         count = mine.count(0)
         ends = mine.values(0, torch.tensor([[False] * count, [True] * count]))
         assert ends[1] == pytest.approx(float(result.f_input[0]), abs=1e-12)
-        found = shap.evaluate(batch, 3, measures=["shapley"], progress=False)
+        found = shap.evaluate(batch, 3, measures=["shapley"], show_progress=False)
         assert found.baseline == "3 reference patients"
         assert found.scores["shapley"][0].mean() > 0.5
 
@@ -440,17 +442,19 @@ class TestWhatCannotBe:
         dl, visits = DeepLiftEHR(c.adapter), c.adapter.feature_mask(c.enc, "visit")
         several = tuple(k for k, p in enumerate(visits.players) if len(p) > 1)
         assert 0 < len(several) < len(c.enc)
-        found = dl.evaluate(c.enc, players="visit", measures=["curves"], progress=False)
+        found = dl.evaluate(
+            c.enc, players="visit", measures=["curves"], show_progress=False
+        )
         assert found.samples == several
         alone = found.left_out["fewer than two players"]
         assert len(alone) + len(found) == len(c.enc)
         assert "left out, fewer than two players" in repr(found)
         with pytest.raises(ValueError, match="nobody to evaluate: fewer than two"):
-            dl.evaluate(c.enc, players="feature", progress=False)
+            dl.evaluate(c.enc, players="feature", show_progress=False)
 
     def test_what_is_asked_wrongly_is_refused_by_name(self) -> None:
         dl, batch = tiny()
-        quiet = {"progress": False}
+        quiet = {"show_progress": False}
         for given, said in (
             ({"methods": ["Perceiver"]}, "no method 'Perceiver'"),
             ({"methods": ["random", "random"]}, "name of several methods"),
@@ -473,7 +477,9 @@ class TestWhatCannotBe:
             raise RuntimeError("not on a Sunday")
 
         methods = {"fails": fails, "short": lambda _: {"labs": torch.ones(4, 2)}}
-        found = dl.evaluate(batch, methods=methods, measures=["curves"], progress=False)
+        found = dl.evaluate(
+            batch, methods=methods, measures=["curves"], show_progress=False
+        )
         assert found.scores["deletion"][0].isfinite().all()
         assert found.scores["deletion"][1:].isnan().all()
         notes = " | ".join(found.notes)
@@ -490,11 +496,13 @@ class TestWhatCannotBe:
 
         batch = next(iter(get_dataloader(data, batch_size=4, shuffle=False)))
         dl = DeepLiftEHR(zoo.build(config)[0])
-        found = dl.evaluate(batch, target=(0, 1), progress=False, methods=["random"])
+        found = dl.evaluate(
+            batch, target=(0, 1), show_progress=False, methods=["random"]
+        )
         assert found.scores["comprehensiveness"].isnan().all()
         assert any("nobody is explained for it" in note for note in found.notes)
         assert found.scores["shapley"][0].mean() > 0.5
-        predicted = dl.evaluate(batch, measures=["removal"], progress=False)
+        predicted = dl.evaluate(batch, measures=["removal"], show_progress=False)
         assert predicted.scores["comprehensiveness"].isfinite().all()
 
 

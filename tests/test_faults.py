@@ -36,7 +36,7 @@ WAYS: dict[str, Callable[[DeepLiftEHR, Any], Any]] = {
         explainer.model
     ).explain(batch, batch),
     "evaluate": lambda explainer, batch: explainer.evaluate(
-        batch, methods=("InputXGradient",), budget=200, progress=False
+        batch, methods=("InputXGradient",), budget=200, show_progress=False
     ),
 }
 

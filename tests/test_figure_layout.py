@@ -107,7 +107,10 @@ MODEL, BATCH = tiny_model()
 PAIRS = DeepLiftEHR(MODEL).interactions(BATCH, "unk")["p1"]
 NAMES = dict(zip(("I50.9", "I10", "N18.3", "E11.9"), TITLES))
 BELIEF = DeepLiftEHR(MODEL).evaluate(
-    BATCH, measures=["curves"], methods=["random", "InputXGradient"], progress=False
+    BATCH,
+    measures=["curves"],
+    methods=["random", "InputXGradient"],
+    show_progress=False,
 )
 OFF = replace(MANY, delta=MANY.delta + 0.1)
 

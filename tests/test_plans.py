@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
 
-from captum_ehr import DeepLiftEHR, Explanation
+from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, Explanation
 from captum_ehr.datasets import tiny_model
 from captum_ehr.propagation import elementwise, pure
 from captum_ehr.propagation.program import PlanChanged
@@ -678,6 +678,17 @@ def test_an_opaque_function_may_look_at_values() -> None:
     assert program.run(torch.tensor([2.0, 5.0]))[0].tolist() == [11.0, 5.0]
 
 
+def test_vocabularies_are_not_watched() -> None:
+    model, batch = tiny_model()
+    explainer = DeepLiftEHR(model)
+    for _ in range(2):
+        explainer.explain(batch)
+    watched = explainer._plans._model
+    assert watched is not None
+    codes = [feature.ids for feature in explainer.model.features]
+    assert not any(each is ids for each in watched._mappings for ids in codes)
+
+
 def test_watched_parts_of_a_class_and_of_globals() -> None:
     net = Net()
     seen = Watched([net])
@@ -739,6 +750,41 @@ def test_what_is_not_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notes[3] == notes[1]
     shaped = [plan for plan in explainer.plans if plan.shapes is not None]
     assert [plan.state for plan in shaped] == ["ready"]
+
+
+def notes_of(model: nn.Module, *, custom: Any = None, **options: Any) -> str:
+    explainer = DeepLiftEHR(model, compile=True, **options)
+    return str(explainer.run(ROWS, None, 0, None, custom)[1].diagnostics.notes)
+
+
+class Mixing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.tanh().mean(0))
+
+
+ROWS = torch.linspace(-1, 2, 12).view(3, 4)
+HOOKED = Net()
+HOOKED.head.register_forward_hook(lambda *_: None)
+UNCOMPILED: dict[str, Callable[[], str]] = {
+    "has forward hooks": lambda: notes_of(HOOKED),
+    "rules of your own": lambda: notes_of(
+        Net(), rules={torch.tanh: lambda y, x: lambda m: [(x, m)]}
+    ),
+    "a function of your own": lambda: notes_of(Net(), custom=lambda m, x, x0: m),
+    "it mixes patients": lambda: notes_of(Mixing()),
+    "several references": lambda: str(
+        DeepLiftShapEHR(Net(), compile=True)
+        .run(ROWS, torch.rand(2, 4), 0, None, None)[1]
+        .diagnostics.notes
+    ),
+}
+
+
+@pytest.mark.parametrize("why", UNCOMPILED)
+@pytest.mark.filterwarnings("ignore::captum_ehr.AttributionWarning")
+def test_what_takes_the_passes_says_why(why: str) -> None:
+    said = UNCOMPILED[why]()
+    assert "compile=True has no effect" in said and why in said
 
 
 def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

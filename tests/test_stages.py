@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial, wraps
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +26,8 @@ def layers(model: nn.Module) -> list[Any]:
 def hastened(model: nn.Module) -> list[bool]:
     view = private_view(model)
     use_fast_forward(view)
-    return ["forward" in layer.__dict__ for layer in layers(view)]
+    forwards = [layer.__dict__.get("forward") for layer in layers(view)]
+    return [getattr(each, "func", None) in FORWARDS.values() for each in forwards]
 
 
 def unhastened(model: nn.Module, **options: Any) -> DeepLiftEHR:
@@ -119,6 +121,29 @@ def test_another_class_of_that_name_runs_as_it_is() -> None:
 
     layers(model)[0].__class__ = StageNetLayer
     assert hastened(model) == [False, True]
+
+
+@pytest.mark.parametrize("name", ["forward", "step", "cumax"])
+@pytest.mark.parametrize("where", ["class", "layer"])
+def test_a_method_that_is_exchanged_is_the_one_that_is_explained(
+    name: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = zoo.build(STAGES[0])
+    first = layers(model)[0]
+    assert hastened(model) == [True, True]
+    method = getattr(type(first), name)
+
+    @wraps(method)
+    def other(*args: Any, **more: Any) -> Any:
+        return method(*args, **more)
+
+    of_layer = partial(other, first)
+    place, put = (type(first), other) if where == "class" else (first, of_layer)
+    monkeypatch.setattr(place, name, put)
+    assert hastened(model) == [False, where == "layer"]
+    monkeypatch.undo()
+    first.__dict__.pop(name, None)
+    assert hastened(model) == [True, True]
 
 
 def test_the_layers_parts_can_still_be_explained() -> None:

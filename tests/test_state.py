@@ -14,7 +14,16 @@ import pytest
 import torch
 from calls import sides
 from snapshots import snapshot
-from stateful import HIDDEN, HOOKS, PREPARED, WRITES, Base, MethodCache, prepared
+from stateful import (
+    HIDDEN,
+    HOOKS,
+    PREPARED,
+    WRITES,
+    Base,
+    MethodCache,
+    Parts,
+    prepared,
+)
 from torch import Tensor, nn
 
 from captum_ehr.propagation import Attributions, attributions, private_view
@@ -45,6 +54,8 @@ def in_eval(thing: Any) -> None:
             in_eval(item)
     elif isinstance(thing, SimpleNamespace):
         in_eval(vars(thing))
+    elif isinstance(thing, Parts):
+        in_eval(thing.module)
 
 
 def is_the_models_own(kind: type, model: nn.Module, run: Attributions) -> None:
@@ -131,6 +142,31 @@ def test_writing_out_of_sight_is_said() -> None:
     run = attributions(made(Unseen), (x,), (x0,))
     assert any(
         "written on while it was explained" in m for m in run.diagnostics.messages
+    )
+
+
+@pytest.mark.parametrize("way", ["__reduce__", "__getstate__", "__del__", "builtin"])
+def test_writing_on_what_only_its_class_can_copy_is_said(way: str) -> None:
+    base, more = (float,) if way == "builtin" else (), {way: lambda self: None}
+    kind = type("Odd", base, {} if base else more)
+
+    class Held(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.writes:
+                self.odd.n = self.odd.n + 1
+            return self.out(self.body(x)) * (self.odd if base else 1.0)
+
+    model = made(Held)
+    model.odd, model.writes = kind(*[2.5] * len(base)), False
+    model.odd.n = 0
+    x, x0 = sides((3, 4), 1)
+    run = attributions(model, (x,), (x0,))
+    torch.testing.assert_close(run.f_input, model.eval()(x).squeeze(1).detach())
+    assert run.diagnostics.exact
+    model.writes = True
+    said = attributions(model, (x,), (x0,)).diagnostics.messages
+    assert any(
+        "shared with the model: a Odd, which only" in message for message in said
     )
 
 

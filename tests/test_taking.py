@@ -23,6 +23,7 @@ from captum_ehr import (
     NeuronDeepLiftEHR,
     PyHealthAdapter,
 )
+from captum_ehr.attr.outputs import rounded_at
 from captum_ehr.attr.targets import select
 
 Out = namedtuple("Out", "prediction hidden")
@@ -42,6 +43,34 @@ class Form(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.form(torch.tanh(self.layer(x)))
+
+
+#: What an adapter has too, under these names.
+NAMESAKES = (
+    ("labels", ["dead", "alive", "gone"]),
+    ("labels", {"all": 0}),
+    ("labels", torch.ones(3)),
+    ("scale", 1.0),
+    ("features", nn.Sequential(nn.Linear(2, 2))),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), NAMESAKES)
+def test_a_plain_module_s_attributes_are_its_own(name: str, value: Any) -> None:
+    model, x = Form(lambda y: y), torch.randn(3, 4)
+    expected = {
+        repr(target): DeepLiftEHR(model).attribute(x, target=target)
+        for target in (0, [0, 1, 2], "all")
+    }
+    setattr(model, name, value)
+    explainer = DeepLiftEHR(model)
+    for target in (0, [0, 1, 2], "all"):
+        for _ in range(4):
+            found = explainer.attribute(x, target=target)
+            torch.testing.assert_close(found, expected[repr(target)])
+    assert LayerDeepLiftEHR(model, "layer").attribute(x, target=0).shape == (3, 3)
+    index = torch.zeros(3, 1, dtype=torch.int64)
+    assert rounded_at(model, "logit", index, model(x)) is None
 
 
 class TestBatches:

@@ -60,6 +60,7 @@ class DeepLiftEHR(Questions):
         compile: Make one program for batches of all sizes, by :func:`torch.compile`;
             for many batches, as it takes from half a minute to some minutes. Where
             that cannot be, ``diagnostics.notes`` say why, and plans are used.
+            Interactions, audits and the like take the passes.
 
     From the third batch of the same shapes on, a plan is run in place of the passes,
     with the same results: see :attr:`plans`.

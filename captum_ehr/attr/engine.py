@@ -44,7 +44,7 @@ from .completeness import (
 from .contributions import Parts, absolute_sums, known, times_change
 from .inputs import Prepared, check_options, explained, prepare
 from .outputs import per_patient_output, rounded_at, scored, select_again
-from .planned import planned
+from .planned import planned, uncompiled
 from .result import Result, averaged, joined, joined_outputs
 from .segments import Run, multipliers_along, once
 from .slicing import sliced
@@ -53,6 +53,7 @@ from .targets import (
     Chosen,
     Target,
     asked_of,
+    labels_of,
     part_of,
     selected,
 )
@@ -132,8 +133,9 @@ class Engine(DeepLift):
         ``look`` is called with the view of the model before it runs.
         """
         view = self.model_view(look)
-        inside = getattr(self.model, "model", self.model)
-        forward = per_patient_output(view.forward, type(inside).__name__)
+        adapted = isinstance(self.model, PyHealthAdapter)
+        kind = type(self.model.model if adapted else self.model)
+        forward = per_patient_output(view.forward, kind.__name__)
         return view._replace(forward=forward)
 
     def model_view(self, look: Callable[[nn.Module], object] | None = None) -> View:
@@ -151,7 +153,7 @@ class Engine(DeepLift):
             adapter = self.model.private(private)
             # Not called as a module: hooks for all modules are for the model's.
             forward = scored(self.model, adapter.forward, self.output)
-            return View(forward, self.model.labels, tuple(rewrites))
+            return View(forward, labels_of(self.model), tuple(rewrites))
         return View(private(self.model), {}, tuple(rewrites))
 
     def run(
@@ -177,7 +179,7 @@ class Engine(DeepLift):
                 prepared = prepared.in_sums(self.model)
             size = prepared.inputs[0].shape[0]
             step = self.internal_batch_size or size
-            targets = asked_of(target, size, getattr(self.model, "labels", {}))
+            targets = asked_of(target, size, labels_of(self.model))
             parts = [
                 (piece, self._unmixed(piece, part_of(targets, k, step), custom, each))
                 for k, piece in sliced(prepared, step, self._output)
@@ -215,6 +217,7 @@ class Engine(DeepLift):
             return replace(together, diagnostics=noted(together.diagnostics, MIXED))
         chosen = target if target == ALL else Chosen(together.index)
         apart = self._slice(prepared, chosen, custom, each, apart=True)
+        apart = uncompiled(apart, "it mixes patients", self.compile)
         return replace(
             apart, diagnostics=Diagnostics(messages=(APART,)) + apart.diagnostics
         )
@@ -235,16 +238,20 @@ class Engine(DeepLift):
                 bare, tensor = result.diagnostics, result.f_input
                 report = told(bare, result.balance, *sides, tensor, checked)
                 return replace(result, diagnostics=report)
-        return self._slice(prepared, target, custom, each)
+        why = "several references, or a function of your own, take the passes"
+        result = self._slice(prepared, target, custom, each)
+        return uncompiled(result, why, self.compile)
 
     def _single(self, prepared: Prepared, target: Any) -> Result:
         """A slice against one reference, by its plan if there is one."""
         if any(not getattr(rule, "pure", False) for rule in self.rules.values()):
-            self._plans.refuse(
+            why = (
                 "there are rules of your own; captum_ehr.propagation.pure says of one "
                 "that it computes from its arguments alone"
             )
-            return self._slice(prepared, target, None, False)
+            self._plans.refuse(why)
+            result = self._slice(prepared, target, None, False)
+            return uncompiled(result, why, self.compile)
         scale = self.output, self.multiplies_by_inputs
         options = *scale, self.segments, self.completeness == "off"
         passes = partial(self._slice, custom=None, each=False)

@@ -121,6 +121,7 @@ def patients_axis(tensor: Tensor, size: int) -> int | None:
 
 def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
     """Where a layer stands in the model; of an adapter, in the model it wraps."""
+    features = model.features if isinstance(model, PyHealthAdapter) else ()
     inside: nn.Module = model.model if isinstance(model, PyHealthAdapter) else model
     kind = type(inside).__name__
     if isinstance(layer, str):
@@ -132,7 +133,7 @@ def layer_path(model: nn.Module, layer: nn.Module | str) -> str:
         some = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
         what = repr(layer) if isinstance(layer, str) else type(layer).__name__
         raise ValueError(f"{kind} has no layer {what}; it has: {some}.")
-    for feature in getattr(model, "features", ()):
+    for feature in features:
         if feature.embedding == path:
             raise ValueError(
                 f"The layer {path!r} embeds feature {feature.key!r}: its embeddings "

@@ -69,7 +69,8 @@ def rounded_at(
     probabilities more: the last digit of a probability p is one of 1/(1 - p) in its
     logit. None where the values are what the model has rounded.
     """
-    worked_out = scale == "logit" and getattr(model, "scale", "logit") != "logit"
+    adapted = isinstance(model, PyHealthAdapter)
+    worked_out = adapted and scale == "logit" and model.scale != "logit"
     if not worked_out and index.dim() < 3:
         return None
     values = torch.stack([v for output in outputs for v in _parts(output, index)])

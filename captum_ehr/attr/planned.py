@@ -21,7 +21,7 @@ from .classes import ALL, Label
 from .completeness import mixes
 from .inputs import Prepared
 from .result import Result
-from .targets import Chosen, Targets, chosen
+from .targets import Chosen, Targets, chosen, labels_of
 
 #: Explains a slice of patients, each with a target, by the passes.
 type Passes = Callable[[Prepared, Any], Result]
@@ -57,7 +57,7 @@ def planned(
         given = _given(prepared)
     except (_NoPlanError, UnwatchableError) as reason:
         plans.refuse(str(reason))
-        return passes(prepared, targets)
+        return uncompiled(passes(prepared, targets), str(reason), compile)
     plain = tuple(Tensor if isinstance(a, Tensor) else repr(a) for a in prepared.args)
     key: tuple[Hashable, ...] = (prepared.summed, plain, options, _surroundings())
     form = *map(_form, given), *key
@@ -93,10 +93,15 @@ def planned(
         return by_plan()
     general = *((x.dim(), x.dtype, x.device) for x in given), *key
     result = plans.run(general, given, by_plan, *more, compiled_for_all)
-    if without := plans.reason(general):
-        note = Diagnostics(notes=(f"compile=True has no effect: {without}",))
-        result = replace(result, diagnostics=result.diagnostics + note)
-    return result
+    return uncompiled(result, plans.reason(general))
+
+
+def uncompiled(result: Result, why: str, compile: bool = True) -> Result:
+    """The result; with a note, if a compiled program was wanted and there is none."""
+    if not (compile and why):
+        return result
+    note = Diagnostics(notes=(f"compile=True has no effect: {why}",))
+    return replace(result, diagnostics=result.diagnostics + note)
 
 
 def _unfit(result: Result) -> str:
@@ -123,7 +128,7 @@ def _parts(model: nn.Module) -> tuple[list[Any], list[Any]]:
     parts = [inside, model.features, model.score, model.extra_keys]
     dataset = getattr(inside, "dataset", None)
     processors = getattr(dataset, "input_processors", {})
-    return parts, [dataset, *processors.values()]
+    return parts, [dataset, *processors.values(), *model.features]
 
 
 def _given(prepared: Prepared) -> list[Tensor]:
@@ -173,7 +178,7 @@ def _target(targets: Targets, model: nn.Module, shape: Any) -> tuple[Any, Hashab
         return targets, repr(targets[0])  # True and 1 are equal
     if shape is None:
         raise LookupError("The output's shape is not known yet.")
-    return chosen(targets, shape, getattr(model, "labels", {})), "each"
+    return chosen(targets, shape, labels_of(model)), "each"
 
 
 #: Targets that are the same where they are written the same.

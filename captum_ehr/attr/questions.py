@@ -172,7 +172,7 @@ class Questions(Engine):
         measures: Iterable[str] | None = None,
         budget: int = 100_000,
         seed: int = 0,
-        progress: bool = True,
+        show_progress: bool = True,
     ) -> Evaluation:
         """How far explanations of this model can be believed, beside other methods'.
 
@@ -196,7 +196,7 @@ class Questions(Engine):
                 not fit is NaN, and a note. What functions of your own evaluate is not
                 seen.
             seed: Of all that is drawn.
-            progress: Whether bars show how far it is.
+            show_progress: Whether bars show how far it is.
 
         Raises:
             TypeError: If the model is not PyHealth's, the batch no batch, or a method
@@ -210,7 +210,7 @@ class Questions(Engine):
             >>> from captum_ehr.datasets import tiny_model
             >>> model, batch = tiny_model()
             >>> found = DeepLiftEHR(model).evaluate(
-            ...     batch, methods=["random"], measures=["curves"], progress=False
+            ...     batch, methods=["random"], measures=["curves"], show_progress=False
             ... )
             >>> found.to_frame()[["method", "patients"]].values.tolist()
             [['DeepLiftEHR', 4], ['random', 4]]
@@ -227,7 +227,7 @@ class Questions(Engine):
                 measures=measures,
                 budget=budget,
                 seed=seed,
-                progress=progress,
+                show_progress=show_progress,
             )
 
     def audit(

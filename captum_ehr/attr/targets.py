@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..adapter import PyHealthAdapter
 from ..explanation.explained import Contrast, Explained, Place
 from .classes import (
     ALL,
@@ -55,6 +56,11 @@ type Targets = list[Any] | Chosen | Literal["all"] | None
 
 #: One index per output dimension after the batch.
 type Index = tuple[int, ...]
+
+
+def labels_of(model: nn.Module) -> Mapping[Any, int]:
+    """The label vocabulary of a PyHealth model; ``labels`` of others are their own."""
+    return model.labels if isinstance(model, PyHealthAdapter) else {}
 
 
 def asked_of(target: Target, size: int, labels: Mapping[Any, int]) -> Targets:

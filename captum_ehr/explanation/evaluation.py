@@ -70,7 +70,7 @@ class Evaluation(OfPatients):
         >>> from captum_ehr import DeepLiftEHR
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
-        >>> found = DeepLiftEHR(model).evaluate(batch, progress=False)
+        >>> found = DeepLiftEHR(model).evaluate(batch, show_progress=False)
         >>> found.to_frame()["method"].tolist()
         ['DeepLiftEHR', 'IntegratedGradients', 'InputXGradient', 'random']
         >>> bool(found.to_frame()["shapley"][0] > 0.9)

@@ -87,10 +87,16 @@ class AuditTape(Tape):
         return call
 
     def follow(self, view: nn.Module) -> None:
-        """Have the modules of a private view say when they run."""
+        """Have the modules of a private view say when they run.
+
+        But for tables that only look up, which are known by their forward.
+        """
         for name, module in view.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                module.__dict__["forward"] = self._announced(name, module.forward)
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            forward = module.forward
+            if getattr(forward, "__func__", None) is not nn.Embedding.forward:
+                module.__dict__["forward"] = self._announced(name, forward)
 
     def lines(self) -> list[Line]:
         """The account, to be asked for after the backward pass."""

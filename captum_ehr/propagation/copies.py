@@ -18,7 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from .state import State, blank, is_plain, rebuilt, scripted, take_cell, way
+from .state import (
+    State,
+    attributes,
+    blank,
+    has_attributes,
+    is_plain,
+    put_slots,
+    rebuilt,
+    scripted,
+    slots_of,
+    take_cell,
+    take_slots,
+    way,
+)
 
 #: Given each copied module; what it returns, if anything, becomes its ``forward``.
 type Wrap = Callable[[nn.Module], Callable[..., Any] | None]
@@ -49,6 +62,7 @@ class Copier:
         except KeyError:
             name = next((how for base, how in _KINDS if issubclass(kind, base)), "")
             name = name or ("_thing" if is_plain(kind) else "")
+            name = name or ("_shared" if has_attributes(kind) else "")
             method = self.methods[kind] = getattr(Copier, name) if name else None
         if method is None:
             return value
@@ -86,6 +100,7 @@ class Copier:
         state.pop("_compiled_call_impl", None)
         if isinstance(module, self.compiled):
             state["forward"] = state["_modules"]["_orig_mod"]
+        self._slots(module, copied)
         self._own_caches(kind, copied)
         forward = self.wrap(copied) if self.wrap is not None else None
         if forward is not None:
@@ -196,15 +211,15 @@ class Copier:
         else:
             put(copied, list(map(self.value, content)))
         self.state.add(copied)
-        if hasattr(value, "__dict__"):
-            self._attributes(value, copied)
+        self._attributes(value, copied)
         return copied
 
     def _is_table(self, value: Any, items: Collection[Any]) -> bool:
         """Whether it is plain, and so large that it is no state: a vocabulary, say."""
         if len(items) <= _LARGE or not _PLAIN.issuperset(map(type, islice(items, 99))):
             return False
-        self.state.tables.append((value, len(value)))
+        what = f"{type(value).__name__} of {len(value)} plain values"
+        self.state.shared.append((value, len, what))
         return True
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
@@ -223,10 +238,25 @@ class Copier:
         return copied
 
     def _attributes(self, value: Any, copied: Any) -> None:
-        state = copied.__dict__
-        for name, item in value.__dict__.copy().items():
-            state[name] = self.value(item)
-        self.state.dicts.append(state)
+        if hasattr(value, "__dict__"):
+            state = copied.__dict__
+            for name, item in value.__dict__.copy().items():
+                state[name] = self.value(item)
+            self.state.dicts.append(state)
+        self._slots(value, copied)
+
+    def _slots(self, value: Any, copied: Any) -> None:
+        """What stands in no dict."""
+        if slots_of(type(value)):  # type: ignore[arg-type]
+            content = take_slots(value).items()
+            put_slots(copied, {slot: self.value(item) for slot, item in content})
+            self.state.places.append((copied, take_slots, put_slots))
+
+    def _shared(self, value: Any) -> Any:
+        """An object of which only its class could make another one."""
+        what = f"{type(value).__name__}, which only its class can copy"
+        self.state.shared.append((value, attributes, what))
+        return self._keep(value, value)
 
     # What leads to them --------------------------------------------------------------
 

@@ -12,8 +12,9 @@ import copy
 import operator
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from functools import partial
-from types import BuiltinMethodType, CellType, MethodType
+from contextlib import suppress
+from functools import cache, partial
+from types import BuiltinMethodType, CellType, MemberDescriptorType, MethodType
 from typing import Any
 from weakref import ref
 
@@ -33,7 +34,8 @@ class State:
         opaque: What has none that can be noted (arrays, generators), by id, with the
             function that copies it.
         memory: Its tensors, which lie in the model's memory.
-        tables: Large tables of plain values, which are the model's own, and their size.
+        shared: What is the model's own all the same, with what tells whether it was
+            written on, and what it is in words.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class State:
         self.places: list[tuple[Any, _Take, _Put]] = []
         self.opaque: dict[int, tuple[Any, Callable[[Any], Any]]] = {}
         self.memory: list[Tensor] = []
-        self.tables: list[tuple[Any, int]] = []
+        self.shared: list[tuple[Any, Callable[[Any], Any], str]] = []
         self._written: frozenset[int] = frozenset()
         self._addresses: dict[int, list[Tensor]] = {}
 
@@ -71,7 +73,7 @@ class State:
         noted = list(map(dict.copy, dicts))
         quiet = [(each, each.copy()) for each in filter(None, self.quiet)]
         places = [(each, put, take(each)) for each, take, put in self.places]
-        versions = self._versions()
+        versions, shared = self._versions(), self._shared()
         if self.opaque or self._written:
             copies = self._copies()
             _fill(dicts, [_exchanged(content, copies) for content in noted])
@@ -88,7 +90,7 @@ class State:
                     each.update(content)
             for place, put, content in places:
                 put(place, content)
-            return self._lasting(versions)
+            return self._lasting(versions, shared)
 
         return end
 
@@ -119,7 +121,10 @@ class State:
         with torch._C.DisableTorchFunction():
             return sum([tensor._version for tensor in self.memory])
 
-    def _lasting(self, versions: int) -> str:
+    def _shared(self) -> list[Any]:
+        return [look(each) for each, look, _ in self.shared]
+
+    def _lasting(self, versions: int, shared: list[Any]) -> str:
         """What could not be put back, in words."""
         if self._versions() != versions:
             return (
@@ -127,11 +132,11 @@ class State:
                 "explained: by its own forward where no torch call is seen, or by "
                 "another thread"
             )
-        for table, size in self.tables:
-            if len(table) != size:
+        for before, now, (*_, what) in zip(shared, self._shared(), self.shared):
+            if not _same(before, now):
                 return (
-                    f"the forward wrote on an attribute that is shared with the model: "
-                    f"a {type(table).__name__} of {size} plain values"
+                    "the forward wrote on an attribute that is shared with the model: "
+                    f"a {what}"
                 )
         return ""
 
@@ -205,14 +210,27 @@ def blank(kind: type) -> Any:
         return born.__new__(kind)  # type: ignore[call-overload]
 
 
+def has_attributes(kind: type) -> bool:
+    """Whether objects of this type have attributes that may be written on."""
+    if not kind.__flags__ & _MADE_IN_PYTHON or issubclass(kind, type):
+        return False
+    if kind.__module__.split(".")[0] in ("torch", "numpy"):
+        return False
+    return bool(kind.__dictoffset__ or slots_of(kind))  # type: ignore[arg-type]
+
+
 def is_plain(kind: type) -> bool:
     """Whether objects of this type are their attributes, and no more."""
-    if not kind.__flags__ & _MADE_IN_PYTHON or not kind.__dictoffset__:
+    if not has_attributes(kind) or hasattr(kind, "__del__"):
         return False
-    if issubclass(kind, type) or kind.__module__.split(".")[0] in ("torch", "numpy"):
+    try:
+        object.__new__(kind)
+    except TypeError:  # a number's or a word's, say, which they are too
         return False
-    return not hasattr(kind, "__del__") and all(
-        getattr(kind, name, None) is getattr(object, name, None) for name in _STATED
+    # Slots had to be named for pickle, which says no more of them.
+    stated = _STATED if kind.__dictoffset__ else _STATED[:-1]
+    return all(
+        getattr(kind, name, None) is getattr(object, name, None) for name in stated
     )
 
 
@@ -234,10 +252,10 @@ _STATED = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
 # Many dicts at once, of which a pass changes hardly any -------------------------------
 
 
-def _same(noted: list[dict[Any, Any]], dicts: list[dict[Any, Any]]) -> bool:
+def _same(noted: Any, found: Any) -> bool:
     """Whether nothing has changed; what is identical is equal, and not looked into."""
     try:
-        return noted == dicts
+        return bool(noted == found)
     except Exception:  # what has changed cannot be compared, as tensors cannot
         return False
 
@@ -289,6 +307,36 @@ def _put_cell(cell: CellType, content: tuple[Any, ...]) -> None:
         (cell.cell_contents,) = content
     else:
         del cell.cell_contents
+
+
+@cache
+def slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
+    """Where objects of a type have the attributes of ``__slots__``."""
+    bases = (vars(base) for base in kind.__mro__ if "__slots__" in vars(base))
+    found = (value for base in bases for value in base.values())
+    return tuple(value for value in found if isinstance(value, MemberDescriptorType))
+
+
+def take_slots(thing: Any) -> dict[MemberDescriptorType, Any]:
+    """The attributes of an object that stand in no dict, as far as they are set."""
+    found = {}
+    for slot in slots_of(type(thing)):  # type: ignore[arg-type]
+        with suppress(AttributeError):
+            found[slot] = slot.__get__(thing)
+    return found
+
+
+def put_slots(thing: Any, content: dict[MemberDescriptorType, Any]) -> None:
+    """Set these, and no others; whatever the class makes of that."""
+    for slot in take_slots(thing).keys() - content.keys():
+        slot.__delete__(thing)
+    for slot, value in content.items():
+        slot.__set__(thing, value)
+
+
+def attributes(thing: Any) -> dict[Any, Any]:
+    """All attributes of an object."""
+    return {**getattr(thing, "__dict__", {}), **take_slots(thing)}
 
 
 #: By type, the more special ones first; whatever has none is a cache of a function.

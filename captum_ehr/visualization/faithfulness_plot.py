@@ -52,7 +52,7 @@ def faithfulness(
         >>> from captum_ehr.datasets import tiny_model
         >>> model, batch = tiny_model()
         >>> found = DeepLiftEHR(model).evaluate(
-        ...     batch, measures=["curves"], progress=False
+        ...     batch, measures=["curves"], show_progress=False
         ... )
         >>> figure, (deletion, insertion) = faithfulness(found)
         >>> len(insertion.lines)

@@ -48,7 +48,7 @@ def evaluated(
     measures: Iterable[str] | None = None,
     budget: int = 100_000,
     seed: int = 0,
-    progress: bool = False,
+    show_progress: bool = False,
     effort: Effort = USUAL,
 ) -> Evaluation:
     """What :meth:`captum_ehr.DeepLiftEHR.evaluate` says, with more or less effort."""
@@ -57,7 +57,7 @@ def evaluated(
         raise ValueError(f"budget={budget!r}; a whole number of evaluations, from 1.")
     case, game, result = begun(dl, batch, baselines, target, players, budget, seed)
     rows, left_out = counted(game.mask, result, case.encoded.patient_ids)
-    work = Work(case, game, rows, effort, progress)
+    work = Work(case, game, rows, effort, show_progress)
     if result.drawn:
         work.notes.append("the model draws random numbers: all figures are noisy")
     explained(work, asked, result)

@@ -52,7 +52,7 @@ class Work:
         game: What their players are worth.
         rows: Which of them are evaluated.
         effort: How much each measure takes.
-        progress: Whether it is shown.
+        show_progress: Whether it is shown.
         given: By method, the attributions of all patients, as far as they are known.
         notes: What was not measured, and why.
     """
@@ -61,7 +61,7 @@ class Work:
     game: Game
     rows: tuple[int, ...]
     effort: Effort
-    progress: bool
+    show_progress: bool
     given: dict[Method, Parts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -112,7 +112,7 @@ class Work:
     def watched[T](self, what: str, items: Sequence[T]) -> Iterator[T]:
         """The items, with a bar that goes away."""
         bar: Iterator[T] = tqdm(
-            items, desc=what, leave=False, disable=not self.progress
+            items, desc=what, leave=False, disable=not self.show_progress
         )
         return bar
 
