@@ -12,6 +12,7 @@ import enum
 import functools
 import importlib
 import itertools
+import random
 import sys
 import types
 import weakref
@@ -147,7 +148,11 @@ HELD = {
         lambda t: t(),
         lambda t: t.keywords.update(a=3.0),
     ),
-    "cached property": (Cached, lambda t: t.late, put(late=3.0)),
+    "cached property": (
+        lambda: LATE.__setitem__(0, 1.0) or Cached(),
+        lambda t: t.late,
+        lambda t: LATE.__setitem__(0, 3.0),
+    ),
     "weak": (
         lambda: [t := Thing(), weakref.ref(t)],
         lambda t: gain(t[1]()),
@@ -172,6 +177,11 @@ HELD = {
         gain,
         put(gain=3.0),
     ),
+    "beside global generators": (
+        lambda: [1.0, random.random, random.choice, np.random.rand],
+        first,
+        item(0),
+    ),
     "another class": (
         lambda: nn.Tanh(),
         lambda t: t(torch.ones(())),
@@ -188,6 +198,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "NumpyBlock": lambda: pd.Series([1.0]),
     "c_double": lambda: ctypes.c_double(1.0),
     "ndarray": lambda: np.array([act]),
+    "RecursiveScriptModule": lambda: torch.jit.script(nn.Tanh()),
 }
 
 

@@ -9,7 +9,7 @@ training is followed.
 What came out of a call and was no tensor (a branch on ``mask.any()``, an ``item()``),
 and shapes that depend on values (``nonzero``), are *guards*: they have to come out the
 same, else the computation might take another way. What reaches no dispatcher
-(``numpy()``, ``tolist()``) and what draws random numbers cannot be written down.
+(:mod:`.escapes`) and what draws random numbers cannot be written down.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Watched:
     Raises:
         UnwatchableError: If there is too much of it, a module with forward hooks, or
             what changes unseen: a generator of random numbers, an iterator, an object
-            of a library's own making in C.
+            that a library keeps in C.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
@@ -87,7 +87,7 @@ class Watched:
         self._globals: list[tuple[dict[str, Any], list[str]]] = []
         self._already: set[tuple[int, tuple[str, ...]]] = set()
         self._todo: list[Any] = list(roots)
-        self._seen = {id(each): each for each in apart}
+        self._seen = {id(each): each for each in (*apart, *_OF_ALL)}
         while self._todo:
             self._see(self._todo.pop())
             if len(self._seen) > MOST:
@@ -111,19 +111,16 @@ class Watched:
         for items in self._collections:
             found += items
         for function in self._functions:
-            found += (
-                function.__code__,
-                function.__defaults__,
-                function.__kwdefaults__,
-            )
+            found.append(function.__code__)
+            found += (function.__defaults__, function.__kwdefaults__)
         for cell in self._cells:
             found += take_cell(cell)
         for space, names in self._globals:
             found += map(space.get, names)
         found += map(type, self._objects)
         found += map(vars, self._objects)
-        for value, names in self._slots:
-            found += [getattr(value, name, None) for name in names]
+        for value, slots in self._slots:
+            found += [getattr(value, name, None) for name in slots]
         found += [point() for point in self._pointers]
         sizes = *map(len, self._mappings), *map(len, self._collections), len(found)
         layouts = [
@@ -180,7 +177,7 @@ class Watched:
 
     def _members(self, value: Any) -> None:
         """What stands in an object's slots."""
-        if names := _members_of(type(value)):
+        if names := _members_of(type(value)):  # type: ignore[arg-type]
             self._slots.append((value, names))
             self._todo += (getattr(value, name, None) for name in names)
 
@@ -212,7 +209,8 @@ class Watched:
             for each in _imports_of(value.__code__)
             for name in (each, f"{package}.{each}".rstrip("."))
         ]
-        self._read(sys.modules, names, imports)
+        if imports:
+            self._read(sys.modules, names, imports)
 
     def _read(
         self,
@@ -346,13 +344,17 @@ _PLAIN = frozenset(
 )
 
 #: Packages of which classes are as they are, and objects made in C do not change.
-_SETTLED = {*sys.stdlib_module_names, "torch", "numpy", "pydantic_core"} - {
-    "__main__",
-    "_ctypes",
-}
+_SETTLED = frozenset(
+    {*sys.stdlib_module_names, "torch", "numpy", "pydantic_core"}
+    - {"__main__", "_ctypes"}
+)
 
 #: The attributes of every module that are dicts of hooks.
 _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+
+#: The generators that are nobody's own, of which it is seen elsewhere if one is drawn
+#: from; what is imported from their modules is bound to them.
+_OF_ALL = random.random.__self__, np.random.rand.__self__, torch.default_generator
 
 #: What of classes that are written in C is such a slot.
 _MEMBERS = frozenset(
@@ -364,6 +366,7 @@ _WHOLE = (nn.Module, type)
 
 _BY_BASE: dict[type, Callable[[Watched, Any], None] | None] = {
     Tensor: Watched._tensor,
+    torch.jit.ScriptModule: Watched._unseen,
     nn.Module: Watched._module,
     **dict.fromkeys((dict, MappingProxyType), Watched._mapping),
     **dict.fromkeys((list, tuple, set, frozenset, deque), Watched._items),
