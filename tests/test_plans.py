@@ -700,6 +700,8 @@ def test_whole_numbers_that_are_read_in_c_are_guards(
         torch.testing.assert_close(program.run(2 * x, n)[0], function(2 * x, n))
         with pytest.raises(PlanChanged):
             program.run(x, torch.tensor(other))
+        _, program = recorded_program(lambda n: [n.tensor_split(2)[0]], [n])
+        assert program.guards == 0  # these are what is split
 
 
 def test_an_opaque_function_may_look_at_values() -> None:

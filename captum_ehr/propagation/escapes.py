@@ -38,7 +38,7 @@ class Escapes(TorchFunctionMode):
         if any(map(self.varies, _taken(name, given))):
             self.refuse(f"{name}() takes values out of torch")
         if name in _POINTED:
-            for tensor in tensors_in(given):
+            for tensor in tensors_in(given[1:]):
                 if not tensor.is_floating_point() and self.varies(tensor):
                     self.fix(tensor)
         return func(*args, **(kwargs or {}))

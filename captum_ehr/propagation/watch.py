@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache, partial
-from operator import is_
+from operator import attrgetter, is_
 from pathlib import PurePath
 from types import (
     BuiltinMethodType,
@@ -354,7 +354,10 @@ _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")
 
 #: The generators that are nobody's own, of which it is seen elsewhere if one is drawn
 #: from; what is imported from their modules is bound to them.
-_OF_ALL = random.random.__self__, np.random.rand.__self__, torch.default_generator
+_OF_ALL = (
+    *map(attrgetter("__self__"), (random.random, np.random.rand)),
+    torch.default_generator,
+)
 
 #: What of classes that are written in C is such a slot.
 _MEMBERS = frozenset(
