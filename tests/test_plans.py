@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
+from torch.nn.utils import rnn
 
 from captum_ehr import DeepLiftEHR, DeepLiftShapEHR, Explanation
 from captum_ehr.datasets import tiny_model
@@ -201,6 +202,11 @@ ESCAPING: dict[str, Callable[[Tensor], Any]] = {
     "numpy": lambda x: x.numpy().max() > 2,
     "tolist": lambda x: max(x.flatten().tolist()) > 2,
     "array": lambda x: np.asarray(x).max() > 2,
+    "a tensor of a list": lambda x: torch.tensor([x.max(), x.min()])[0] > 2,
+    "an old tensor of a list": lambda x: torch.FloatTensor([x.max()])[0] > 2,
+    "a list as an index": lambda x: torch.eye(9)[:, [x.max().long()]].argmax() > 2,
+    "repr": lambda x: "[4." in repr(x),
+    "format": lambda x: f"{x.max():.1f}" > "2",
 }
 
 
@@ -663,6 +669,39 @@ def test_a_shape_that_depends_on_values_is_a_guard(function: Any) -> None:
     torch.testing.assert_close(program.run(x)[0], function(x).sum() * x)
     with pytest.raises(PlanChanged):
         program.run(x.abs())
+
+
+GRU, pad = nn.GRU(3, 2, batch_first=True), rnn.pad_packed_sequence
+
+
+def packed(x: Tensor, lengths: Tensor) -> Tensor:
+    steps = rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    found: Tensor = pad(GRU(steps)[0], batch_first=True)[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("function", "first", "other"),
+    [
+        (packed, [5, 3, 2], [5, 4, 1]),
+        (lambda x, n: GRU(rnn.PackedSequence(x[0], n))[0].data, [2, 2, 1], [3, 1, 1]),
+        (lambda x, n: pad(rnn.PackedSequence(x[0], n))[0], [2, 2, 1], [3, 1, 1]),
+        (lambda x, n: torch.tensor_split(x, n, dim=1)[0], [1, 3], [2, 3]),
+    ],
+)
+def test_whole_numbers_that_are_read_in_c_are_guards(
+    function: Any, first: list[int], other: list[int]
+) -> None:
+    x, n = torch.rand(3, 5, 3), torch.tensor(first)
+    with torch.no_grad():
+        _, program = recorded_program(
+            lambda x, n: [function(x, n)], [x, n], [*GRU.parameters()]
+        )
+        torch.testing.assert_close(program.run(2 * x, n)[0], function(2 * x, n))
+        with pytest.raises(PlanChanged):
+            program.run(x, torch.tensor(other))
+        _, program = recorded_program(lambda n: [n.tensor_split(2)[0]], [n])
+        assert program.guards == 0  # these are what is split
 
 
 def test_an_opaque_function_may_look_at_values() -> None:

@@ -59,7 +59,8 @@ def planned(
         plans.refuse(str(reason))
         return uncompiled(passes(prepared, targets), str(reason), compile)
     plain = tuple(Tensor if isinstance(a, Tensor) else repr(a) for a in prepared.args)
-    key: tuple[Hashable, ...] = (prepared.summed, plain, options, _surroundings())
+    around = _surroundings(given)
+    key: tuple[Hashable, ...] = (prepared.summed, plain, options, around)
     form = *map(_form, given), *key
     shape = plans.known.get(form)
 
@@ -191,12 +192,12 @@ def _form(x: Tensor) -> Hashable:
     return x.shape, x.stride(), x.dtype, x.device, flags
 
 
-def _surroundings() -> Hashable:
+def _surroundings(given: Sequence[Tensor]) -> Hashable:
     """What torch's functions depend on beside their arguments."""
-    devices = {"cpu", torch.get_default_device().type}
+    devices = {"cpu", "cuda", *(x.device.type for x in given)}
     casts = (
         (d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d))
-        for d in sorted(devices)
+        for d in sorted(filter(torch.amp.is_autocast_available, devices))
     )
     modes = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
     return torch.get_default_dtype(), *casts, *modes

@@ -9,7 +9,7 @@ training is followed.
 What came out of a call and was no tensor (a branch on ``mask.any()``, an ``item()``),
 and shapes that depend on values (``nonzero``), are *guards*: they have to come out the
 same, else the computation might take another way. What reaches no dispatcher
-(``numpy()``, ``tolist()``) and what draws random numbers cannot be written down.
+(:mod:`.escapes`) and what draws random numbers cannot be written down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode,
@@ -28,7 +27,7 @@ from torch.utils._python_dispatch import (
 )
 
 from .containers import tensors_in
-from .declarations import label
+from .escapes import Escapes
 from .generators import global_states, globals_moved
 from .program import Program, Writer
 
@@ -68,7 +67,7 @@ def recorded_program(
     """
     tensors = _separate(tensors, constants)
     recorder, drawn = Recorder(tensors, constants), global_states()
-    with _Escapes(recorder), recorder:
+    with Escapes(recorder.varies, recorder.fix, recorder.refuse), recorder:
         outputs = list(function(*tensors))
     if globals_moved(drawn):
         recorder.refuse("random numbers of Python's or NumPy's own generator")
@@ -133,6 +132,11 @@ class Recorder(TorchDispatchMode):
     def varies(self, tensor: Tensor) -> bool:
         """Whether other inputs or parameters may give this tensor other values."""
         return _place(tensor) not in self.names or _storage(tensor) in self.varying
+
+    def fix(self, tensor: Tensor) -> None:
+        """A guard for all values of a tensor."""
+        name = self.word(tensor, [])
+        self.writer.guard(f"{name}.tolist()", tensor.tolist(), [name])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -273,26 +277,6 @@ class _Inside(TorchDispatchMode):
             self.made[storage._cdata] = StorageWeakRef(storage)
         return output
 
-
-class _Escapes(TorchFunctionMode):
-    """Refuses what takes values past the dispatcher."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if label(func) in _ESCAPES and self.recorder.varies(args[0]):
-            self.recorder.refuse(f"Tensor.{label(func)}() takes values out of torch")
-        return func(*args, **(kwargs or {}))
-
-
-#: Methods that hand values to Python unseen.
-_ESCAPES = frozenset(
-    "numpy tolist __array__ __dlpack__ __cuda_array_interface__".split()
-)
 
 #: In-place changes of a shape, and the views that do the same.
 _VIEWED = {
