@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from calls import explained, run_call, sides, total
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from captum_ehr import DeepLiftEHR
 from captum_ehr.propagation import attributions
 
 Model = Callable[[Tensor], Tensor]
@@ -110,6 +112,35 @@ def test_a_scripted_part_is_exact_or_reported(before: nn.Module) -> None:
     run = attributions(model, (x,), (x0,))
     error = run.delta.abs() / (run.f_input - run.f_reference).abs()
     assert run.diagnostics.messages or error.max() < 1e-9
+
+
+@pytest.mark.parametrize("script", [torch.jit.script, torch.jit.trace])
+def test_a_scripted_part_with_weights_is_exact_where_it_is_linear(script: Any) -> None:
+    linear = nn.Linear(4, 2).double()
+    given = () if script is torch.jit.script else (torch.zeros(3, 4).double(),)
+    x, x0 = sides((3, 4), 2)
+    last = nn.Linear(2, 1).double()
+    models = [nn.Sequential(linear, nn.Tanh(), last) for _ in range(2)]
+    models[1][0] = script(linear, *given)
+    found = [DeepLiftEHR(m, completeness="raise").attribute(x, x0) for m in models]
+    torch.testing.assert_close(found[1], found[0])
+    assert all(p.requires_grad and p.grad is None for p in models[1].parameters())
+
+
+def test_a_function_of_no_module() -> None:
+    made = types.FunctionType((lambda x, y=None: y(x)).__code__, {})
+    made.__defaults__, made.__module__ = (nn.Tanh(),), None  # type: ignore[assignment]
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.out = made, nn.Linear(4, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.act(x))
+
+    x, x0 = sides((3, 4), 2)
+    assert DeepLiftEHR(Holder(), completeness="raise").attribute(x, x0).shape == x.shape
 
 
 def test_checkpointed_parts_are_exact() -> None:

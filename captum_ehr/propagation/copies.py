@@ -287,7 +287,8 @@ class Copier:
         if compiled is not None:
             return private(compiled)
         closure, defaults = value.__closure__ or (), value.__defaults__ or ()
-        if value.__module__.startswith("torch.") or not (closure or defaults):
+        module = value.__module__ or ""  # None of what is made of text
+        if module.startswith("torch.") or not (closure or defaults):
             return value
         self._keep(value, value)  # it may stand in its own closure
         cells = tuple([self._cell(cell, inner) for cell in closure])

@@ -236,7 +236,8 @@ def is_plain(kind: type) -> bool:
 
 def scripted(module: Any) -> Any:
     """A TorchScript module in full, in eval mode: no pass sees what it writes."""
-    copied = copy.deepcopy(module).eval()
+    with torch.no_grad():  # else it copies parameters as results of a computation
+        copied = copy.deepcopy(module).eval()
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied
