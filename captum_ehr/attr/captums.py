@@ -103,7 +103,8 @@ def attributed_by(
     given = method.attribute(
         encoded.inputs, **{k: v for k, v in options.items() if k in takes}
     )
-    parts = tuple(part.detach() for part in given)
+    # Captum 0.7's integrals are float64, whatever the inputs are.
+    parts = tuple(a.detach().to(x.dtype) for a, x in zip(given, encoded.inputs))
     if mask is not None and _ablates_apart(method):
         return tuple(_shared([part], [whose])[0] for part, whose in zip(parts, mask))
     if mask is not None:
