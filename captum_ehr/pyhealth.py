@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .adapter import Baseline, PyHealthAdapter
 from .attr import DeepLiftEHR
+from .attr.classes import Label, alike, plain
 from .attr.targets import Target
 
 
@@ -59,9 +60,10 @@ class DeepLift(BaseInterpreter):
         **options: Any,
     ) -> None:
         # BaseInterpreter's own constructor would leave the model in eval mode.
-        self.adapter = (
-            model if isinstance(model, PyHealthAdapter) else PyHealthAdapter(model)
-        )
+        if not isinstance(model, PyHealthAdapter):
+            timed = options.pop("attribute_time", False)
+            model = PyHealthAdapter(model, attribute_time=timed)
+        self.adapter = model
         self.model = self.adapter.model
         tokens = [f.key for f in self.adapter.features if f.embedding is not None]
         if tokens and not use_embeddings:
@@ -91,7 +93,8 @@ class DeepLift(BaseInterpreter):
             target_class_idx: None for the predicted class of each patient; the index
                 or label of one for all; a contrast; or a list or tensor of these, one
                 per patient; see :meth:`captum_ehr.DeepLiftEHR.attribute`.
-                A binary model has one logit, whichever of its two is named.
+                A binary model's one logit is explained whichever of its two is named,
+                as by PyHealth's.
             **batch: The entries of the data loader's batch: tensors, or tuples in the
                 processor's schema. Those that are no features are ignored.
 
@@ -107,6 +110,8 @@ class DeepLift(BaseInterpreter):
             baseline = self.baseline
         elif isinstance(baseline, Mapping):
             baseline = self._completed(baseline)
+        if self.adapter.mode == "binary":
+            target_class_idx = _whichever(target_class_idx, self.adapter.labels)
         return self.explainer.attribute(batch, baseline, target_class_idx)
 
     def _completed(self, baseline: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,3 +121,13 @@ class DeepLift(BaseInterpreter):
             known = self.adapter.feature_keys
             return {key: part for key, part in baseline.items() if key in known}
         return {**dict.fromkeys(keys, self.baseline), **baseline}
+
+
+def _whichever(target: Any, labels: Mapping[Any, int]) -> Any:
+    """The positive class of two where the negative one is named."""
+    column = hasattr(target, "to_numpy")  # of a table
+    target = plain(target.to_numpy() if column else target)
+    if isinstance(target, list):
+        return [_whichever(part, labels) for part in target]
+    value = target.value if isinstance(target, Label) else target
+    return 1 if value == 0 or 0 in alike(value, labels) else target

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import zoo
-from captum.attr import IntegratedGradients
+from captum.attr import IntegratedGradients, LayerActivation, NoiseTunnel
 from captum_cases import case
 from oracles_pairs import Record, shapley_values
 from pyhealth.metrics.interpretability import Evaluator
@@ -175,19 +175,23 @@ class TestCurves:
 class TestMeasures:
     def test_an_additive_model_is_explained_without_a_fault(self) -> None:
         c = case("LogisticRegression")
+        # Two of these would take all patients' references for a distribution.
+        additive = ["IntegratedGradients", "GradientShap", "DeepLiftShap"]
         found = evaluated(
             DeepLiftEHR(c.adapter),
             c.enc,
             players="token",
-            methods={"ig": "IntegratedGradients", "wrong": "Saliency"},
+            methods=[*additive, "Saliency"],
             effort=QUICK,
-            measures=["shapley", "infidelity"],
+            measures=["shapley", "infidelity", "sensitivity"],
         )
+        moved = found.scores["sensitivity"]
         shapley, infidelity = found.scores["shapley"], found.scores["infidelity"]
         assert found.split_half.min() > 1 - 1e-6
-        assert shapley[:2].min() > 1 - 1e-4 and shapley[2].mean() < 0.9
-        assert infidelity[:2].max() < 1e-6 and infidelity[2].mean() > 1e-4
-        assert found.scores["agreement"][1].min() > 1 - 1e-4
+        assert shapley[:4].min() > 1 - 1e-4 and shapley[4].mean() < 0.9
+        assert infidelity[:4].max() < 1e-6 and infidelity[4].mean() > 1e-4
+        assert found.scores["agreement"][1:4].min() > 1 - 1e-4
+        torch.testing.assert_close(moved[1:4], moved[[0] * 3], rtol=0.01, atol=0)
 
     @pytest.mark.complete
     def test_random_numbers_do_not_correlate(self) -> None:
@@ -455,9 +459,12 @@ class TestWhatCannotBe:
     def test_what_is_asked_wrongly_is_refused_by_name(self) -> None:
         dl, batch = tiny()
         quiet = {"show_progress": False}
+        gradients, layer = IntegratedGradients(dl.model), dl.model.model.fc
         for given, said in (
             ({"methods": ["Perceiver"]}, "no method 'Perceiver'"),
             ({"methods": ["random", "random"]}, "name of several methods"),
+            ({"methods": [NoiseTunnel(gradients)]}, "has its own attribution_method"),
+            ({"methods": [LayerActivation(dl.model, layer)]}, "has its own layer"),
             ({"measures": ["shapely"]}, "no such measure"),
             ({"target": "all"}, "one output at a time"),
             ({"players": "organ"}, "players='organ'"),

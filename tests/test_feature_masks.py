@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -18,8 +20,10 @@ from torch import Tensor
 from versions import CAPTUM, before
 
 from captum_ehr import PyHealthAdapter
-from captum_ehr.adapter import EncodedBatch, FeatureMask, Player
+from captum_ehr.adapter import EncodedBatch, FeatureMask, Pairs, Player
 from captum_ehr.adapter.feature_masks import feature_mask
+from captum_ehr.attr.captums import attributed_by
+from captum_ehr.attr.pairwise import by_player
 from captum_ehr.datasets import tiny_model
 from captum_ehr.explanation import FeatureRecord
 
@@ -246,7 +250,7 @@ def test_ablation_is_the_difference_by_hand(players, at_once) -> None:
     found = FeatureAblation(adapter).attribute(
         **given(adapter, enc), feature_mask=mask, perturbations_per_eval=at_once
     )
-    if players == "visit" and before(CAPTUM, "0.8"):
+    if players == "visit" and before(CAPTUM, "0.9"):
         # It ablates feature by feature, so a visit's codes and labs apart.
         with pytest.raises(ValueError, match="differ within a player"):
             mask.to_frame(found)
@@ -263,6 +267,23 @@ def test_ablation_is_the_difference_by_hand(players, at_once) -> None:
         padding = part[~real]  # of other batch sizes, only rounding differs
         bound = 0.0 if at_once == 1 else 1e-6
         assert padding.abs().max() <= bound
+
+
+@pytest.mark.parametrize("method", [FeatureAblation, ShapleyValueSampling])
+@pytest.mark.parametrize("players", ["code", "visit"])
+def test_shares_of_a_player_add_up_to_its_value(method, players) -> None:
+    adapter, enc = encoded("stagenet_nested")
+    mask, reference = adapter.feature_mask(enc, players), adapter.baseline(enc)
+
+    def weighted(first: Tensor, second: Tensor) -> Tensor:
+        return first.flatten(1).sum(1) + 3 * second.flatten(1).sum(1)
+
+    found = attributed_by(method(weighted), enc, reference, (), mask)
+    known = [w * (x - x0) for w, x, x0 in zip((1, 3), enc.inputs, reference)]
+    size = max(map(len, mask.players)) + 1
+    whose = [part.expand_as(x) for part, x in zip(mask, enc.inputs)]
+    sums, wanted = (by_player(whose, parts, size) for parts in (found, known))
+    torch.testing.assert_close(sums, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_sampled_shapley_values_add_up_over_players() -> None:
@@ -298,6 +319,32 @@ def test_surrogates_take_each_patient_with_its_own_mask(method) -> None:
     for row, patient in enumerate(enc.patient_ids):
         assert len(frame[frame["patient_id"] == patient]) == len(mask.players[row])
         assert any(bool(part[row].any()) for part in found)
+
+
+def test_a_patient_without_an_answer_leaves_the_others_theirs() -> None:
+    adapter, enc = encoded("nested")
+    mask = adapter.feature_mask(enc)
+    found = [torch.zeros_like(x) for x in enc.inputs]
+    for part in found:
+        part[1] = float("nan")
+    frame = mask.to_frame(found)
+    unknown = frame["patient_id"] == enc.patient_ids[1]
+    assert (frame["attribution"].isna() == unknown).all() and unknown.any()
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_masks_and_pairs_copy_and_pickle(again) -> None:
+    adapter, enc = encoded("nested")
+    mask, pairs = adapter.feature_mask(enc), enc.pairs
+    other = again(mask)
+    assert type(other) is FeatureMask and all(map(torch.equal, other, mask))
+    assert (other.players, other.patient_ids) == (mask.players, mask.patient_ids)
+    same = again(pairs)
+    assert type(same) is Pairs and torch.equal(same[0][0], pairs[0][0])
+    rest = same.additional_forward_args, pairs.additional_forward_args
+    assert all(map(torch.equal, *rest))
 
 
 def test_a_frame_refuses_what_is_not_constant_or_not_shaped() -> None:

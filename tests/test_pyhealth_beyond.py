@@ -8,6 +8,7 @@ import threading
 import warnings
 from typing import Any
 
+import pandas as pd
 import pyhealth_cases
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pyhealth_cases import batches, changes, total
 from snapshots import model_state
 from torch import nn
 
-from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter
+from captum_ehr import AttributionWarning, DeepLiftEHR, PyHealthAdapter, label
 from captum_ehr.pyhealth import DeepLift
 
 
@@ -58,6 +59,40 @@ def test_a_target_for_each_patient() -> None:
                 torch.testing.assert_close(
                     attribution[row], each[index][key][row], rtol=1e-4, atol=1e-6
                 )
+
+
+def test_one_logit_whichever_of_its_two_is_named(mlp: Any) -> None:
+    # PyHealth's ignores the index of a model of one logit.
+    model, data = mlp
+    batch = next(batches(data, 3))
+    plain = DeepLift(model)(**batch)
+    one_each = [torch.tensor([0, 1, 0]), batch["label"], batch["label"].flatten() > 0]
+    column = pd.Series([0.0, 1.0, 0.0])
+    for target in (
+        0,
+        1.0,
+        False,
+        "0",
+        label(0),
+        [label(1), 0, True],
+        column,
+        *one_each,
+    ):
+        found = DeepLift(model)(**batch, target_class_idx=target)
+        for key, attribution in plain.items():
+            assert torch.equal(found[key], attribution)
+    with pytest.raises(ValueError, match="2 entries for 3 patients"):
+        DeepLift(model)(**batch, target_class_idx=[0.0, 1.0])
+
+
+def test_times_are_attributed_too_if_asked() -> None:
+    config = zoo.Config("StageNet", "stagenet_codes", options=zoo.STAGES)
+    model, batch = zoo.build(config)
+    found = DeepLift(model, attribute_time=True)(**batch)
+    expected = DeepLiftEHR(model, attribute_time=True).attribute(batch)
+    assert found.keys() == expected.keys() > set(model.feature_keys)
+    for key, attribution in found.items():
+        assert torch.equal(attribution, expected[key])
 
 
 @pytest.mark.parametrize("config", [MULTICLASS, zoo.Config("MLP", options=zoo.HIDDEN)])

@@ -27,6 +27,9 @@ class Pairs(tuple[tuple[Tensor, Tensor], ...]):
         whole.additional_forward_args = additional_forward_args
         return whole
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.additional_forward_args
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ class FeatureMask(tuple[Tensor, ...]):
         whole = super().__new__(cls, masks)
         whole.players, whole.patient_ids = tuple(players), patient_ids
         return whole
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.players, self.patient_ids
 
     def to_frame(self, attributions: Sequence[Tensor]) -> pd.DataFrame:
         """What a perturbation method gave each player, one row per player.
@@ -86,7 +89,8 @@ class FeatureMask(tuple[Tensor, ...]):
         real = torch.zeros_like(lowest, dtype=torch.bool)
         for row, players in enumerate(self.players):
             real[row, : len(players)] = True
-        if not torch.equal(lowest[real], highest[real]):
+        ends = lowest[real], highest[real]  # NaN where the model has no answer
+        if not torch.allclose(*ends, rtol=0, atol=0, equal_nan=True):
             raise ValueError(
                 "The attributions differ within a player, so they are not what a "
                 "perturbation method gives for this mask. Sum them over its places."

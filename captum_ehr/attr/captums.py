@@ -81,7 +81,7 @@ def attributed_by(
 
     Args:
         method: An instance of one of Captum's classes.
-        encoded: The patients.
+        encoded: The patients; one alone where the method :func:`takes_distribution`.
         baselines: Their reference.
         args: Additional arguments of the method's model.
         mask: The feature mask of the players, if the method takes one.
@@ -90,7 +90,7 @@ def attributed_by(
     name = type(method).__name__
     takes = inspect.signature(method.attribute).parameters
     baselines = tuple(baselines)
-    if name == "DeepLiftShap":  # takes two at least
+    if isinstance(method, captum.attr.DeepLiftShap):  # takes two at least
         baselines = tuple(x.expand(2, *x.shape[1:]) for x in baselines)
     options = {
         "baselines": baselines,
@@ -103,9 +103,12 @@ def attributed_by(
     given = method.attribute(
         encoded.inputs, **{k: v for k, v in options.items() if k in takes}
     )
-    parts = tuple(part.detach() for part in given)
+    # Captum 0.7's integrals are float64, whatever the inputs are.
+    parts = tuple(a.detach().to(x.dtype) for a, x in zip(given, encoded.inputs))
+    if mask is not None and _ablates_apart(method):
+        return tuple(_shared([part], [whose])[0] for part, whose in zip(parts, mask))
     if mask is not None:
-        return tuple(map(_shared, parts, mask))
+        return _shared(parts, mask)
     if "sliding_window_shapes" in takes:
         return tuple(map(once, parts, encoded.masks))
     return parts
@@ -114,6 +117,12 @@ def attributed_by(
 def takes_players(method: Any) -> bool:
     """Whether a class, or an instance, can be told what to take away together."""
     return "feature_mask" in inspect.signature(method.attribute).parameters
+
+
+def takes_distribution(method: Any) -> bool:
+    """Whether a class, or an instance, explains each patient against all baselines."""
+    kind = method if inspect.isclass(method) else type(method)
+    return issubclass(kind, (captum.attr.GradientShap, captum.attr.DeepLiftShap))
 
 
 class DrawnAlike(TorchFunctionMode):
@@ -191,10 +200,15 @@ def once(part: Tensor, mask: Tensor) -> Tensor:
     return part / part.shape[-1] if part.dim() > mask.dim() else part
 
 
-def _shared(part: Tensor, mask: Tensor) -> Tensor:
+def _ablates_apart(method: Any) -> bool:
+    """Whether it takes a player away from one input at a time: Captum before 0.9."""
+    across = hasattr(method, "_construct_ablated_input_across_tensors")
+    return isinstance(method, captum.attr.FeatureAblation) and not across
+
+
+def _shared(parts: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """A player's attribution, which stands at all of its places, shared among them."""
-    numbers = mask.expand_as(part).flatten(1)
-    shared = part.new_empty(part.shape).flatten(1)
-    for row, (players, values) in enumerate(zip(numbers, part.flatten(1))):
-        shared[row] = values / players.bincount()[players]
-    return shared.view_as(part)
+    flat = [mask.expand_as(part).flatten(1) for part, mask in zip(parts, masks)]
+    counts = torch.stack([row.bincount()[row] for row in torch.cat(flat, 1)])
+    each = counts.split([numbers.shape[1] for numbers in flat], 1)
+    return tuple(part / count.view_as(part) for part, count in zip(parts, each))

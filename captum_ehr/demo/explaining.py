@@ -84,7 +84,7 @@ def shown_patients(explanation: Explanation, count: int = 12) -> list[int]:
 
 
 def timeline_patient(explanation: Explanation) -> int:
-    """The patient of the highest risk among those with the most visits, four at least.
+    """The patient of the highest risk among those with at least four visits.
 
     Where nobody has that many, or visits are not known, simply of the highest risk.
     """

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from ...adapter import EncodedBatch
-from ..captums import attributed_by, class_of, drawn_alike, takes_players
+from ..captums import (
+    attributed_by,
+    class_of,
+    drawn_alike,
+    takes_distribution,
+    takes_players,
+)
 from ..engine import Engine
 from ..inputs import Prepared
 from ..targets import Chosen
@@ -23,6 +29,9 @@ from .game import Explained
 type Parts = tuple[Tensor, ...]
 
 OURS, RANDOM = "DeepLiftEHR", "random"
+
+#: What an instance of Captum's has that stays with its own model.
+_INSIDE = ("attribution_method", "layer")
 
 #: Rows that a path method of Captum's evaluates at a time.
 _ROWS = 256
@@ -52,10 +61,10 @@ class Case:
     mask: tuple[Tensor, ...]
     seed: int
 
-    def parts(self) -> Iterator[Case]:
+    def parts(self, singly: bool = False) -> Iterator[Case]:
         """So many patients as are explained at a time; one if the model mixes them."""
-        size = len(self.places)
-        step = 1 if self.function.apart else self.dl.internal_batch_size or size
+        size, singly = len(self.places), singly or self.function.apart
+        step = 1 if singly else self.dl.internal_batch_size or size
         if step >= size:
             yield self
             return
@@ -94,17 +103,20 @@ class Method(NamedTuple):
         explain: Attributions of patients.
         asks: Whether it explains whatever case it is given; a user's own function
             knows its batch alone.
+        singly: Whether patients are explained one by one, as each would be against
+            the references of all.
     """
 
     name: str
     explain: Callable[[Case], Parts]
     asks: bool = True
+    singly: bool = False
 
     def attributed(self, case: Case) -> Parts:
         """The attributions of all patients, as many at a time as may be."""
         if not self.asks:
             return self.explain(case)
-        each = [self.explain(part) for part in case.parts()]
+        each = [self.explain(part) for part in case.parts(self.singly)]
         return tuple(torch.cat(column) for column in zip(*each))
 
 
@@ -133,11 +145,29 @@ def _method(name: str | None, asked: Any) -> Method:
     if isinstance(asked, str) and asked == RANDOM:
         return Method(name or RANDOM, _random)
     if isinstance(asked, captum.attr.Attribution):
-        return Method(name or type(asked).__name__, partial(_captum, asked))
+        return _captums(name or type(asked).__name__, _movable(asked))
     if name is not None and callable(asked) and not isinstance(asked, type):
         return Method(name, partial(_own, name, asked), asks=False)
     kind = class_of(asked, (RANDOM, "DeepLift", "IntegratedGradients", "GradientShap"))
-    return Method(name or kind.__name__, partial(_captum, kind))
+    return _captums(name or kind.__name__, kind)
+
+
+def _captums(name: str, asked: Any) -> Method:
+    """A class or an instance of Captum's."""
+    return Method(name, partial(_captum, asked), singly=takes_distribution(asked))
+
+
+def _movable(asked: captum.attr.Attribution) -> captum.attr.Attribution:
+    """An instance, if it can be given another function than its own."""
+    name = type(asked).__name__
+    for inside in _INSIDE:
+        if hasattr(asked, inside):
+            raise ValueError(
+                f"{name} has its own {inside}, which cannot be given the output that "
+                f"is explained here: give {{{name!r}: function}} with a function of "
+                "your own, from the batch to attributions by feature key."
+            )
+    return asked
 
 
 def _ours(case: Case) -> Parts:

@@ -193,7 +193,7 @@ def _sensitivity(work: Work, method: Method, shares: Tensor) -> Scores:
     for part in work.case.parts():
 
         def explain(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return method.explain(part.at(inputs))  # noqa: B023  (called in here)
+            return method.attributed(part.at(inputs))  # noqa: B023  (called in here)
 
         moves = work.effort.moves
         each.append(sensitivity(explain, part.prepared.inputs, moves, drawn))
