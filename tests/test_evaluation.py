@@ -465,6 +465,8 @@ class TestWhatCannotBe:
             ({"methods": ["random", "random"]}, "name of several methods"),
             ({"methods": [NoiseTunnel(gradients)]}, "has its own attribution_method"),
             ({"methods": [LayerActivation(dl.model, layer)]}, "has its own layer"),
+            ({"methods": [DeepLiftEHR]}, "stands for itself"),
+            ({"methods": [dl]}, "stands for itself"),
             ({"measures": ["shapely"]}, "no such measure"),
             ({"target": "all"}, "one output at a time"),
             ({"players": "organ"}, "players='organ'"),

@@ -144,6 +144,11 @@ def methods_of(asked: Iterable[Any] | Mapping[str, Any]) -> list[Method]:
 def _method(name: str | None, asked: Any) -> Method:
     if isinstance(asked, str) and asked == RANDOM:
         return Method(name or RANDOM, _random)
+    if issubclass(asked if isinstance(asked, type) else type(asked), Engine):
+        raise ValueError(
+            "An explainer of this library stands for itself, by its own evaluate(); "
+            "beside another give {'name': explainer.attribute}."
+        )
     if isinstance(asked, captum.attr.Attribution):
         return _captums(name or type(asked).__name__, _movable(asked))
     if name is not None and callable(asked) and not isinstance(asked, type):
