@@ -38,7 +38,7 @@ MAX_RANKED = 96
 def _extremum(name: str, largest: bool, missing: float = math.nan) -> Rule:
     """The greatest, or least: of all, over some dimensions, or of two tensors.
 
-    Of two a missing value can be taken for another.
+    Of two, NaN is taken for what ``missing`` says.
     """
 
     def extremum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
