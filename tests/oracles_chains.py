@@ -127,6 +127,13 @@ CHAINS: dict[str, Case] = {
         lambda x: oracles.log_sum_exp(x, 1),
         scales=_small,
     ),
+    "logsumexp, two dimensions": Case(
+        lambda x: x.view(3, 2, 2).logsumexp((0, 2)),
+        lambda x: oracles.log_sum_exp(
+            np.swapaxes(x.reshape(3, 2, 2), 0, 1).reshape(2, 6), 1
+        )[:, 0],
+        scales=_small,
+    ),
     "logaddexp": Case(
         torch.logaddexp,
         lambda a, b: oracles.log_sum_exp(np.stack([a, b]), 0)[0],
@@ -148,6 +155,13 @@ CHAINS: dict[str, Case] = {
         lambda x: F.group_norm(x, 2), lambda x: _grouped(x, 2), ((2, 4, 2),)
     ),
     "instance_norm": Case(F.instance_norm, lambda x: _grouped(x, 2), ((2, 2, 3),)),
+    "instance_norm, in eval": Case(
+        lambda x: F.instance_norm(
+            x, *x.new_tensor([[1, 2], [3, 4]]), use_input_stats=False, eps=0.0
+        ),
+        lambda x: x * np.array([3**-0.5, 0.5])[:, None],
+        ((2, 2, 3),),
+    ),
     "batch_norm": Case(
         _batch_normed,
         lambda x: oracles.standardise(x, (0,), 1e-5, True) * np.array(WEIGHT),

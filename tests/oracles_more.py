@@ -270,6 +270,16 @@ ELEMENTWISE: dict[str, tuple[Any, Callable[[Any], Any], tuple[float, float]]] = 
         lambda x: max(x, D(0.25)),
         (-3, 3),
     ),
+    "fmax": (
+        lambda x: torch.fmax(x, x.new_tensor(0.25)),
+        lambda x: max(x, D(0.25)),
+        (-3, 3),
+    ),
+    "fmin": (
+        lambda x: torch.fmin(x, x.new_tensor(0.25)),
+        lambda x: min(x, D(0.25)),
+        (-3, 3),
+    ),
     "min": (
         lambda x: torch.min(x, x.new_tensor(0.25)),
         lambda x: min(x, D(0.25)),
@@ -296,6 +306,7 @@ def _convolution(n: int, name: str) -> Case:
 MULTILINEAR: dict[str, Case] = {
     "mul": _linear(torch.mul, (2, 1, 3), (4, 1)),
     "matmul": _linear(torch.matmul, (2, 1, 2, 3), (2, 3, 2)),
+    "vdot": _linear(torch.vdot, (3,), (3,)),
     "inner": _linear(torch.inner, (2, 3), (4, 3)),
     "outer": _linear(torch.outer, (2,), (3,)),
     "ger": _linear(torch.ger, (2,), (3,)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,12 +111,20 @@ USES: dict[str, Use] = {
     "whole numbers' einsum": lambda x, c: (
         x * torch.einsum("bi,i->b", c.long(), torch.arange(4))[:, None]
     ),
-    "out": lambda x, c: (
-        x * torch.logical_and(c, x < 0.9, out=torch.empty(3, 4, dtype=torch.bool))
+    "in-place clamp": lambda x, c: x * changed(c.long(), Tensor.clamp_, max=1),
+    "in-place relu": lambda x, c: x * changed(1 - c.long(), F.relu, inplace=True),
+    "out of a clamp": lambda x, c: x * changed(c, torch.clamp, max=1, out=c * 1),
+    "out on itself": lambda x, c: x * torch.cumsum(n := c.long() * 1, 1, out=n),
+    "out of a sort": lambda x, c: x * torch.sort(c * 1, out=(c * 1, c.long()))[0],
+    "out of an aminmax": lambda x, c: (
+        x * torch.aminmax(c * 1, dim=1, out=(c[:, 0] * 1, c[:, 1] * 1))[0][:, None]
     ),
-    "out of a comparison": lambda x, c: (
-        x * c * torch.gt(x, 0.2, out=torch.empty(3, 4, dtype=torch.bool))
-    ),
+    "bounds between numbers": lambda x, c: x * c.long().clamp(0.5, 1.5),
+    "fill of heads": lambda x, c: torch.stack([x, 2 * x]).masked_fill(c.bool(), 3.0)[1],
+    "where's names": lambda x, c: torch.where(c.bool(), input=x.exp(), other=x * x),
+    "where's method's names": lambda x, c: x.where(c.bool(), other=x * x),
+    "out": lambda x, c: x * torch.logical_and(c, x < 0.9, out=X > 9),
+    "out of a comparison": lambda x, c: x * c * torch.gt(x, 0.2, out=X > 9),
     "written on a view": lambda x, c: x * written_on_a_view(c.bool()),
     "written on rows": lambda x, c: x * written_on_rows(c.long()),
     "written below a view": lambda x, c: x * written_below_a_view(c.bool(), x < 0.9),
@@ -141,6 +150,7 @@ STEERING: dict[str, Use] = {
     "gather": lambda x, c: x.gather(1, c.bool().long()),
     "one hot": lambda x, c: x * F.one_hot(c.bool().long(), 2)[..., 0],
     "argmax": lambda x, c: x.gather(1, c.double().argmax(1, keepdim=True)),
+    "scatter_reduce": lambda x, c: (x * 0).scatter_reduce(1, c.long() % 2, x, "sum"),
     "written rows": lambda x, c: with_item(x * 1, (c.bool()[:, 0], 0), 5.0),
     "bits": lambda x, c: x * (c.long() & 3),
     "not of bits": lambda x, c: x * ~c.long(),
@@ -155,6 +165,12 @@ TABLE = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
 def with_item(x: Tensor, index: object, value: object) -> Tensor:
     x[index] = value  # type: ignore[index]
     return x
+
+
+def changed(x: Tensor, change: Callable[..., object], *args: Any, **kw: Any) -> Tensor:
+    made = x * 1
+    change(made, *args, **kw)
+    return kw.get("out", made)
 
 
 def written_into(c: Tensor) -> Tensor:

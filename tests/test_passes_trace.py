@@ -209,6 +209,7 @@ def test_random_operations_are_the_same_in_both_passes(name: str) -> None:
 
 RANDOM_UNRULED: dict[str, Callable[[Tensor], Tensor]] = {
     "gumbel_softmax": lambda x: F.gumbel_softmax(x, dim=1)[:, 0],
+    "transposed": lambda x: F.gumbel_softmax(x.t(), dim=0)[0],
     "followed by more": lambda x: total(
         F.gumbel_softmax(x, dim=1) * F.dropout(x, 0.5, True)
     ),

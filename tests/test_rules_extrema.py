@@ -178,6 +178,11 @@ WEIGHTS = torch.linspace(-1, 2, 40, dtype=torch.float64)
         lambda t: t.clamp(-0.5, 0.5),
         lambda t: t.clamp(min=t[:, :1]),
         lambda t: torch.clamp(t, max=0.2),
+        lambda t: t.clamp_min(t[:, :1]),
+        lambda t: torch.clamp_max(t, t.flip(1) + 1),
+        lambda t: torch.fmax(t, t.flip(1) + 1),
+        lambda t: torch.fmin(t, t.flip(1) + 1),
+        lambda t: torch.logsumexp(t, dim=(1,)),
     ],
 )
 def test_composites_are_torchs_and_add_up(function: Function) -> None:
@@ -226,6 +231,71 @@ def test_what_is_masked_with_infinity_has_no_part(pick: Function, masked: Any) -
     torch.testing.assert_close(ours.attributions[0], theirs.attributions[0] * present)
     torch.testing.assert_close(ours.delta, torch.zeros_like(ours.delta))
     assert ours.diagnostics.exact
+
+
+BOUND = torch.tensor(0.7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: torch.maximum(t, BOUND),
+        lambda t: torch.min(BOUND, t),
+        lambda t: torch.fmax(t, BOUND),
+        lambda t: t.clamp(max=BOUND),
+        lambda t: torch.logaddexp(t, BOUND),
+        lambda t: torch.logaddexp(BOUND, t),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_bound_of_another_dtype(function: Function, dtype: torch.dtype) -> None:
+    """A tensor that is one number leaves the values' dtype as it is."""
+    x, x0 = (s.to(dtype) for s in sides(3, 4))
+    ran = two_passes(function, (x.clone().requires_grad_(),), (x0,))
+    assert ran.output.dtype == function(x).dtype == dtype
+    run = attributions(lambda t: function(t).sum(1), (x,), (x0,))
+    assert run.diagnostics.exact
+    assert float(run.delta.abs().max()) <= 64 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: t.amax(1, True),
+        lambda t: t.max(1).values[:, None],
+        lambda t: t.cummax(1).values,
+        lambda t: torch.maximum(t, BOUND),
+        lambda t: F.max_pool1d(t.flip(1)[:, None], 4)[:, 0],
+        lambda t: t.exp(),
+        lambda t: t.expm1(),
+        lambda t: t.sigmoid(),
+        lambda t: t.tanh(),
+        lambda t: t.softmax(1) * WEIGHTS[:4],
+    ],
+)
+@pytest.mark.parametrize("put", ["masked_fill", "log"])
+def test_infinity_on_one_side_carries_its_change(function: Function, put: str) -> None:
+    """What an attributed flag masks is as far down as NOTHING is."""
+    x, x0 = (s.abs() + 0.1 for s in sides(20, 4))
+
+    def model(t: Tensor) -> Tensor:
+        low = (t < 0.8) & torch.tensor([False, True, True, True])
+        masked = t.masked_fill(low, -INF) if put == "masked_fill" else t
+        masked = masked if put == "masked_fill" else t + (~low).to(t.dtype).log()
+        return function(masked).sum(1)
+
+    run = attributions(model, (x,), (x0,))
+    torch.testing.assert_close(run.f_reference, model(x0))
+    torch.testing.assert_close(run.delta, torch.zeros_like(run.delta))
+    assert run.diagnostics.exact
+
+
+def test_the_greater_of_two_of_which_one_is_missing() -> None:
+    x = torch.tensor([[1.0, torch.nan, 2.0]], dtype=torch.float64)
+    x0 = torch.tensor([[0.5, torch.nan, 0.1]], dtype=torch.float64)
+    run = attributions(lambda t: torch.fmax(t, BOUND).sum(1), (x,), (x0,))
+    expected = torch.tensor([[1 - 0.7, 0.0, 2 - 0.7]], dtype=torch.float64)
+    torch.testing.assert_close(run.attributions[0], expected)
 
 
 @pytest.mark.parametrize(

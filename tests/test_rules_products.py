@@ -256,6 +256,31 @@ def test_zero_to_an_attributed_power_is_finite() -> None:
     assert ran.multipliers[0].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_power_of_zero_on_one_side_has_its_share(dtype: torch.dtype) -> None:
+    b, b0 = torch.tensor([[0.0, 0.0, 3.0, 0.0, 0.0], [2.0, 0.5, 0.0, 1.5, 0.0]])
+    e, e0 = torch.tensor([[1.5, 0.01, 2.0, 0.0, 2.0], [2.0, 0.02, 1.0, 2.0, 1.0]])
+    sides = [[t.to(dtype) for t in side] for side in ((b, e), (b0, e0))]
+    ran = run_call(torch.pow, *sides)
+    shares = [m * (x - x0) for m, x, x0 in zip(ran.multipliers, *sides)]
+    change = ran.upstream * (ran.output - ran.reference)
+    tolerance = 1000 * torch.finfo(dtype).eps
+    torch.testing.assert_close(sum(shares), change, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["dot", "vdot", "vecdot"])
+def test_products_of_complex_vectors_are_complete(name: str) -> None:
+    function = getattr(torch, name, torch.linalg.vecdot)
+
+    def call(a: Tensor, b: Tensor) -> Tensor:
+        return torch.view_as_real(function(*map(torch.view_as_complex, (a, b))))
+
+    inputs, references = two(((3, 2), (3, 2)), 4, torch.float64)
+    ran = run_call(call, inputs, references)
+    assert_complete(ran, inputs, references)
+    assert ran.tape.diagnostics().exact
+
+
 #: One function called by its arguments' names.
 KEYWORDS: dict[str, tuple[Function, Function]] = {
     "matmul": (lambda a, b: torch.matmul(input=a, other=b), torch.matmul),

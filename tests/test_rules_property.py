@@ -196,8 +196,8 @@ JUMPS = frozenset(
 #: Where f' jumps, the quadrature is as good as its pieces are short.
 KINKED = frozenset(
     "relu leaky_relu abs __abs__ absolute clamp_min clamp_max clamp hardtanh relu6 elu "
-    "selu celu softsign hardsigmoid hardswish softshrink prelu rrelu max min sort topk "
-    "median kthvalue".split()
+    "selu celu softsign hardsigmoid hardswish softshrink prelu rrelu max min fmax fmin "
+    "sort topk median kthvalue".split()
 )
 LINES = [name for name, case in CASES.items() if case.line and name not in JUMPS]
 

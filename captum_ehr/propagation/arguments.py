@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from torch.overrides import get_testing_overrides
 
 
@@ -106,7 +107,7 @@ def _torchs_own() -> dict[Callable[..., Any], Names]:
                 operands, every = (("input", *n[1:]) for n in names[:2])
                 names = Names(operands, every, _ALIASES)
         table[function] = names
-    return table
+    return table | {f: Names(n, n, _ALIASES) for f, n in _MISTOLD.items()}
 
 
 def _names(signature: inspect.Signature) -> Names:
@@ -115,6 +116,18 @@ def _names(signature: inspect.Signature) -> Names:
     required = tuple(p.name for p in placed if p.default is p.empty)
     return Names(required, tuple(p.name for p in placed))
 
+
+#: Functions of which torch's list has other names, or fewer, than they take.
+_MISTOLD = {
+    torch.where: ("condition", "input", "other"),
+    torch.Tensor.where: ("input", "condition", "other"),
+    **dict.fromkeys((torch.dot, torch.Tensor.dot), ("input", "tensor")),
+    torch.linalg.vecdot: ("x", "y"),
+    torch.instance_norm: (
+        *("input", "weight", "bias", "running_mean", "running_var"),
+        *("use_input_stats", "momentum", "eps", "cudnn_enabled"),
+    ),
+}
 
 #: What torch's list has for the first argument of builtins that take ``input``.
 _FIRST = {("self",), ("inputs",), ("tensor",)}

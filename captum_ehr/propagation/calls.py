@@ -198,11 +198,11 @@ def out_of_place(
         return plain, kwargs, args[0] if plain is not func else None
     if entry.kind is Kind.OVERWRITE:
         return func, kwargs, args[0]
-    if entry.inplace is not None:
-        return entry.inplace, kwargs, args[0]
     if "inplace" in kwargs:
         rest = {key: value for key, value in kwargs.items() if key != "inplace"}
         return func, rest, args[0] if kwargs["inplace"] else None
+    if entry.inplace is not None:
+        return entry.inplace, kwargs, args[0]
     return func, kwargs, None
 
 

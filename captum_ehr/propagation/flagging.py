@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import positional
+from .arguments import argument, positional
 from .calls import (
     RuleNode,
     attributed_tensors,
     depends,
     is_product,
+    out_of_place,
     without_writing,
     written,
 )
@@ -59,7 +60,8 @@ class FlaggedInputPass(InputPass):
         if entry is not None and entry.kind in (Kind.STRUCTURE, Kind.CAST):
             tape.asked += 1
         if entry is not None and entry.kind is Kind.EXPAND:
-            return self._expand(entry, func, args, kwargs, [], None)
+            plain, kwargs, target = out_of_place(entry, func, args, kwargs)
+            return self._expand(entry, plain, args, kwargs, [], target)
         name = label(func)
         writes = bool(kwargs.pop("inplace", name in _OPERATORS or overwrites(name)))
         plain = _out_of_place(func) if writes else func
@@ -122,6 +124,8 @@ class FlaggedInputPass(InputPass):
         return target
 
     def _write(self, target: Any, result: Any) -> Any:
+        if isinstance(target, (tuple, list)):
+            return mapped(self._write, target, result)
         known = target is not None and isinstance(result, Tensor)
         if known and (flag := self._flag(result)) is not None:
             return self._overwrite(target, result, flag.twin)
@@ -181,11 +185,7 @@ class FlaggedInputPass(InputPass):
         if not self._counts(plain, answer, number):
             self._mark(args, kwargs)
             return written(target, answer)
-        if target is None:
-            return self._paired(answer, number)
-        if not number.requires_grad:
-            return written(target, answer)
-        return self._overwrite(target, answer, number)
+        return self._write(target, self._paired(answer, number))
 
     def _rule_for(
         self, plain: Any, twins: Any, named: Any, answer: Any
@@ -250,13 +250,17 @@ class FlaggedInputPass(InputPass):
         entry = self.tape.table.get(plain, _WRITTEN.get(plain))
         if entry is None or entry.kind not in _NUMERIC or "indices first" in entry.tags:
             return True
+        index = argument(plain, "index", args, kwargs)
+        if entry.kind is Kind.RULE and self._has_flags(index):
+            return True
         if entry.rule in rules.LOGIC and "logical" not in label(plain):  # bit by bit
             return any(t.dtype != torch.bool for t in tensors_in(args))
         if entry.kind not in (Kind.NATIVE, Kind.CAST) or "several" in entry.tags:
             return False
         if rules.chooses(plain, self._twins(args)) is not None:
             return False
-        others = args[1:2] if plain is with_item else (args[1:], *kwargs.values())
+        rest = [value for key, value in kwargs.items() if key != "out"]
+        others = args[1:2] if plain is with_item else (args[1:], rest)
         return self._has_flags(others)
 
     def _kept(

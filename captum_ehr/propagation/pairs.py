@@ -131,6 +131,18 @@ def reduced_dims(x: Pair, dim: Any) -> tuple[int, ...]:
     return tuple(d % count for d in dims) if count else ()
 
 
+def together(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """A tensor with some dimensions made one, the last."""
+    return x.movedim(dims, tuple(range(-len(dims), 0))).flatten(x.dim() - len(dims))
+
+
+def apart(x: Tensor, shape: torch.Size, dims: tuple[int, ...]) -> Tensor:
+    """The inverse of :func:`together`: the tensor of a shape that it was."""
+    kept = [size for d, size in enumerate(shape) if d not in dims]
+    x = x.reshape([*kept, *(shape[d] for d in dims)])
+    return x.movedim(tuple(range(-len(dims), 0)), dims)
+
+
 def unsqueezed(part: Tensor, dims: Iterable[int]) -> Tensor:
     """A reduced tensor with its lost dimensions back, of size 1."""
     for d in sorted(dims):

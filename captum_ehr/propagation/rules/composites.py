@@ -27,16 +27,12 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 @composite("clamp clip")
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Bounds that are numbers, or tensors, which may be attributed themselves."""
-    numbers = not isinstance(min, Tensor) and not isinstance(max, Tensor)
-    if numbers and min is not None and max is not None and min <= max:
-        return F.hardtanh(input, min, max)
+    numbers = isinstance(min, (int, float)) and isinstance(max, (int, float))
+    if numbers and input.is_floating_point() and min <= max:
+        return F.hardtanh(input, min, max)  # of whole numbers it rounds the bounds
     if min is not None:
-        bounded = isinstance(min, Tensor)
-        input = torch.maximum(input, min) if bounded else torch.clamp_min(input, min)
-    if max is not None:
-        bounded = isinstance(max, Tensor)
-        input = torch.minimum(input, max) if bounded else torch.clamp_max(input, max)
-    return input
+        input = torch.clamp_min(input, min)
+    return input if max is None else torch.clamp_max(input, max)
 
 
 @composite("gumbel_softmax")
@@ -48,8 +44,9 @@ def gumbel_softmax(
     dim: int = -1,
 ) -> Tensor:
     """A softmax with Gumbel noise (Jang et al., 2017); hard picks the highest."""
-    noise = -torch.empty_like(logits.detach()).exponential_().log()
-    soft = torch.softmax((logits + noise) / tau, dim)
+    plain = torch.legacy_contiguous_format  # in which torch draws it
+    noise = torch.empty_like(logits.detach(), memory_format=plain).exponential_()
+    soft = torch.softmax((logits - noise.log()) / tau, dim)
     if not hard:
         return soft
     index = soft.argmax(dim, keepdim=True)
@@ -135,7 +132,9 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 def _logaddexp(input: Tensor, other: Tensor) -> Tensor:
-    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
+    like = input + other  # of two dtypes, or one a number on another device
+    both = torch.broadcast_tensors(input.to(like), other.to(like))
+    return torch.logsumexp(torch.stack(both), 0)
 
 
 def _logit(input: Tensor, eps: float | None = None) -> Tensor:

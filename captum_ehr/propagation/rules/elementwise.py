@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..declarations import rule
 from ..pairs import Multiplier, Pair, Rule, sum_to, widened
 from .lazy import Lazy
-from .quotients import guarded, over
+from .quotients import NOTHING, bounded, guarded, over
 
 #: Gives the secant (y - y0) / (x - x0) from both sides of x and of y.
 type Secant = Callable[..., Tensor]
@@ -155,7 +155,7 @@ def modulus(y: Pair, x: Any, *_: Any) -> Multiplier:
     return multiplier
 
 
-@secant("clamp_min clamp_max hardtanh relu6 threshold hardshrink")
+@secant("hardtanh relu6 threshold hardshrink")
 def hard(x: Pair, y: Pair, *args: Any, **kwargs: Any) -> Tensor:
     """clamp, hardtanh, relu6, threshold: slope 1 where y is x, else 0."""
     return over(y.delta, x.delta, (y.input == x.input).to(x.input.dtype))
@@ -187,25 +187,29 @@ def phi(t: Tensor) -> Tensor:
     return h.div_(t.addcmul_(t, h))
 
 
+def distance(x: Pair) -> Tensor:
+    """|Δx|, infinity being as far as NOTHING; 0 between two that are the same."""
+    return x.delta.nan_to_num_(0.0, -NOTHING, NOTHING).abs_()
+
+
 @secant("tanh")
 def tanh(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|tanh a - tanh b| = (1 + max)(1 - min)(1 - e^-2|a-b|)/2 of the two values."""
     high, low = torch.maximum(y.input, y.reference), torch.minimum(y.input, y.reference)
-    return phi(x.delta.abs_().mul_(2)).mul_(high.add_(1)).mul_(1 - low)
+    return phi(distance(x).mul_(2)).mul_(high.add_(1)).mul_(1 - low)
 
 
 @secant("sigmoid expit")
 def sigmoid(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|σ(a) - σ(b)| = max·(1 - min)·(1 - e^-|a-b|) of the two values."""
     high, low = torch.maximum(y.input, y.reference), torch.minimum(y.input, y.reference)
-    return phi(x.delta.abs_()).mul_(high).mul_(1 - low)
+    return phi(distance(x)).mul_(high).mul_(1 - low)
 
 
 @secant("exp")
 def exp(x: Pair, y: Pair, *_: Any) -> Tensor:
     """|e^a - e^b| = max·(1 - e^-|a-b|) of the two values."""
-    gap = x.delta.nan_to_num_(nan=0.0).abs_()  # of two that are masked with -inf
-    return phi(gap).mul_(torch.maximum(y.input, y.reference))
+    return phi(distance(x)).mul_(torch.maximum(y.input, y.reference))
 
 
 @secant("expm1")
@@ -216,10 +220,11 @@ def expm1(x: Pair, y: Pair, *_: Any) -> Tensor:
 
 @secant("log")
 def log(x: Pair, y: Pair, *_: Any) -> Tensor:
-    """Ln a - ln b = log1p((a - b)/b); the inverse of the logarithmic mean."""
+    """Ln a - ln b = log1p((a - b)/b), 1 over the logarithmic mean; ln 0 is NOTHING."""
     low = torch.minimum(x.input, x.reference)
     gap = x.delta.abs() / low
-    return over(torch.log1p(gap), gap) / low
+    of_zero = over(y.each(bounded).delta, x.delta, 0.0)
+    return torch.where(low == 0, of_zero, over(torch.log1p(gap), gap) / low)
 
 
 @secant("log1p")

@@ -16,6 +16,7 @@ value holds rank k. The pieces end where two of the values cross.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,20 +26,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..declarations import rule
-from ..pairs import Multiplier, Pair, Rule, reduced_dims
+from ..pairs import Multiplier, Pair, Rule, apart, paired, reduced_dims, together
 from ..recording import opaque, written_down
+from .elementwise import hard, secant_rule
+from .quotients import bounded
 
 #: Values along the sorted dimension up to which all crossings are computed.
 MAX_RANKED = 96
 
 
-def _extremum(name: str, largest: bool) -> Rule:
-    """The greatest, or least: of all, over some dimensions, or of two tensors."""
+def _extremum(name: str, largest: bool, missing: float = math.nan) -> Rule:
+    """The greatest, or least: of all, over some dimensions, or of two tensors.
+
+    Of two, NaN is taken for what ``missing`` says.
+    """
 
     def extremum(y: Any, x: Any, *args: Any, **kwargs: Any) -> Multiplier:
         second = args[0] if args else kwargs.get("other", kwargs.get("dim", ()))
         if isinstance(second, (Pair, Tensor)) or not isinstance(x, Pair):
-            return _of_two(x, second, largest)
+            return _of_two(y, x, second, largest, missing)
         return _reduced(x, second, largest)
 
     extremum.__name__ = name
@@ -51,16 +57,43 @@ EXTREMA = (
     rule("amin", amin, tags="reduces"),
     rule("max maximum", _extremum("maximum", largest=True), tags="reduces"),
     rule("min minimum", _extremum("minimum", largest=False), tags="reduces"),
+    rule("fmax", _extremum("fmax", largest=True, missing=-math.inf)),
+    rule("fmin", _extremum("fmin", largest=False, missing=math.inf)),
 )
 
 
-def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
-    """The greater of two values at each place: a maximum over a stack of two."""
-    sides = []
-    for k in (0, 1):
-        both = [s[k] if isinstance(s, Pair) else s for s in (a, b)]
-        sides.append(torch.stack(torch.broadcast_tensors(*both)))
-    share = _reduced(Pair(sides[0], sides[1]), 0, largest)
+def _bound(name: str, largest: bool) -> Rule:
+    """A bound: most often a number, else the greater or lesser of two."""
+    by_number = secant_rule(hard)
+
+    def bound(y: Any, x: Any, limit: Any) -> Multiplier:
+        constant = isinstance(x, Pair) and not isinstance(limit, Pair)
+        return by_number(y, x, limit) if constant else _of_two(y, x, limit, largest)
+
+    bound.__name__ = name
+    return bound
+
+
+BOUNDS = (
+    rule("clamp_min", _bound("clamp_min", largest=True)),
+    rule("clamp_max", _bound("clamp_max", largest=False)),
+)
+
+
+def _of_two(
+    y: Pair, a: Any, b: Any, largest: bool, missing: float = math.nan
+) -> Multiplier:
+    """The greater of two values at each place: a maximum over a stack of two.
+
+    They may be of two dtypes, or one of them a number on another device.
+    """
+
+    def stacked(*both: Tensor) -> Tensor:
+        alike = (s.to(y.input).nan_to_num(missing, math.inf, -math.inf) for s in both)
+        return torch.stack(torch.broadcast_tensors(*alike))
+
+    high, low = map(stacked, paired(a).sides, paired(b).sides)
+    share = _reduced(Pair(high, low), 0, largest)
 
     def multiplier(upstream: Tensor) -> Any:
         ((_, both),) = share(upstream)
@@ -73,35 +106,31 @@ def _of_two(a: Any, b: Any, largest: bool) -> Multiplier:
 
 def _reduced(x: Pair, dim: Any, largest: bool) -> Multiplier:
     """The formula above over some dimensions, moved together to the end."""
-    values = x.each(torch.atleast_1d)
-    shape, dims = values.input.shape, reduced_dims(values, dim)
-    kept = [d for d in range(len(shape)) if d not in dims]
-    order = [*kept, *dims]
+    dims = reduced_dims(x, dim)
 
     def flat(side: Tensor) -> Tensor:
-        side = side.permute(order).flatten(len(kept))
+        side = together(side, dims)
         return side if largest else -side
 
-    high, low = values.each(flat).sides
+    high, low = x.each(flat).sides
     (y, at), (y0, at0) = high.max(-1, keepdim=True), low.max(-1, keepdim=True)
     where = torch.where(y >= y0, at, at0)
     slope = _part(Pair(y, y0), Pair(high.gather(-1, where), low.gather(-1, where)))
-    inverse = [order.index(d) for d in range(len(shape))]
-    inner = [shape[d] for d in dims]
 
     def multiplier(upstream: Tensor, *_: Any) -> tuple[tuple[Pair, Tensor]]:
         share = upstream.new_zeros(high.shape)
         share.scatter_(-1, where, upstream.reshape(slope.shape) * slope)
-        share = share.unflatten(-1, inner).permute(inverse)
-        return ((x, share.reshape(x.input.shape)),)
+        return ((x, apart(share, x.input.shape, dims)),)
 
     return multiplier
 
 
 def _part(y: Pair, x: Pair) -> Tensor:
     """Δy/Δx of where a maximum is; 1 where nothing changes, be it infinite."""
-    same = x.input == x.reference
-    return torch.where(same, 1.0, y.delta / x.delta.masked_fill(same, 1.0))
+    dtype, same = x.input.dtype, x.input == x.reference
+    y, x = y.each(bounded), x.each(bounded)
+    slope = torch.where(same, 1.0, y.delta / x.delta.masked_fill(same, 1.0))
+    return slope.to(dtype)
 
 
 def _running(name: str, largest: bool) -> Rule:

@@ -30,13 +30,11 @@ from ..pairs import (
     Pair,
     Rule,
     Shares,
-    float32_at_least,
     reduced_dims,
     sum_to,
     unsqueezed,
 )
-from .quotients import over
-from .softmax import NOTHING
+from .quotients import NOTHING, bounded, over
 
 
 @flag("ne __ne__ lt __lt__ gt __gt__ not_equal less greater bool", tags="compares")
@@ -189,17 +187,20 @@ def method_where(y: Pair, a: Any, c: Pair, b: Any, **_: Any) -> Multiplier:
 
 
 def masked_fill(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
-    """``x.masked_fill(c, value)``, and ``x[c] = value``: value where c, else x."""
+    """``x.masked_fill(c, value)``: value where c, else x."""
+    return choice(c, value, x)
+
+
+def item(y: Pair, x: Any, c: Pair, value: Any, **_: Any) -> Multiplier:
+    """``x[c] = value``: the same, but that c names x's first dimensions."""
     lacking = [1] * (y.input.dim() - c.input.dim())
-    if not lacking:
-        return choice(c, value, x)
-    flag, flag0 = (side.view(*side.shape, *lacking) for side in c.sides)  # as an index
+    flag, flag0 = (side.reshape(*side.shape, *lacking) for side in c.sides)
     share = choice(Pair(flag, flag0, c.slot), value, x)
 
     def multiplier(upstream: Tensor) -> Shares:
         for operand, part in share(upstream):
             mine = operand.slot == c.slot
-            yield operand, part.view(c.input.shape) if mine else part
+            yield operand, part.reshape(c.input.shape) if mine else part
 
     return multiplier
 
@@ -220,7 +221,7 @@ def chooses(function: Any, args: Any) -> Rule | None:
         return None
     if name == "where":
         return method_where if place else where
-    return masked_fill
+    return item if name == "with_item" else masked_fill
 
 
 def _delta(value: Any) -> Any:
@@ -229,19 +230,15 @@ def _delta(value: Any) -> Any:
         return 0.0
     if not value.input.is_floating_point():
         return value.delta
-    high, low = (_bounded(side) for side in value.sides)
+    high, low = (bounded(side) for side in value.sides)
     return high - low
-
-
-def _bounded(side: Tensor) -> Tensor:
-    return float32_at_least(side).nan_to_num(torch.nan, -NOTHING, NOTHING)
 
 
 def _finite_mean(value: Any) -> Any:
     if isinstance(value, Pair):
-        return torch.lerp(_bounded(value.input), _bounded(value.reference), 0.5)
+        return torch.lerp(bounded(value.input), bounded(value.reference), 0.5)
     if isinstance(value, Tensor):
-        return _bounded(value) if value.is_floating_point() else value
+        return bounded(value) if value.is_floating_point() else value
     value = float(value)
     return math.copysign(NOTHING, value) if math.isinf(value) else value
 

@@ -124,9 +124,9 @@ def instance_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Multiplier:
-    """F.instance_norm on the statistics of its input: a group for each channel."""
+    """F.instance_norm: a group for each channel, or with running statistics linear."""
     if not use_input_stats:
-        return NotImplemented
+        return batch_norm(y, x, running_mean, running_var, weight, bias, eps=eps)
     return group_norm(y, x, x.input.shape[1], weight, bias, eps)
 
 

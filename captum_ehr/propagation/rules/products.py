@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .. import tuning
 from ..declarations import Kind, rule
-from ..pairs import Multiplier, Pair, Shares, middle, sum_to
+from ..pairs import Multiplier, Pair, Shares, paired, sum_to, widened
 from ..recording import compiled, opaque
 from .blocks import laid_out, reached_positions
 from .elementwise import exp, log
@@ -40,7 +40,7 @@ MULTILINEAR = (
         "inner outer ger __rmatmul__ einsum linear bilinear conv1d conv2d conv3d"
         " conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution addmm"
         " addmv addbmm baddbmm addr addcmul lerp tensordot kron chain_matmul multi_dot"
-        " cross vecdot trapezoid trapz cumulative_trapezoid",
+        " cross vdot vecdot trapezoid trapz cumulative_trapezoid",
         make=multilinear,
         kind=Kind.PRODUCT,
     ),
@@ -111,7 +111,7 @@ def reversed_quotient(y: Pair, b: Pair, a: Pair | Tensor | float) -> Multiplier:
     return quotient(y, a, b)
 
 
-@rule("matmul mm bmm mv dot vdot __matmul__", kind=Kind.PRODUCT, keeps="operands")
+@rule("matmul mm bmm mv dot __matmul__", kind=Kind.PRODUCT, keeps="operands")
 def matrix_product(y: Pair, a: Pair, b: Pair, *_: Any, **__: Any) -> Multiplier:
     """Y = AB, batched and broadcast: M B̄ᵀ and Āᵀ M."""
     a_mean, b_mean = a.mean.conj(), b.mean.conj()
@@ -155,24 +155,21 @@ def power(
         return NotImplemented
     if not isinstance(exponent, Pair):
         return _constant_exponent(y, base, exponent)  # type: ignore[arg-type]
-    if isinstance(base, Pair):
-        logs: Pair | Tensor = Pair(base.input.log(), base.reference.log())
-    else:
-        values = base if isinstance(base, Tensor) else y.input.new_full((), base)
-        logs = values.to(y.input.dtype).log()
-    high = logs.input if isinstance(logs, Pair) else logs
-    low = logs.reference if isinstance(logs, Pair) else logs
-    powers = Pair(exponent.input * high, exponent.reference * low)
-    slope = exp(powers.each(torch.nan_to_num), y)  # of 0, as far down as dtypes go
+    if not isinstance(base, (Pair, Tensor)):
+        base = y.input.new_full((), base)
+    y, exponent = widened(y), widened(exponent)
+    bases = paired(base).each(lambda side: side.to(y.input.dtype))
+    least = torch.finfo(y.input.dtype).tiny  # stands for 0
+    logs = bases.each(lambda side: side.masked_fill(side == 0, least).log())
+    powers = Pair(exponent.input * logs.input, exponent.reference * logs.reference)
+    zero = (bases.input == 0) | (bases.reference == 0)
+    slope = torch.where(zero, over(y.delta, powers.delta), exp(powers, y))
 
     def multiplier(upstream: Tensor) -> Shares:
         m = upstream * slope
-        share = torch.where(m == 0, 0.0, m * middle(logs))
-        yield exponent, sum_to(share, exponent.input)
+        yield exponent, sum_to(m * logs.mean, exponent.input)
         if isinstance(base, Pair):
-            share = m * exponent.mean * log(base, Pair(high, low))
-            share = torch.where(m == 0, 0.0, share)
-            yield base, sum_to(share, base.input)
+            yield base, sum_to(m * exponent.mean * log(bases, logs), base.input)
 
     return multiplier
 

@@ -1,4 +1,4 @@
-"""Δy/Δx of nearly equal numbers: where it loses its digits, and what is taken there."""
+"""Δy/Δx of nearly equal numbers, where it loses its digits, and of infinite ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..pairs import Pair, widened
+from ..pairs import Pair, float32_at_least, widened
 
 
 def guarded(x: Pair, y: Pair, derivative: Callable[[Tensor], Tensor]) -> Tensor:
@@ -44,3 +44,12 @@ def over(numerator: Tensor, dx: Tensor, limit: float | Tensor = 1.0) -> Tensor:
     if isinstance(limit, Tensor):
         return quotient.addcmul_(same, limit)
     return quotient.add_(same, alpha=limit)
+
+
+#: The logit, and the logarithm, of what is not there; finite, so that differences are.
+NOTHING = -1e30
+
+
+def bounded(side: Tensor) -> Tensor:
+    """A value of which -inf is as far down as NOTHING, and inf as far up."""
+    return float32_at_least(side).nan_to_num(torch.nan, -NOTHING, NOTHING)

@@ -13,8 +13,8 @@ is added to all logits changes nothing, here either. Elementwise Δy/Δx, as in 
 DeepLIFT implementations, is wrong wherever one Δx is 0, which is at every pad.
 (L: Carlson, The Logarithmic Mean, 1972.)
 
-A logit of -inf stands for :data:`NOTHING`: on both sides (masked) it gets no share, on
-one side it carries its part of the change.
+A logit of -inf stands for :data:`.quotients.NOTHING`: on both sides (masked) it gets no
+share, on one side it carries its part of the change.
 """
 
 from __future__ import annotations
@@ -26,8 +26,18 @@ import torch
 from torch import Tensor
 
 from ..declarations import rule
-from ..pairs import Multiplier, Operand, Pair, widened
+from ..pairs import (
+    Multiplier,
+    Operand,
+    Pair,
+    apart,
+    reduced_dims,
+    together,
+    unsqueezed,
+    widened,
+)
 from .lazy import Lazy
+from .quotients import NOTHING
 
 
 @rule("softmax", keeps="operands")
@@ -67,12 +77,12 @@ def logsumexp(
     y: Pair, x: Pair, dim: int | tuple[int, ...], keepdim: bool = False
 ) -> Multiplier:
     """Y = ln Σ e^x along ``dim``."""
-    if not isinstance(dim, int):
-        return NotImplemented
-    weights, operand = logsumexp_weights(x, dim), x.operand
+    dims, operand = reduced_dims(x, dim), x.operand
+    weights = logsumexp_weights(x.each(lambda side: together(side, dims)), -1)
+    weights = apart(weights, operand.shape, dims)
 
     def multiplier(upstream: Tensor) -> tuple[tuple[Operand, Tensor]]:
-        m = upstream if keepdim else upstream.unsqueeze(dim)
+        m = upstream if keepdim else unsqueezed(upstream, dims)
         return ((operand, weights * m),)
 
     return multiplier
@@ -125,7 +135,3 @@ def less_their_sum(s: Tensor, weights: Tensor, dim: int) -> Tensor:
     for _ in range(2):
         s.addcmul_(weights, s.sum(dim, keepdim=True), value=-1)
     return s
-
-
-#: The logit, and the logarithm, of what is not there; finite, so that differences are.
-NOTHING = -1e30
