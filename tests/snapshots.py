@@ -13,6 +13,7 @@ from collections import UserDict, UserList, deque
 from typing import Any
 
 import numpy as np
+import sympy  # noqa: F401  (torch does when it needs it, which adds a filter of warnings)
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
