@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .cohort import Cohort, CohortError, explain_cohort
     from .explanation import Evaluation, Explanation, Interactions, WhatIf
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttributionWarning",
