@@ -112,7 +112,7 @@ def _scaling(found: Mapping[str, Any]) -> str:
     return _section(
         "How cost grows",
         "Time over the floor by length of the histories, and DeepLiftEHR's "
-        "milliseconds. Left out (…): one round is expected to take more than "
+        "milliseconds. Left out (…): one round takes, or is expected to, more than "
         f"{limit:g} s, or the model does not take it; the JSON says which. All "
         "histories are of one length here; of such, torch runs a fused LSTM (oneDNN) "
         "forward and backward, which rules have to take apart.",

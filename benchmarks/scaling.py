@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class Settings:
         lengths: Codes of a history.
         seconds: How long a combination is repeated.
         limit: How long one round (a plain forward, a plain forward-and-backward and
-            an attribution) may take; what is expected to take longer is left out.
+            an attribution) may take; what takes longer, or is expected to, is left out.
         fewest: Rounds, at least.
         most: Rounds, at most.
     """
@@ -80,6 +79,10 @@ class Row:
     left_out: dict[str, str]
 
 
+class TooSlowError(Exception):
+    """A round takes longer than the limit."""
+
+
 def quick() -> Settings:
     """Settings that take seconds."""
     return Settings(("MLP (ReLU)",), TINY, (1, 4), (5, 8), 0.1, 0.1, 2, 3)
@@ -111,6 +114,8 @@ def _row(family: Family, batch: int, settings: Settings) -> Row:
             points.append(
                 _point(case_of(family, settings.size, batch, length), length, settings)
             )
+        except TooSlowError as error:
+            left_out[str(length)] = str(error)
         except (RuntimeError, ValueError, IndexError) as error:
             left_out[str(length)] = peers.refusal(error)
     return Row(family.name, batch, points, left_out)
@@ -145,8 +150,9 @@ def _total(point: Point) -> float:
 def _point(case: Case, length: int, settings: Settings) -> Point:
     methods = {name: quick_methods()[name] for name in (*FLOOR, "ours")}
     for _ in range(WARM):
-        first: dict[str, Any] = one_round(methods, case)
-    taken = sum(first.values())
+        taken = sum(one_round(methods, case).values())
+        if taken > settings.limit:
+            raise TooSlowError(f"a round took {taken:.1f} s")
     count = int(np.clip(settings.seconds / taken, settings.fewest, settings.most))
     rounds = [one_round(methods, case) for _ in range(count)]
     return Point(

@@ -144,6 +144,8 @@ def test_scaling_leaves_out_what_would_take_too_long() -> None:
     (row,) = rows(scaling, settings)
     assert [point.length for point in row.points] == [4, 8]
     assert "expected to take" in row.left_out["4000"]
+    (row,) = rows(scaling, replace(settings, lengths=(4,), limit=0.0))
+    assert not row.points and "a round took" in row.left_out["4"]
 
 
 def test_growth_is_carried_on() -> None:
