@@ -88,7 +88,7 @@ def _compiled(row: Mapping[str, Any]) -> bool:
 
 def _compiling(row: Mapping[str, Any]) -> str:
     after = row["pays_after"]
-    paid = "never pays" if after is None else f"pays after {after:.0f} batches"
+    paid = "never pays" if after is None else f"pays after {after:,.0f} batches"
     taken = f"{row['compile_seconds']:.0f} s"
     return f"\n{row['model']}: compiling takes {taken} and {paid}."
 

@@ -61,8 +61,9 @@ SHORT_NOTES: Mapping[str, str] = MappingProxyType(
         ),
         "speed": (
             "Cost: time over that of one plain forward and one forward-and-backward, "
-            "of DeepLiftEHR and PyHealth's DeepLift; a model that mixes the patients "
-            "of a batch (AdaCare) is run once for each."
+            "of DeepLiftEHR (from the third batch of its shapes on) and PyHealth's "
+            "DeepLift; a model that mixes the patients of a batch (AdaCare) is run "
+            "once for each."
         ),
     }
 )
@@ -104,7 +105,8 @@ NOTES: Mapping[str, str] = MappingProxyType(
         "speed": (
             "Time of one attribution over one plain forward and one plain "
             "forward-and-backward, of DeepLiftEHR and PyHealth's DeepLift; batch of "
-            "{batch}, histories of {lengths[0]} to {lengths[1]}, one thread, medians. "
+            "{batch}, histories of {lengths[0]} to {lengths[1]}, one thread, medians; "
+            "ours from the third batch on. "
             "IG-50: PyHealth's Integrated Gradients, or † Captum's on our adapter."
         ),
         "memory": (
@@ -278,7 +280,7 @@ def _stands(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _of_model(found: Mapping[str, Any], model: str) -> Any:
     """A part's row of a model; of several, the one for one thread, regularised."""
-    rows = [row for row in found["rows"] if row["model"] == model]
+    rows = [row for row in found["rows"] if row.get("model") == model]
     rows = [r for r in rows if r.get("training", "regularised") == "regularised"]
     rows = [r for r in rows if r.get("threads", 1) == 1]
     return rows[0] if rows else None

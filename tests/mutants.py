@@ -26,7 +26,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 
 #: What the tests of the default tier read.
-PARTS = ("captum_ehr", "tests", "benchmarks", "pyproject.toml", "setup.cfg")
+PARTS = (
+    *("captum_ehr", "tests", "benchmarks", "docs/limits.md"),
+    *("pyproject.toml", "setup.cfg"),
+)
 
 #: What takes long to import, and is the same for all: done once, before processes fork.
 HEAVY = "torch captum.attr pyhealth.models pandas polars matplotlib.pyplot hypothesis"
@@ -117,6 +120,7 @@ def copied(folder: str) -> None:
     """The tree as it is now, with byte code for all of the package that stays so."""
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+        Path(folder, part).parent.mkdir(exist_ok=True)
         copy(ROOT / part, Path(folder, part))
     compileall.compile_dir(Path(folder, "captum_ehr"), quiet=1)
 

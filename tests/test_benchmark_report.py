@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import (
     cli,
+    cohort,
     completeness,
     faithfulness,
     figures,
@@ -122,6 +123,11 @@ def known() -> dict[str, dict[str, Any]]:
             "stability",
             stability.Settings(),
             {"model": "CNN", "methods": {"ours": stable}, "refused": {}},
+        ),
+        "cohort": found(
+            "cohort",
+            cohort.Settings(),
+            {"what": "memory", "case": "20 patients", "numbers": {"peak, MB": 1401.7}},
         ),
         "mimic3": found(
             "mimic3",
