@@ -69,7 +69,10 @@ def _rows(function: Any) -> Iterator[tuple[str, str, bool]]:
     """For each parameter its words, its help, and whether it is an option."""
     hints = get_type_hints(function, include_extras=True)
     for parameter in signature(function).parameters.values():
-        kind, info = get_args(hints[parameter.name])[:2]
+        kind, *infos = get_args(hints[parameter.name]) or (None,)
+        info = next(iter(infos), None)
+        if info is None:  # typer's context, of no words
+            continue
         if isinstance(info, ArgumentInfo):
             yield info.metavar or parameter.name.upper(), info.help or "", False
         else:
