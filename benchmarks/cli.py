@@ -148,7 +148,7 @@ def measure(
         fresh: Also what is there already.
     """
     part = PARTS[name]
-    given = (str(root),) if name == "mimic3" else ()
+    given = (root,) if name == "mimic3" else ()
     settings = (part.quick if quick else part.full)(*given)
     logging.getLogger("pyhealth").setLevel(logging.WARNING)
     before = torch.get_num_threads()

@@ -36,7 +36,7 @@ class Settings:
         perturbations: Of each admission, for Captum's infidelity.
     """
 
-    root: str
+    root: Path
     models: tuple[str, ...] = ("RNN (GRU)", "RNN (LSTM)", "RETAIN", "Transformer")
     size: Size = SMALL
     training: Training = Training(60, 16, 3e-3, decay=1.0, hidden=0.1)
@@ -46,7 +46,7 @@ class Settings:
     perturbations: int = 50
 
 
-def quick(root: str) -> Settings:
+def quick(root: Path) -> Settings:
     """Settings that take seconds, after PyHealth has read the tables."""
     training = Training(2, 4)
     return Settings(root, ("RNN (GRU)",), TINY, training, 2, 60, Sampling(2, 2), 4)
@@ -58,7 +58,7 @@ def jobs(settings: Settings) -> dict[str, Callable[[], Row]]:
     @cache
     def read() -> Any:
         folder = tempfile.mkdtemp(prefix="captum_ehr_")
-        return mimic3_cohort(Path(settings.root), Path(folder))
+        return mimic3_cohort(settings.root, Path(folder))
 
     return {f.name: partial(_row, f, read, settings) for f in named(*settings.models)}
 

@@ -94,7 +94,8 @@ def collect(
                 "part": part,
                 "environment": environment(),
                 "settings": asdict(settings),
-            }
+            },
+            default=lambda path: path.name,  # of a folder: where it lies is nobody's
         )
     )
     rows = _kept(path, head) if jobs and not fresh else {}

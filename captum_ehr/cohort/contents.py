@@ -195,7 +195,7 @@ def _is_told(value: Any) -> bool:
 
 def _is_own(thing: Any) -> bool:
     """Whether a function, class or module is the user's: of no installed package."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ or ""
+    name = thing.__name__ if isinstance(thing, ModuleType) else str(thing.__module__)
     if name.partition(".")[0] in {*sys.stdlib_module_names, "captum_ehr"}:
         return False
     file = getattr(sys.modules.get(name), "__file__", None) or ""

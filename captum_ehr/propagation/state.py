@@ -214,7 +214,7 @@ def has_attributes(kind: type) -> bool:
     """Whether objects of this type have attributes that may be written on."""
     if not kind.__flags__ & _MADE_IN_PYTHON or issubclass(kind, type):
         return False
-    if kind.__module__.split(".")[0] in ("torch", "numpy"):
+    if str(kind.__module__).split(".")[0] in ("torch", "numpy"):
         return False
     return bool(kind.__dictoffset__ or slots_of(kind))  # type: ignore[arg-type]
 

@@ -189,14 +189,14 @@ class Watched:
                 continue
             self._seen[id(base)] = base
             self._mappings.append(vars(base))  # whose methods may be exchanged
-            if not _installed(base.__module__):
+            if not _installed(str(base.__module__)):
                 self._todo += vars(base).values()
 
     def _function(self, value: FunctionType) -> None:
         for cell in value.__closure__ or ():
             self._cells.append(cell)
             self._todo += take_cell(cell)
-        if _installed(value.__module__ or ""):
+        if _installed(str(value.__module__)):
             return
         self._functions.append(value)
         self._todo += (value.__defaults__, value.__kwdefaults__)
