@@ -10,11 +10,9 @@ from __future__ import annotations
 import dis
 import hashlib
 import pickle
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from functools import partial
-from pathlib import Path
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -22,6 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+from ..propagation.watch import installed
 
 PLAIN = (bool, int, float, str, type(None))
 """Types of what a line of text can say."""
@@ -196,10 +196,7 @@ def _is_told(value: Any) -> bool:
 def _is_own(thing: Any) -> bool:
     """Whether a function, class or module is the user's: of no installed package."""
     name = thing.__name__ if isinstance(thing, ModuleType) else str(thing.__module__)
-    if name.partition(".")[0] in {*sys.stdlib_module_names, "captum_ehr"}:
-        return False
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return not {*Path(file).parts} & {"site-packages", "dist-packages"}
+    return not installed(name)
 
 
 def plain_attributes(owner: Any) -> dict[str, Any]:

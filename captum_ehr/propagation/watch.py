@@ -189,14 +189,14 @@ class Watched:
                 continue
             self._seen[id(base)] = base
             self._mappings.append(vars(base))  # whose methods may be exchanged
-            if not _installed(str(base.__module__)):
+            if not installed(str(base.__module__)):
                 self._todo += vars(base).values()
 
     def _function(self, value: FunctionType) -> None:
         for cell in value.__closure__ or ():
             self._cells.append(cell)
             self._todo += take_cell(cell)
-        if _installed(str(value.__module__)):
+        if installed(str(value.__module__)):
             return
         self._functions.append(value)
         self._todo += (value.__defaults__, value.__kwdefaults__)
@@ -234,12 +234,12 @@ class Watched:
         for value in map(space.get, there):
             if not isinstance(value, ModuleType):
                 self._todo.append(value)
-            elif not _installed(value.__name__):
+            elif not installed(value.__name__):
                 self._read(vars(value), names)
 
     def _whole_module(self, value: ModuleType) -> None:
         """A module of the user's that stands in an attribute: all of it."""
-        if not _installed(value.__name__):
+        if not installed(value.__name__):
             names = (name for name in vars(value) if not name.startswith("__"))
             self._read(vars(value), tuple(names))
 
@@ -324,13 +324,13 @@ def _names_of(code: CodeType) -> tuple[str, ...]:
 
 
 @cache
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
     """Whether code is of a package that is installed, not of the user's own files."""
     root = module.partition(".")[0]
-    if root in _SETTLED or root == __name__.partition(".")[0]:
+    if root in _SETTLED | sys.stdlib_module_names | {__name__.partition(".")[0]}:
         return True
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return "site-packages" in file
+    return not {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts)
 
 
 #: So many parts at most.
